@@ -1,0 +1,64 @@
+"""dac_codec: neural audio compression at a few kilobits per second.
+
+The public names are imported when they are first used, so that `import dac_codec` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dac_codec.codec import DacFile, compress, decompress
+    from dac_codec.errors import (
+        AudioError,
+        BitstreamError,
+        CheckpointError,
+        DacError,
+        ModelMismatchError,
+        TruncatedBitstreamError,
+    )
+    from dac_codec.model import DAC, PRESETS, DACConfig, Encoded
+
+__version__ = version("dac_codec")
+
+_HOMES = {
+    "dac_codec.codec": ("DacFile", "compress", "decompress"),
+    "dac_codec.errors": (
+        "AudioError",
+        "BitstreamError",
+        "CheckpointError",
+        "DacError",
+        "ModelMismatchError",
+        "TruncatedBitstreamError",
+    ),
+    "dac_codec.model": ("DAC", "PRESETS", "DACConfig", "Encoded"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "DAC",
+    "PRESETS",
+    "AudioError",
+    "BitstreamError",
+    "CheckpointError",
+    "DACConfig",
+    "DacError",
+    "DacFile",
+    "Encoded",
+    "ModelMismatchError",
+    "TruncatedBitstreamError",
+    "compress",
+    "decompress",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME_OF])

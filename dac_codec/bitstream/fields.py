@@ -1,0 +1,186 @@
+"""What the container is made of: varints, checksums, and reading that trusts no length."""
+
+from __future__ import annotations
+
+import math
+import operator
+import reprlib
+import struct
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+import google_crc32c
+
+from dac_codec.errors import BitstreamError, TruncatedBitstreamError
+
+CRC_BYTES = 4
+MAX_VARINT_BYTES = 9
+MAX_VARINT = (1 << 7 * MAX_VARINT_BYTES) - 1
+
+FLOAT32 = struct.Struct("<f")
+
+_READ_PIECE = 1 << 16
+
+
+def checked_integer(value: Any, field: str, low: int, high: int) -> int:
+    """Return `value` as a Python integer; raises `BitstreamError`, naming `field`, if it is none in low..high."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool) or not low <= number <= high:
+        raise BitstreamError(f"{field} must be an integer in {low}..{high}, found {reprlib.repr(value)}")
+    return number
+
+
+def checked_float32(value: Any, field: str) -> float:
+    """Return `value` rounded to float32; raises `BitstreamError`, naming `field`, if it is none or not finite."""
+    try:
+        (number,) = FLOAT32.unpack(FLOAT32.pack(value))
+    except (struct.error, OverflowError):  # no number at all, or too large
+        number = math.nan
+    if not math.isfinite(number):
+        raise BitstreamError(f"{field} must be a finite float32, found {reprlib.repr(value)}")
+    return float(number)
+
+
+def crc32c(data: bytes, crc: int = 0) -> int:
+    """Return the CRC-32C (Castagnoli; RFC 3720, section 12.1) of `data`, going on from `crc`.
+
+    >>> hex(crc32c(b"123456789"))
+    '0xe3069283'
+    """
+    return int(google_crc32c.extend(crc, data))
+
+
+def with_crc(data: bytes) -> bytes:
+    """Return `data` with its CRC-32C behind it, little-endian."""
+    return data + crc32c(data).to_bytes(CRC_BYTES, "little")
+
+
+def encode_varint(value: int) -> bytes:
+    """Return `value`, 0..2^63-1, as unsigned LEB128 (DWARF 5, section 7.6) in as few bytes as it takes.
+
+    >>> encode_varint(300).hex()
+    'ac02'
+    """
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+def decode_varint(next_byte: Callable[[], int], what: str) -> int:
+    """Return the value of the varint that `next_byte` deals out. `what` says in errors where it stands.
+
+    Raises:
+        BitstreamError: it has more than 9 bytes, or more than its value needs.
+    """
+    value = 0
+    for position in range(MAX_VARINT_BYTES):
+        byte = next_byte()
+        value |= (byte & 0x7F) << 7 * position
+        if byte < 0x80:
+            if byte == 0 and position > 0:
+                raise BitstreamError(f"{what} holds a varint that is longer than its value needs")
+            return value
+    raise BitstreamError(f"{what} holds a varint of more than {MAX_VARINT_BYTES} bytes")
+
+
+class FieldReader:
+    """Takes fields off the front of `data`, bytes that are known to be whole. `what` names them in errors."""
+
+    def __init__(self, data: bytes, what: str) -> None:
+        self._data = data
+        self._what = what
+        self._position = 0
+
+    @property
+    def left(self) -> int:
+        """Bytes that were not taken yet."""
+        return len(self._data) - self._position
+
+    def take(self, size: int) -> bytes:
+        """Return the next `size` bytes; raises `BitstreamError` if there are fewer."""
+        if size > self.left:
+            raise BitstreamError(f"{self._what} is too short for its fields")
+        start = self._position
+        self._position += size
+        return self._data[start : self._position]
+
+    def varint(self) -> int:
+        """Return the next varint."""
+        return decode_varint(lambda: self.take(1)[0], self._what)
+
+    def expect_end(self) -> None:
+        """Raise `BitstreamError` if anything is left."""
+        if self.left:
+            raise BitstreamError(f"{self._what} holds {self.left} bytes too many")
+
+
+class StreamReader:
+    """Reads a binary stream in bounded pieces, with a running checksum.
+
+    Memory grows with the bytes that come, never with a length that the stream claims. All methods raise
+    `TruncatedBitstreamError` where the stream ends early; `what` says in errors what was being read.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._crc = 0
+
+    def begin_checksum(self) -> None:
+        """Start a new checksum at the next byte."""
+        self._crc = 0
+
+    def check_checksum(self, what: str) -> None:
+        """Read a CRC-32C and compare it with that of everything since `begin_checksum`."""
+        expected = self._crc
+        found = int.from_bytes(self.read(CRC_BYTES, what), "little")
+        if found != expected:
+            raise BitstreamError(f"{what} is damaged: its checksum is {found:#010x}, its bytes give {expected:#010x}")
+
+    def read(self, size: int, what: str) -> bytes:
+        """Return the next `size` bytes."""
+        data = self.read_up_to(size)
+        if len(data) < size:
+            raise TruncatedBitstreamError(f"the file ends early, within {what}")
+        return data
+
+    def read_up_to(self, size: int) -> bytes:
+        """Return the next `size` bytes, or fewer where the stream ends."""
+        data = bytearray()
+        while len(data) < size:
+            piece = self._stream.read(min(size - len(data), _READ_PIECE))
+            if piece is None:
+                raise BlockingIOError("a .dac file can't be read from a non-blocking stream")
+            if not piece:
+                break
+            self._crc = crc32c(piece, self._crc)
+            data += piece
+        return bytes(data)
+
+    def read_varint(self, what: str) -> int:
+        """Return the next varint."""
+        return decode_varint(lambda: self.read(1, what)[0], what)
+
+    def skip(self, size: int, what: str) -> None:
+        """Pass over `size` bytes, which still count for the checksum."""
+        while size:
+            size -= len(self.read(min(size, _READ_PIECE), what))
+
+    def at_end(self) -> bool:
+        """Whether the stream ends here; reads a byte to find out."""
+        return not self.read_up_to(1)
+
+
+def write_all(stream: BinaryIO, data: bytes) -> None:
+    """Write all of `data`, also to a raw stream, which may take only a part at a time."""
+    rest = memoryview(data)
+    while rest:
+        written = stream.write(rest)
+        if written is None:
+            raise BlockingIOError("a .dac file can't be written to a non-blocking stream")
+        rest = rest[written:]

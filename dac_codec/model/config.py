@@ -1,0 +1,116 @@
+"""What a DAC network looks like, as data: the configuration and the four published presets."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class DACConfig:
+    """Shape of a DAC network. The names are those of the published checkpoints' metadata.
+
+    Attributes:
+        encoder_dim: channels after the encoder's first convolution; doubled by every stride.
+        encoder_rates: stride of each encoder block. Their product is the hop length.
+        latent_dim: width D of the latents; None means `encoder_dim * 2 ** len(encoder_rates)`.
+        decoder_dim: channels after the decoder's first convolution; halved by every stride.
+        decoder_rates: stride of each decoder block; the same product as `encoder_rates`.
+        n_codebooks: number N of residual quantizers.
+        codebook_size: entries of each codebook.
+        codebook_dim: width of the space in which codes are looked up.
+        quantizer_dropout: share p of a training batch that is quantized with a random number of codebooks.
+        sample_rate: sampling rate of the audio, in Hz.
+
+    Raises:
+        ValueError: a field is out of its range, or the two products of rates differ.
+    """
+
+    encoder_dim: int = 64
+    encoder_rates: tuple[int, ...] = (2, 4, 8, 8)
+    latent_dim: int | None = None
+    decoder_dim: int = 1536
+    decoder_rates: tuple[int, ...] = (8, 8, 4, 2)
+    n_codebooks: int = 9
+    codebook_size: int = 1024
+    codebook_dim: int = 8
+    quantizer_dropout: float = 0.5
+    sample_rate: int = 44100
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "encoder_rates", tuple(int(rate) for rate in self.encoder_rates))
+        object.__setattr__(self, "decoder_rates", tuple(int(rate) for rate in self.decoder_rates))
+        # Published checkpoints write "no dropout" as False.
+        object.__setattr__(self, "quantizer_dropout", float(self.quantizer_dropout))
+        if self.latent_dim is None:
+            object.__setattr__(self, "latent_dim", self.encoder_dim * 2 ** len(self.encoder_rates))
+        for name in ("encoder_dim", "latent_dim", "decoder_dim", "n_codebooks", "codebook_dim", "sample_rate"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} must be a positive integer, not {value!r}")
+        if not isinstance(self.codebook_size, int) or not 2 <= self.codebook_size <= 65536:
+            raise ValueError(f"codebook_size must be between 2 and 65536, not {self.codebook_size!r}")
+        if not self.encoder_rates or min(self.encoder_rates + self.decoder_rates) < 1:
+            raise ValueError("encoder_rates and decoder_rates must be positive integers, at least one of each")
+        if math.prod(self.encoder_rates) != math.prod(self.decoder_rates):
+            raise ValueError(
+                f"encoder_rates {self.encoder_rates} and decoder_rates {self.decoder_rates} have different products"
+            )
+        if self.decoder_dim % 2 ** len(self.decoder_rates):
+            raise ValueError(f"decoder_dim {self.decoder_dim} can't be halved {len(self.decoder_rates)} times")
+        if not 0.0 <= self.quantizer_dropout <= 1.0:
+            raise ValueError(f"quantizer_dropout must be between 0 and 1, not {self.quantizer_dropout}")
+
+    @property
+    def latent_width(self) -> int:
+        """Width D of the latents, with the default filled in."""
+        assert self.latent_dim is not None
+        return self.latent_dim
+
+    @property
+    def hop_length(self) -> int:
+        """Samples per frame."""
+        return math.prod(self.encoder_rates)
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second."""
+        return self.sample_rate / self.hop_length
+
+    @property
+    def bits_per_code(self) -> int:
+        """Bits that one code takes when packed: ceil(log2(codebook_size))."""
+        return (self.codebook_size - 1).bit_length()
+
+    def bitrate(self, n_quantizers: int | None = None) -> float:
+        """Bits per second of one channel with `n_quantizers` codebooks (default: all)."""
+        return self.frame_rate * self.bits_per_code * (self.n_codebooks if n_quantizers is None else n_quantizers)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON-ready values."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> DACConfig:
+        """The inverse of `to_dict`; also reads the `kwargs` of a published checkpoint.
+
+        Raises:
+            ValueError: an unknown field, or a value of the wrong type or range.
+        """
+        unknown = set(values) - {field.name for field in fields(cls)}
+        if unknown:
+            raise ValueError(f"unknown model configuration fields: {', '.join(sorted(map(str, unknown)))}")
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise ValueError(f"bad model configuration: {error}") from error
+
+
+PRESETS: dict[str, DACConfig] = {
+    "44khz": DACConfig(),
+    "44khz-16kbps": DACConfig(latent_dim=128, n_codebooks=18),
+    "24khz": DACConfig(encoder_rates=(2, 4, 5, 8), decoder_rates=(8, 5, 4, 2), n_codebooks=32, sample_rate=24000),
+    "16khz": DACConfig(encoder_rates=(2, 4, 5, 8), decoder_rates=(8, 5, 4, 2), n_codebooks=12, sample_rate=16000),
+}
+"""The configurations of the published weights, by name."""

@@ -1,0 +1,200 @@
+"""The whole network: encoder, quantizer and decoder."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dac_codec.model.config import DACConfig
+from dac_codec.model.decoder import Decoder
+from dac_codec.model.encoder import Encoder
+from dac_codec.model.layers import convolutions
+from dac_codec.model.quantizer import ResidualVectorQuantize
+
+
+class Encoded(NamedTuple):
+    """What `DAC.encode` returns.
+
+    Attributes:
+        z: quantized latents [B, D, F].
+        codes: [B, N, F], int64.
+        latents: the inputs of the codebooks' look-ups [B, N * codebook_dim, F].
+        commitment_loss: scalar.
+        codebook_loss: scalar.
+    """
+
+    z: Tensor
+    codes: Tensor
+    latents: Tensor
+    commitment_loss: Tensor
+    codebook_loss: Tensor
+
+
+class DAC(nn.Module):
+    """The Descript Audio Codec network (Kumar et al., 2023, arXiv 2306.06546).
+
+    Args:
+        config: shape of the network.
+
+    Attributes:
+        config: shape of the network.
+        name: what the model is called; "unnamed" until it is loaded from somewhere.
+    """
+
+    def __init__(self, config: DACConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.name = "unnamed"
+        self.encoder = Encoder(config.encoder_dim, config.encoder_rates, config.latent_width)
+        self.quantizer = ResidualVectorQuantize(
+            config.latent_width,
+            config.n_codebooks,
+            config.codebook_size,
+            config.codebook_dim,
+            config.quantizer_dropout,
+        )
+        self.decoder = Decoder(config.latent_width, config.decoder_dim, config.decoder_rates)
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu") -> DAC:
+        """Load a model by name, from a folder or from a `.pth` file; see `dac_codec.pretrained.load`.
+
+        Raises:
+            CheckpointError: there is no such model, or it is not a valid one.
+        """
+        # The one import that goes up, together with that of save_pretrained: the field looks for both names here.
+        from dac_codec import pretrained
+
+        return pretrained.load(name_or_path, device)
+
+    def save_pretrained(self, folder: str | os.PathLike[str], dtype: Literal["float32", "float16"] = "float32") -> None:
+        """Write the model to a folder, for `from_pretrained` to read; see `dac_codec.pretrained.save`.
+
+        Raises:
+            CheckpointError: a weight isn't finite or doesn't fit into `dtype`, or the files can't be written.
+        """
+        from dac_codec import pretrained
+
+        pretrained.save(self, folder, dtype=dtype)
+
+    @property
+    def sample_rate(self) -> int:
+        """Sampling rate in Hz."""
+        return self.config.sample_rate
+
+    @property
+    def hop_length(self) -> int:
+        """Samples per frame."""
+        return self.config.hop_length
+
+    @property
+    def n_codebooks(self) -> int:
+        """Number N of codebooks."""
+        return self.config.n_codebooks
+
+    @property
+    def codebook_size(self) -> int:
+        """Entries of each codebook."""
+        return self.config.codebook_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    @property
+    def delay(self) -> int:
+        """Samples that the network without any padding loses on each side, as the reference counts them.
+
+        The reference pads a file by this much before it cuts it into chunks.
+        """
+        layers = list(convolutions(self))
+        shortest = 0
+        for conv in layers:
+            kernel, stride, span = conv.kernel_size[0], conv.stride[0], conv.dilation[0] * (conv.kernel_size[0] - 1)
+            if isinstance(conv, nn.ConvTranspose1d):
+                shortest = (shortest - 1) * stride + kernel
+            else:
+                shortest = (shortest - span - 1) // stride + 1
+        length = shortest
+        for conv in reversed(layers):
+            kernel, stride, span = conv.kernel_size[0], conv.stride[0], conv.dilation[0] * (conv.kernel_size[0] - 1)
+            if isinstance(conv, nn.ConvTranspose1d):
+                length = math.ceil((length - kernel) / stride) + 1
+            else:
+                length = (length - 1) * stride + span + 1
+        return (length - shortest) // 2
+
+    def preprocess(self, audio: Tensor, sample_rate: int | None = None) -> Tensor:
+        """Zero-pad audio [B, 1, T] on the right to a multiple of the hop length.
+
+        Raises:
+            ValueError: the shape is not [B, 1, T] with T > 0, or `sample_rate` is given and not the model's.
+        """
+        if audio.ndim != 3 or audio.shape[1] != 1 or audio.shape[-1] == 0:
+            raise ValueError(f"audio must be [B, 1, T] with at least one sample, not {list(audio.shape)}")
+        if sample_rate is not None and sample_rate != self.sample_rate:
+            raise ValueError(f"this model works at {self.sample_rate} Hz and the audio is at {sample_rate} Hz")
+        return F.pad(audio, (0, -audio.shape[-1] % self.hop_length))
+
+    def encode(
+        self, audio: Tensor, n_quantizers: int | None = None, generator: torch.Generator | None = None
+    ) -> Encoded:
+        """Encode audio [B, 1, T]; F is ceil(T / hop_length), the end being filled with zeros.
+
+        Args:
+            audio: samples between -1 and 1 at the model's rate.
+            n_quantizers: codebooks to use, in training mode too; None means all (in training mode: as quantizer
+                dropout chooses).
+            generator: source of the dropout's randomness.
+
+        Raises:
+            ValueError: a wrong shape, or `n_quantizers` out of range.
+        """
+        return Encoded(*self.quantizer(self.encoder(self.preprocess(audio)), n_quantizers, generator))
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Decode latents [B, D, F] to audio [B, 1, F * hop_length].
+
+        Each decoder stride that is odd costs the reference's network a sample at its own rate, so that it returns
+        a few samples less (8 of every file with rates 8-5-4-2). Here that tail is filled by repeating the last
+        sample; all samples before it are the reference's.
+        """
+        audio: Tensor = self.decoder(z)
+        return F.pad(audio, (0, z.shape[-1] * self.hop_length - audio.shape[-1]), mode="replicate")
+
+    def decode_codes(self, codes: Tensor) -> Tensor:
+        """Decode codes [B, n, F] to audio [B, 1, F * hop_length]; n may be less than the number of codebooks.
+
+        Raises:
+            ValueError: a wrong shape, or a code outside its codebook.
+        """
+        return self.decode(self.quantizer.from_codes(codes)[0])
+
+    def forward(
+        self,
+        audio: Tensor,
+        sample_rate: int | None = None,
+        n_quantizers: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Tensor]:
+        """Encode and decode audio [B, 1, T].
+
+        Returns:
+            `audio` [B, 1, T], `z` [B, D, F], `codes` [B, N, F], `latents` [B, N * codebook_dim, F] and the scalars
+            `vq/commitment_loss` and `vq/codebook_loss`.
+        """
+        encoded = self.encode(self.preprocess(audio, sample_rate), n_quantizers, generator)
+        return {
+            "audio": self.decode(encoded.z)[..., : audio.shape[-1]],
+            "z": encoded.z,
+            "codes": encoded.codes,
+            "latents": encoded.latents,
+            "vq/commitment_loss": encoded.commitment_loss,
+            "vq/codebook_loss": encoded.codebook_loss,
+        }

@@ -1,0 +1,69 @@
+"""The decoder: latents to waveform."""
+
+from __future__ import annotations
+
+import copy
+
+from torch import Tensor, nn
+
+from dac_codec.model.layers import ResidualUnit, Snake, conv1d, convolutions, up_sampling
+
+
+class DecoderBlock(nn.Module):
+    """Snake and a transposed convolution, then three residual units with dilations 1, 3 and 9.
+
+    Shapes:
+        [B, in_channels, T] -> [B, out_channels, T * stride], one sample less where the stride is odd
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.block = nn.Sequential(
+            Snake(in_channels),
+            up_sampling(in_channels, out_channels, stride),
+            ResidualUnit(out_channels, dilation=1),
+            ResidualUnit(out_channels, dilation=3),
+            ResidualUnit(out_channels, dilation=9),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.block(x)
+        return y
+
+
+class Decoder(nn.Module):
+    """Convolutional decoder of the paper (section 3.1 and appendix A): the encoder's mirror, ending in tanh.
+
+    Args:
+        latent_dim: width D of the input.
+        channels: channels after the first convolution; halved by each block.
+        rates: stride of each block.
+
+    Shapes:
+        latents [B, D, F] -> audio [B, 1, F * hop], a few samples less where a rate is odd
+    """
+
+    def __init__(self, latent_dim: int, channels: int, rates: tuple[int, ...]) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [conv1d(latent_dim, channels, 7, padding=3)]
+        for rate in rates:
+            layers.append(DecoderBlock(channels, channels // 2, rate))
+            channels //= 2
+        layers += [Snake(channels), conv1d(channels, 1, 7, padding=3), nn.Tanh()]
+        self.model = nn.Sequential(*layers)
+
+    def forward(self, z: Tensor) -> Tensor:
+        audio: Tensor = self.model(z)
+        return audio
+
+    def without_padding(self) -> Decoder:
+        """The same decoder (parameters shared, not copied) with the padding of every convolution set to zero.
+
+        The reference decodes its chunked files with it: each chunk of latents carries its own context, and what
+        comes out is shorter than F * hop by the context on both sides.
+        """
+        shared = {id(parameter): parameter for parameter in self.parameters()}
+        unpadded = copy.deepcopy(self, memo=shared)
+        for conv in convolutions(unpadded):
+            conv.padding = (0,)
+        return unpadded

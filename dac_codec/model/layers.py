@@ -1,0 +1,95 @@
+"""The layers that the encoder, the decoder and the quantizer are made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+
+class Snake(nn.Module):
+    """Periodic activation x + sin^2(alpha x) / (alpha + 1e-9), with one alpha for each channel.
+
+    Source: Ziyin et al., "Neural Networks Fail to Learn Periodic Functions and How to Fix It" (2020), eq. 3;
+    section 3.1 of the DAC paper.
+
+    Shapes:
+        [B, C, T] -> [B, C, T]
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.ones(1, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + (self.alpha + 1e-9).reciprocal() * torch.sin(self.alpha * x).pow(2)
+
+
+def conv1d(in_channels: int, out_channels: int, kernel_size: int, **options: int) -> nn.Conv1d:
+    """A weight-normalized 1-D convolution, initialised as the paper's (see `init_weights`)."""
+    conv = nn.Conv1d(in_channels, out_channels, kernel_size, **options)  # type: ignore[arg-type]
+    init_weights(conv)
+    normalized: nn.Conv1d = weight_norm(conv)
+    return normalized
+
+
+def conv_transpose1d(in_channels: int, out_channels: int, kernel_size: int, **options: int) -> nn.ConvTranspose1d:
+    """A weight-normalized 1-D transposed convolution, initialised as the paper's (see `init_weights`)."""
+    conv = nn.ConvTranspose1d(in_channels, out_channels, kernel_size, **options)  # type: ignore[arg-type]
+    init_weights(conv)
+    normalized: nn.ConvTranspose1d = weight_norm(conv)
+    return normalized
+
+
+def init_weights(conv: nn.Conv1d | nn.ConvTranspose1d) -> None:
+    """Truncated normal weights with a standard deviation of 0.02, and a zero bias."""
+    nn.init.trunc_normal_(conv.weight, std=0.02)
+    assert conv.bias is not None
+    nn.init.zeros_(conv.bias)
+
+
+class ResidualUnit(nn.Module):
+    """Snake, dilated convolution of width 7, Snake, 1x1 convolution; added to the input.
+
+    Without padding the output is shorter than the input, and the middle of the input is what it is added to.
+
+    Shapes:
+        [B, C, T] -> [B, C, T]
+    """
+
+    def __init__(self, channels: int, dilation: int) -> None:
+        super().__init__()
+        self.block = nn.Sequential(
+            Snake(channels),
+            conv1d(channels, channels, 7, dilation=dilation, padding=3 * dilation),
+            Snake(channels),
+            conv1d(channels, channels, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.block(x)
+        trim = (x.shape[-1] - y.shape[-1]) // 2
+        return x[..., trim : x.shape[-1] - trim] + y
+
+
+def down_sampling(in_channels: int, out_channels: int, stride: int) -> nn.Conv1d:
+    """The strided convolution of an encoder block: kernel 2 * stride, padding ceil(stride / 2)."""
+    return conv1d(in_channels, out_channels, 2 * stride, stride=stride, padding=math.ceil(stride / 2))
+
+
+def up_sampling(in_channels: int, out_channels: int, stride: int) -> nn.ConvTranspose1d:
+    """The transposed convolution of a decoder block: kernel 2 * stride, padding ceil(stride / 2).
+
+    T samples become `stride * T`, or `stride * T - 1` where the stride is odd.
+    """
+    return conv_transpose1d(in_channels, out_channels, 2 * stride, stride=stride, padding=math.ceil(stride / 2))
+
+
+def convolutions(module: nn.Module) -> Iterator[nn.Conv1d | nn.ConvTranspose1d]:
+    """The convolutions inside a module, in the order of the signal's way through it."""
+    for child in module.modules():
+        if isinstance(child, (nn.Conv1d, nn.ConvTranspose1d)):
+            yield child

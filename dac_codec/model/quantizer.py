@@ -1,0 +1,197 @@
+"""The quantizer: latents to codes and back."""
+
+from __future__ import annotations
+
+from functools import reduce
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dac_codec.model.layers import conv1d
+
+
+class Quantized(NamedTuple):
+    """What one codebook makes of its input.
+
+    Attributes:
+        z: quantized input [B, D, F].
+        codes: index of the chosen entries [B, F], int64.
+        latents: the input in the codebook's space [B, codebook_dim, F].
+        commitment_loss: mean squared distance from latents to entries, for each item [B].
+        codebook_loss: the same value, with the gradient going to the entries [B].
+    """
+
+    z: Tensor
+    codes: Tensor
+    latents: Tensor
+    commitment_loss: Tensor
+    codebook_loss: Tensor
+
+
+class ResidualQuantized(NamedTuple):
+    """What the whole quantizer makes of its input.
+
+    Attributes:
+        z: sum of what the codebooks give [B, D, F].
+        codes: [B, N, F], int64.
+        latents: the inputs of the codebooks' look-ups, joined [B, N * codebook_dim, F].
+        commitment_loss: scalar, summed over codebooks.
+        codebook_loss: scalar, summed over codebooks.
+    """
+
+    z: Tensor
+    codes: Tensor
+    latents: Tensor
+    commitment_loss: Tensor
+    codebook_loss: Tensor
+
+
+class VectorQuantize(nn.Module):
+    """One factorized codebook with cosine look-up (section 3.2 of the paper).
+
+    The input is projected to `codebook_dim` dimensions, the entry with the smallest angle is chosen (both sides
+    L2-normalized), and the entry itself, not normalized, is projected back. The gradient passes straight through.
+    """
+
+    def __init__(self, input_dim: int, codebook_size: int, codebook_dim: int) -> None:
+        super().__init__()
+        self.in_proj = conv1d(input_dim, codebook_dim, 1)
+        self.out_proj = conv1d(codebook_dim, input_dim, 1)
+        self.codebook = nn.Embedding(codebook_size, codebook_dim)
+
+    def forward(self, z: Tensor) -> Quantized:
+        """Quantize z [B, D, F]."""
+        latents: Tensor = self.in_proj(z)
+        codes = self.look_up(latents)
+        entries = self.entries(codes)
+        commitment_loss = F.mse_loss(latents, entries.detach(), reduction="none").mean([1, 2])
+        codebook_loss = F.mse_loss(entries, latents.detach(), reduction="none").mean([1, 2])
+        straight_through = latents + (entries - latents).detach()
+        return Quantized(self.out_proj(straight_through), codes, latents, commitment_loss, codebook_loss)
+
+    def look_up(self, latents: Tensor) -> Tensor:
+        """Codes [B, F] of the entries nearest in angle to latents [B, codebook_dim, F]."""
+        points = F.normalize(latents.transpose(1, 2).flatten(0, 1))
+        entries = F.normalize(self.codebook.weight)
+        # The squared distance of unit vectors, written out: dropping the constant terms can break ties otherwise.
+        distance = points.pow(2).sum(1, keepdim=True) - 2 * points @ entries.t() + entries.pow(2).sum(1)[None]
+        return distance.argmin(1).view(latents.shape[0], latents.shape[2])
+
+    def entries(self, codes: Tensor) -> Tensor:
+        """Entries [B, codebook_dim, F] of codes [B, F]."""
+        return F.embedding(codes, self.codebook.weight).transpose(1, 2)
+
+
+class ResidualVectorQuantize(nn.Module):
+    """Residual vector quantizer: every codebook quantizes what the ones before it left (section 3.2 of the paper).
+
+    Args:
+        input_dim: width D of the latents.
+        n_codebooks: number N of codebooks.
+        codebook_size: entries of each codebook.
+        codebook_dim: width of the look-up space.
+        quantizer_dropout: share p of a training batch; its first int(B * p) items use a random number of
+            codebooks, the others all of them (Zeghidour et al., SoundStream, section III-C, as the paper applies it).
+    """
+
+    def __init__(
+        self, input_dim: int, n_codebooks: int, codebook_size: int, codebook_dim: int, quantizer_dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.n_codebooks = n_codebooks
+        self.codebook_size = codebook_size
+        self.codebook_dim = codebook_dim
+        self.quantizer_dropout = quantizer_dropout
+        self.quantizers = nn.ModuleList(
+            VectorQuantize(input_dim, codebook_size, codebook_dim) for _ in range(n_codebooks)
+        )
+
+    def forward(
+        self, z: Tensor, n_quantizers: int | None = None, generator: torch.Generator | None = None
+    ) -> ResidualQuantized:
+        """Quantize z [B, D, F].
+
+        Args:
+            z: latents.
+            n_quantizers: how many codebooks to use, in training mode too. None: all of them; in training mode,
+                quantizer dropout chooses for each item. Where dropout is off for an item, it uses all.
+            generator: source of the dropout's randomness, on the CPU.
+
+        Raises:
+            ValueError: `n_quantizers` is not between 1 and the number of codebooks.
+        """
+        used = self._codebooks_per_item(z.shape[0], n_quantizers, generator).to(z.device)
+        # Training runs the dropped codebooks as well, so that each codes tensor has N rows, as in the reference.
+        n_rows = self.n_codebooks if n_quantizers is None else n_quantizers
+        residual = z
+        total = torch.zeros_like(z)
+        commitment_loss = codebook_loss = z.new_zeros(())
+        codes, latents = [], []
+        for index, stage in enumerate(self.stages()[:n_rows]):
+            step: Quantized = stage(residual)
+            in_use = (index < used).to(z.dtype)
+            total = total + step.z * in_use[:, None, None]
+            residual = residual - step.z
+            commitment_loss = commitment_loss + (step.commitment_loss * in_use).mean()
+            codebook_loss = codebook_loss + (step.codebook_loss * in_use).mean()
+            codes.append(step.codes)
+            latents.append(step.latents)
+        return ResidualQuantized(total, torch.stack(codes, 1), torch.cat(latents, 1), commitment_loss, codebook_loss)
+
+    def _codebooks_per_item(self, batch: int, n_quantizers: int | None, generator: torch.Generator | None) -> Tensor:
+        """How many codebooks each item of a batch uses [B], int64."""
+        if n_quantizers is not None:
+            if not isinstance(n_quantizers, int) or not 1 <= n_quantizers <= self.n_codebooks:
+                raise ValueError(
+                    f"n_quantizers must be between 1 and {self.n_codebooks} for this model, not {n_quantizers}"
+                )
+            return torch.full((batch,), n_quantizers)
+        used = torch.full((batch,), self.n_codebooks)
+        if self.training:
+            n_dropout = int(batch * self.quantizer_dropout)
+            used[:n_dropout] = torch.randint(1, self.n_codebooks + 1, (n_dropout,), generator=generator)
+        return used
+
+    def from_codes(self, codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents of codes [B, n, F], where n is at most the number of codebooks.
+
+        Returns:
+            z [B, D, F], the chosen entries [B, n * codebook_dim, F], and the codes.
+
+        Raises:
+            ValueError: too many codebooks, or a code outside the codebook.
+        """
+        if codes.ndim != 3 or not 1 <= codes.shape[1] <= self.n_codebooks:
+            raise ValueError(f"codes must be [B, 1..{self.n_codebooks}, F] for this model, not {list(codes.shape)}")
+        if codes.numel() and (int(codes.min()) < 0 or int(codes.max()) >= self.codebook_size):
+            raise ValueError(f"codes must be between 0 and {self.codebook_size - 1} for this model")
+        codes = codes.long()
+        entries = [stage.entries(part) for stage, part in zip(self.stages(), codes.unbind(1), strict=False)]
+        return self._project_out(entries), torch.cat(entries, 1), codes
+
+    def from_latents(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Quantize latents [B, n * codebook_dim, F] that are already in the codebooks' spaces.
+
+        Returns:
+            z [B, D, F], the chosen entries [B, n * codebook_dim, F], and the codes [B, n, F].
+
+        Raises:
+            ValueError: the width is not a multiple of `codebook_dim`, or too large.
+        """
+        if latents.ndim != 3 or latents.shape[1] % self.codebook_dim or latents.shape[1] == 0:
+            raise ValueError(f"latents must be [B, n * {self.codebook_dim}, F], not {list(latents.shape)}")
+        parts = latents.split(self.codebook_dim, 1)
+        if len(parts) > self.n_codebooks:
+            raise ValueError(f"latents of {len(parts)} codebooks for a model that has {self.n_codebooks}")
+        codes = torch.stack([stage.look_up(part) for stage, part in zip(self.stages(), parts, strict=False)], 1)
+        return self.from_codes(codes)
+
+    def stages(self) -> list[VectorQuantize]:
+        """The codebooks, coarsest first."""
+        return [stage for stage in self.quantizers if isinstance(stage, VectorQuantize)]
+
+    def _project_out(self, entries: list[Tensor]) -> Tensor:
+        projected: list[Tensor] = [stage.out_proj(part) for stage, part in zip(self.stages(), entries, strict=False)]
+        return reduce(torch.add, projected)

@@ -1,0 +1,130 @@
+"""Spectrograms of tensors [B, C, T], and how far two signals are from each other: for losses and for measures alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Spectra:
+    """Magnitude spectrograms of one signal, each window computed once however many losses ask for it.
+
+    Periodic Hann window, hop of a quarter window, centred with reflection, as descript-audiotools computes them.
+    """
+
+    def __init__(self, audio: Tensor) -> None:
+        self.audio = audio
+        self._magnitudes: dict[int, Tensor] = {}
+
+    def magnitude(self, window: int) -> Tensor:
+        """|STFT| [B * C, window / 2 + 1, frames] for a window length in samples."""
+        if window not in self._magnitudes:
+            audio = self.audio.flatten(0, 1)
+            # Reflection needs more samples than it reflects; a signal that short is filled up with zeros.
+            audio = F.pad(audio, (0, max(0, window // 2 + 1 - audio.shape[-1])))
+            stft = torch.stft(
+                audio,
+                window,
+                hop_length=window // 4,
+                window=torch.hann_window(window, device=audio.device, dtype=audio.dtype),
+                return_complex=True,
+            )
+            self._magnitudes[window] = stft.abs()
+        return self._magnitudes[window]
+
+
+def mel_filters(sample_rate: int, window: int, n_mels: int) -> Tensor:
+    """Triangular mel filters of unit area [n_mels, window / 2 + 1], from 0 Hz to half the sampling rate.
+
+    The mel scale of Slaney's Auditory Toolbox (1998): linear below 1 kHz, logarithmic above. Equal to
+    `librosa.filters.mel`, which the codec can't ask of everyone who only wants to know how good a file is.
+    """
+    linear_step, corner, log_step = 200.0 / 3, 1000.0, np.log(6.4) / 27
+    top = sample_rate / 2
+    top_mel = top / linear_step if top < corner else corner / linear_step + np.log(top / corner) / log_step
+    mels = np.linspace(0.0, top_mel, n_mels + 2)
+    above = corner * np.exp(log_step * (mels - corner / linear_step))
+    edges = np.where(mels < corner / linear_step, mels * linear_step, above)
+    bins = np.linspace(0.0, top, window // 2 + 1)
+    rising = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
+    falling = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
+    triangles = np.maximum(0.0, np.minimum(rising, falling))
+    return torch.from_numpy((triangles * (2.0 / (edges[2:] - edges[:-2]))[:, None]).astype(np.float32))
+
+
+class MultiScaleMel(nn.Module):
+    """L1 distance of log-mel spectrograms (and, where asked, of their magnitudes), summed over scales.
+
+    Args:
+        sample_rate: rate of the audio in Hz.
+        n_mels: mel bands of each scale.
+        windows: window length of each scale, in samples.
+        power: exponent of the magnitude inside the logarithm.
+        magnitude_weight: weight of the L1 distance of the mel magnitudes themselves.
+        floor: smallest magnitude that the logarithm sees.
+
+    The defaults are the training loss of the paper (section 3.4).
+    """
+
+    def __init__(
+        self,
+        sample_rate: int,
+        n_mels: Sequence[int] = (5, 10, 20, 40, 80, 160, 320),
+        windows: Sequence[int] = (32, 64, 128, 256, 512, 1024, 2048),
+        power: float = 1.0,
+        magnitude_weight: float = 0.0,
+        floor: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        self.windows = tuple(windows)
+        self.power = power
+        self.magnitude_weight = magnitude_weight
+        self.floor = floor
+        for window, bands in zip(windows, n_mels, strict=True):
+            self.register_buffer(f"filters_{window}", mel_filters(sample_rate, window, bands), persistent=False)
+
+    def forward(self, estimate: Spectra, reference: Spectra) -> Tensor:
+        """Scalar distance of two signals."""
+        total = estimate.audio.new_zeros(())
+        for window in self.windows:
+            filters = self.get_buffer(f"filters_{window}")
+            mels = [filters @ spectra.magnitude(window) for spectra in (estimate, reference)]
+            logs = [mel.clamp(min=self.floor).log10() * self.power for mel in mels]
+            total = total + F.l1_loss(*logs)
+            if self.magnitude_weight:
+                total = total + self.magnitude_weight * F.l1_loss(*mels)
+        return total
+
+
+def mel_distance(sample_rate: int) -> MultiScaleMel:
+    """The distance that the reference's evaluation reports as "mel distance": another one than the training loss."""
+    return MultiScaleMel(sample_rate, n_mels=(150, 80), windows=(2048, 512), power=2.0, magnitude_weight=1.0)
+
+
+def multi_scale_stft(
+    estimate: Spectra, reference: Spectra, windows: Sequence[int] = (2048, 512), floor: float = 1e-5
+) -> Tensor:
+    """L1 distance of log10 squared magnitudes plus L1 distance of magnitudes, summed over windows (scalar)."""
+    total = estimate.audio.new_zeros(())
+    for window in windows:
+        magnitudes = [spectra.magnitude(window) for spectra in (estimate, reference)]
+        logs = [2 * magnitude.clamp(min=floor).log10() for magnitude in magnitudes]
+        total = total + F.l1_loss(*logs) + F.l1_loss(*magnitudes)
+    return total
+
+
+def si_sdr(estimate: Tensor, reference: Tensor, epsilon: float = 1e-8) -> Tensor:
+    """Scale-invariant signal-to-distortion ratio in dB of each item, [B, C, T] -> [B]; means removed.
+
+    Source: Le Roux et al., "SDR - half-baked or well done?" (2019).
+    """
+    estimate = estimate.flatten(1) - estimate.flatten(1).mean(1, keepdim=True)
+    reference = reference.flatten(1) - reference.flatten(1).mean(1, keepdim=True)
+    scale = ((estimate * reference).sum(1) + epsilon) / (reference.square().sum(1) + epsilon)
+    target = scale[:, None] * reference
+    ratio = target.square().sum(1) / (estimate - target).square().sum(1)
+    return 10 * torch.log10(ratio + epsilon)

@@ -1,0 +1,65 @@
+"""Codebooks fitted to the latents of an autoencoder, so that joint training starts from something that works."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dac_codec.model import DAC
+
+
+@torch.no_grad()
+def initialise(model: DAC, latents: Tensor, generator: torch.Generator, iterations: int = 20) -> None:
+    """Fit every quantizer of a model, stage by stage, to what the stages before it leave of the latents.
+
+    Each stage projects on the directions in which its input varies most, all but one of the codebook's dimensions,
+    and sets the last one to a constant that is large beside them: seen from that far, angles are distances, so that
+    the cosine look-up finds the nearest centroid of an ordinary k-means and the length of a vector is not lost.
+
+    Args:
+        model: its `quantizer` is changed in place.
+        latents: what its encoder gives for the training data [n, D]; at least a few vectors for each entry.
+        generator: source of randomness, on the CPU.
+        iterations: of k-means.
+    """
+    residual = latents.float()
+    for stage in model.quantizer.stages():
+        directions = stage.codebook.embedding_dim - 1
+        mean = residual.mean(0)
+        centred = residual - mean
+        _, vectors = torch.linalg.eigh(centred.t() @ centred)
+        basis = vectors[:, -directions:]
+        points = centred @ basis
+        centroids = k_means(points, stage.codebook.num_embeddings, generator, iterations)
+        far = 4.0 * points.square().sum(1).mean().sqrt()
+
+        into = torch.cat([basis.t(), torch.zeros(1, basis.shape[0])])
+        stage.in_proj.weight = _no_zero_rows(into)[..., None]
+        _bias(stage.in_proj).copy_(torch.cat([-mean @ basis, far[None]]))
+        stage.out_proj.weight = torch.cat([basis, torch.zeros(basis.shape[0], 1)], 1)[..., None]
+        _bias(stage.out_proj).copy_(mean)
+        stage.codebook.weight.copy_(torch.cat([centroids, far.expand(len(centroids), 1)], 1))
+        residual = residual - stage(residual.t()[None]).z[0].t()
+
+
+def _bias(conv: nn.Conv1d) -> Tensor:
+    assert conv.bias is not None
+    return conv.bias
+
+
+def _no_zero_rows(weight: Tensor) -> Tensor:
+    """Weight norm divides by the length of each row: give the rows that are zero a negligible one."""
+    return torch.where(weight.norm(dim=1, keepdim=True) > 0, weight, torch.full_like(weight, 1e-6))
+
+
+def k_means(points: Tensor, n_centroids: int, generator: torch.Generator, iterations: int) -> Tensor:
+    """Lloyd's algorithm on points [n, d] from random points; a centroid without points moves to a random one."""
+    start = torch.randperm(len(points), generator=generator)[:n_centroids]
+    centroids = points[start].clone()
+    for _ in range(iterations):
+        nearest = torch.cdist(points, centroids).argmin(1)
+        counts = torch.bincount(nearest, minlength=n_centroids)
+        sums = torch.zeros_like(centroids).index_add_(0, nearest, points)
+        spare = points[torch.randint(len(points), (n_centroids,), generator=generator)]
+        centroids = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], spare)
+    return centroids

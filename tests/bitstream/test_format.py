@@ -1,0 +1,172 @@
+"""FORMAT.md: its example, and a second decoder that was written from it alone."""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import dac_codec.bitstream
+from dac_codec.bitstream import FILE_EXTENSION, MAGIC, MIME_TYPE, VERSION, Header, Writer, dumps, loads
+
+FORMAT = (Path(dac_codec.bitstream.__file__).parent / "FORMAT.md").read_text(encoding="utf-8")
+
+
+def crc32c(data: bytes) -> int:
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
+def varint(data: bytes, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[position]
+        value += (byte & 0x7F) << shift
+        shift += 7
+        position += 1
+        if byte < 0x80:
+            return value, position
+
+
+def decode_by_the_book(data: bytes) -> dict[str, Any]:
+    """Decode a file that is in order, in plain Python, one element of FORMAT.md after the other."""
+    assert data[:4] == bytes.fromhex("8A 44 41 43")
+    assert data[4] == 1
+    size, position = varint(data, 5)
+    end = position + size
+    assert struct.unpack_from("<I", data, end)[0] == crc32c(data[:end])
+    found: dict[str, Any] = {"extensions": {}}
+    found["features"], position = varint(data, position)
+    found["fingerprint"] = data[position : position + 8]
+    position += 8
+    for name in ("sample rate", "channels", "length + 1"):
+        found[name], position = varint(data, position)
+    found["gain"] = struct.unpack_from("<f", data, position)[0]
+    position += 4
+    for name in ("model sample rate", "hop length", "codebooks", "codebook size"):
+        found[name], position = varint(data, position)
+    found["coding"] = data[position]
+    position += 1
+    while position < end:
+        tag, position = varint(data, position)
+        size, position = varint(data, position)
+        found["extensions"][tag] = data[position : position + size]
+        position += size
+    assert position == end
+    position += 4
+
+    bits = 1
+    while 2**bits < found["codebook size"]:
+        bits += 1
+    n_channels, n_codebooks = found["channels"], found["codebooks"]
+    codes: list[list[list[int]]] = [[[] for _ in range(n_codebooks)] for _ in range(n_channels)]
+    while True:
+        start = position
+        key, position = varint(data, position)
+        payload = data[position : position + key // 4]
+        position += len(payload)
+        assert struct.unpack_from("<I", data, position)[0] == crc32c(data[start:position])
+        position += 4
+        if key % 4 == 0:
+            found["end"] = payload
+            break
+        assert key % 4 == 1
+        n_frames, place = varint(payload, 0)
+        plane_size = (n_frames * bits + 7) // 8
+        for codebook in range(n_codebooks):
+            for channel in range(n_channels):
+                plane = int.from_bytes(payload[place : place + plane_size], "big")
+                place += plane_size
+                for frame in range(n_frames):
+                    code = plane >> 8 * plane_size - (frame + 1) * bits & (1 << bits) - 1
+                    codes[channel][codebook].append(code)
+        assert place == len(payload)
+    assert position == len(data)
+    found["codes"] = codes
+    return found
+
+
+def example() -> bytes:
+    (block,) = re.findall(r"```hex\n(.*?)```", FORMAT, flags=re.DOTALL)
+    return bytes.fromhex("".join(line.split("#")[0] for line in block.splitlines()))
+
+
+def test_example_is_what_the_writer_writes() -> None:
+    header = Header(bytes.fromhex("00112233445566ff"), "16khz", 48000, 1, 2880, -3.5, 16000, 320, 2, 1024)
+    codes = np.array([[[1, 2, 3], [1023, 512, 0]]])
+    assert example() == dumps(header, codes)
+    loaded_header, loaded = loads(example())
+    assert loaded_header == header
+    np.testing.assert_array_equal(loaded, codes)
+
+
+def test_example_by_the_book() -> None:
+    assert decode_by_the_book(example()) == {
+        "features": 0,
+        "fingerprint": bytes.fromhex("00112233445566ff"),
+        "sample rate": 48000,
+        "channels": 1,
+        "length + 1": 2881,
+        "gain": -3.5,
+        "model sample rate": 16000,
+        "hop length": 320,
+        "codebooks": 2,
+        "codebook size": 1024,
+        "coding": 0,
+        "extensions": {1: b"16khz"},
+        "end": b"",
+        "codes": [[[1, 2, 3], [1023, 512, 0]]],
+    }
+
+
+@given(
+    st.integers(1, 3),
+    st.integers(1, 4),
+    st.integers(2, 65536),
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.booleans(),
+    st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=60, deadline=None)
+def test_second_decoder_agrees(
+    n_channels: int, n_codebooks: int, size: int, n_frames: int, chunk_frames: int, known: bool, seed: int
+) -> None:
+    n_samples = n_frames * 512 - 5
+    header = Header(
+        b"abcdefgh", "é", 44100, n_channels, n_samples if known else None, 1.5, 44100, 512, n_codebooks, size
+    )
+    codes = np.random.default_rng(seed).integers(0, size, (n_channels, n_codebooks, n_frames))
+    stream = io.BytesIO()
+    writer = Writer(stream, header, chunk_frames)
+    writer.write(codes)
+    writer.close(n_samples)
+    found = decode_by_the_book(stream.getvalue())
+    np.testing.assert_array_equal(found["codes"], codes)
+    assert found["extensions"] == {1: "é".encode()}
+    if known:
+        assert (found["length + 1"], found["end"]) == (n_samples + 1, b"")
+    else:
+        assert (found["length + 1"], varint(found["end"], 0)) == (0, (n_samples, len(found["end"])))
+
+
+def test_numbers_in_the_text() -> None:
+    assert crc32c(b"123456789") == 0xE3069283
+    assert "0xE3069283" in FORMAT
+    assert MAGIC.hex(" ").upper() in FORMAT
+    assert FORMAT.startswith(f"# The .dac container, version {VERSION}\n")
+    assert f"`{FILE_EXTENSION}`" in FORMAT
+    assert f"`{MIME_TYPE}`" in FORMAT
+    for number, encoded in ((0, "00"), (127, "7F"), (128, "80 01"), (300, "AC 02")):
+        assert f"{number} is `{encoded}`" in FORMAT
+        assert varint(bytes.fromhex(encoded), 0)[0] == number

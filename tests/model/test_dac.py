@@ -1,0 +1,216 @@
+"""The network gives the reference's numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from dac_codec.model import DAC, PRESETS, DACConfig
+from dac_codec.model.layers import Snake
+from tests.conftest import GOLDEN, golden_model
+
+SMALL = DACConfig(encoder_dim=4, encoder_rates=(2, 5), decoder_dim=16, decoder_rates=(5, 2), n_codebooks=4)
+
+
+def close(found: torch.Tensor, expected: np.ndarray) -> bool:
+    """Within the tolerance that the reference itself meets from machine to machine."""
+    assert found.shape == expected.shape
+    return float(np.abs(found.numpy() - expected).max()) <= 1e-4 * float(np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", ["44khz", "24khz"])
+@torch.no_grad()
+def test_golden_values(name: str) -> None:
+    model = golden_model(name)
+    golden = np.load(GOLDEN / f"dac_{name}_tiny_io.npz")
+    audio = torch.from_numpy(golden["audio"])
+
+    padded = model.preprocess(audio, model.sample_rate)
+    assert np.array_equal(padded, golden["padded"])
+    assert close(model.encoder(padded), golden["encoder_out"])
+
+    encoded = model.encode(audio)
+    assert np.array_equal(encoded.codes, golden["codes"])
+    assert close(encoded.z, golden["z"])
+    assert close(encoded.latents, golden["latents"])
+    assert float(encoded.commitment_loss) == pytest.approx(float(golden["commitment_loss"]), rel=1e-4)
+    assert float(encoded.codebook_loss) == pytest.approx(float(golden["codebook_loss"]), rel=1e-4)
+
+    three = model.encode(audio, n_quantizers=3)
+    assert np.array_equal(three.codes, golden["codes_3"])
+    assert close(three.z, golden["z_3"])
+
+    n_reference = golden["decoded"].shape[-1]
+    decoded = model.decode(encoded.z)
+    assert decoded.shape[-1] == encoded.codes.shape[-1] * int(golden["hop_length"])
+    assert close(decoded[..., :n_reference], golden["decoded"])
+    assert torch.equal(
+        decoded[..., n_reference:], decoded[..., n_reference - 1 : n_reference].expand_as(decoded[..., n_reference:])
+    )
+
+    assert close(model(audio)["audio"], golden["forward_audio"])
+    z, latents, _ = model.quantizer.from_codes(encoded.codes)
+    assert close(z, golden["from_codes_z"])
+    assert close(latents, golden["from_codes_latents"])
+    assert close(model.quantizer.from_latents(encoded.latents)[0], golden["from_latents_z"])
+    assert model.delay == int(golden["delay"])
+    assert model.hop_length == int(golden["hop_length"])
+
+
+@pytest.mark.parametrize(
+    ("name", "n_parameters"),
+    [("44khz", 76_651_890), ("44khz-16kbps", 64_213_250), ("24khz", 74_708_706), ("16khz", 74_175_906)],
+)
+def test_presets_have_the_published_size(name: str, n_parameters: int) -> None:
+    with torch.device("meta"):
+        model = DAC(PRESETS[name])
+    assert sum(parameter.numel() for parameter in model.parameters()) == n_parameters
+
+
+def test_n_quantizers_holds_in_train_mode() -> None:
+    model = DAC(SMALL).train()
+    encoded = model.encode(torch.randn(3, 1, 50), n_quantizers=2)
+    assert encoded.codes.shape == (3, 2, 5)
+    model.eval()
+    assert torch.equal(encoded.z, model.quantizer.from_codes(encoded.codes)[0]) or torch.allclose(
+        encoded.z, model.quantizer.from_codes(encoded.codes)[0], atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("n_quantizers", [0, -1, 5, 2.5])
+@pytest.mark.parametrize("training", [True, False])
+def test_n_quantizers_out_of_range(n_quantizers: int, training: bool) -> None:
+    model = DAC(SMALL).train(training)
+    with pytest.raises(ValueError, match="between 1 and 4"):
+        model.encode(torch.randn(1, 1, 50), n_quantizers=n_quantizers)
+
+
+def test_quantizer_dropout_takes_the_first_items() -> None:
+    quantizer = DAC(SMALL).quantizer.train()
+    z = torch.randn(8, SMALL.latent_width, 6)
+    quantizer.quantizer_dropout = 0.5
+    dropped = quantizer(z, generator=torch.Generator().manual_seed(3))
+    again = quantizer(z, generator=torch.Generator().manual_seed(3))
+    whole = quantizer(z, n_quantizers=4)
+    assert torch.equal(dropped.z, again.z)
+    assert torch.equal(dropped.codes, whole.codes)
+    same = [torch.equal(dropped.z[item], whole.z[item]) for item in range(8)]
+    assert same[4:] == [True] * 4
+    assert not all(same[:4])
+
+
+def test_the_gradient_passes_straight_through() -> None:
+    model = DAC(SMALL).train()
+    z = torch.randn(2, SMALL.latent_width, 3, requires_grad=True)
+    stage = model.quantizer.quantizers[0]
+    stage(z).z.sum().backward()
+    into, out = stage.in_proj.weight[..., 0], stage.out_proj.weight[..., 0]
+    expected = (torch.ones(1, SMALL.latent_width) @ out @ into).expand(2, 3, -1).transpose(1, 2)
+    assert torch.allclose(z.grad, expected, atol=1e-6)
+
+
+def test_weights_start_as_a_truncated_normal() -> None:
+    model = DAC(DACConfig(encoder_dim=32, decoder_dim=256))
+    for conv in (model.encoder.block[3].block[4], model.decoder.model[0], model.decoder.model[1].block[1]):
+        assert float(conv.weight.detach().std()) == pytest.approx(0.02, rel=0.05)
+        assert float(conv.bias.detach().abs().max()) == 0.0
+
+
+def test_snake_against_its_formula() -> None:
+    snake = Snake(3).double()
+    snake.alpha.data.uniform_(0.1, 3.0)
+    x = torch.randn(2, 3, 50, dtype=torch.float64)
+    expected = x + torch.sin(snake.alpha * x) ** 2 / (snake.alpha + 1e-9)
+    assert torch.allclose(snake(x), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("n_samples", [1, 9, 10, 11, 57])
+@torch.no_grad()
+def test_forward_keeps_the_length(n_samples: int) -> None:
+    model = DAC(SMALL).eval()
+    audio = torch.randn(2, 1, n_samples) * 0.1
+    out = model(audio, sample_rate=44100)
+    assert out["audio"].shape == audio.shape
+    assert out["codes"].shape == (2, 4, -(-n_samples // 10))
+    assert model.decode_codes(out["codes"]).shape == (2, 1, out["codes"].shape[-1] * 10)
+    assert set(out) == {"audio", "z", "codes", "latents", "vq/commitment_loss", "vq/codebook_loss"}
+
+
+@pytest.mark.parametrize(
+    ("audio", "sample_rate", "message"),
+    [
+        (torch.zeros(1, 2, 10), None, r"\[B, 1, T\]"),
+        (torch.zeros(1, 1, 0), None, "at least one sample"),
+        (torch.zeros(10), None, r"\[B, 1, T\]"),
+        (torch.zeros(1, 1, 10), 48000, "44100 Hz"),
+    ],
+)
+def test_wrong_audio_is_named(audio: torch.Tensor, sample_rate: int | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DAC(SMALL)(audio, sample_rate)
+
+
+@pytest.mark.parametrize(
+    ("codes", "message"),
+    [
+        (torch.zeros(1, 5, 2).long(), "1..4"),
+        (torch.full((1, 2, 2), 1024), "1023"),
+        (torch.full((1, 2, 2), -1), "between 0"),
+    ],
+)
+def test_wrong_codes_are_named(codes: torch.Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DAC(SMALL).decode_codes(codes)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"encoder_rates": (2, 4), "decoder_rates": (4, 4)}, "different products"),
+        ({"n_codebooks": 0}, "n_codebooks"),
+        ({"codebook_size": 1}, "codebook_size"),
+        ({"quantizer_dropout": 2.0}, "quantizer_dropout"),
+        ({"decoder_dim": 24}, "halved"),
+        ({"frobnicate": 1}, "frobnicate"),
+        ({"sample_rate": "fast"}, "sample_rate"),
+    ],
+)
+def test_wrong_configurations_are_named(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DACConfig.from_dict(values)
+
+
+def test_config_round_trip() -> None:
+    assert DACConfig.from_dict(SMALL.to_dict()) == SMALL
+    assert SMALL.bitrate(2) == pytest.approx(44100 / 10 * 10 * 2)
+
+
+@torch.no_grad()
+def test_decoder_without_padding_shares_its_weights() -> None:
+    model = DAC(SMALL).eval()
+    unpadded = model.decoder.without_padding()
+    z = torch.randn(1, SMALL.latent_width, 40)
+    padded_out, out = model.decoder(z), unpadded(z)
+    # What the padding can't have reached is the same.
+    middle = out.shape[-1] // 2
+    offset = (padded_out.shape[-1] - out.shape[-1]) // 2
+    matches = [
+        torch.allclose(
+            out[..., middle - 20 : middle + 20], padded_out[..., middle - 20 + o : middle + 20 + o], atol=1e-6
+        )
+        for o in (offset - 1, offset, offset + 1)
+    ]
+    assert any(matches)
+    assert unpadded.model[0].bias is model.decoder.model[0].bias
+    assert model.decoder.model[0].padding == (3,)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@torch.no_grad()
+def test_golden_codes_on_a_gpu() -> None:
+    model = golden_model("44khz").cuda()
+    golden = np.load(GOLDEN / "dac_44khz_tiny_io.npz")
+    codes = model.encode(torch.from_numpy(golden["audio"]).cuda()).codes.cpu().numpy()
+    assert (codes == golden["codes"]).mean() > 0.999

@@ -39,7 +39,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from dac_codec.errors import CheckpointError
 from dac_codec.model import DAC, PRESETS, DACConfig
@@ -105,11 +105,15 @@ def load(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu
         if name_or_path in PUBLISHED:
             return _load_published(name_or_path, progress).to(device)
     path = Path(name_or_path).expanduser()
-    if os.path.isfile(path) and path.name in (_CONFIG_FILE, _WEIGHTS_FILE):
-        path = path.parent
-    if os.path.isdir(path):
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except OSError as error:
+        raise CheckpointError(f"{path} can't be read: {error}") from error
+    if is_file and path.name in (_CONFIG_FILE, _WEIGHTS_FILE):
+        return _build(_read_folder(path.parent)).to(device)
+    if is_folder:
         return _build(_read_folder(path)).to(device)
-    if os.path.isfile(path):
+    if is_file:
         return _build(_read_pth(path)).to(device)
     names = ", ".join(info.name for info in available())
     raise CheckpointError(f"There is no model, file or folder called {str(path)!r}; the models' names are {names}")
@@ -153,8 +157,8 @@ def save(
             # Not save_file: it makes a file that only its owner can read.
             weights_file.write_bytes(safetensors.torch.save(tensors, metadata={"format": "pt"}))
             config_file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-            os.replace(weights_file, folder / _WEIGHTS_FILE)
-            os.replace(config_file, folder / _CONFIG_FILE)
+            weights_file.replace(folder / _WEIGHTS_FILE)
+            config_file.replace(folder / _CONFIG_FILE)
     except OSError as error:
         raise CheckpointError(f"{folder} can't be written: {error}") from error
 
@@ -241,7 +245,7 @@ def _read_config(folder: Path) -> tuple[str, DACConfig]:
         raise CheckpointError(f"{file} describes no model: expected an object with 'format', 'name' and 'model'")
     if content.get("format") != _FORMAT:
         raise CheckpointError(
-            f"{file} has format {content.get('format')!r} and this version reads {_FORMAT}; a newer dac_codec may read it"
+            f"{file} has format {content.get('format')!r} and this version reads {_FORMAT}; update dac_codec to read it"
         )
     name = content.get("name", folder.absolute().name)
     if not isinstance(name, str) or not name or not name.isprintable():
@@ -468,7 +472,7 @@ def _read_record(file: Path) -> dict[str, Any]:
 def _write_record(file: Path, content: dict[str, Any]) -> None:
     temporary = file.with_name(f"{file.name}.{os.getpid()}")
     temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, file)
+    temporary.replace(file)
 
 
 def _download(url: str, target: Path, check: Callable[[Path], object], progress: bool) -> None:
@@ -497,7 +501,7 @@ def _download(url: str, target: Path, check: Callable[[Path], object], progress:
                 raise CheckpointError(
                     f"{url} sent something else than the model and it was removed: {error}"
                 ) from error
-            os.replace(part, target)
+            part.replace(target)
             _discard(part)
     except OSError as error:
         raise CheckpointError(f"{target} can't be written: {error}") from error

@@ -92,11 +92,10 @@ class MultiScaleMel(nn.Module):
         total = estimate.audio.new_zeros(())
         for window in self.windows:
             filters = self.get_buffer(f"filters_{window}")
-            mels = [filters @ spectra.magnitude(window) for spectra in (estimate, reference)]
-            logs = [mel.clamp(min=self.floor).log10() * self.power for mel in mels]
-            total = total + F.l1_loss(*logs)
+            one, other = (filters @ spectra.magnitude(window) for spectra in (estimate, reference))
+            total = total + self.power * _log_distance(one, other, self.floor)
             if self.magnitude_weight:
-                total = total + self.magnitude_weight * F.l1_loss(*mels)
+                total = total + self.magnitude_weight * F.l1_loss(one, other)
         return total
 
 
@@ -111,10 +110,13 @@ def multi_scale_stft(
     """L1 distance of log10 squared magnitudes plus L1 distance of magnitudes, summed over windows (scalar)."""
     total = estimate.audio.new_zeros(())
     for window in windows:
-        magnitudes = [spectra.magnitude(window) for spectra in (estimate, reference)]
-        logs = [2 * magnitude.clamp(min=floor).log10() for magnitude in magnitudes]
-        total = total + F.l1_loss(*logs) + F.l1_loss(*magnitudes)
+        one, other = estimate.magnitude(window), reference.magnitude(window)
+        total = total + 2 * _log_distance(one, other, floor) + F.l1_loss(one, other)
     return total
+
+
+def _log_distance(one: Tensor, other: Tensor, floor: float) -> Tensor:
+    return F.l1_loss(one.clamp(min=floor).log10(), other.clamp(min=floor).log10())
 
 
 def si_sdr(estimate: Tensor, reference: Tensor, epsilon: float = 1e-8) -> Tensor:

@@ -62,7 +62,7 @@ def main() -> int:
         print(f"evaluate: {error}", file=sys.stderr)
         return 1
     with (arguments.output / "clips.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
+        writer = csv.writer(file, lineterminator="\n")
         writer.writerow(field.name for field in fields(report.Row))
         writer.writerows(astuple(row) for row in rows)
     text = report.table(rows)

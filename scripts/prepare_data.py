@@ -136,7 +136,7 @@ def main() -> int:
     manifest = cache / "manifest.csv"
     partial = manifest.with_suffix(".partial")
     with partial.open("w", newline="") as file:
-        writer = csv.writer(file)
+        writer = csv.writer(file, lineterminator="\n")
         writer.writerow(field.name for field in fields(Entry))
         writer.writerows(astuple(entry) for entry in entries)
     os.replace(partial, manifest)

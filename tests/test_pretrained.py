@@ -82,6 +82,10 @@ def published(
     return path
 
 
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
 def with_new_names(tensors: dict[str, Tensor]) -> None:
     for name in list(tensors):
         stem, _, part = name.rpartition(".")
@@ -175,8 +179,8 @@ class TestSave:
         model = DAC(dataclasses.replace(TINY_CONFIG, n_codebooks=2))
         save(model, folder)
         assert fingerprint(load(folder)) == fingerprint(model)
-        assert sorted(os.listdir(folder)) == ["MODEL_CARD.md", "config.json", "model.safetensors"]
-        modes = {stat.S_IMODE((folder / name).stat().st_mode) for name in os.listdir(folder)}
+        assert names(folder) == ["MODEL_CARD.md", "config.json", "model.safetensors"]
+        modes = {stat.S_IMODE((folder / name).stat().st_mode) for name in names(folder)}
         assert len(modes) == 1  # That of any new file: a temporary file's mode would hide it from other users.
 
     def test_a_failed_save_leaves_the_old_model(self, tiny: DAC, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +190,7 @@ class TestSave:
         monkeypatch.setattr(Path, "write_text", full)  # The second file; the first has been written by then.
         with pytest.raises(CheckpointError, match="can't be written: No space"):
             save(DAC(TINY_CONFIG), folder)
-        assert sorted(os.listdir(folder)) == ["config.json", "model.safetensors"]
+        assert names(folder) == ["config.json", "model.safetensors"]
         assert fingerprint(load(folder)) == fingerprint(tiny)
 
     def test_a_file_in_the_way(self, tiny: DAC, tmp_path: Path) -> None:
@@ -226,13 +230,13 @@ class TestFingerprint:
 
 class TestRefused:
     def test_unknown_name_lists_the_names(self) -> None:
-        with pytest.raises(CheckpointError, match="called '44kHz'; .* 44khz, 44khz-16kbps, 24khz, 16khz"):
+        with pytest.raises(CheckpointError, match=r"called '44kHz'; .* 44khz, 44khz-16kbps, 24khz, 16khz"):
             load("44kHz")
 
     def test_missing_path(self, tmp_path: Path) -> None:
-        with pytest.raises(CheckpointError, match="no model, file or folder called .*weights.pth"):
+        with pytest.raises(CheckpointError, match=r"no model, file or folder called .*weights.pth"):
             load(tmp_path / "weights.pth")
-        with pytest.raises(CheckpointError, match="no model, file or folder"):
+        with pytest.raises(CheckpointError, match=r"can't be read: .*too long"):
             load("x" * 5000)
 
     def test_a_path_is_not_a_name(self) -> None:
@@ -295,7 +299,7 @@ class TestRefused:
     )
     def test_damaged_checkpoint(self, tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
         (tmp_path / "model.pth").write_bytes(damage(TINY_BYTES))
-        with pytest.raises(CheckpointError, match="model.pth is not a readable PyTorch checkpoint"):
+        with pytest.raises(CheckpointError, match=r"model.pth is not a readable PyTorch checkpoint"):
             load(tmp_path / "model.pth")
 
     def test_inflated_archive(self, tmp_path: Path) -> None:
@@ -563,7 +567,7 @@ class TestDownload:
     @pytest.mark.parametrize("behaviour", ["good", "ignore if-range"])
     def test_file_that_changes_between_two_attempts(self, server: Server, tmp_path: Path, behaviour: str) -> None:
         (tmp_path / "new").mkdir()
-        new_file = published(tmp_path / "new" / "a.pth", lambda tensors: tensors["decoder.model.6.bias"].add_(1))
+        new_file = published(tmp_path / "new" / "a.pth", lambda tensors: tensors["encoder.block.0.bias"].add_(1))
         server.content = published(tmp_path / "a.pth").read_bytes()
         server.behaviours = ["break", 503, 503, 503]
         with pytest.raises(CheckpointError):
@@ -579,7 +583,7 @@ class TestDownload:
 
     def test_what_has_arrived_is_kept_for_the_next_call(self, server: Server, cache: Path, tiny: DAC) -> None:
         server.behaviours = ["break", 503, 503, 500]
-        with pytest.raises(CheckpointError, match="weights.pth can't be downloaded: the server answered 500"):
+        with pytest.raises(CheckpointError, match=r"weights.pth can't be downloaded: the server answered 500"):
             load("44khz")
         assert (cache / "weights.pth.part").read_bytes() == TINY_BYTES[:HALF]
         assert fingerprint(load("44khz")) == fingerprint(tiny)
@@ -589,9 +593,10 @@ class TestDownload:
         def interrupted(*args: object) -> None:
             raise KeyboardInterrupt
 
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        with monkeypatch.context() as patch:
             patch.setattr(pretrained, "_build_published", interrupted)
-            load("44khz")
+            with pytest.raises(KeyboardInterrupt):
+                load("44khz")
         assert files(cache) == {"weights.pth.part", "weights.pth.part.json"}
         load("44khz")
         assert len(server.requests) == 1
@@ -656,13 +661,13 @@ class TestDownload:
 
     def test_html_page(self, server: Server, cache: Path) -> None:
         server.content = b"<!DOCTYPE html><title>Sign in to the hotel's network</title>"
-        with pytest.raises(CheckpointError, match="sent something else than the model and it was removed: .*readable"):
+        with pytest.raises(CheckpointError, match=r"sent something else than the model and it was removed: .*readable"):
             load("44khz")
         assert files(cache) == set()
 
     def test_another_architecture(self, server: Server, cache: Path) -> None:
         server.content = (GOLDEN / "dac_24khz_tiny.pth").read_bytes()
-        with pytest.raises(CheckpointError, match="it was removed: .* is another model than 44khz"):
+        with pytest.raises(CheckpointError, match=r"it was removed: .* is another model than 44khz"):
             load("44khz")
         assert files(cache) == set()
 
@@ -680,7 +685,7 @@ class TestDownload:
         with socket.create_server(("127.0.0.1", 0)) as closed:
             port = closed.getsockname()[1]
         monkeypatch.setenv("DAC_CODEC_DOWNLOAD_URL", f"http://127.0.0.1:{port}")
-        monkeypatch.setattr(pretrained, "_RETRY_WAITS_S", (60.0,))  # One refusal is enough.
+        monkeypatch.setattr(pretrained, "_RETRY_WAITS_S", (-1.0,))  # Which fails: one refusal is enough.
         with pytest.raises(CheckpointError) as caught:
             load("44khz")
         message = str(caught.value)
@@ -695,7 +700,7 @@ class TestDownload:
 
     def test_cache_that_cannot_be_made(self, cache: Path) -> None:
         cache.write_text("a file in the way")
-        with pytest.raises(CheckpointError, match="weights.pth can't be written"):
+        with pytest.raises(CheckpointError, match=r"weights.pth can't be written"):
             load("44khz")
 
     def test_file_put_there_by_hand(self, cache: Path, tiny: DAC) -> None:
@@ -707,14 +712,14 @@ class TestDownload:
     def test_wrong_file_put_there_by_hand_is_refused_and_kept(self, cache: Path) -> None:
         cache.mkdir()
         (cache / "weights.pth").write_bytes((GOLDEN / "dac_24khz_tiny.pth").read_bytes())
-        with pytest.raises(CheckpointError, match="weights.pth is another model than 44khz"):
+        with pytest.raises(CheckpointError, match=r"weights.pth is another model than 44khz"):
             load("44khz")
         assert files(cache) == {"weights.pth"}
 
     def test_changed_file_is_refused(self, server: Server, cache: Path, tmp_path: Path) -> None:
         load("44khz")
         published(cache / "weights.pth", lambda tensors: tensors["decoder.model.6.bias"].add_(1))
-        with pytest.raises(CheckpointError, match="weights.pth has changed since it was first used.*Delete it"):
+        with pytest.raises(CheckpointError, match=r"weights.pth has changed since it was first used.*Delete it"):
             load("44khz")
         (cache / "weights.pth").unlink()
         load("44khz")
@@ -723,7 +728,7 @@ class TestDownload:
         load("44khz")
         for text in ("{", "[]"):
             (cache / "weights.pth.json").write_text(text)
-            with pytest.raises(CheckpointError, match="weights.pth.json .*delete it"):
+            with pytest.raises(CheckpointError, match=r"weights.pth.json .*delete it"):
                 load("44khz")
 
     def test_progress_only_on_a_terminal(

@@ -46,7 +46,9 @@ class LegacyFile:
         chunk_length: frames that the reference encoded at a time, and that are to be decoded at a time; 1..F.
         original_length: length of the original audio, in samples per channel at `sample_rate`; above 0. Nothing says
             that the codes cover it: a decoder has to look.
-        input_db: loudness of the original audio in LUFS, finite; rounded to float32, as the file keeps it.
+        input_db: loudness in LUFS that what is decoded is brought to, finite; rounded to float32, as the file keeps it.
+            One value, which the reference gives to every channel, or a tuple with one for each channel, which its
+            arithmetic allows.
         channels: C.
         sample_rate: rate of the original audio, in Hz.
         padding: whether the convolutions pad their input. False in files that were encoded in several windows: each
@@ -60,7 +62,7 @@ class LegacyFile:
     codes: npt.NDArray[np.uint16]
     chunk_length: int
     original_length: int
-    input_db: float
+    input_db: float | tuple[float, ...]
     channels: int
     sample_rate: int
     padding: bool
@@ -75,7 +77,13 @@ class LegacyFile:
         if codes.min() < 0 or codes.max() > 0xFFFF:
             raise BitstreamError(f"codes must be in 0..65535, found {codes.min()}..{codes.max()}")
         object.__setattr__(self, "codes", np.ascontiguousarray(codes, dtype=np.uint16))
-        object.__setattr__(self, "input_db", checked_float32(self.input_db, "input_db"))
+        if isinstance(self.input_db, tuple):
+            if len(self.input_db) != codes.shape[0]:
+                raise BitstreamError(f"input_db must be one value, or {codes.shape[0]}, found {len(self.input_db)}")
+            levels = tuple(checked_float32(value, "input_db") for value in self.input_db)
+            object.__setattr__(self, "input_db", levels)
+        else:
+            object.__setattr__(self, "input_db", checked_float32(self.input_db, "input_db"))
         self._check_integer("channels", codes.shape[0], codes.shape[0])
         self._check_integer("chunk_length", 1, codes.shape[2])
         self._check_integer("original_length", 1, _MAX_LENGTH)
@@ -115,11 +123,12 @@ def read_legacy(data: bytes) -> LegacyFile:
     if not isinstance(codes, _Array):
         raise BitstreamError("codes must be an array")
     input_db = metadata.pop("input_db")
-    if isinstance(input_db, _Array) and input_db.shape == (1,):
-        input_db = input_db.values()[0].item()
+    if isinstance(input_db, _Array) and input_db.shape is not None and len(input_db.shape) == 1:
+        levels = tuple(input_db.values().tolist())
+        input_db = levels[0] if len(levels) == 1 else levels
     return LegacyFile(
         codes=codes.values(),
-        input_db=_plain(input_db, "input_db"),
+        input_db=input_db if isinstance(input_db, tuple) else _plain(input_db, "input_db"),
         **{name: _plain(value, name) for name, value in metadata.items()},
     )
 
@@ -129,7 +138,7 @@ def write_legacy(file: LegacyFile) -> bytes:
     artifacts = {
         "codes": file.codes,
         "metadata": {
-            "input_db": np.array([file.input_db], dtype=np.float32),
+            "input_db": np.ravel(np.array(file.input_db, dtype=np.float32)),
             "original_length": file.original_length,
             "sample_rate": file.sample_rate,
             "chunk_length": file.chunk_length,
@@ -256,8 +265,8 @@ class _Array:
         size = math.prod(self.shape) * dtype.itemsize
         if len(self._data) != size:
             raise BitstreamError(f"an array {list(self.shape)} takes {size} bytes, found {len(self._data)}")
-        order = "F" if self._fortran_order else "C"
-        return np.frombuffer(self._data, dtype).reshape(self.shape, order=order)  # type: ignore[call-overload,no-any-return]
+        flat: npt.NDArray[Any] = np.frombuffer(self._data, dtype)
+        return flat.reshape(self.shape, order="F" if self._fortran_order else "C")
 
     def item(self) -> object:
         """Return the element of an array without axes: a Python number, or the object in an array of objects."""

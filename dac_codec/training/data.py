@@ -57,10 +57,13 @@ class ExcerptDataset(Dataset[Tensor]):
         sample_rate: rate of the excerpts in Hz.
         length: samples of an excerpt.
         size: number of items.
-        weights: how often each domain is drawn, relative to the others; missing domains are never drawn.
+        weights: how often each domain is drawn, relative to the others; missing domains are never drawn. None: all
+            that the sounds have, equally often, which is the paper's balanced sampling.
         seed: of all randomness.
         quietest: excerpts below this loudness, in LUFS, are drawn again, at most `tries` times.
         tries: how often an excerpt is drawn before a quiet one is accepted.
+        attenuation: half of the excerpts are lowered by up to this many dB after normalization. Whole files have
+            pauses and quiet passages, which excerpts that are all equally loud would not prepare a model for.
     """
 
     def __init__(
@@ -69,10 +72,11 @@ class ExcerptDataset(Dataset[Tensor]):
         sample_rate: int,
         length: int,
         size: int,
-        weights: Mapping[str, float],
+        weights: Mapping[str, float] | None = None,
         seed: int = 0,
         quietest: float = -40.0,
         tries: int = 8,
+        attenuation: float = 0.0,
     ) -> None:
         self.sample_rate = sample_rate
         self.length = length
@@ -80,6 +84,8 @@ class ExcerptDataset(Dataset[Tensor]):
         self.seed = seed
         self.quietest = quietest
         self.tries = tries
+        self.attenuation = attenuation
+        weights = weights or {one.domain: 1.0 for one in sounds}
         self.domains = [name for name in sorted(weights) if weights[name] > 0]
         total = sum(weights[name] for name in self.domains)
         self.domain_odds = [weights[name] / total for name in self.domains]
@@ -110,6 +116,8 @@ class ExcerptDataset(Dataset[Tensor]):
             # The loudness before normalization follows from the gain; 0 dB means silence.
             if gain != 0.0 and -16.0 - gain >= self.quietest:
                 break
+        if random.random() < 0.5:
+            excerpt = sound.apply_gain(excerpt, -self.attenuation * random.random())
         return torch.from_numpy(excerpt)
 
     def _excerpt(self, chosen: Sound, random: np.random.Generator) -> np.ndarray:

@@ -8,7 +8,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -97,7 +97,8 @@ class DataConfig:
 
     manifest: str
     excerpt: int = 16384
-    weights: Mapping[str, float] = field(default_factory=lambda: {"speech": 1.0, "music": 1.0, "effects": 1.0})
+    weights: Mapping[str, float] | None = None
+    attenuation: float = 0.0
     validation_excerpts: int = 48
 
 
@@ -142,6 +143,7 @@ class Trainer:
             n_steps * trainer.batch_size,
             data.weights,
             trainer.seed,
+            attenuation=data.attenuation,
         )
         # Validation hears longer excerpts, always the same ones.
         self.validation = ExcerptDataset(

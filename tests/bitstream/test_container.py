@@ -386,8 +386,9 @@ def test_writer_refuses_chunk_size(chunk_frames: int) -> None:
 
 def test_writer_leaves_out_the_end_when_an_exception_passes() -> None:
     stream = io.BytesIO()
-    with pytest.raises(KeyboardInterrupt), Writer(stream, HEADER) as writer:
-        writer.write(random_codes(HEADER, 500))
+    writer = Writer(stream, HEADER)
+    writer.write(random_codes(HEADER, 500))
+    with pytest.raises(KeyboardInterrupt), writer:
         raise KeyboardInterrupt
     with pytest.raises(TruncatedBitstreamError):
         loads(stream.getvalue())

@@ -203,6 +203,11 @@ def test_lost_and_doubled_chunks_are_noticed() -> None:
         (head() + ONE_FRAME + ONE_END + ONE_END, "goes on after its END"),
         (head() + ONE_FRAME + chunk(END, b"\x00"), "too many"),
         (head() + chunk(KIND_CODES, b"\x00") + ONE_END, "frames, found 0"),
+        (
+            head(body(length=b"\x00", codebook_size=b"\x02"))
+            + chunk(KIND_CODES, encode_varint((1 << 20) + 8) + bytes((1 << 17) + 1)),
+            r"1\.\.1048576 frames, found 1048584",
+        ),
         (head() + chunk(KIND_CODES, b"\x02\x00\x40") + ONE_END, "takes 3 bytes of codes, found 2"),
         (head() + chunk(KIND_CODES, b"\x01\x00\x40\x00") + ONE_END, "takes 2 bytes of codes, found 3"),
         (head() + chunk(KIND_CODES, b"\x01\x00\x41") + ONE_END, "padding"),

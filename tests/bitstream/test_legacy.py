@@ -200,7 +200,7 @@ def test_other_version_strings() -> None:
         ({"sample_rate": "44100"}, "sample_rate"),
         ({"input_db": float("nan")}, "input_db"),
         ({"input_db": np.array([float("-inf")], dtype=np.float32)}, "input_db"),
-        ({"input_db": np.array([1.0, 2.0])}, "input_db"),
+        ({"input_db": np.array([1.0, 2.0, 3.0])}, "input_db"),
         ({"input_db": 1e39}, "input_db"),
         ({"input_db": "-16"}, "input_db"),
         ({"padding": 1}, "padding"),
@@ -251,3 +251,11 @@ def test_is_legacy() -> None:
     assert is_legacy(b"\x93NUMPY")
     assert not is_legacy(b"\x93NUMP")
     assert not is_legacy(b"\x8aDAC\x01\x22")
+
+
+def test_a_loudness_for_each_channel() -> None:
+    codes = np.zeros((2, 3, 4), np.uint16)
+    file = LegacyFile(codes, 4, 1000, (-20.5, -31.25), 2, 44100, True)
+    assert read_legacy(write_legacy(file)).input_db == (-20.5, -31.25)
+    with pytest.raises(BitstreamError, match="one value, or 2"):
+        replace(file, input_db=(1.0, 2.0, 3.0))

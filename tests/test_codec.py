@@ -1,0 +1,172 @@
+"""Audio there and back through the file, and the reference's files."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dac_codec import bitstream, codec
+from dac_codec.codec import DacFile, compress, decompress
+from dac_codec.errors import AudioError, BitstreamError, DacError, ModelMismatchError
+from dac_codec.model import DAC
+from tests.conftest import GOLDEN, golden_model
+
+LEGACY = sorted(GOLDEN.glob("legacy_*.dac"))
+
+
+@pytest.fixture(scope="module")
+def model() -> DAC:
+    return golden_model("44khz")
+
+
+def noise(channels: int, n_samples: int, seed: int = 0) -> np.ndarray:
+    return (0.1 * np.random.default_rng(seed).standard_normal((channels, n_samples))).astype(np.float32)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    channels=st.integers(1, 3),
+    n_samples=st.one_of(st.sampled_from([1, 2, 511, 512, 513]), st.integers(1, 9000)),
+    rate=st.sampled_from([8000, 22050, 44100, 48000, 96000]),
+)
+def test_length_rate_and_channels_come_back(channels: int, n_samples: int, rate: int) -> None:
+    model = golden_model("44khz")
+    file = compress((noise(channels, n_samples), rate), model)
+    again = DacFile.from_bytes(file.to_bytes())
+    assert again.header == file.header
+    assert torch.equal(again.codes, file.codes)
+    waveform, sample_rate = decompress(again, model)
+    assert waveform.shape == (channels, n_samples)
+    assert waveform.dtype == torch.float32
+    assert sample_rate == rate
+    assert bool(torch.isfinite(waveform).all())
+
+
+def test_the_codes_are_the_models(model: DAC) -> None:
+    golden = np.load(GOLDEN / "dac_44khz_tiny_io.npz")
+    quiet = golden["audio"][0]
+    file = compress((quiet, 44100), model)
+    scaled = torch.from_numpy(quiet)[None] * 10 ** (file.header.gain_db / 20)
+    with torch.no_grad():
+        assert torch.equal(file.codes, model.encode(scaled).codes)
+        expected = model.decode_codes(file.codes)[0, :, : quiet.shape[-1]] * 10 ** (-file.header.gain_db / 20)
+    assert torch.allclose(decompress(file, model)[0], expected, atol=1e-6)
+
+
+def test_the_properties_of_a_file(model: DAC, tmp_path: Path) -> None:
+    file = compress((noise(2, 44100), 44100), model, n_quantizers=5)
+    assert file.codes.shape == (2, 5, 87)
+    assert (file.channels, file.sample_rate, file.n_samples, file.duration) == (2, 44100, 44100, 1.0)
+    assert file.bitrate == pytest.approx(2 * 5 * 10 * 44100 / 512)
+    assert file.model_id.startswith("unnamed@")
+    file.save(tmp_path / "a.dac")
+    assert torch.equal(DacFile.load(tmp_path / "a.dac").codes, file.codes)
+    with (tmp_path / "a.dac").open("rb") as stream:
+        assert DacFile.load(stream).header == file.header
+    assert [path.name for path in tmp_path.iterdir()] == ["a.dac"]
+
+
+def test_sources_of_every_kind(model: DAC, tmp_path: Path) -> None:
+    wave = noise(1, 5000)
+    soundfile.write(tmp_path / "a.wav", wave.T, 44100, subtype="FLOAT")
+    expected = compress((wave, 44100), model).codes
+    data = (tmp_path / "a.wav").read_bytes()
+    for source in (tmp_path / "a.wav", str(tmp_path / "a.wav"), io.BytesIO(data), (torch.from_numpy(wave), 44100)):
+        assert torch.equal(compress(source, model).codes, expected)
+    assert torch.equal(compress((wave[0], 44100), model).codes, expected)
+
+
+def test_silence_stays_silent_in_level(model: DAC) -> None:
+    file = compress((np.zeros((1, 30000), np.float32), 44100), model)
+    assert file.header.gain_db == 0.0
+
+
+def test_bitrate_chooses_the_codebooks(model: DAC) -> None:
+    assert compress((noise(1, 600), 44100), model, bitrate=2000).codes.shape[1] == 2
+    assert compress((noise(1, 600), 44100), model, bitrate=1e9).codes.shape[1] == 9
+    for wish in ({"bitrate": 100}, {"n_quantizers": 0}, {"n_quantizers": 10}, {"bitrate": 2000, "n_quantizers": 2}):
+        with pytest.raises(DacError, match=r"bit/s|n_quantizers"):
+            compress((noise(1, 600), 44100), model, **wish)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_audio_that_is_not_finite(model: DAC, value: float) -> None:
+    wave = noise(1, 600)
+    wave[0, 5] = value
+    with pytest.raises(AudioError):
+        compress((wave, 44100), model)
+
+
+def test_other_weights_are_refused_by_name(model: DAC) -> None:
+    file = compress((noise(1, 600), 44100), model)
+    other = golden_model("24khz")
+    with pytest.raises(ModelMismatchError) as raised:
+        decompress(file, other)
+    assert file.model_id in str(raised.value)
+    assert codec.pretrained.fingerprint(other)[:8].hex() in str(raised.value)
+    with pytest.raises(ModelMismatchError, match="neither bundled nor published"):
+        decompress(file)
+    named_like_a_path = replace(file, header=replace(file.header, model_name="/etc/passwd"))
+    with pytest.raises(ModelMismatchError, match="neither bundled nor published"):
+        decompress(named_like_a_path)
+
+
+def test_what_can_not_be_read_is_named(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.dac"
+    bad.write_bytes(b"nonsense")
+    with pytest.raises(BitstreamError, match=r"bad\.dac"):
+        decompress(bad)
+    with pytest.raises(DacError, match=r"none\.dac"):
+        decompress(tmp_path / "none.dac")
+    with pytest.raises(DacError, match="no-such-folder"):
+        codec.write_bytes(tmp_path / "no-such-folder" / "a.dac", b"")
+
+
+@pytest.mark.parametrize("path", LEGACY, ids=lambda path: path.stem)
+def test_the_references_files_decode_to_its_audio(path: Path) -> None:
+    model = golden_model("44khz" if "44khz" in path.name else "24khz")
+    expected = np.load(path.with_suffix(".npz"))["decoded"][0]
+    waveform, rate = decompress(path, model)
+    assert rate == int(np.load(path.with_suffix(".npz"))["sample_rate"])
+    assert waveform.shape == expected.shape
+    assert np.abs(waveform.numpy() - expected).max() <= 1e-3 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_converted_to_the_references_format_it_sounds_the_same(model: DAC, channels: int) -> None:
+    wave = noise(channels, 30000) * np.array([[1.0], [0.3]], np.float32)[:channels]
+    file = compress((wave, 44100), model)
+    legacy = bitstream.read_legacy(bitstream.write_legacy(codec.to_legacy(file, model)))
+    ours, theirs = decompress(file, model)[0], decompress(legacy, model)[0]
+    assert torch.allclose(ours, theirs, atol=1e-4 * float(ours.abs().max()))
+
+
+def test_converted_from_the_references_format_it_sounds_the_same(model: DAC) -> None:
+    legacy = bitstream.read_legacy((GOLDEN / "legacy_44khz_mono_48k_nq4.dac").read_bytes())
+    file = DacFile.from_bytes(codec.from_legacy(legacy, model).to_bytes())
+    at_model_rate = replace(legacy, sample_rate=44100, original_length=40000)
+    ours = decompress(codec.from_legacy(at_model_rate, model), model)[0]
+    theirs = decompress(at_model_rate, model)[0]
+    assert torch.allclose(ours, theirs, atol=1e-4 * float(theirs.abs().max()))
+    assert file.n_samples == legacy.original_length
+    chunked = bitstream.read_legacy((GOLDEN / "legacy_44khz_mono_chunked.dac").read_bytes())
+    with pytest.raises(BitstreamError, match="overlapping windows"):
+        codec.from_legacy(chunked, model)
+
+
+def test_a_legacy_file_that_lies(model: DAC) -> None:
+    legacy = bitstream.read_legacy((GOLDEN / "legacy_44khz_mono_48k_nq4.dac").read_bytes())
+    with pytest.raises(BitstreamError, match="claims"):
+        decompress(replace(legacy, original_length=10**15), model)
+    with pytest.raises(ModelMismatchError, match="codebooks"):
+        decompress(replace(legacy, codes=np.full((1, 4, 95), 60000, np.uint16)), model)
+    with pytest.raises(ModelMismatchError, match="name the model"):
+        decompress(legacy)

@@ -6,7 +6,6 @@ The public names are imported when they are first used, so that `import dac_code
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     )
     from dac_codec.model import DAC, PRESETS, DACConfig, Encoded
 
-__version__ = version("dac_codec")
+    __version__: str
 
 _HOMES = {
     "dac_codec.codec": ("DacFile", "compress", "decompress"),
@@ -55,6 +54,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("dac_codec")
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOME_OF[name]), name)

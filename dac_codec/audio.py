@@ -8,12 +8,11 @@ from __future__ import annotations
 import io
 import math
 import os
-import secrets
 import stat
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +20,7 @@ import soundfile
 import soxr
 
 from dac_codec.errors import AudioError
+from dac_codec.files import replacing
 
 Audio: TypeAlias = npt.NDArray[np.float32]
 """Samples [C, T], float32, full scale 1.0."""
@@ -206,9 +206,24 @@ def _open_source(source: str | os.PathLike[str] | BinaryIO, name: str | None) ->
 class _SafeReader(io.BufferedReader):
     """A seekable stream for libsndfile to call back.
 
-    A damaged header can make libsndfile seek to before the beginning. An exception would be printed on its way out of
-    the callback, and end there; libsndfile finds out for itself that it is not where it wanted to be.
+    An exception would be printed on its way out of a callback, and end there. A damaged header can make libsndfile
+    seek to before the beginning, but it finds out for itself that it is not where it wanted to be. Anything else that
+    happens during a read, such as Ctrl-C, is the end of the file for libsndfile, and raised when the stream is left.
     """
+
+    interruption: BaseException | None = None
+
+    def readinto(self, buffer: Any, /) -> int:
+        try:
+            return super().readinto(buffer)
+        except BaseException as error:
+            self.interruption = error
+            return 0
+
+    def __exit__(self, *exception: Any) -> None:
+        super().__exit__(*exception)
+        if self.interruption is not None:
+            raise self.interruption
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         try:
@@ -334,7 +349,8 @@ def write(
         elif _is_device(Path(target)):
             Path(target).write_bytes(_encode_to_bytes(waveform, sample_rate, container, subtype))
         else:
-            _write_file(Path(target).resolve(), waveform, sample_rate, container, subtype)
+            with replacing(Path(target)) as temporary:
+                _encode(str(temporary), waveform, sample_rate, container, subtype)
     except soundfile.LibsndfileError as error:
         if error.code == 2:  # SF_ERR_SYSTEM: the operating system refused; libsndfile keeps its reason to itself
             raise AudioError(f"{name}: can't be written to; check the free disk space and file size limits") from error
@@ -373,20 +389,6 @@ def _file_format(fmt: str, subtype: str | None, n_values: int, name: str) -> tup
 def _is_device(path: Path) -> bool:
     """Whether something is there that must be written in place: a device or a named pipe."""
     return path.exists() and not path.is_file() and not path.is_dir()
-
-
-def _write_file(path: Path, audio: Audio, sample_rate: int, container: str, subtype: str) -> None:
-    """Encode beside `path`, then rename: on any failure `path` stays as it was, and nothing else is left."""
-    # The name doesn't grow with the target's, which may already be as long as the file system allows.
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
-        # The file is made here, as libsndfile would not tell a missing folder from a lack of permission.
-        temporary.touch(exist_ok=False)
-        _encode(str(temporary), audio, sample_rate, container, subtype)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _encode_to_bytes(audio: Audio, sample_rate: int, container: str, subtype: str) -> memoryview:

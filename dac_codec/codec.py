@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -16,6 +15,7 @@ from dac_codec import audio as sound
 from dac_codec import bitstream, pretrained, streaming
 from dac_codec.bitstream import Header, LegacyFile
 from dac_codec.errors import BitstreamError, DacError, ModelMismatchError
+from dac_codec.files import replacing
 from dac_codec.model import DAC
 
 TARGET_LUFS = -16.0
@@ -174,7 +174,7 @@ def choose_quantizers(model: DAC, n_quantizers: int | None, bitrate: float | Non
             raise DacError(
                 f"a bitrate of {bitrate:g} bit/s is below what this model can do: one codebook takes {lowest:.0f} bit/s"
             )
-        return min(model.n_codebooks, int(bitrate / lowest + 1e-9))
+        return int(min(model.n_codebooks, bitrate / lowest + 1e-9))
     if n_quantizers is None:
         return model.n_codebooks
     if not 1 <= n_quantizers <= model.n_codebooks:
@@ -211,6 +211,8 @@ def decompress(
         if model is None:
             raise ModelMismatchError("a file of descript-audio-codec does not say which model wrote it: name the model")
         return _decode_legacy(file, _model(model, device, progress)), file.sample_rate
+    if file.codes.shape[-1] == 0:
+        raise BitstreamError("the file holds no audio")
     model = model_of(file, model, device, progress)
     decoded = _decode(file, model, progress)
     audio = sound.resample(decoded, model.sample_rate, file.sample_rate, n_samples=file.n_samples)
@@ -304,30 +306,16 @@ def model_of(
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file under a temporary name beside its target and rename it.
+    """Write a file; it is there whole or not at all.
 
     Raises:
         DacError: it can't be written; nothing is left behind.
     """
-    target = Path(path)
-    partial = None
     try:
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as stream:
-            partial = Path(stream.name)
-            stream.write(data)
-        partial.chmod(0o666 & ~_umask())
-        partial.replace(target)
+        with replacing(Path(path)) as temporary:
+            temporary.write_bytes(data)
     except OSError as error:
-        raise DacError(f"can't write {target}: {error.strerror or error}") from error
-    finally:
-        if partial is not None:
-            partial.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+        raise DacError(f"can't write {os.fspath(path)}: {error.strerror or error}") from error
 
 
 def _model(model: str | os.PathLike[str] | DAC, device: str | torch.device, progress: bool) -> DAC:
@@ -337,7 +325,7 @@ def _model(model: str | os.PathLike[str] | DAC, device: str | torch.device, prog
     try:
         loaded = model if isinstance(model, DAC) else pretrained.load(model, progress=progress)
         return loaded.to(device).eval()
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:
         raise DacError(f"can't use the device {str(device)!r}: {error}") from error
 
 

@@ -777,3 +777,21 @@ def test_import_is_light() -> None:
     code = "import sys, dac_codec.audio; print(sorted({'torch', 'scipy', 'pyloudnorm'} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_ctrl_c_while_libsndfile_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.flac"
+    soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 300_000), 44100)
+
+    class Interrupted(io.FileIO):
+        n_reads = 0
+
+        def readinto(self, buffer: Any, /) -> int | None:
+            self.n_reads += 1
+            if self.n_reads == 3:
+                raise KeyboardInterrupt
+            return super().readinto(buffer)
+
+    monkeypatch.setattr(audio.io, "FileIO", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        audio.read(path)

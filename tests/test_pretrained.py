@@ -695,8 +695,10 @@ class TestDownload:
     def test_silent_server_times_out(self, server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(pretrained, "_TIMEOUT_S", 0.2)
         server.behaviours = ["stall", "good"]
+        start = time.monotonic()
         load("44khz")
         assert server.requests[1].sent == REST
+        assert time.monotonic() - start < 15  # The server would have kept it waiting for 60.
 
     def test_cache_that_cannot_be_made(self, cache: Path) -> None:
         cache.write_text("a file in the way")

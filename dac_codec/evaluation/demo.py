@@ -17,7 +17,7 @@ from dac_codec.model import DAC
 from dac_codec.pretrained import DEFAULT_MODEL
 
 CLIP = "demo.flac"
-"""A few seconds of a drum loop, CC0 (see NOTICE.md beside it)."""
+"""A few seconds of sound, CC0 (see NOTICE.md beside it)."""
 
 
 @dataclass(frozen=True)

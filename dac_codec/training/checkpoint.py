@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -10,18 +9,16 @@ from typing import Any
 import torch
 
 from dac_codec.errors import CheckpointError
+from dac_codec.files import replacing
 
 
 def save(state: dict[str, Any], path: Path) -> None:
     """Write a state atomically: the file is either the old one or the whole new one."""
-    partial = path.with_name(path.name + ".partial")
     try:
-        torch.save(state, partial)
-        os.replace(partial, path)
-    except OSError as error:
+        with replacing(path) as temporary:
+            torch.save(state, temporary)
+    except (OSError, RuntimeError) as error:  # torch's writer says "RuntimeError" when the disk is full
         raise CheckpointError(f"can't write {path}: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load(path: Path) -> dict[str, Any]:

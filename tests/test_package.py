@@ -1,0 +1,58 @@
+"""What is installed, seen from outside the repository."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from importlib.metadata import requires
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_importing_costs_nothing() -> None:
+    code = "import dac_codec, sys; assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_public_names() -> None:
+    import dac_codec
+
+    for name in dac_codec.__all__:
+        assert getattr(dac_codec, name) is not None
+        assert name in dir(dac_codec)
+    assert re.fullmatch(r"\d+\.\d+\.\d+.*", dac_codec.__version__)
+    with pytest.raises(AttributeError, match="frobnicate"):
+        _ = dac_codec.frobnicate
+
+
+def test_the_codec_alone_does_not_ask_for_what_training_needs() -> None:
+    lines = requires("dac_codec") or []
+    needed = {re.split(r"[^\w-]", line)[0] for line in lines if "extra ==" not in line}
+    for_training = {re.split(r"[^\w-]", line)[0] for line in lines if re.search(r"extra == .train", line)}
+    assert {"torch", "soundfile"} <= needed
+    assert {"hydra-core", "wandb", "librosa", "torchaudio"} <= for_training
+    assert not needed & for_training
+
+
+def test_a_wheel_works_outside_the_repository(tmp_path: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
+    subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path, ROOT], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.stat().st_size < 16 * 2**20
+    site = tmp_path / "site"
+    subprocess.run([*pip, "install", "--no-deps", "--target", site, wheel], check=True)
+    # A site folder that comes before the editable install, and nothing of the repository in sight.
+    code = (
+        f"import sys; sys.path.insert(0, {str(site)!r})\n"
+        "import dac_codec\n"
+        "from dac_codec import cli\n"
+        f"assert dac_codec.__file__.startswith({str(site)!r})\n"
+        "cli.main(['demo', '--output', 'heard'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (tmp_path / "heard").iterdir()} == {"original.wav", "compressed.dac", "decoded.wav"}

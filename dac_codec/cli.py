@@ -1,42 +1,33 @@
-"""The command line: which files to read and write, flags, progress bars and exit codes.
+"""The command line: flags, progress bars and exit codes.
 
-What a command does to a file is in `codec`; here is what a shell needs around it. Exit codes: 0 all went well, 1 a file
-(or the whole run) failed, 2 the command line is wrong, 130 interrupted. Data alone goes to standard output, messages go
-to standard error. Whatever takes long to import is imported when a command needs it, so that `--help` is instant.
+What a command does to a file is in `codec`, which files it reads and writes in `jobs`. Exit codes: 0 all went well, 1 a
+file (or the whole run) failed, 2 the command line is wrong, 130 interrupted. Data alone goes to standard output,
+messages go to standard error. What is slow to import is imported when a command needs it: `--help` is instant.
 """
 
 from __future__ import annotations
 
-import io
 import json
-import os
-import stat
 import sys
 import time
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dac_codec.errors import BitstreamError, DacError, TruncatedBitstreamError
+from dac_codec.jobs import DASH, Guard, Job, Plan, decompressed_names, find_audio, find_dac, make_plan, shown
 
 if TYPE_CHECKING:
     from dac_codec.bitstream import Header, LegacyFile
     from dac_codec.codec import DacFile
     from dac_codec.model import DAC
 
-_DASH = "-"
-_STDIN = "<stdin>"
-_STDOUT = "<stdout>"
 _INTERRUPTED = 130  # 128 + SIGINT, as shells count
-
-_AUDIO_SUFFIXES = (".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".rf64", ".w64", ".wav")
-"""What may stand before the `.dac` of a file that was called after its whole original."""
 
 
 class _Commands(click.Group):
@@ -121,7 +112,7 @@ def compress(
     """
     if quantizers is not None and bitrate is not None:
         raise click.UsageError("--quantizers and --bitrate can't both be given")
-    plan = _plan(inputs, output, "sound files", _find_audio, lambda name: [f"{Path(name).stem}.dac", f"{name}.dac"])
+    plan = _plan(inputs, output, "sound files", find_audio, lambda name: [f"{Path(name).stem}.dac", f"{name}.dac"])
     from dac_codec import codec, pretrained
 
     _check_device(device)
@@ -132,7 +123,7 @@ def compress(
         raise click.UsageError(str(error)) from error
     show_progress = not quiet and len(plan.jobs) == 1
 
-    def work(job: _Job) -> str:
+    def work(job: Job) -> str:
         started = time.perf_counter()
         file = codec.compress(job.input(), loaded, quantizers, device=device, progress=show_progress)
         data = file.to_bytes()
@@ -168,14 +159,14 @@ def decompress(
     A file that ends early is decoded up to there, with exit code 1 unless --allow-truncated is given. The files of
     descript-audio-codec can be decompressed too; they don't say which model they need, so --model has to.
     """
-    plan = _plan(inputs, output, ".dac files", _find_dac, _decompressed_names)
+    plan = _plan(inputs, output, ".dac files", find_dac, decompressed_names)
     from dac_codec import audio, codec
 
     _check_device(device)
     models = _Models(model, device, progress=not quiet)
     show_progress = not quiet and len(plan.jobs) == 1
 
-    def work(job: _Job) -> str:
+    def work(job: Job) -> str:
         started = time.perf_counter()
         file, cut = _load(job, allow_truncated)
         waveform, sample_rate = codec.decompress(file, models.of(file), device, show_progress)
@@ -241,12 +232,12 @@ def convert(inputs: tuple[str, ...], output: str, model: str | None, force: bool
     IN... are .dac files, and folders with such files; each is converted to the other format. The codes stay as they
     are. Our files name their model; for those of descript-audio-codec, --model has to.
     """
-    plan = _plan(inputs, output, ".dac files", _find_dac, lambda name: [name])
+    plan = _plan(inputs, output, ".dac files", find_dac, lambda name: [name])
     from dac_codec import bitstream, codec
 
     models = _Models(model, "cpu", progress=not quiet)
 
-    def work(job: _Job) -> str:
+    def work(job: Job) -> str:
         file = codec.load(job.input())
         loaded = models.of(file)
         if isinstance(file, bitstream.LegacyFile):
@@ -286,232 +277,15 @@ def demo(output: Path, model: str | None, device: str) -> None:
     _check_device(device)
     result = run_demo(output, model, device)
     files = (result.original, result.compressed, result.decoded)
-    width = max(len(_shown(file)) for file in files)
+    width = max(len(shown(file)) for file in files)
     notes = (
         f"{result.seconds:.1f} s, {_size(result.pcm_bytes)} as 16-bit PCM",
         f"{_size(result.compressed_bytes)}, {result.bitrate / 1000:.2f} kbit/s, {result.ratio:.0f} times smaller",
         f"mel distance {result.mel_distance:.3f}, SI-SDR {result.si_sdr:.2f} dB",
     )
     for file, note in zip(files, notes, strict=True):
-        click.echo(f"{_shown(file):<{width}}  {note}")
+        click.echo(f"{shown(file):<{width}}  {note}")
     click.echo(f"Encoded {result.encode_speed:.1f}x and decoded {result.decode_speed:.1f}x as fast as real time.")
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# What to read and where to write
-# ----------------------------------------------------------------------------------------------------------------------
-
-
-class _Buffer(io.BytesIO):
-    """Standard input, read whole, under the name that messages give it."""
-
-    name = _STDIN
-
-
-@dataclass
-class _Job:
-    """One file to make from another.
-
-    Attributes:
-        source: file to read; None for standard input.
-        target: file to write; None for standard output.
-    """
-
-    source: Path | None
-    target: Path | None
-    _content: bytes | None = field(default=None, repr=False)
-
-    @property
-    def source_name(self) -> str:
-        return _STDIN if self.source is None else _shown(self.source)
-
-    @property
-    def target_name(self) -> str:
-        return _STDOUT if self.target is None else _shown(self.target)
-
-    def input(self) -> Path | BinaryIO:
-        """What to read from, from the beginning each time."""
-        if self.source is not None:
-            return self.source
-        if self._content is None:
-            self._content = sys.stdin.buffer.read()
-        return _Buffer(self._content)
-
-    def input_size(self) -> int:
-        """Bytes of the input."""
-        return len(self._content or b"") if self.source is None else self.source.stat().st_size
-
-    def output(self) -> Path | BinaryIO:
-        """What to write to; the target's folder is there from now on."""
-        if self.target is None:
-            return sys.stdout.buffer
-        self.target.parent.mkdir(parents=True, exist_ok=True)
-        return self.target
-
-    def write(self, data: bytes) -> None:
-        """Write the output, whole or not at all."""
-        from dac_codec import codec
-
-        output = self.output()
-        if isinstance(output, Path):
-            codec.write_bytes(output, data)
-        else:
-            output.write(data)
-            self.flush()
-
-    def flush(self) -> None:
-        """Make sure that standard output has arrived, where it is the target: closing it at exit hides errors."""
-        if self.target is None:
-            sys.stdout.buffer.flush()
-
-
-@dataclass
-class _Plan:
-    """What a run is to do, and the inputs that it can't do anything with."""
-
-    jobs: list[_Job]
-    failures: list[str]
-
-
-def _plan(
-    inputs: tuple[str, ...],
-    output: str | None,
-    what: str,
-    find: Callable[[Path], list[Path]],
-    names: Callable[[str], list[str]],
-) -> _Plan:
-    """Decide which files to read and how to call what comes of them. Ends the run if nothing is left to do.
-
-    Args:
-        inputs: files and folders, or a single "-".
-        output: a file, a folder, "-", or None for beside each input.
-        what: what to look for in folders.
-        find: does so, and lists it.
-        names: for a file's name, the names that its output may have; of files that would share an output, each gets the
-            next of its names.
-
-    Raises:
-        click.UsageError: the inputs and the output don't go together.
-    """
-    if _DASH in inputs or output == _DASH:
-        return _Plan([_stream_job(inputs, output)], [])
-    several = len(inputs) > 1 or _is_folder(inputs[0])
-    into_folder = output is not None and (several or _is_folder(output) or output.endswith(_separators()))
-    if output is not None and into_folder and _identity(Path(output)) is not None and not _is_folder(output):
-        raise click.UsageError(f"{_shown(output)} must be a folder, as there are several inputs or a folder")
-
-    failures = []
-    candidates: dict[tuple[Path, Path], tuple[Path, list[Path]]] = {}
-    for argument in map(Path, inputs):
-        root, files = argument.parent, [argument]
-        if _is_folder(argument):
-            root = argument
-            try:
-                files = find(argument)
-            except (DacError, OSError) as error:
-                failures.append(_named(_shown(argument), error))
-                continue
-            if not files:
-                failures.append(f"{_shown(argument)}: no {what} in this folder or below it")
-        for file in files:
-            if output is None or into_folder:
-                folder = file.parent if output is None else Path(output, file.parent.relative_to(root))
-                paths = [folder / name for name in names(file.name)]
-            else:
-                paths = [Path(output)]
-            # The same input for the same output is one job, however often it was named.
-            candidates.setdefault((_canonical(file), paths[0]), (file, paths))
-
-    targets = _distinct([paths for _, paths in candidates.values()])
-    jobs = [_Job(source, target) for (source, _), target in zip(candidates.values(), targets, strict=True)]
-    by_target: dict[Path, _Job] = {}
-    for job, target in zip(jobs, targets, strict=True):
-        other = by_target.setdefault(_canonical(target), job)
-        if other is not job:
-            raise click.UsageError(
-                f"{other.source_name} and {job.source_name} would both become {job.target_name}; put them in separate "
-                "runs with an output each, or give the folder that holds both"
-            )
-    if not jobs:
-        _finish(failures)
-    return _Plan(jobs, failures)
-
-
-def _stream_job(inputs: tuple[str, ...], output: str | None) -> _Job:
-    """The one job of a run that reads standard input or writes standard output."""
-    if len(inputs) > 1 or _is_folder(inputs[0]):
-        raise click.UsageError("standard input and output (-) are for a single file: give one input, and no folder")
-    source = None if inputs[0] == _DASH else Path(inputs[0])
-    target = None if output in (None, _DASH) else Path(str(output))
-    if target is not None and (_is_folder(target) or str(output).endswith(_separators())):
-        raise click.UsageError(f"{_shown(target)} is a folder: name a file in it for what comes from standard input")
-    if source is None and sys.stdin.isatty():
-        raise click.UsageError("standard input is a terminal: redirect a file to it, or name files")
-    if target is None and sys.stdout.isatty():
-        raise click.UsageError("standard output is a terminal, the data is binary: redirect it, or name a file with -o")
-    return _Job(source, target)
-
-
-def _is_folder(path: str | Path) -> bool:
-    try:
-        return Path(path).is_dir()
-    except OSError:  # What is in the way is said when the path is opened.
-        return False
-
-
-def _canonical(path: Path) -> Path:
-    """One name for a file that can be called in several ways."""
-    return path.parent.resolve() / path.name
-
-
-def _separators() -> tuple[str, ...]:
-    return (os.sep,) if os.altsep is None else (os.sep, os.altsep)
-
-
-def _distinct(candidates: list[list[Path]]) -> list[Path]:
-    """Choose a path for each file, such that as few as possible are equal or differ only in upper and lower case.
-
-    All start with their first candidate, and those that collide go on to their next until none can. What is chosen
-    depends on the inputs alone: not on their order, and not on what is there already.
-    """
-    chosen = [0] * len(candidates)
-    while True:
-        paths = [paths[index] for paths, index in zip(candidates, chosen, strict=True)]
-        keys = [str(_canonical(path)).casefold() for path in paths]
-        count = Counter(keys)
-        movable = [i for i, key in enumerate(keys) if count[key] > 1 and chosen[i] + 1 < len(candidates[i])]
-        if not movable:
-            return paths
-        for i in movable:
-            chosen[i] += 1
-
-
-def _decompressed_names(name: str) -> list[str]:
-    path = Path(name)
-    stem = path.stem if path.suffix.lower() == ".dac" else name
-    original = Path(stem).stem if Path(stem).suffix.lower() in _AUDIO_SUFFIXES else stem
-    return [f"{original}.wav", f"{stem}.wav", f"{name}.wav"]
-
-
-def _find_audio(folder: Path) -> list[Path]:
-    from dac_codec import audio
-
-    return audio.find_audio(folder)
-
-
-def _find_dac(folder: Path) -> list[Path]:
-    """The .dac files in a folder and below it, sorted; hidden ones don't count, as with sound files."""
-
-    def visible() -> Iterator[Path]:
-        for parent, folders, files in os.walk(folder, onerror=_raise):
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            yield from (Path(parent, name) for name in files if not name.startswith("."))
-
-    return sorted(path for path in visible() if path.suffix.lower() == ".dac" and path.is_file())
-
-
-def _raise(error: OSError) -> None:
-    raise error
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -548,7 +322,7 @@ class _Models:
         return self._by_name[name]
 
 
-def _load(job: _Job, allow_truncated: bool) -> tuple[DacFile | LegacyFile, TruncatedBitstreamError | None]:
+def _load(job: Job, allow_truncated: bool) -> tuple[DacFile | LegacyFile, TruncatedBitstreamError | None]:
     """The file of a job, and the error that it raises if it ends early."""
     from dac_codec import codec
 
@@ -570,7 +344,21 @@ def _check_device(device: str) -> None:
         raise DacError("there is no CUDA device that PyTorch can use here: leave out --device, or give --device cpu")
 
 
-def _run(plan: _Plan, work: Callable[[_Job], str], force: bool, quiet: bool) -> None:
+def _plan(
+    inputs: tuple[str, ...],
+    output: str | None,
+    what: str,
+    find: Callable[[Path], list[Path]],
+    names: Callable[[str], list[str]],
+) -> Plan:
+    """The plan of a run (see `make_plan`), which ends at once if there is nothing to do."""
+    plan = make_plan(inputs, output, what, find, names)
+    if not plan.jobs:
+        _finish([_named(name, error) for name, error in plan.failures])
+    return plan
+
+
+def _run(plan: Plan, work: Callable[[Job], str], force: bool, quiet: bool) -> None:
     """Do every job, whatever becomes of the others, and end the run with exit code 1 if any failed.
 
     Args:
@@ -581,8 +369,8 @@ def _run(plan: _Plan, work: Callable[[_Job], str], force: bool, quiet: bool) -> 
     """
     from tqdm import tqdm
 
-    failures = list(plan.failures)
-    guard = _Guard(plan.jobs, force)
+    failures = [_named(name, error) for name, error in plan.failures]
+    guard = Guard(plan.jobs, force)
     hide_bar = True if quiet or len(plan.jobs) == 1 else None  # None: unless it is a terminal
     for job in tqdm(plan.jobs, unit="file", leave=False, disable=hide_bar):
         try:
@@ -600,49 +388,6 @@ def _run(plan: _Plan, work: Callable[[_Job], str], force: bool, quiet: bool) -> 
             if not quiet:
                 tqdm.write(f"{job.source_name} -> {job.target_name}  {line}", file=sys.stderr)
     _finish(failures)
-
-
-class _Guard:
-    """Says which files a run must not write to: its inputs, what it has written already, and others without --force.
-
-    Files are told apart by what they are on disk, not by their names: links and file systems that don't tell upper from
-    lower case make two names of one file.
-    """
-
-    def __init__(self, jobs: Iterable[_Job], force: bool) -> None:
-        self._force = force
-        self._inputs = {_identity(job.source) for job in jobs if job.source is not None}
-        self._outputs: set[tuple[int, int] | None] = set()
-
-    def check(self, target: Path | None) -> None:
-        """Raise a DacError if `target` must not be written to."""
-        identity = _identity(target)
-        if target is None or identity is None:
-            return
-        name = _shown(target)
-        if identity in self._inputs:
-            raise DacError(f"{name} is an input of this run and is not overwritten: choose another output")
-        if identity in self._outputs:
-            raise DacError(
-                f"{name} was already written in this run, from another input: here, upper and lower case are the same"
-            )
-        if not stat.S_ISREG(target.stat().st_mode):
-            raise DacError(f"{name} exists and is not a file: choose another output (- is standard output)")
-        if not self._force:
-            raise DacError(f"{name} exists: --force overwrites it")
-
-    def remember(self, target: Path | None) -> None:
-        """Note an output of the run."""
-        self._outputs.add(_identity(target))
-
-
-def _identity(path: Path | None) -> tuple[int, int] | None:
-    """What tells a file from every other; None where there is none."""
-    try:
-        status = None if path is None else path.stat()
-    except OSError:
-        return None
-    return None if status is None else (status.st_dev, status.st_ino)
 
 
 @contextmanager
@@ -677,7 +422,7 @@ def _describe(name: str) -> dict[str, Any]:
     """The fields of a .dac file of either kind; "-" is standard input."""
     from dac_codec import bitstream
 
-    data = sys.stdin.buffer.read() if name == _DASH else Path(name).read_bytes()
+    data = sys.stdin.buffer.read() if name == DASH else Path(name).read_bytes()
     if bitstream.is_legacy(data):
         fields = _legacy_fields(bitstream.read_legacy(data))
     else:
@@ -739,7 +484,7 @@ def _legacy_fields(file: LegacyFile) -> dict[str, Any]:
 def _as_text(fields: dict[str, Any]) -> str:
     """The fields of a file as lines for people."""
     units: dict[str, Callable[[Any], str]] = {
-        "file": _shown,
+        "file": shown,
         "truncated": lambda value: "yes, only what comes before the cut counts here" if value else "no",
         "sample_rate": lambda value: f"{value} Hz",
         "duration": lambda value: f"{value:.3f} s",
@@ -770,11 +515,6 @@ def _size(n_bytes: int) -> str:
         size /= 1000
         units.pop(0)
     return f"{size:.1f} {units[0]}"
-
-
-def _shown(path: str | Path) -> str:
-    """A path as a terminal can show it."""
-    return click.format_filename(path)
 
 
 def _named(name: str, error: Exception) -> str:

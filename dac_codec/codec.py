@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -143,7 +145,7 @@ def compress(
     normalized, gain_db = sound.normalize(
         sound.resample(original, sample_rate, model.sample_rate), model.sample_rate, TARGET_LUFS
     )
-    with torch.inference_mode():
+    with torch.inference_mode(), _network_errors():
         codes = streaming.encode(model, torch.from_numpy(normalized)[:, None], n_quantizers, progress)
     header = Header(
         model_fingerprint=pretrained.fingerprint(model)[:8],
@@ -352,13 +354,13 @@ def _check_legacy(file: LegacyFile, model: DAC) -> None:
 
 def _decode(file: DacFile, model: DAC, progress: bool) -> np.ndarray:
     """What the network makes of a file's codes [C, F * hop], at the model's rate and the network's loudness."""
-    with torch.inference_mode():
+    with torch.inference_mode(), _network_errors():
         decoded: np.ndarray = streaming.decode(model, file.codes, progress)[:, 0].numpy()
     return decoded
 
 
 def _decode_legacy(file: LegacyFile, model: DAC) -> Tensor:
-    """Decode as descript-audio-codec does: window by window, then every channel to the loudness that the file states."""
+    """Decode as descript-audio-codec does: window by window, then each channel to the loudness that the file states."""
     _check_legacy(file, model)
     decoder = model.decoder if file.padding else model.decoder.without_padding()
     codes = torch.from_numpy(file.codes.astype(np.int64))
@@ -392,15 +394,23 @@ def _read_bytes(source: PathOrFile) -> bytes:
     return data
 
 
-class _naming:
+@contextmanager
+def _network_errors() -> Iterator[None]:
+    """Turns what PyTorch says when memory is short into an error that a user can act on."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "out of memory" in str(error) or "allocate memory" in str(error):
+            raise DacError("there is not enough memory for this audio on this device") from error
+        raise
+
+
+@contextmanager
+def _naming(source: PathOrFile) -> Iterator[None]:
     """Puts a file's name in front of what is wrong with it."""
-
-    def __init__(self, source: PathOrFile) -> None:
-        self.name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, BitstreamError) and self.name is not None:
-            raise type(error)(f"{self.name}: {error}") from error
+    try:
+        yield
+    except BitstreamError as error:
+        if isinstance(source, (str, os.PathLike)):
+            raise type(error)(f"{os.fspath(source)}: {error}") from error
+        raise

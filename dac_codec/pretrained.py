@@ -166,11 +166,13 @@ def save(
 def fingerprint(model: DAC) -> bytes:
     """The identity of a model, 32 bytes: equal for equal weights and configuration, however they were stored.
 
-    It is the SHA-256 of the configuration as JSON (keys sorted, no spaces), followed for each tensor, sorted by its
+    It is the SHA-256 of the configuration as JSON (keys sorted, no spaces; without `quantizer_dropout`, which makes no
+    difference once a model is trained), followed for each tensor, sorted by its
     published name, by the line "\\n<name> [<sizes>]\\n" and the values as little-endian float32, all in UTF-8.
     """
-    digest = hashlib.sha256()
-    digest.update(json.dumps(model.config.to_dict(), sort_keys=True, separators=(",", ":")).encode())
+    config = model.config.to_dict()
+    del config["quantizer_dropout"]
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, separators=(",", ":")).encode())
     for key, tensor in sorted(_canonical(model.state_dict()).items()):
         digest.update(f"\n{key} {list(tensor.shape)}\n".encode())
         digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().astype("<f4", copy=False).data)

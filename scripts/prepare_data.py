@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import csv
 import hashlib
-import os
 import re
 import subprocess
 import sys
@@ -139,7 +138,7 @@ def main() -> int:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(field.name for field in fields(Entry))
         writer.writerows(astuple(entry) for entry in entries)
-    os.replace(partial, manifest)
+    partial.replace(manifest)
     minutes: Counter[tuple[str, str]] = Counter()
     for entry in entries:
         minutes[entry.domain, entry.split] += entry.duration / 60  # type: ignore[assignment]

@@ -43,12 +43,11 @@ class DACConfig:
         object.__setattr__(self, "decoder_rates", tuple(int(rate) for rate in self.decoder_rates))
         # Published checkpoints write "no dropout" as False.
         object.__setattr__(self, "quantizer_dropout", float(self.quantizer_dropout))
+        _check_positive("encoder_dim", self.encoder_dim)
         if self.latent_dim is None:
             object.__setattr__(self, "latent_dim", self.encoder_dim * 2 ** len(self.encoder_rates))
-        for name in ("encoder_dim", "latent_dim", "decoder_dim", "n_codebooks", "codebook_dim", "sample_rate"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be a positive integer, not {value!r}")
+        for name in ("latent_dim", "decoder_dim", "n_codebooks", "codebook_dim", "sample_rate"):
+            _check_positive(name, getattr(self, name))
         if not isinstance(self.codebook_size, int) or not 2 <= self.codebook_size <= 65536:
             raise ValueError(f"codebook_size must be between 2 and 65536, not {self.codebook_size!r}")
         if not self.encoder_rates or min(self.encoder_rates + self.decoder_rates) < 1:
@@ -105,6 +104,11 @@ class DACConfig:
             return cls(**values)
         except TypeError as error:
             raise ValueError(f"bad model configuration: {error}") from error
+
+
+def _check_positive(name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be a positive integer, not {value!r}")
 
 
 PRESETS: dict[str, DACConfig] = {

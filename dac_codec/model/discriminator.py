@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +42,7 @@ class MultiPeriodDiscriminator(nn.Module):
         channels = (1, 32, 128, 512, 1024, 1024)
         self.convs = nn.ModuleList(
             _activated(_conv2d(before, after, (5, 1), (3 if after > before else 1, 1), (2, 0)))
-            for before, after in zip(channels[:-1], channels[1:], strict=True)
+            for before, after in pairwise(channels)
         )
         self.conv_post = _conv2d(1024, 1, (3, 1), padding=(1, 0))
 

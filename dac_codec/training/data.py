@@ -64,6 +64,7 @@ class ExcerptDataset(Dataset[Tensor]):
         tries: how often an excerpt is drawn before a quiet one is accepted.
         attenuation: half of the excerpts are lowered by up to this many dB after normalization. Whole files have
             pauses and quiet passages, which excerpts that are all equally loud would not prepare a model for.
+        silence: share of the excerpts of which a random part, at the beginning or the end, becomes digital silence.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class ExcerptDataset(Dataset[Tensor]):
         quietest: float = -40.0,
         tries: int = 8,
         attenuation: float = 0.0,
+        silence: float = 0.0,
     ) -> None:
         self.sample_rate = sample_rate
         self.length = length
@@ -85,6 +87,7 @@ class ExcerptDataset(Dataset[Tensor]):
         self.quietest = quietest
         self.tries = tries
         self.attenuation = attenuation
+        self.silence = silence
         weights = weights or {one.domain: 1.0 for one in sounds}
         self.domains = [name for name in sorted(weights) if weights[name] > 0]
         total = sum(weights[name] for name in self.domains)
@@ -118,6 +121,9 @@ class ExcerptDataset(Dataset[Tensor]):
                 break
         if random.random() < 0.5:
             excerpt = sound.apply_gain(excerpt, -self.attenuation * random.random())
+        if random.random() < self.silence:
+            cut = int(random.integers(self.length))
+            excerpt[:, slice(cut) if random.random() < 0.5 else slice(cut, None)] = 0.0
         return torch.from_numpy(excerpt)
 
     def _excerpt(self, chosen: Sound, random: np.random.Generator) -> np.ndarray:

@@ -99,6 +99,7 @@ class DataConfig:
     excerpt: int = 16384
     weights: Mapping[str, float] | None = None
     attenuation: float = 0.0
+    silence: float = 0.0
     validation_excerpts: int = 48
 
 
@@ -144,6 +145,7 @@ class Trainer:
             data.weights,
             trainer.seed,
             attenuation=data.attenuation,
+            silence=data.silence,
         )
         # Validation hears longer excerpts, always the same ones.
         self.validation = ExcerptDataset(

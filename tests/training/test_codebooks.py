@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 
 from dac_codec.model import DAC, DACConfig
@@ -30,7 +32,7 @@ def test_each_codebook_takes_a_good_part_of_what_is_left() -> None:
         left.append(float((quantized.z[0].t() - latents).square().sum() / spread))
         assert quantized.codes[0, -1].unique().numel() > 50
     assert left[0] < 0.7
-    assert all(after < 0.85 * before for before, after in zip(left[:-1], left[1:], strict=True))
+    assert all(after < 0.85 * before for before, after in pairwise(left))
 
 
 def test_k_means_finds_separate_clusters() -> None:

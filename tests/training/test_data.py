@@ -67,3 +67,10 @@ def test_what_is_not_a_manifest(tmp_path: Path, manifest: Path) -> None:
         read_manifest(tmp_path / "none.csv", "train")
     with pytest.raises(AudioError, match="holiday"):
         read_manifest(manifest, "holiday")
+
+
+def test_a_share_of_them_is_partly_silent(manifest: Path) -> None:
+    cut = dataset(manifest, silence=0.5)
+    ends = [cut[index][0, [0, -1]] for index in range(40)]
+    silent = sum(bool((end == 0).any()) for end in ends)
+    assert 10 < silent < 30

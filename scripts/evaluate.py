@@ -1,4 +1,4 @@
-"""Measure a model on the test split: `python scripts/evaluate.py --manifest .../manifest.csv --output report/`.
+"""Measure a model on sounds that it was not trained on: `python scripts/evaluate.py --manifest .../manifest.csv --output report/`.
 
 Prints the table of the model card, and leaves it in the output folder with every clip's figures and pictures of some
 spectrograms, the original above what was decoded.
@@ -46,12 +46,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--manifest", type=Path, required=True, help="written by scripts/prepare_data.py")
     parser.add_argument("--model", default=DEFAULT_MODEL, help="name, folder or file")
+    parser.add_argument("--split", choices=("test", "val"), default="test", help="which files to take clips from")
     parser.add_argument("--output", type=Path, required=True, help="folder for the report")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     try:
         model = DAC.from_pretrained(arguments.model)
-        clips = report.held_out_clips(arguments.manifest, model.sample_rate)
+        clips = report.held_out_clips(arguments.manifest, model.sample_rate, split=arguments.split)
         originals = {clip.name: clip.waveform for clip in clips}
         rows = []
         for row, decoded in report.evaluate(model, clips):

@@ -39,7 +39,7 @@ PACKAGES = (
     Package("tuxpaint-stamps-default", "GPL-2", "speech"),
     Package("klettres-data", "GPL-2+", "speech"),
     Package("wesnoth-1.16-music", "GPL-2+", "music"),
-    Package("warzone2100-music", "GPL-2+ / CC-BY-SA-3.0 (see the package's copyright file)", "music"),
+    Package("warzone2100-music", "GPL-2+", "music"),
     Package("sonic-pi-samples", "CC0-1.0", "effects"),
 )
 

@@ -1,4 +1,4 @@
-"""A model's quality on the test split of a data set, domain by domain, beside what it has to beat."""
+"""A model's quality on held-out sounds of a data set, domain by domain, beside what it has to beat."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dac_codec.model import DAC
 
 @dataclass(frozen=True)
 class Clip:
-    """A mono excerpt [1, T] of the test split."""
+    """A mono excerpt [1, T] of a held-out sound, or of several joined."""
 
     name: str
     domain: str
@@ -41,8 +41,10 @@ class Row:
     kbps: float
 
 
-def held_out_clips(manifest: Path, sample_rate: int, per_domain: int = 16, seconds: float = 5.0) -> list[Clip]:
-    """Clips of one length from the test split, the same on every machine.
+def held_out_clips(
+    manifest: Path, sample_rate: int, per_domain: int = 18, seconds: float = 5.0, split: str = "test"
+) -> list[Clip]:
+    """Clips of one length from a split of a data set, the same on every machine.
 
     Files that are shorter than a clip are joined with the ones after them in the manifest; a longer one gives several
     clips, evenly spread. A domain with less sound than asked for gives as many clips as it has files to begin with.
@@ -52,7 +54,7 @@ def held_out_clips(manifest: Path, sample_rate: int, per_domain: int = 16, secon
     """
     try:
         with manifest.open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
+            rows = [row for row in csv.DictReader(file) if row["split"] == split]
     except (OSError, KeyError) as error:
         raise AudioError(f"{manifest} is not a manifest ({error!r})") from error
     by_domain = defaultdict(list)

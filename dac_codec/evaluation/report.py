@@ -57,6 +57,8 @@ def held_out_clips(
             rows = [row for row in csv.DictReader(file) if row["split"] == split]
     except (OSError, KeyError) as error:
         raise AudioError(f"{manifest} is not a manifest ({error!r})") from error
+    if not rows:
+        raise AudioError(f"{manifest} has no files in its {split} split")
     by_domain = defaultdict(list)
     for row in rows:
         by_domain[row["domain"]].append(manifest.parent / row["path"])

@@ -1,6 +1,8 @@
-"""Measure a model on sounds that it was not trained on: `python scripts/evaluate.py --manifest .../manifest.csv --output report/`.
+"""Measure a model on sounds that it was not trained on.
 
-Prints the table of the model card, and leaves it in the output folder with every clip's figures and pictures of some
+    python scripts/evaluate.py --manifest data/manifest.csv --output report
+
+prints the table of the model card, and leaves it in the output folder with every clip's figures and pictures of some
 spectrograms, the original above what was decoded.
 """
 

@@ -30,7 +30,7 @@ def main(config: DictConfig) -> None:
             LossWeights(**values["loss"]),
             TrainerConfig(stages=stages, **trainer),
         ).run()
-    except (DacError, ValueError, TypeError) as error:
+    except (DacError, ValueError, TypeError, FloatingPointError) as error:
         sys.exit(f"train: {error}")
 
 

@@ -116,6 +116,7 @@ class Trainer:
         self.step = 0
 
         self.model = DAC(model)
+        self.model.name = self.folder.name
         if trainer.fan_in_init:
             for conv in convolutions(self.model):
                 conv.weight = nn.init.kaiming_uniform_(torch.empty_like(conv.weight), a=math.sqrt(5))
@@ -164,22 +165,21 @@ class Trainer:
         """Where the state of the run is."""
         return self.folder / "last.pt"
 
-    @property
-    def stage(self) -> Stage:
-        """The stage that the next step belongs to."""
-        return next((stage for stage in self.config.stages if self.step < stage.until), self.config.stages[-1])
+    def stage(self, step: int) -> Stage:
+        """The stage that a step belongs to, the first one being step 0."""
+        return next((stage for stage in self.config.stages if step < stage.until), self.config.stages[-1])
 
     def run(self) -> None:
         """Train to the end of the last stage, or until Ctrl-C or SIGTERM, which save the state and return."""
         stop = _StopSignal()
         n_steps = self.config.stages[-1].until
-        quantized = self.step > 0 and self.stage_at(self.step - 1).quantize
+        quantized = self.step > 0 and self.stage(self.step - 1).quantize
         with (
             (self.folder / "log.jsonl").open("a") as log,
             tqdm(total=n_steps, initial=self.step, disable=None) as progress,
         ):
             for batch in self._batches():
-                if self.stage.quantize and not quantized:
+                if self.stage(self.step).quantize and not quantized:
                     if self.step > 0:
                         self._fit_codebooks()
                     quantized = True
@@ -202,10 +202,6 @@ class Trainer:
                     return
         self.model.eval().save_pretrained(self.folder / "model")
 
-    def stage_at(self, step: int) -> Stage:
-        """The stage that a step belongs to."""
-        return next(stage for stage in self.config.stages if step < stage.until)
-
     def _batches(self) -> Iterator[Tensor]:
         """The batches that are left of the run."""
         rest = Subset(self.data, range(self.step * self.config.batch_size, len(self.data)))
@@ -223,10 +219,10 @@ class Trainer:
 
     def _train_step(self, real: Tensor) -> dict[str, float]:
         """One step of the discriminators (in an adversarial stage) and one of the generator, on audio [B, 1, T]."""
-        stage = self.stage
+        stage = self.stage(self.step)
         self._set_learning_rate()
         self.model.train()
-        z = self.encoder(real)
+        z = self.encoder(self.model.preprocess(real))
         commitment = codebook = z.new_zeros(())
         if stage.quantize:
             quantized = self.model.quantizer(z, generator=self.random)
@@ -276,7 +272,10 @@ class Trainer:
         self.model.eval()
         batches = range(self.config.codebook_batches * self.config.batch_size)
         loader = self._loader(Subset(self.data, batches))
-        latents = [self.model.encoder(batch.to(self.device)).transpose(1, 2).flatten(0, 1) for batch in loader]
+        latents = [
+            self.model.encoder(self.model.preprocess(batch.to(self.device))).transpose(1, 2).flatten(0, 1)
+            for batch in loader
+        ]
         codebooks.initialise(self.model, torch.cat(latents), self.random)
         # What Adam remembers of the random projections is worth nothing now.
         for parameter in self.model.quantizer.parameters():
@@ -289,12 +288,12 @@ class Trainer:
         rows, codes = [], []
         for index in range(len(self.validation)):
             real = self.validation[index][None].to(self.device)
-            z = self.model.encoder(real)
-            if self.stage_at(self.step - 1).quantize:
+            z = self.model.encoder(self.model.preprocess(real))
+            if self.stage(self.step - 1).quantize:
                 quantized = self.model.quantizer(z)
                 z = quantized.z
                 codes.append(quantized.codes[0])
-            fake = self.model.decode(z)
+            fake = self.model.decode(z)[..., : real.shape[-1]]
             distance = self.mel_distance(Spectra(fake), Spectra(real))
             rows.append(torch.stack([distance, si_sdr(fake, real)[0]]))
         mean = torch.stack(rows).mean(0)

@@ -13,7 +13,11 @@ from dac_codec.model import DAC
 from dac_codec.model.layers import convolutions
 
 WINDOW_SAMPLES = 1 << 19
-"""Samples of a window without its context: 12 s at 44.1 kHz. Memory grows with this and not with the file."""
+"""Samples of a window, all channels together, without its context: 12 s of mono at 44.1 kHz. Memory grows with this and
+not with the file."""
+
+_SHORTEST_WINDOW = 32
+"""Frames; a shorter window would spend most of its time on its context."""
 
 
 def encoder_context(model: DAC) -> int:
@@ -47,7 +51,7 @@ def _reach(conv: nn.Conv1d | nn.ConvTranspose1d) -> int:
 def encode(model: DAC, audio: Tensor, n_quantizers: int | None = None, progress: bool = False) -> Tensor:
     """Codes [B, N, F] of audio [B, 1, T], as `model.encode` gives them, in memory that does not grow with T.
 
-    Audio of up to `WINDOW_SAMPLES` is encoded in one piece. Beyond that, codes can differ from those of the whole
+    Audio of up to `WINDOW_SAMPLES` in all is encoded in one piece. Beyond that, codes can differ from those of the whole
     where two entries are equally near to float32 round-off.
 
     Raises:
@@ -56,7 +60,7 @@ def encode(model: DAC, audio: Tensor, n_quantizers: int | None = None, progress:
     audio = model.preprocess(audio)
     hop, context = model.hop_length, encoder_context(model)
     parts = []
-    for first, last in _windows(audio.shape[-1] // hop, hop, progress, "encoding"):
+    for first, last in _windows(audio.shape[-1] // hop, hop * audio.shape[0], progress, "encoding"):
         start = max(0, first - context)
         window = audio[..., start * hop : (last + context) * hop].to(model.device)
         codes = model.encode(window, n_quantizers).codes
@@ -72,16 +76,16 @@ def decode(model: DAC, codes: Tensor, progress: bool = False) -> Tensor:
     """
     hop, context = model.hop_length, decoder_context(model)
     parts = []
-    for first, last in _windows(codes.shape[-1], hop, progress, "decoding"):
+    for first, last in _windows(codes.shape[-1], hop * codes.shape[0], progress, "decoding"):
         start = max(0, first - context)
         audio = model.decode_codes(codes[..., start : last + context].to(model.device))
         parts.append(audio[..., (first - start) * hop : (last - start) * hop].cpu())
     return torch.cat(parts, -1)
 
 
-def _windows(n_frames: int, hop: int, progress: bool, what: str) -> Iterator[tuple[int, int]]:
+def _windows(n_frames: int, samples_per_frame: int, progress: bool, what: str) -> Iterator[tuple[int, int]]:
     """First and last (exclusive) frame of each window."""
-    size = max(1, WINDOW_SAMPLES // hop)
+    size = max(_SHORTEST_WINDOW, WINDOW_SAMPLES // samples_per_frame)
     with tqdm(total=n_frames, unit="frame", desc=what, disable=None if progress else True, leave=False) as bar:
         for first in range(0, n_frames, size):
             last = min(first + size, n_frames)

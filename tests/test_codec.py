@@ -137,7 +137,7 @@ def test_the_references_files_decode_to_its_audio(path: Path) -> None:
     waveform, rate = decompress(path, model)
     assert rate == int(np.load(path.with_suffix(".npz"))["sample_rate"])
     assert waveform.shape == expected.shape
-    assert np.abs(waveform.numpy() - expected).max() <= 1e-3 * np.abs(expected).max()
+    assert np.abs(waveform.numpy() - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("channels", [1, 2])

@@ -51,8 +51,8 @@ def _reach(conv: nn.Conv1d | nn.ConvTranspose1d) -> int:
 def encode(model: DAC, audio: Tensor, n_quantizers: int | None = None, progress: bool = False) -> Tensor:
     """Codes [B, N, F] of audio [B, 1, T], as `model.encode` gives them, in memory that does not grow with T.
 
-    Audio of up to `WINDOW_SAMPLES` in all is encoded in one piece. Beyond that, codes can differ from those of the whole
-    where two entries are equally near to float32 round-off.
+    Audio of up to `WINDOW_SAMPLES` in all is encoded in one piece. Beyond that, codes can differ from those of the
+    whole where two entries are equally near to float32 round-off.
 
     Raises:
         ValueError: a wrong shape, or `n_quantizers` out of range.

@@ -112,7 +112,9 @@ def compress(
     """
     if quantizers is not None and bitrate is not None:
         raise click.UsageError("--quantizers and --bitrate can't both be given")
-    plan = _plan(inputs, output, "sound files", find_audio, lambda name: [f"{Path(name).stem}.dac", f"{name}.dac"])
+    plan = _not_empty(
+        make_plan(inputs, output, "sound files", find_audio, lambda name: [f"{Path(name).stem}.dac", f"{name}.dac"])
+    )
     from dac_codec import codec, pretrained
 
     _check_device(device)
@@ -159,7 +161,7 @@ def decompress(
     A file that ends early is decoded up to there, with exit code 1 unless --allow-truncated is given. The files of
     descript-audio-codec can be decompressed too; they don't say which model they need, so --model has to.
     """
-    plan = _plan(inputs, output, ".dac files", find_dac, decompressed_names)
+    plan = _not_empty(make_plan(inputs, output, ".dac files", find_dac, decompressed_names))
     from dac_codec import audio, codec
 
     _check_device(device)
@@ -232,7 +234,7 @@ def convert(inputs: tuple[str, ...], output: str, model: str | None, force: bool
     IN... are .dac files, and folders with such files; each is converted to the other format. The codes stay as they
     are. Our files name their model; for those of descript-audio-codec, --model has to.
     """
-    plan = _plan(inputs, output, ".dac files", find_dac, lambda name: [name])
+    plan = _not_empty(make_plan(inputs, output, ".dac files", find_dac, lambda name: [name]))
     from dac_codec import bitstream, codec
 
     models = _Models(model, "cpu", progress=not quiet)
@@ -344,15 +346,8 @@ def _check_device(device: str) -> None:
         raise DacError("there is no CUDA device that PyTorch can use here: leave out --device, or give --device cpu")
 
 
-def _plan(
-    inputs: tuple[str, ...],
-    output: str | None,
-    what: str,
-    find: Callable[[Path], list[Path]],
-    names: Callable[[str], list[str]],
-) -> Plan:
-    """The plan of a run (see `make_plan`), which ends at once if there is nothing to do."""
-    plan = make_plan(inputs, output, what, find, names)
+def _not_empty(plan: Plan) -> Plan:
+    """The plan of a run, which ends at once if there is nothing to do."""
     if not plan.jobs:
         _finish([_named(name, error) for name, error in plan.failures])
     return plan

@@ -27,7 +27,7 @@ import urllib.request
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from email.message import Message
 from pathlib import Path
 from typing import Any, Literal
@@ -61,6 +61,9 @@ PUBLISHED = {
 """The published models: release tag and file below `DOWNLOAD_URL`, by name."""
 
 _FORMAT = 1
+
+# Fields of a configuration that came after the first files were written.
+_VARIATIONS = frozenset(("activation", "lookup", "codebook_learning"))
 _CONFIG_FILE = "config.json"
 _WEIGHTS_FILE = "model.safetensors"
 _STORED_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -167,11 +170,15 @@ def fingerprint(model: DAC) -> bytes:
     """The identity of a model, 32 bytes: equal for equal weights and configuration, however they were stored.
 
     It is the SHA-256 of the configuration as JSON (keys sorted, no spaces; without `quantizer_dropout`, which makes no
-    difference once a model is trained), followed for each tensor, sorted by its
-    published name, by the line "\\n<name> [<sizes>]\\n" and the values as little-endian float32, all in UTF-8.
+    difference once a model is trained, and without those of `activation`, `lookup` and `codebook_learning` that are
+    as in every published model), followed for each tensor, sorted by its published name, by the line
+    "\\n<name> [<sizes>]\\n" and the values as little-endian float32, all in UTF-8.
     """
     config = model.config.to_dict()
     del config["quantizer_dropout"]
+    for field in fields(model.config):
+        if field.name in _VARIATIONS and config[field.name] == field.default:
+            del config[field.name]
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, separators=(",", ":")).encode())
     for key, tensor in sorted(_canonical(model.state_dict()).items()):
         digest.update(f"\n{key} {list(tensor.shape)}\n".encode())

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Literal, get_args
+
+Activation = Literal["snake", "relu"]
+Lookup = Literal["cosine", "euclidean"]
+CodebookLearning = Literal["gradient", "moving_average"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,11 @@ class DACConfig:
         codebook_dim: width of the space in which codes are looked up.
         quantizer_dropout: share p of a training batch that is quantized with a random number of codebooks.
         sample_rate: sampling rate of the audio, in Hz.
+        activation: "snake" as in the paper, or "relu" as its ablation has it.
+        lookup: how the nearest entry of a codebook is told: by angle ("cosine", the paper's L2-normalized look-up) or
+            by distance ("euclidean").
+        codebook_learning: "gradient" as in the paper, or "moving_average" for the quantizer of SoundStream and
+            EnCodec, the paper's baseline: no projections (`codebook_dim` is `latent_dim`), look-up by distance.
 
     Raises:
         ValueError: a field is out of its range, or the two products of rates differ.
@@ -37,6 +46,9 @@ class DACConfig:
     codebook_dim: int = 8
     quantizer_dropout: float = 0.5
     sample_rate: int = 44100
+    activation: Activation = "snake"
+    lookup: Lookup = "cosine"
+    codebook_learning: CodebookLearning = "gradient"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "encoder_rates", tuple(int(rate) for rate in self.encoder_rates))
@@ -60,6 +72,16 @@ class DACConfig:
             raise ValueError(f"decoder_dim {self.decoder_dim} can't be halved {len(self.decoder_rates)} times")
         if not 0.0 <= self.quantizer_dropout <= 1.0:
             raise ValueError(f"quantizer_dropout must be between 0 and 1, not {self.quantizer_dropout}")
+        for name, choices in (("activation", Activation), ("lookup", Lookup), ("codebook_learning", CodebookLearning)):
+            if getattr(self, name) not in get_args(choices):
+                raise ValueError(f"{name} must be one of {get_args(choices)}, not {getattr(self, name)!r}")
+        if self.codebook_learning == "moving_average" and (
+            self.lookup != "euclidean" or self.codebook_dim != self.latent_dim
+        ):
+            raise ValueError(
+                'codebook_learning "moving_average" has no projections: it needs lookup "euclidean" and a '
+                f"codebook_dim of latent_dim {self.latent_dim}, not {self.lookup!r} and {self.codebook_dim}"
+            )
 
     @property
     def latent_width(self) -> int:

@@ -50,15 +50,17 @@ class DAC(nn.Module):
         super().__init__()
         self.config = config
         self.name = "unnamed"
-        self.encoder = Encoder(config.encoder_dim, config.encoder_rates, config.latent_width)
+        self.encoder = Encoder(config.encoder_dim, config.encoder_rates, config.latent_width, config.activation)
         self.quantizer = ResidualVectorQuantize(
             config.latent_width,
             config.n_codebooks,
             config.codebook_size,
             config.codebook_dim,
             config.quantizer_dropout,
+            config.lookup,
+            config.codebook_learning,
         )
-        self.decoder = Decoder(config.latent_width, config.decoder_dim, config.decoder_rates)
+        self.decoder = Decoder(config.latent_width, config.decoder_dim, config.decoder_rates, config.activation)
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu") -> DAC:

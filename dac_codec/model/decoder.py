@@ -6,24 +6,25 @@ import copy
 
 from torch import Tensor, nn
 
-from dac_codec.model.layers import ResidualUnit, Snake, conv1d, convolutions, up_sampling
+from dac_codec.model.config import Activation
+from dac_codec.model.layers import ResidualUnit, activation, conv1d, convolutions, up_sampling
 
 
 class DecoderBlock(nn.Module):
-    """Snake and a transposed convolution, then three residual units with dilations 1, 3 and 9.
+    """Activation and a transposed convolution, then three residual units with dilations 1, 3 and 9.
 
     Shapes:
         [B, in_channels, T] -> [B, out_channels, T * stride], one sample less where the stride is odd
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int, kind: Activation = "snake") -> None:
         super().__init__()
         self.block = nn.Sequential(
-            Snake(in_channels),
+            activation(kind, in_channels),
             up_sampling(in_channels, out_channels, stride),
-            ResidualUnit(out_channels, dilation=1),
-            ResidualUnit(out_channels, dilation=3),
-            ResidualUnit(out_channels, dilation=9),
+            ResidualUnit(out_channels, 1, kind),
+            ResidualUnit(out_channels, 3, kind),
+            ResidualUnit(out_channels, 9, kind),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -38,18 +39,19 @@ class Decoder(nn.Module):
         latent_dim: width D of the input.
         channels: channels after the first convolution; halved by each block.
         rates: stride of each block.
+        kind: of activation.
 
     Shapes:
         latents [B, D, F] -> audio [B, 1, F * hop], a few samples less where a rate is odd
     """
 
-    def __init__(self, latent_dim: int, channels: int, rates: tuple[int, ...]) -> None:
+    def __init__(self, latent_dim: int, channels: int, rates: tuple[int, ...], kind: Activation = "snake") -> None:
         super().__init__()
         layers: list[nn.Module] = [conv1d(latent_dim, channels, 7, padding=3)]
         for rate in rates:
-            layers.append(DecoderBlock(channels, channels // 2, rate))
+            layers.append(DecoderBlock(channels, channels // 2, rate, kind))
             channels //= 2
-        layers += [Snake(channels), conv1d(channels, 1, 7, padding=3), nn.Tanh()]
+        layers += [activation(kind, channels), conv1d(channels, 1, 7, padding=3), nn.Tanh()]
         self.model = nn.Sequential(*layers)
 
     def forward(self, z: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -22,6 +23,11 @@ def _conv2d(
     padding: tuple[int, int] = (0, 0),
 ) -> nn.Conv2d:
     conv: nn.Conv2d = weight_norm(nn.Conv2d(before, after, kernel, stride, padding))
+    return conv
+
+
+def _conv1d(before: int, after: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv1d:
+    conv: nn.Conv1d = weight_norm(nn.Conv1d(before, after, kernel, stride, kernel // 2, groups=groups))
     return conv
 
 
@@ -57,18 +63,72 @@ class MultiPeriodDiscriminator(nn.Module):
         return [*maps, self.conv_post(x)]
 
 
+class MultiScaleDiscriminator(nn.Module):
+    """Looks at the waveform at a lower rate (Kumar et al., MelGAN, 2019). Only ablations of the paper use it.
+
+    Shapes:
+        [B, 1, T] -> feature maps [B, channels, T'], the logits last
+    """
+
+    def __init__(self, divisor: int) -> None:
+        super().__init__()
+        self.divisor = divisor
+        self.convs = nn.ModuleList(
+            [
+                _activated(_conv1d(1, 16, 15)),
+                _activated(_conv1d(16, 64, 41, stride=4, groups=4)),
+                _activated(_conv1d(64, 256, 41, stride=4, groups=16)),
+                _activated(_conv1d(256, 1024, 41, stride=4, groups=64)),
+                _activated(_conv1d(1024, 1024, 41, stride=4, groups=256)),
+                _activated(_conv1d(1024, 1024, 5)),
+            ]
+        )
+        self.conv_post = _conv1d(1024, 1, 3)
+
+    def forward(self, audio: Tensor) -> list[Tensor]:
+        x = _decimate(audio, self.divisor)
+        maps = []
+        for conv in self.convs:
+            x = conv(x)
+            maps.append(x)
+        return [*maps, self.conv_post(x)]
+
+
+def _decimate(audio: Tensor, divisor: int, zero_crossings: int = 24, rolloff: float = 0.945) -> Tensor:
+    """Audio [B, 1, T] at a rate that is lower by an integer: [B, 1, T // divisor].
+
+    A windowed sinc of unit gain, as in Smith's "Digital Audio Resampling", with the parameters that the reference has
+    from julius (24 zero crossings, cut-off at 0.945 of the new Nyquist frequency); ends are held.
+    """
+    if divisor == 1:
+        return audio
+    cutoff = rolloff / divisor
+    reach = math.ceil(zero_crossings / cutoff)
+    time = torch.arange(-reach, reach + 1, device=audio.device, dtype=audio.dtype) * cutoff
+    kernel = (
+        torch.sinc(time) * torch.cos(time.clamp(-zero_crossings, zero_crossings) * math.pi / zero_crossings / 2) ** 2
+    )
+    kernel = (kernel / kernel.sum())[None, None]
+    length = audio.shape[-1] // divisor
+    return F.conv1d(F.pad(audio, (reach, reach), mode="replicate"), kernel, stride=divisor)[..., :length]
+
+
 class MultiBandDiscriminator(nn.Module):
     """Looks at the complex STFT, each band of it with its own convolutions (the paper's multi-band multi-scale one).
+
+    Args:
+        window: of the STFT in samples; the hop is a quarter of it.
+        bands: their edges, as shares of the spectrum.
 
     Shapes:
         [B, 1, T] -> feature maps [B, channels, frames, bins], band by band, the logits of all bands last
     """
 
-    def __init__(self, window: int) -> None:
+    def __init__(self, window: int, bands: Sequence[tuple[float, float]] = BANDS) -> None:
         super().__init__()
         self.window = window
         n_bins = window // 2 + 1
-        self.bands = [(int(low * n_bins), int(high * n_bins)) for low, high in BANDS]
+        self.bands = [(int(low * n_bins), int(high * n_bins)) for low, high in bands]
         self.band_convs = nn.ModuleList(
             nn.ModuleList(
                 [
@@ -106,29 +166,46 @@ class MultiBandDiscriminator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """All discriminators; the defaults are the paper's.
+    """All discriminators; the defaults are the paper's, and the arguments have the reference's names.
 
     Args:
+        rates: one multi-scale waveform discriminator for each, at the sampling rate divided by it.
         periods: one multi-period discriminator for each.
-        windows: one multi-band discriminator for each window length in samples.
-        sample_rate: rate of the audio in Hz.
+        fft_sizes: one multi-band discriminator for each window length in samples.
+        sample_rate: rate of the audio in Hz. The network does not depend on it.
+        bands: of the multi-band discriminators: edges as shares of the spectrum.
 
     Shapes:
         audio [B, 1, T] -> for each sub-discriminator its feature maps, the logits last
+
+    Raises:
+        ValueError: a value that makes no discriminator.
     """
 
     def __init__(
         self,
+        rates: Sequence[int] = (),
         periods: Sequence[int] = (2, 3, 5, 7, 11),
-        windows: Sequence[int] = (2048, 1024, 512),
+        fft_sizes: Sequence[int] = (2048, 1024, 512),
         sample_rate: int = 44100,
+        bands: Sequence[tuple[float, float]] = BANDS,
     ) -> None:
         super().__init__()
+        for name, values in (("rates", rates), ("periods", periods), ("fft_sizes", fft_sizes)):
+            if any(not isinstance(value, int) or value < 1 for value in values):
+                raise ValueError(f"{name} must be positive integers, not {list(values)}")
+        if any(window % 4 or window < 64 for window in fft_sizes):
+            raise ValueError(f"fft_sizes must be multiples of 4 from 64 on, not {list(fft_sizes)}")
+        if not bands or any(not 0.0 <= low < high <= 1.0 for low, high in bands):
+            raise ValueError(f"bands must be pairs of rising shares between 0 and 1, not {list(bands)}")
+        if not (rates or periods or fft_sizes):
+            raise ValueError("there must be at least one of rates, periods and fft_sizes")
         self.sample_rate = sample_rate
         self.discriminators = nn.ModuleList(
             [
                 *(MultiPeriodDiscriminator(period) for period in periods),
-                *(MultiBandDiscriminator(window) for window in windows),
+                *(MultiScaleDiscriminator(rate) for rate in rates),
+                *(MultiBandDiscriminator(window, bands) for window in fft_sizes),
             ]
         )
 

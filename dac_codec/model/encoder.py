@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from dac_codec.model.layers import ResidualUnit, Snake, conv1d, down_sampling
+from dac_codec.model.config import Activation
+from dac_codec.model.layers import ResidualUnit, activation, conv1d, down_sampling
 
 
 class EncoderBlock(nn.Module):
-    """Three residual units with dilations 1, 3 and 9, then Snake and a strided convolution that doubles the channels.
+    """Three residual units with dilations 1, 3 and 9, an activation, and a strided convolution to twice the channels.
 
     Shapes:
         [B, channels / 2, T] -> [B, channels, T / stride]
     """
 
-    def __init__(self, channels: int, stride: int) -> None:
+    def __init__(self, channels: int, stride: int, kind: Activation = "snake") -> None:
         super().__init__()
         self.block = nn.Sequential(
-            ResidualUnit(channels // 2, dilation=1),
-            ResidualUnit(channels // 2, dilation=3),
-            ResidualUnit(channels // 2, dilation=9),
-            Snake(channels // 2),
+            ResidualUnit(channels // 2, 1, kind),
+            ResidualUnit(channels // 2, 3, kind),
+            ResidualUnit(channels // 2, 9, kind),
+            activation(kind, channels // 2),
             down_sampling(channels // 2, channels, stride),
         )
 
@@ -36,18 +37,19 @@ class Encoder(nn.Module):
         channels: channels after the first convolution.
         rates: stride of each block.
         latent_dim: width D of the output.
+        kind: of activation.
 
     Shapes:
         audio [B, 1, T], T a multiple of the product of the rates -> latents [B, D, F]
     """
 
-    def __init__(self, channels: int, rates: tuple[int, ...], latent_dim: int) -> None:
+    def __init__(self, channels: int, rates: tuple[int, ...], latent_dim: int, kind: Activation = "snake") -> None:
         super().__init__()
         layers: list[nn.Module] = [conv1d(1, channels, 7, padding=3)]
         for rate in rates:
             channels *= 2
-            layers.append(EncoderBlock(channels, rate))
-        layers += [Snake(channels), conv1d(channels, latent_dim, 3, padding=1)]
+            layers.append(EncoderBlock(channels, rate, kind))
+        layers += [activation(kind, channels), conv1d(channels, latent_dim, 3, padding=1)]
         self.block = nn.Sequential(*layers)
 
     def forward(self, audio: Tensor) -> Tensor:

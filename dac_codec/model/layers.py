@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from dac_codec.model.config import Activation
+
 
 class Snake(nn.Module):
     """Periodic activation x + sin^2(alpha x) / (alpha + 1e-9), with one alpha for each channel.
@@ -26,6 +28,11 @@ class Snake(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + (self.alpha + 1e-9).reciprocal() * torch.sin(self.alpha * x).pow(2)
+
+
+def activation(kind: Activation, channels: int) -> nn.Module:
+    """The nonlinearity that a configuration asks for."""
+    return Snake(channels) if kind == "snake" else nn.ReLU()
 
 
 def conv1d(in_channels: int, out_channels: int, kernel_size: int, **options: int) -> nn.Conv1d:
@@ -52,7 +59,7 @@ def init_weights(conv: nn.Conv1d | nn.ConvTranspose1d) -> None:
 
 
 class ResidualUnit(nn.Module):
-    """Snake, dilated convolution of width 7, Snake, 1x1 convolution; added to the input.
+    """Activation, dilated convolution of width 7, activation, 1x1 convolution; added to the input.
 
     Without padding the output is shorter than the input, and the middle of the input is what it is added to.
 
@@ -60,12 +67,12 @@ class ResidualUnit(nn.Module):
         [B, C, T] -> [B, C, T]
     """
 
-    def __init__(self, channels: int, dilation: int) -> None:
+    def __init__(self, channels: int, dilation: int, kind: Activation = "snake") -> None:
         super().__init__()
         self.block = nn.Sequential(
-            Snake(channels),
+            activation(kind, channels),
             conv1d(channels, channels, 7, dilation=dilation, padding=3 * dilation),
-            Snake(channels),
+            activation(kind, channels),
             conv1d(channels, channels, 1),
         )
 

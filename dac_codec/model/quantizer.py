@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
+from dac_codec.model.config import CodebookLearning, Lookup
 from dac_codec.model.layers import conv1d
 
 
@@ -53,16 +54,31 @@ class VectorQuantize(nn.Module):
 
     The input is projected to `codebook_dim` dimensions, the entry with the smallest angle is chosen (both sides
     L2-normalized), and the entry itself, not normalized, is projected back. The gradient passes straight through.
+
+    Args:
+        input_dim: width D of the input.
+        codebook_size: entries.
+        codebook_dim: width of the look-up space.
+        lookup: "euclidean" leaves the normalization out.
+        project: without projections, `codebook_dim` must be `input_dim`.
     """
 
-    def __init__(self, input_dim: int, codebook_size: int, codebook_dim: int) -> None:
+    def __init__(
+        self,
+        input_dim: int,
+        codebook_size: int,
+        codebook_dim: int,
+        lookup: Lookup = "cosine",
+        project: bool = True,
+    ) -> None:
         super().__init__()
-        self.in_proj = conv1d(input_dim, codebook_dim, 1)
-        self.out_proj = conv1d(codebook_dim, input_dim, 1)
+        self.lookup = lookup
+        self.in_proj = conv1d(input_dim, codebook_dim, 1) if project else nn.Identity()
+        self.out_proj = conv1d(codebook_dim, input_dim, 1) if project else nn.Identity()
         self.codebook = nn.Embedding(codebook_size, codebook_dim)
 
-    def forward(self, z: Tensor) -> Quantized:
-        """Quantize z [B, D, F]."""
+    def forward(self, z: Tensor, generator: torch.Generator | None = None) -> Quantized:
+        """Quantize z [B, D, F]. The source of randomness is for quantizers that learn by chance; this one does not."""
         latents: Tensor = self.in_proj(z)
         codes = self.look_up(latents)
         entries = self.entries(codes)
@@ -72,16 +88,81 @@ class VectorQuantize(nn.Module):
         return Quantized(self.out_proj(straight_through), codes, latents, commitment_loss, codebook_loss)
 
     def look_up(self, latents: Tensor) -> Tensor:
-        """Codes [B, F] of the entries nearest in angle to latents [B, codebook_dim, F]."""
-        points = F.normalize(latents.transpose(1, 2).flatten(0, 1))
-        entries = F.normalize(self.codebook.weight)
-        # The squared distance of unit vectors, written out: dropping the constant terms can break ties otherwise.
+        """Codes [B, F] of the entries nearest to latents [B, codebook_dim, F]."""
+        points, entries = latents.transpose(1, 2).flatten(0, 1), self.codebook.weight
+        if self.lookup == "cosine":
+            points, entries = F.normalize(points), F.normalize(entries)
+        # The squared distance, written out: dropping terms that unit vectors make constant can break ties otherwise.
         distance = points.pow(2).sum(1, keepdim=True) - 2 * points @ entries.t() + entries.pow(2).sum(1)[None]
         return distance.argmin(1).view(latents.shape[0], latents.shape[2])
 
     def entries(self, codes: Tensor) -> Tensor:
         """Entries [B, codebook_dim, F] of codes [B, F]."""
         return F.embedding(codes, self.codebook.weight).transpose(1, 2)
+
+
+class MovingAverageQuantize(VectorQuantize):
+    """A codebook that follows the mean of what is mapped to each entry: the quantizer of SoundStream and EnCodec.
+
+    No projections, look-up by distance; entries start as input vectors, and one that is hardly used becomes one again.
+    It is what the paper compares its own quantizer with. Sources: van den Oord et al., "Neural Discrete Representation
+    Learning" (2017), appendix A.1; Zeghidour et al., "SoundStream" (2021), section III-C.
+
+    Args:
+        input_dim: width D of the input and of the entries.
+        codebook_size: entries.
+        decay: of the moving averages, for each training step.
+        least_used: an entry with fewer vectors than this in a step, on average, is replaced.
+    """
+
+    def __init__(self, input_dim: int, codebook_size: int, decay: float = 0.99, least_used: float = 2.0) -> None:
+        super().__init__(input_dim, codebook_size, input_dim, "euclidean", project=False)
+        self.codebook.weight.requires_grad_(False)
+        self.decay = decay
+        self.least_used = least_used
+        self.register_buffer("counts", torch.zeros(codebook_size))
+        self.register_buffer("sums", torch.zeros(codebook_size, input_dim))
+
+    def forward(self, z: Tensor, generator: torch.Generator | None = None) -> Quantized:
+        """Quantize z [B, D, F]; in training mode, then move the entries.
+
+        Args:
+            z: input.
+            generator: of what takes the place of entries that are hardly used, on the CPU.
+        """
+        points = z.detach().transpose(1, 2).flatten(0, 1).float()
+        if self.training and not self.get_buffer("counts").any():
+            self._replace(torch.ones_like(self.get_buffer("counts"), dtype=torch.bool), points, generator)
+        quantized = super().forward(z)
+        if self.training:
+            self._follow(points, quantized.codes.flatten(), generator)
+        return quantized
+
+    @torch.no_grad()
+    def _follow(self, points: Tensor, codes: Tensor, generator: torch.Generator | None) -> None:
+        """Move the entries towards the mean of the points [n, D] that were mapped to them."""
+        counts, sums = self.get_buffer("counts"), self.get_buffer("sums")
+        new_counts = torch.bincount(codes, minlength=len(counts)).to(counts)
+        new_sums = torch.zeros_like(sums).index_add_(0, codes, points.to(sums))
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.all_reduce(new_counts)
+            distributed.all_reduce(new_sums)
+        counts.lerp_(new_counts, 1 - self.decay)
+        sums.lerp_(new_sums, 1 - self.decay)
+        self.codebook.weight.copy_(sums / counts.clamp(min=1e-5)[:, None])
+        self._replace(counts < self.least_used, points, generator)
+
+    @torch.no_grad()
+    def _replace(self, which: Tensor, points: Tensor, generator: torch.Generator | None) -> None:
+        """Put random points [n, D] in the place of some entries, as if each had been used just often enough."""
+        chosen = torch.randint(len(points), (len(which),), generator=generator).to(points.device)
+        spare = points[chosen].to(self.codebook.weight)
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.broadcast(spare, 0)
+        counts, sums = self.get_buffer("counts"), self.get_buffer("sums")
+        self.codebook.weight.copy_(torch.where(which[:, None], spare, self.codebook.weight))
+        counts.copy_(torch.where(which, self.least_used, counts))
+        sums.copy_(torch.where(which[:, None], self.least_used * spare, sums))
 
 
 class ResidualVectorQuantize(nn.Module):
@@ -94,10 +175,19 @@ class ResidualVectorQuantize(nn.Module):
         codebook_dim: width of the look-up space.
         quantizer_dropout: share p of a training batch; its first int(B * p) items use a random number of
             codebooks, the others all of them (Zeghidour et al., SoundStream, section III-C, as the paper applies it).
+        lookup: how the nearest entry is told.
+        codebook_learning: how the entries are learned.
     """
 
     def __init__(
-        self, input_dim: int, n_codebooks: int, codebook_size: int, codebook_dim: int, quantizer_dropout: float = 0.0
+        self,
+        input_dim: int,
+        n_codebooks: int,
+        codebook_size: int,
+        codebook_dim: int,
+        quantizer_dropout: float = 0.0,
+        lookup: Lookup = "cosine",
+        codebook_learning: CodebookLearning = "gradient",
     ) -> None:
         super().__init__()
         self.n_codebooks = n_codebooks
@@ -105,7 +195,10 @@ class ResidualVectorQuantize(nn.Module):
         self.codebook_dim = codebook_dim
         self.quantizer_dropout = quantizer_dropout
         self.quantizers = nn.ModuleList(
-            VectorQuantize(input_dim, codebook_size, codebook_dim) for _ in range(n_codebooks)
+            VectorQuantize(input_dim, codebook_size, codebook_dim, lookup)
+            if codebook_learning == "gradient"
+            else MovingAverageQuantize(input_dim, codebook_size)
+            for _ in range(n_codebooks)
         )
 
     def forward(
@@ -117,7 +210,7 @@ class ResidualVectorQuantize(nn.Module):
             z: latents.
             n_quantizers: how many codebooks to use, in training mode too. None: all of them; in training mode,
                 quantizer dropout chooses for each item. Where dropout is off for an item, it uses all.
-            generator: source of the dropout's randomness, on the CPU.
+            generator: source of all randomness, on the CPU.
 
         Raises:
             ValueError: `n_quantizers` is not between 1 and the number of codebooks.
@@ -130,7 +223,7 @@ class ResidualVectorQuantize(nn.Module):
         commitment_loss = codebook_loss = z.new_zeros(())
         codes, latents = [], []
         for index, stage in enumerate(self.stages()[:n_rows]):
-            step: Quantized = stage(residual)
+            step: Quantized = stage(residual, generator)
             in_use = (index < used).to(z.dtype)
             total = total + step.z * in_use[:, None, None]
             residual = residual - step.z

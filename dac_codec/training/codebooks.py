@@ -21,9 +21,15 @@ def initialise(model: DAC, latents: Tensor, generator: torch.Generator, iteratio
         latents: what its encoder gives for the training data [n, D]; at least a few vectors for each entry.
         generator: source of randomness, on the CPU.
         iterations: of k-means.
+
+    Raises:
+        ValueError: a quantizer without projections.
     """
     residual = latents.float()
     for stage in model.quantizer.stages():
+        in_proj, out_proj = stage.in_proj, stage.out_proj
+        if not isinstance(in_proj, nn.Conv1d) or not isinstance(out_proj, nn.Conv1d):
+            raise ValueError("codebooks without projections start from the data by themselves")
         directions = stage.codebook.embedding_dim - 1
         mean = residual.mean(0)
         centred = residual - mean
@@ -34,10 +40,10 @@ def initialise(model: DAC, latents: Tensor, generator: torch.Generator, iteratio
         far = 4.0 * points.square().sum(1).mean().sqrt()
 
         into = torch.cat([basis.t(), torch.zeros(1, basis.shape[0])])
-        stage.in_proj.weight = _no_zero_rows(into)[..., None]
-        _bias(stage.in_proj).copy_(torch.cat([-mean @ basis, far[None]]))
-        stage.out_proj.weight = torch.cat([basis, torch.zeros(basis.shape[0], 1)], 1)[..., None]
-        _bias(stage.out_proj).copy_(mean)
+        in_proj.weight = _no_zero_rows(into)[..., None]
+        _bias(in_proj).copy_(torch.cat([-mean @ basis, far[None]]))
+        out_proj.weight = torch.cat([basis, torch.zeros(basis.shape[0], 1)], 1)[..., None]
+        _bias(out_proj).copy_(mean)
         stage.codebook.weight.copy_(torch.cat([centroids, far.expand(len(centroids), 1)], 1))
         residual = residual - stage(residual.t()[None]).z[0].t()
 

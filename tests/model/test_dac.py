@@ -212,3 +212,64 @@ def test_golden_codes_on_a_gpu() -> None:
     golden = np.load(GOLDEN / "dac_44khz_tiny_io.npz")
     codes = model.encode(torch.from_numpy(golden["audio"]).cuda()).codes.cpu().numpy()
     assert (codes == golden["codes"]).mean() > 0.999
+
+
+def variation(**values: object) -> DAC:
+    return DAC(
+        DACConfig(
+            encoder_dim=4,
+            encoder_rates=(2, 4),
+            latent_dim=6,
+            decoder_dim=8,
+            decoder_rates=(4, 2),
+            n_codebooks=2,
+            codebook_size=16,
+            **values,  # type: ignore[arg-type]
+        )
+    )
+
+
+def test_relu_in_the_place_of_snake() -> None:
+    model = variation(activation="relu")
+    assert not any("alpha" in name for name, _ in model.named_parameters())
+    assert model(torch.randn(2, 1, 64))["audio"].shape == (2, 1, 64)
+
+
+def test_look_up_by_distance_is_not_by_angle() -> None:
+    stage = variation(lookup="euclidean").quantizer.stages()[0]
+    latents = torch.randn(3, 8, 50)
+    codes = stage.look_up(latents)
+    distance = torch.cdist(latents.transpose(1, 2), stage.codebook.weight.expand(3, -1, -1))
+    assert torch.equal(codes, distance.argmin(-1))
+    stage.lookup = "cosine"
+    assert not torch.equal(codes, stage.look_up(latents))
+
+
+def test_moving_average_codebooks_find_the_clusters() -> None:
+    model = variation(lookup="euclidean", codebook_learning="moving_average", codebook_dim=6, quantizer_dropout=0.0)
+    generator = torch.Generator().manual_seed(0)
+    centres = 10 * torch.randn(16, 6, generator=generator)
+
+    def batch() -> torch.Tensor:
+        chosen = centres[torch.randint(16, (4, 64), generator=generator)]
+        return (chosen + 0.1 * torch.randn(chosen.shape, generator=generator)).transpose(1, 2)
+
+    assert not any(parameter.requires_grad for parameter in model.quantizer.parameters())
+    model.train()
+    for _ in range(150):
+        model.quantizer(batch(), generator=generator)
+    model.eval()
+    points = batch()
+    before = model.quantizer.stages()[0].codebook.weight.clone()
+    error = (model.quantizer(points).z - points).square().mean()
+    assert error < 0.02 * points.square().mean()
+    assert torch.equal(before, model.quantizer.stages()[0].codebook.weight)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"activation": "tanh"}, {"lookup": "nearest"}, {"codebook_learning": "moving_average"}],
+)
+def test_variations_that_do_not_exist(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        variation(**wrong)

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from dac_codec.model import DAC, DACConfig
@@ -24,8 +23,9 @@ from dac_codec.model.discriminator import Discriminator
 from dac_codec.model.layers import convolutions
 from dac_codec.spectral import MultiScaleMel, Spectra, mel_distance, si_sdr
 from dac_codec.training import checkpoint, codebooks
-from dac_codec.training.data import ExcerptDataset, read_manifest
+from dac_codec.training.data import ExcerptDataset, batches
 from dac_codec.training.losses import discriminator_loss, generator_losses
+from dac_codec.training.sounds import read_manifest
 
 logger = logging.getLogger(__name__)
 
@@ -137,25 +137,23 @@ class Trainer:
         self.mel = MultiScaleMel(model.sample_rate).to(self.device)
         self.mel_distance = mel_distance(model.sample_rate).to(self.device)
 
-        n_steps = trainer.stages[-1].until
         self.data = ExcerptDataset(
-            read_manifest(data.manifest, "train"),
-            model.sample_rate,
-            data.excerpt,
-            n_steps * trainer.batch_size,
-            data.weights,
-            trainer.seed,
+            sounds=read_manifest(data.manifest, "train"),
+            sample_rate=model.sample_rate,
+            length=data.excerpt,
+            weights=data.weights,
+            seed=trainer.seed,
             attenuation=data.attenuation,
             silence=data.silence,
         )
         # Validation hears longer excerpts, always the same ones.
         self.validation = ExcerptDataset(
-            read_manifest(data.manifest, "val"),
-            model.sample_rate,
-            4 * data.excerpt,
-            data.validation_excerpts,
-            data.weights,
-            trainer.seed,
+            sounds=read_manifest(data.manifest, "val"),
+            sample_rate=model.sample_rate,
+            length=4 * data.excerpt,
+            weights=data.weights,
+            seed=trainer.seed,
+            distinct=data.validation_excerpts,
         )
         if self.checkpoint_path.exists():
             self._restore(checkpoint.load(self.checkpoint_path))
@@ -178,7 +176,7 @@ class Trainer:
             (self.folder / "log.jsonl").open("a") as log,
             tqdm(total=n_steps, initial=self.step, disable=None) as progress,
         ):
-            for batch in self._batches():
+            for batch in self._batches(self.step, n_steps):
                 if self.stage(self.step).quantize and not quantized:
                     if self.step > 0:
                         self._fit_codebooks()
@@ -202,20 +200,19 @@ class Trainer:
                     return
         self.model.eval().save_pretrained(self.folder / "model")
 
-    def _batches(self) -> Iterator[Tensor]:
-        """The batches that are left of the run."""
-        rest = Subset(self.data, range(self.step * self.config.batch_size, len(self.data)))
-        yield from self._loader(rest)
-
-    def _loader(self, dataset: Dataset[Tensor]) -> DataLoader[Tensor]:
-        # A signal to the whole process group must not take the workers from under the step that is being finished.
-        return DataLoader(
-            dataset,
-            self.config.batch_size,
-            num_workers=self.config.workers,
-            prefetch_factor=8 if self.config.workers else None,
-            worker_init_fn=_ignore_signals,
-        )
+    def _batches(self, first_step: int, last_step: int) -> Iterator[Tensor]:
+        """The batches [B, 1, T] of some steps."""
+        config = self.config
+        for batch in batches(
+            self.data,
+            first_step=first_step,
+            last_step=last_step,
+            batch_size=config.batch_size,
+            workers=config.workers,
+        ):
+            for reason in batch.skipped:
+                logger.warning("skipped %s", reason)
+            yield batch.audio
 
     def _train_step(self, real: Tensor) -> dict[str, float]:
         """One step of the discriminators (in an adversarial stage) and one of the generator, on audio [B, 1, T]."""
@@ -270,11 +267,9 @@ class Trainer:
     def _fit_codebooks(self) -> None:
         """Start the quantizer from k-means on the latents of the training data."""
         self.model.eval()
-        batches = range(self.config.codebook_batches * self.config.batch_size)
-        loader = self._loader(Subset(self.data, batches))
         latents = [
             self.model.encoder(self.model.preprocess(batch.to(self.device))).transpose(1, 2).flatten(0, 1)
-            for batch in loader
+            for batch in self._batches(0, self.config.codebook_batches)
         ]
         codebooks.initialise(self.model, torch.cat(latents), self.random)
         # What Adam remembers of the random projections is worth nothing now.
@@ -286,8 +281,8 @@ class Trainer:
         """Mean distances over the validation excerpts, and the share of each codebook's entries that were used."""
         self.model.eval()
         rows, codes = [], []
-        for index in range(len(self.validation)):
-            real = self.validation[index][None].to(self.device)
+        for index in range(self.validation.distinct or 0):
+            real = self.validation[index].audio[None].to(self.device)
             z = self.model.encoder(self.model.preprocess(real))
             if self.stage(self.step - 1).quantize:
                 quantized = self.model.quantizer(z)
@@ -338,11 +333,6 @@ class _StopSignal:
         self.requested = True
         for number, handler in self._previous.items():
             signal.signal(number, handler)
-
-
-def _ignore_signals(worker: int) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
 
 
 def _is_finite(value: float) -> bool:

@@ -11,6 +11,8 @@ import os
 import stat
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -233,7 +235,7 @@ class _SafeReader(io.BufferedReader):
 
 
 class _ForwardReader(soundfile.SoundFile):  # type: ignore[misc]
-    """A sound file that is only decoded from beginning to end.
+    """A sound file whose reads don't seek.
 
     soundfile seeks to the current position after each block that it reads from a seekable file. In an mp3 that loses
     the bits that a frame borrows from the frames before it, and some thousand samples come out as zeros.
@@ -266,6 +268,29 @@ def _reason(error: Exception) -> str:
     """libsndfile's own words for an error, without the file name that soundfile puts before them."""
     text = str(getattr(error, "error_string", error))
     return text.removeprefix("Error : ").strip().rstrip(".")
+
+
+@contextmanager
+def opened(path: str | os.PathLike[str]) -> Iterator[soundfile.SoundFile]:
+    """Open a sound file of which only a part is wanted.
+
+    What its attributes `frames`, `samplerate` and `channels` say is the header's word. Seek once, then read once: the
+    mp3 decoder can't be trusted with more, and reading itself doesn't seek, which takes long in a compressed file.
+
+    Raises:
+        AudioError: the file can't be opened, or an error of the sound file or the system ends the block. One line,
+            with the path.
+    """
+    name = os.fspath(path)
+    try:
+        if not Path(name).is_file():  # libsndfile would only tell of a "system error"
+            raise AudioError(f"{name}: no such file")
+        if Path(name).suffix.lower() == ".raw":
+            raise AudioError(f"{name}: headerless samples, with no sample rate; convert them to wav first")
+        with _ForwardReader(name) as file:
+            yield file
+    except (soundfile.SoundFileError, OSError) as error:
+        raise AudioError(f"{name}: {' '.join(_reason(error).split())}") from error
 
 
 def find_audio(folder: str | os.PathLike[str]) -> list[Path]:
@@ -558,7 +583,9 @@ def _block_power(audio: Audio, sample_rate: int) -> npt.NDArray[np.float64]:
     hops_at_once = max(1, _BLOCK_VALUES // (n_channels * hop))
     for index, chunk in enumerate(_blocks(audio, hops_at_once * hop)):
         filtered, state = sosfilt(sections, chunk.astype(np.float64), zi=state)
-        squares = np.pad(np.square(filtered), ((0, 0), (0, -chunk.shape[1] % hop)))
+        squares = np.square(filtered, out=filtered)
+        if chunk.shape[1] % hop:
+            squares = np.pad(squares, ((0, 0), (0, -chunk.shape[1] % hop)))
         sums = squares.reshape(n_channels, -1, hop).sum(axis=2)
         energy[:, index * hops_at_once :][:, : sums.shape[1]] = sums
     windows: npt.NDArray[np.float64] = np.lib.stride_tricks.sliding_window_view(energy, hops_per_block, axis=1)
@@ -566,17 +593,19 @@ def _block_power(audio: Audio, sample_rate: int) -> npt.NDArray[np.float64]:
     return power
 
 
+@lru_cache(maxsize=16)
 def _k_weighting(sample_rate: int) -> npt.NDArray[np.float64]:
     """The second-order sections [sections, 6] of the K-weighting that exist at this sample rate."""
     from pyloudnorm import IIRfilter
 
     stages = [(4.0, 1 / math.sqrt(2), 1500.0, "high_shelf"), (0.0, 0.5, 38.0, "high_pass")]
-    sections = [[1.0, 0.0, 0.0, 1.0, 0.0, 0.0]]  # passes everything: at very low rates there may be no other
+    sections = []
     for gain_db, quality, corner, kind in stages:
         if sample_rate > 2 * corner:
             stage = IIRfilter(gain_db, quality, corner, sample_rate, kind)
             sections.append([*stage.b, *stage.a])
-    return np.array(sections)
+    passes_everything = [1.0, 0.0, 0.0, 1.0, 0.0, 0.0]
+    return np.array(sections or [passes_everything])
 
 
 def normalize(audio: npt.ArrayLike, sample_rate: int, target_lufs: float = -16.0) -> tuple[Audio, float]:

@@ -26,7 +26,7 @@ from dac_codec.training import checkpoint, codebooks
 from dac_codec.training.config import Stage, TrainConfig
 from dac_codec.training.data import Batch, ExcerptDataset, batches
 from dac_codec.training.losses import ReconstructionLosses, discriminator_loss, generator_losses, weighted_sum
-from dac_codec.training.processes import StopFlag, any_process, start, stop_signals
+from dac_codec.training.processes import StopFlag, any_process, start, stop_signals, total
 from dac_codec.training.runlog import RunLog
 from dac_codec.training.sounds import Sound, find_sounds
 from dac_codec.training.validation import Validation
@@ -193,7 +193,7 @@ class Trainer:
 
     def _discriminator_step(self, reals: list[Tensor], shared: tuple[Tensor, ...] | None) -> dict[str, float]:
         self.critic.requires_grad_(True)
-        total = torch.zeros((), device=self.fabric.device)
+        mean = torch.zeros((), device=self.fabric.device)
         for index, real in enumerate(reals):
             with torch.no_grad():
                 fake = shared[0].detach() if shared is not None else self._generate(real, index)[0]
@@ -201,8 +201,8 @@ class Trainer:
                 maps = self.critic(torch.cat([fake, real]))
                 loss = discriminator_loss(*_halves(maps)) / len(reals)
                 self.fabric.backward(loss)
-            total += loss.detach()
-        values = {"discriminator": total}
+            mean += loss.detach()
+        values = {"discriminator": mean}
         return self._update(self.critic, self.discriminator_optimizer, values, reals, "discriminator")
 
     def _generator_step(self, reals: list[Tensor], shared: tuple[Tensor, ...] | None) -> dict[str, float]:
@@ -310,8 +310,8 @@ class Trainer:
 
     def _report(self, values: dict[str, float], log: RunLog | None, progress: Any) -> None:
         if self.fabric.world_size > 1:
-            mean = self.fabric.all_reduce(torch.tensor(list(values.values()), device=self.fabric.device))
-            values = dict(zip(values, mean.tolist(), strict=True))
+            sums = total(self.fabric, torch.tensor(list(values.values()), device=self.fabric.device))
+            values = dict(zip(values, (sums / self.fabric.world_size).tolist(), strict=True))
         values["learning_rate"] = self.generator_optimizer.param_groups[0]["lr"]
         values["skipped_files"] = len(self.skipped)
         if self.fabric.device.type == "cuda":
@@ -367,7 +367,7 @@ class Trainer:
         self.fabric.barrier()
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        optimizers = {"generator_optimizer": self.generator_optimizer}
+        optimizers: dict[str, torch.optim.Optimizer] = {"generator_optimizer": self.generator_optimizer}
         if self.discriminator is not None:
             optimizers["discriminator_optimizer"] = self.discriminator_optimizer
         return optimizers

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy
+from lightning_fabric.strategies.ddp import DDPStrategy
+from torch import Tensor
 
 from dac_codec.training.config import TrainConfig
 
@@ -36,8 +37,14 @@ def any_process(fabric: Fabric, flag: bool) -> bool:
     """Whether the flag is set in any process; all of them have to ask."""
     if fabric.world_size == 1:
         return flag
-    count = fabric.all_reduce(torch.tensor(float(flag), device=fabric.device), reduce_op="sum")
-    return bool(count > 0)
+    return bool(total(fabric, torch.tensor(float(flag), device=fabric.device)) > 0)
+
+
+def total(fabric: Fabric, tensor: Tensor) -> Tensor:
+    """The sum of a tensor over all processes."""
+    summed = fabric.all_reduce(tensor, reduce_op="sum")
+    assert isinstance(summed, Tensor)
+    return summed
 
 
 class StopFlag:

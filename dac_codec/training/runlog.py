@@ -76,10 +76,9 @@ def _start_wandb(folder: Path, config: LoggerConfig, settings: Mapping[str, Any]
     except ImportError as error:
         raise DacError("logger.wandb needs wandb: pip install 'dac_codec[train]'") from error
 
-    mode = config.wandb
-    if mode == "online" and not wandb.api.api_key:
+    online = config.wandb == "online" and wandb.api.api_key
+    if config.wandb == "online" and not online:
         logger.warning("not logged in to Weights & Biases: the run is kept offline, for `wandb sync`")
-        mode = "offline"
     identity = folder / "wandb-id"
     if not identity.exists():
         identity.write_text(secrets.token_hex(4))
@@ -89,6 +88,6 @@ def _start_wandb(folder: Path, config: LoggerConfig, settings: Mapping[str, Any]
         id=identity.read_text().strip(),
         resume="allow",
         dir=folder,
-        mode=mode,
+        mode="online" if online else "offline",
         config=dict(settings),
     )

@@ -18,7 +18,7 @@ from dac_codec.model import DAC
 from dac_codec.spectral import Spectra, mel_distance, multi_scale_stft, si_sdr
 from dac_codec.training.config import TrainConfig
 from dac_codec.training.data import Clip, ClipDataset
-from dac_codec.training.processes import StopFlag, any_process
+from dac_codec.training.processes import StopFlag, any_process, total
 from dac_codec.training.sounds import Sound
 
 MEASURES = ("val/mel_distance", "val/stft_distance", "val/si_sdr")
@@ -83,10 +83,10 @@ class Validation:
                     self._keep(f"{index:02}-{clip.name}", clip, fake, model.sample_rate, step, findings)
         if any_process(self.fabric, stop.is_set):
             return None
-        totals = self.fabric.all_reduce(sums, reduce_op="sum").tolist()
-        findings.values.update({name: total / totals[-1] for name, total in zip(MEASURES, totals, strict=False)})
+        totals = total(self.fabric, sums).tolist()
+        findings.values.update({name: one / totals[-1] for name, one in zip(MEASURES, totals, strict=False)})
         if quantize:
-            entropy, share = codebook_use(self.fabric.all_reduce(counts, reduce_op="sum").cpu().numpy())
+            entropy, share = codebook_use(total(self.fabric, counts).cpu().numpy())
             for stage in range(model.n_codebooks):
                 findings.values[f"val/codebook_entropy_{stage}"] = float(entropy[stage])
                 findings.values[f"val/codebook_use_{stage}"] = float(share[stage])

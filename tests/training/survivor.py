@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import torch
+import torch._dynamo  # what the first step would import, in every life anew
 
 from dac_codec.training import checkpoint
 from dac_codec.training.checkpoint import Checkpoints
@@ -35,6 +36,11 @@ def live(config: TrainConfig) -> int:
     return child
 
 
+def newest(checkpoints: Checkpoints) -> int:
+    """The last step that was saved."""
+    return max([step for step, _ in checkpoints.steps()], default=0)
+
+
 def main() -> int:
     """Kill and go on."""
     torch.set_num_threads(1)
@@ -47,7 +53,7 @@ def main() -> int:
         if len(survived) % 4 == 0:
             time.sleep(chance.uniform(0.0, 1.0))
         else:
-            while checkpoints.steps()[-1:] == [] or checkpoints.steps()[-1][0] == survived[-1]:
+            while newest(checkpoints) == survived[-1] and os.waitpid(child, os.WNOHANG) == (0, 0):
                 time.sleep(0.01)
             time.sleep(chance.uniform(0.0, 0.5))
         os.kill(child, signal.SIGKILL)
@@ -55,7 +61,7 @@ def main() -> int:
         if not os.WIFSIGNALED(status):
             print(f"the run ended after {len(survived)} kills", file=sys.stderr)
             return 1
-        survived.append(max([step for step, _ in checkpoints.steps()], default=0))
+        survived.append(newest(checkpoints))
         for step, path in checkpoints.steps():
             assert checkpoint.load(path)["step"] == step
     _, status = os.waitpid(live(config), 0)

@@ -122,7 +122,9 @@ def test_a_folder_of_sounds_is_enough(tmp_path: Path, manifest: Path) -> None:
     ],
 )
 def test_the_script_names_what_is_wrong(tmp_path: Path, override: str, message: str) -> None:
-    done = subprocess.run(command("data.sounds=nowhere", override), cwd=tmp_path, capture_output=True, text=True, env=ENVIRONMENT)
+    done = subprocess.run(
+        command("data.sounds=nowhere", override), cwd=tmp_path, capture_output=True, text=True, env=ENVIRONMENT
+    )
     assert done.returncode != 0
     assert message in done.stderr
     assert "Traceback" not in done.stderr

@@ -26,9 +26,9 @@ class StreamingEncoder(Stream):
     """
 
     def __init__(self, model: DAC, n_quantizers: int | None = None, batch_size: int = 1) -> None:
-        if n_quantizers is not None and not 1 <= n_quantizers <= model.n_codebooks:
-            raise ValueError(f"n_quantizers must be between 1 and {model.n_codebooks}, not {n_quantizers}")
         self.n_quantizers = model.n_codebooks if n_quantizers is None else n_quantizers
+        if not isinstance(self.n_quantizers, int) or not 1 <= self.n_quantizers <= model.n_codebooks:
+            raise ValueError(f"n_quantizers must be between 1 and {model.n_codebooks}, not {n_quantizers}")
         self._hop_length = model.hop_length
         super().__init__(model.encoder, batch_size)
         self._quantizer = without_weight_norm(model.quantizer)

@@ -14,8 +14,8 @@ from dac_codec.streaming.encoder import StreamingEncoder
 from dac_codec.streaming.look_ahead import decoder_context
 
 BLOCK_SAMPLES = 1 << 16
-"""Samples of a block, all channels together: 1.5 s of mono at 44.1 kHz. On a CPU the whole of a long file takes longer
-than its blocks, as what the layers hand on no longer stays in the cache; so do blocks of less than a quarter of this."""
+"""Samples of a block, all channels together: 1.5 s of mono at 44.1 kHz. On a CPU, longer blocks are slower: what the
+layers hand on no longer stays in the cache."""
 
 _SHORTEST_BLOCK = 16
 """Frames; with fewer at a time, the time goes into calls and not into numbers."""

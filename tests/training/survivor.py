@@ -2,8 +2,8 @@
 
     python -m tests.training.survivor CONFIG.json KILLS SEED
 
-Each life is a process of its own that gets SIGKILL: every fourth while it starts, the others up to a quarter of a second
-after they have saved something.
+Each life is a process of its own that gets SIGKILL: every fourth while it starts, the others up to a quarter of a
+second after they have saved something.
 """
 
 from __future__ import annotations

@@ -110,3 +110,14 @@ def test_the_latency_table() -> None:
     assert "| 44khz | 512 (11.6 ms) | 3733 (84.6 ms) | 4757 (107.9 ms) | 204.1 ms |" in lines
     assert "| 44khz, causal | 512 (11.6 ms) | 0 (0.0 ms) | 0 (0.0 ms) | 11.6 ms |" in lines
     assert len(lines) == 2 + 2 * 5
+
+
+def test_the_cost_of_training_is_measured(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        soundfile.write(tmp_path / f"{name}.wav", np.random.default_rng(0).uniform(-0.1, 0.1, 44100), 44100)
+    settings = ["experiment=overfit", f"data.sounds={tmp_path}", "model.encoder_dim=2", "model.decoder_dim=16"]
+    command = [sys.executable, str(SCRIPTS / "benchmark_training.py"), *settings, "trainer.batch_size=1"]
+    done = subprocess.run([*command, "--only", "float32"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "excerpts/s from one worker" in done.stdout
+    assert "| float32 |" in done.stdout

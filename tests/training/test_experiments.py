@@ -33,9 +33,6 @@ NARROW = (
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_two_steps(experiment: str, tmp_path: Path, manifest: Path) -> None:
     values = values_of(f"experiment={experiment}", f"data.sounds={manifest}", f"trainer.folder={tmp_path}", *NARROW)
-    weights = values["data"]["weights"]
-    if isinstance(weights, dict):
-        values = values | {"data": values["data"] | {"weights": None}}
     stages = [stage | {"until": index + 1} for index, stage in enumerate(values["trainer"]["stages"])]
     stages[-1]["until"] = 2
     values = values | {

@@ -56,3 +56,18 @@ def test_each_window_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_signals_shorter_than_a_window() -> None:
     assert torch.isfinite(spectral.mel_distance(44100)(Spectra(torch.zeros(1, 1, 1)), Spectra(torch.ones(1, 1, 1))))
+
+
+def test_envelopes_are_compared_whatever_their_level() -> None:
+    def distance(estimate: torch.Tensor, reference: torch.Tensor) -> float:
+        return float(spectral.envelope_distance(Spectra(estimate), Spectra(reference), 44100))
+
+    random = torch.Generator().manual_seed(0)
+    swell = torch.linspace(0, 20, 44100).sin().square()
+    sound = 0.1 * swell * torch.randn(1, 1, 44100, generator=random)
+    other = 0.1 * swell * torch.randn(1, 1, 44100, generator=random)
+    flat = 0.1 * torch.randn(1, 1, 44100, generator=random)
+    assert distance(sound, sound) < 0.01
+    assert distance(0.1 * sound, sound) < 0.01
+    assert 0.1 < distance(other, sound) < distance(flat, sound) - 0.2
+    assert distance(flat, sound) > 0.9

@@ -69,6 +69,8 @@ class DataConfig(_Section):
 class LossConfig(_Section):
     """How much each loss counts, and at which scales; the defaults are the paper's (section 3.4).
 
+    `envelope` is not of the paper: see `dac_codec.spectral.envelope_distance`.
+
     A weight of 0 leaves the loss out; without `adversarial` and `feature_matching` there are no discriminators.
     """
 
@@ -76,6 +78,7 @@ class LossConfig(_Section):
     stft: NonNegativeFloat = 0.0
     waveform: NonNegativeFloat = 0.0
     si_sdr: NonNegativeFloat = 0.0
+    envelope: NonNegativeFloat = 0.0
     adversarial: NonNegativeFloat = 1.0
     feature_matching: NonNegativeFloat = 2.0
     codebook: NonNegativeFloat = 1.0

@@ -1,4 +1,4 @@
-"""The losses of the paper (section 3.4), from the distances of `dac_codec.spectral`."""
+"""The losses of the paper (section 3.4) and one of our own, from the distances of `dac_codec.spectral`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dac_codec.spectral import MultiScaleMel, Spectra, multi_scale_stft, si_sdr
+from dac_codec.spectral import MultiScaleMel, Spectra, envelope_distance, multi_scale_stft, si_sdr
 from dac_codec.training.config import LossConfig
 
 
@@ -21,6 +21,7 @@ class ReconstructionLosses(nn.Module):
     def __init__(self, config: LossConfig, sample_rate: int) -> None:
         super().__init__()
         self.config = config
+        self.sample_rate = sample_rate
         self.mel = MultiScaleMel(sample_rate, config.mel_bands, config.mel_windows)
 
     def forward(self, fake: Tensor, real: Tensor) -> dict[str, Tensor]:
@@ -35,6 +36,8 @@ class ReconstructionLosses(nn.Module):
             losses["waveform"] = F.l1_loss(fake, real)
         if self.config.si_sdr:
             losses["si_sdr"] = -si_sdr(fake, real).mean()
+        if self.config.envelope:
+            losses["envelope"] = envelope_distance(estimate, reference, self.sample_rate)
         return losses
 
 

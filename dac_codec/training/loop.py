@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
@@ -56,7 +57,7 @@ class Trainer:
         self.fabric = start(config)
         state = self._find_state()
 
-        train, val = (_sounds(config, split, self.fabric.is_global_zero) for split in ("train", "val"))
+        train, val = _sounds(config, self.fabric)
         self.data = _excerpts(config, train)
         self.skipped: set[str] = set()
 
@@ -117,6 +118,8 @@ class Trainer:
                     tqdm(total=settings.n_steps, initial=self.step, disable=None, unit="step")
                 )
 
+            if settings.compile and self.fabric.is_global_zero:
+                logger.info("the first steps are compiled, which takes some minutes")
             self._validate_if_due(log, stop)
             stream = self._batches()
             while self.step < settings.n_steps and not any_process(self.fabric, stop.is_set):
@@ -459,13 +462,22 @@ class _Generator(nn.Module):
         return fake[..., : real.shape[-1]], commitment, codebook
 
 
-def _sounds(config: TrainConfig, split: str, speak: bool) -> Sequence[Sound]:
-    found = find_sounds(config.data.sounds, split, progress=speak)
-    if speak:
-        for file in found.unreadable:
+def _sounds(config: TrainConfig, fabric: Fabric) -> tuple[Sequence[Sound], Sequence[Sound]]:
+    """What to train and what to validate with; files that can't be read are named and counted."""
+    train, val = (
+        find_sounds(config.data.sounds, split, progress=fabric.is_global_zero and split == "train")
+        for split in ("train", "val")
+    )
+    if fabric.is_global_zero:
+        for file in train.unreadable:
             logger.warning("skipped %s", file)
-        logger.info("%d sounds to %s with", len(found.sounds), "train" if split == "train" else "validate")
-    return found.sounds
+        logger.info(
+            "sounds to train with: %d, to validate with: %d, that can't be read: %d",
+            len(train.sounds),
+            len(val.sounds),
+            len(train.unreadable),
+        )
+    return train.sounds, val.sounds
 
 
 def _excerpts(config: TrainConfig, sounds: Sequence[Sound]) -> ExcerptDataset:

@@ -31,18 +31,12 @@ def decode(data: bytes, subtype: str, channels: int) -> Audio:
 def encode(audio: Audio, subtype: str) -> bytes:
     """Turn a waveform [C, T] into bytes; the numbers are those that libsndfile writes.
 
-    Integers are clipped, never wrapped round, and rounded down (those of 32 bits to the nearest).
+    Integers are clipped, never wrapped round. They are the high bytes of a sample that is rounded to 32 bits.
     """
     interleaved: npt.NDArray[np.float32] = audio.T
     if subtype in ("FLOAT", "DOUBLE"):
         return interleaved.astype(f"<f{WIDTHS[subtype]}").tobytes()
-    width = WIDTHS[subtype]
-    full = 2.0 ** (8 * width - 1)
-    scaled = interleaved.astype(np.float64) * full
-    whole = np.rint(scaled) if width == 4 else np.floor(scaled)
-    integers: npt.NDArray[np.int32] = np.clip(whole, -full, full - 1).astype("<i4")
-    if subtype == "PCM_U8":
-        return (integers + 128).astype(np.uint8).tobytes()
-    # The low bytes of a little-endian integer come first.
-    in_bytes = np.ascontiguousarray(integers).view(np.uint8).reshape(-1, 4)
-    return in_bytes[:, :width].tobytes()
+    scaled = np.rint(interleaved.astype(np.float64, order="C") * 2.0**31)
+    in_bytes = np.clip(scaled, -(2.0**31), 2.0**31 - 1).astype("<i4").view(np.uint8).reshape(-1, 4)
+    high = in_bytes[:, 4 - WIDTHS[subtype] :]
+    return (high ^ 0x80 if subtype == "PCM_U8" else high).tobytes()

@@ -99,7 +99,7 @@ class Resynchronizer:
     frames on, with a probability of g / 2^32; before the end of the stream, 2^-12. In a file without positioned
     checksums the probability is 2^-32 and the length of a gap is known only where one chunk was damaged in its place.
 
-    Memory is bounded by the largest payload, about 4 MiB; time is linear in the bytes of the stream.
+    Memory is bounded by a few times the largest payload, which is 4 MiB; time is linear in the bytes of the stream.
 
     Args:
         source: stands behind the header, or behind a chunk.
@@ -119,6 +119,7 @@ class Resynchronizer:
         self._planes = header.channels * header.n_codebooks
         self._most_frames = MAX_CHUNK_CODES // self._planes
         self._end_sizes = range(1, MAX_VARINT_BYTES + 1) if header.n_samples is None else range(1)
+        self._end_marks = self._marks_of_end()
         self._buffer = _Buffer(source)
         self._expected = position
         self._has_gap = False
@@ -319,21 +320,33 @@ class Resynchronizer:
 
     def _end_forms(self, start: int) -> tuple[list[_Candidate], int]:
         """Return the whole END chunks from `start` on, and where to go on looking."""
-        stop = min(start + _STEP, self._buffer.end)
-        data = self._buffer.bytes(start, stop)
+        marks = self._end_marks
+        longest = max(map(len, marks))
+        stop = min(start + _STEP, self._buffer.end - longest + 1)
+        if stop <= start:
+            return [], start
+        data = self._buffer.bytes(start, stop + longest - 1)
         found = []
-        for size in self._end_sizes:
-            key = encode_key(ChunkKind.END, size)
-            place = data.find(key)
+        for mark in marks:
+            place = data.find(mark)
             while place >= 0:
                 payload = start + place + 1
-                candidate = _Candidate(ChunkKind.END, payload - 1, payload, payload + size + CRC_BYTES)
+                candidate = _Candidate(ChunkKind.END, payload - 1, payload, payload + (mark[0] >> 2) + CRC_BYTES)
                 if candidate.end > self._buffer.end:
                     stop = min(stop, candidate.start)
                 elif self._check(candidate):
                     found.append(candidate)
-                place = data.find(key, place + 1)
+                place = data.find(mark, place + 1)
         return found, stop
+
+    def _marks_of_end(self) -> list[bytes]:
+        """What an END chunk begins with: its key, or all of it where the header gives the length."""
+        n_samples = self._header.n_samples
+        if n_samples is None:
+            return [encode_key(ChunkKind.END, size) for size in self._end_sizes]
+        key = encode_key(ChunkKind.END, 0)
+        places = [checksum_prefix(n) for n in self._header.possible_frames(n_samples)] if self._positioned else [b""]
+        return [key + crc32c(place + key).to_bytes(CRC_BYTES, "little") for place in places]
 
     def _n_frames(self, candidate: _Candidate) -> int:
         """The frames that a chunk says to hold."""
@@ -361,7 +374,8 @@ class _Buffer:
 
     def bytes(self, start: int, end: int) -> bytes:
         """Return the bytes from `start` to `end`, which are there."""
-        return bytes(self._data[start - self._start : end - self._start])
+        with memoryview(self._data) as view:
+            return bytes(view[start - self._start : end - self._start])
 
     def fill(self, end: int) -> bool:
         """Read up to `end` and no further; return whether the stream goes on as far."""

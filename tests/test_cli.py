@@ -22,6 +22,7 @@ import soundfile
 from click.testing import CliRunner, Result
 
 from dac_codec import bitstream, codec, pretrained
+from dac_codec.audio import pcm
 from dac_codec.cli import main
 from dac_codec.codec import DacFile
 from dac_codec.model import DAC
@@ -610,18 +611,18 @@ def test_a_file_that_is_cut_before_its_first_chunk_ends_fails(flag: list[str], c
 
 @pytest.mark.usefixtures("instant")
 def test_interrupting_leaves_whole_files_only(compressed: DacFile, monkeypatch: pytest.MonkeyPatch) -> None:
-    written: list[object] = []
-    write = soundfile.SoundFile.write
+    encoded: list[bytes] = []
+    encode = pcm.encode
 
-    def interrupted_write(file: Any, *args: Any) -> None:
-        written.append(file)
-        write(file, *args)
-        if len(written) == 2:
+    def interrupted_encode(*args: Any) -> bytes:
+        encoded.append(encode(*args))
+        if len(encoded) == 2:
             raise KeyboardInterrupt
+        return encoded[-1]
 
     for name in "abc":
         write_dac(f"{name}.dac", compressed)
-    monkeypatch.setattr(soundfile.SoundFile, "write", interrupted_write)
+    monkeypatch.setattr(pcm, "encode", interrupted_encode)
     result = run("decompress", "a.dac", "b.dac", "c.dac", "-o", "out", "--model", "any")
     assert result.exit_code == 130
     assert result.stderr.splitlines()[-1] == "Interrupted"

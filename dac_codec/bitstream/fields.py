@@ -131,9 +131,9 @@ class StreamReader:
         self._stream = stream
         self._crc = 0
 
-    def begin_checksum(self) -> None:
-        """Start a new checksum at the next byte."""
-        self._crc = 0
+    def begin_checksum(self, before: bytes = b"") -> None:
+        """Start a new checksum at the next byte, as if `before` had come before it."""
+        self._crc = crc32c(before)
 
     def check_checksum(self, what: str) -> None:
         """Read a CRC-32C and compare it with that of everything since `begin_checksum`."""
@@ -161,6 +161,16 @@ class StreamReader:
             self._crc = crc32c(piece, self._crc)
             data += piece
         return bytes(data)
+
+    def read_some(self) -> bytes:
+        """Return what has arrived of the next 64 KiB, at least a byte; none where the stream ends.
+
+        A stream with `read1` (every buffered one) or a raw one gives what is there; any other may wait for more.
+        """
+        piece = getattr(self._stream, "read1", self._stream.read)(_READ_PIECE)
+        if piece is None:
+            raise BlockingIOError("a .dac file can't be read from a non-blocking stream")
+        return bytes(piece)
 
     def read_varint(self, what: str) -> int:
         """Return the next varint."""

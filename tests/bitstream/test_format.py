@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dac_codec.bitstream
-from dac_codec.bitstream import FILE_EXTENSION, MAGIC, MIME_TYPE, VERSION, Header, Writer, dumps, loads
+from dac_codec.bitstream import FILE_EXTENSION, MAGIC, MIME_TYPE, VERSION, GainSource, Header, Writer, dumps, loads
+from dac_codec.bitstream.positions import position_of
 
 FORMAT = (Path(dac_codec.bitstream.__file__).parent / "FORMAT.md").read_text(encoding="utf-8")
 
@@ -70,18 +71,21 @@ def decode_by_the_book(data: bytes) -> dict[str, Any]:
         bits += 1
     n_channels, n_codebooks = found["channels"], found["codebooks"]
     codes: list[list[list[int]]] = [[[] for _ in range(n_codebooks)] for _ in range(n_channels)]
+    n_before = 0
     while True:
         start = position
         key, position = varint(data, position)
         payload = data[position : position + key // 4]
         position += len(payload)
-        assert struct.unpack_from("<I", data, position)[0] == crc32c(data[start:position])
+        place_of_chunk = struct.pack("<Q", n_before) if found["features"] & 1 and key % 4 < 2 else b""
+        assert struct.unpack_from("<I", data, position)[0] == crc32c(place_of_chunk + data[start:position])
         position += 4
         if key % 4 == 0:
             found["end"] = payload
             break
         assert key % 4 == 1
         n_frames, place = varint(payload, 0)
+        n_before += n_frames
         plane_size = (n_frames * bits + 7) // 8
         for codebook in range(n_codebooks):
             for channel in range(n_channels):
@@ -112,7 +116,7 @@ def test_example_is_what_the_writer_writes() -> None:
 
 def test_example_by_the_book() -> None:
     assert decode_by_the_book(example()) == {
-        "features": 0,
+        "features": 1,
         "fingerprint": bytes.fromhex("00112233445566ff"),
         "sample rate": 48000,
         "channels": 1,
@@ -170,3 +174,37 @@ def test_numbers_in_the_text() -> None:
     for number, encoded in ((0, "00"), (127, "7F"), (128, "80 01"), (300, "AC 02")):
         assert f"{number} is `{encoded}`" in FORMAT
         assert varint(bytes.fromhex(encoded), 0)[0] == number
+
+
+def times_x(polynomial: int, power: int) -> int:
+    """Multiply by x^power, which may be negative, one step at a time."""
+    for _ in range(power):
+        polynomial = polynomial >> 1 ^ (0x82F63B78 if polynomial & 1 else 0)
+    for _ in range(-power):
+        polynomial = (polynomial ^ 0x82F63B78) << 1 | 1 if polynomial >> 31 else polynomial << 1
+    return polynomial
+
+
+@given(st.binary(min_size=7, max_size=40), st.integers(0, 2**32 - 1))
+@settings(max_examples=30, deadline=None)
+def test_formula_for_the_position(data: bytes, position: int) -> None:
+    checksum = crc32c(struct.pack("<Q", position) + data)
+    empty = 0
+    for byte in data:
+        empty = times_x(empty ^ byte, 8)
+    by_the_book = 0xFFFFFFFF ^ times_x(checksum ^ 0xFFFFFFFF ^ empty, -(8 * len(data) + 64))
+    assert by_the_book == position == position_of(data, checksum)
+
+
+def test_files_of_version_0_1_are_read() -> None:
+    """The example as it stood before there were positioned checksums."""
+    old = example().replace(bytes.fromhex("22 01 00 11 22"), bytes.fromhex("22 00 00 11 22"))
+    for new_checksum, old_checksum in (
+        ("e7 74 26 43", "36 ff d2 3d"),
+        ("fc 55 52 79", "b3 68 aa 53"),
+        ("8a 64 4a a2", "51 53 7d 52"),
+    ):
+        old = old.replace(bytes.fromhex(new_checksum), bytes.fromhex(old_checksum))
+    header, codes = loads(old)
+    assert decode_by_the_book(old)["codes"] == codes.tolist() == [[[1, 2, 3], [1023, 512, 0]]]
+    assert header.gain_source is GainSource.WHOLE

@@ -1,0 +1,32 @@
+"""Sound, sample rates and loudness: everything between a file or pipe and a float32 array [C, T].
+
+Shape letters: C channels, T samples per channel. Full scale is 1.0. Every error a caller can cause is an `AudioError`.
+"""
+
+from dac_codec.audio.folders import find_audio
+from dac_codec.audio.metering import SILENCE_LUFS, LoudnessMeter, apply_gain, gain_to, loudness, normalize
+from dac_codec.audio.reading import RAW_ENCODINGS, Reader, opened, read
+from dac_codec.audio.resampling import Resampler, resample, resample_windowed_sinc
+from dac_codec.audio.samples import Audio, check
+from dac_codec.audio.writing import Writer, write
+
+__all__ = [
+    "RAW_ENCODINGS",
+    "SILENCE_LUFS",
+    "Audio",
+    "LoudnessMeter",
+    "Reader",
+    "Resampler",
+    "Writer",
+    "apply_gain",
+    "check",
+    "find_audio",
+    "gain_to",
+    "loudness",
+    "normalize",
+    "opened",
+    "read",
+    "resample",
+    "resample_windowed_sinc",
+    "write",
+]

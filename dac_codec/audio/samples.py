@@ -1,0 +1,92 @@
+"""Waveforms in memory: what counts as one, and how it is passed on in blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from dac_codec.errors import AudioError
+
+Audio: TypeAlias = npt.NDArray[np.float32]
+"""Samples [C, T], float32, full scale 1.0."""
+
+MAX_CHANNELS = 1024
+"""The most that libsndfile reads or writes."""
+
+BLOCK_VALUES = 2**18
+"""Samples over all channels that are read, written or filtered at a time."""
+
+
+def block_length(channels: int) -> int:
+    """The samples per channel of a full block: 2^18 over all channels."""
+    return max(1, BLOCK_VALUES // channels)
+
+
+def blocks(audio: Audio, n_samples: int) -> Iterator[Audio]:
+    """Views [C, n_samples] of `audio` [C, T], one after the other; the last may be shorter."""
+    for start in range(0, audio.shape[1], n_samples):
+        yield audio[:, start : start + n_samples]
+
+
+def check(audio: npt.ArrayLike, sample_rate: int, name: str = "audio") -> Audio:
+    """Turn an array that a caller handed in into a valid waveform.
+
+    Args:
+        audio: [C, T] or [T], any floating dtype, full scale 1.0.
+        sample_rate: Hz, a positive integer.
+        name: what error messages call the array.
+
+    Returns:
+        [C, T] float32, C-contiguous; shares memory with `audio` where that already fits.
+
+    Raises:
+        AudioError: another dtype or shape, no samples, NaN or infinite samples, or no usable sample rate.
+    """
+    check_rate(sample_rate, name)
+    array = np.asarray(audio)
+    if array.dtype.kind != "f":
+        raise AudioError(
+            f"{name}: samples are {array.dtype}, expected floating point in [-1, 1]; "
+            "divide integer PCM by its full scale (32768 for 16 bit) first"
+        )
+    if array.ndim == 1:
+        array = array[None]
+    if array.ndim != 2:
+        raise AudioError(f"{name}: shape is {list(array.shape)}, expected [channels, samples] or [samples]")
+    if array.size == 0:
+        raise AudioError(f"{name}: shape is {list(array.shape)}, expected at least one channel and one sample")
+    if array.shape[0] > MAX_CHANNELS:
+        raise AudioError(
+            f"{name}: shape {list(array.shape)} means {array.shape[0]} channels, expected at most {MAX_CHANNELS}; "
+            "the order is [channels, samples], so transpose an array that is [samples, channels]"
+        )
+    with np.errstate(over="ignore"):  # float64 samples beyond float32's range become inf, which the next check reports
+        waveform = np.ascontiguousarray(array, dtype=np.float32)
+    check_finite(waveform, sample_rate, name)
+    return waveform
+
+
+def check_rate(sample_rate: int, name: str) -> None:
+    """Raise an AudioError unless `sample_rate` is a positive integer."""
+    is_integer = isinstance(sample_rate, int | np.integer) and not isinstance(sample_rate, bool)
+    if not is_integer or sample_rate <= 0:
+        raise AudioError(f"{name}: sample rate is {sample_rate!r}, expected a positive integer in Hz")
+
+
+def check_finite(audio: Audio, sample_rate: int, name: str, start: int = 0) -> None:
+    """Raise an AudioError that counts and locates the NaN and infinite samples of `audio` [C, T], if there are any.
+
+    `start` is the number of samples per channel that came before `audio`.
+    """
+    finite = np.isfinite(audio)
+    if finite.all():
+        return
+    first = start + int(np.argmin(finite.all(axis=0)))
+    since = f" from {start / sample_rate:.3f} s on" if start else ""
+    raise AudioError(
+        f"{name}: {finite.size - np.count_nonzero(finite)} of {finite.size} samples{since} are NaN or infinite, the "
+        f"first at {first / sample_rate:.3f} s; export the sound again, or replace them (numpy.nan_to_num)"
+    )

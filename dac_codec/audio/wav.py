@@ -1,0 +1,140 @@
+"""The header of a wav file (RIFF, and its 64-bit form RF64: EBU Tech 3306), for streams that can't be sought in."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from dac_codec.audio.pcm import WIDTHS
+from dac_codec.audio.pipes import Pipe
+from dac_codec.errors import AudioError
+
+LIMIT_BYTES = 2**32 - 2**16
+"""Sizes in a RIFF, AIFF or AU header are 32 bits; the rest is room for the header."""
+
+UNKNOWN_SIZE = 2**32 - 1
+"""In place of a size: the samples go on until the stream ends, or a 64-bit size stands elsewhere."""
+
+_PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
+_GUID_TAIL = bytes.fromhex("000000001000800000aa00389b71")  # of all sub-formats that stand for a two-byte tag
+_SUBTYPES = {
+    (_PCM, 1): "PCM_U8",
+    (_PCM, 2): "PCM_16",
+    (_PCM, 3): "PCM_24",
+    (_PCM, 4): "PCM_32",
+    (_FLOAT, 4): "FLOAT",
+    (_FLOAT, 8): "DOUBLE",
+}
+_TAGS = {subtype: tag for (tag, _), subtype in _SUBTYPES.items()}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How samples are stored: `sample_rate` in Hz, `channels`, and a `subtype` that `pcm` knows."""
+
+    sample_rate: int
+    channels: int
+    subtype: str
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one sample of every channel."""
+        return self.channels * WIDTHS[self.subtype]
+
+
+def read_header(pipe: Pipe) -> tuple[Layout, int | None] | bytes:
+    """Read up to the first sample.
+
+    Returns:
+        The layout, and the bytes of samples that the header promises: None where it says that it doesn't know (0 or
+        0xFFFFFFFF). Or, if this is no wav file of plain samples, the bytes that were read to find out.
+    """
+    seen = pipe.exactly(12)
+    if seen[:4] not in (b"RIFF", b"RF64") or seen[8:] != b"WAVE":
+        return seen
+    long_size = None
+    while True:
+        start = pipe.exactly(8)
+        seen += start
+        tag, size = start[:4], int.from_bytes(start[4:], "little")
+        if len(start) < 8 or tag == b"data":
+            return seen
+        content = pipe.exactly(size + size % 2)
+        seen += content
+        if tag == b"ds64" and len(content) >= 16:
+            long_size = int.from_bytes(content[8:16], "little")
+        if tag == b"fmt ":
+            layout = _layout(content[:size])
+            return seen if layout is None else (layout, _data_size(pipe, long_size))
+
+
+def _data_size(pipe: Pipe, long_size: int | None) -> int | None:
+    """Pass over what stands between the format and the samples; return the bytes of samples."""
+    while len(start := pipe.exactly(8)) == 8:
+        size = int.from_bytes(start[4:], "little")
+        if start[:4] == b"data":
+            size = long_size if size == UNKNOWN_SIZE and long_size is not None else size
+            return None if size in (0, UNKNOWN_SIZE, 2**64 - 1) else size
+        pipe.skip(size + size % 2)
+    return 0
+
+
+def _layout(fields: bytes) -> Layout | None:
+    """Take a format chunk apart; None unless it tells of plain samples and makes sense."""
+    if len(fields) < 16:
+        return None
+    tag, channels, sample_rate, _, frame_bytes, bits = struct.unpack_from("<HHIIHH", fields)
+    if tag == _EXTENSIBLE and len(fields) >= 40 and fields[26:40] == _GUID_TAIL:
+        tag = int.from_bytes(fields[24:26], "little")
+    subtype = _SUBTYPES.get((tag, -(-bits // 8)))
+    if subtype is None or not 1 <= channels <= 1024 or sample_rate == 0:
+        return None
+    layout = Layout(sample_rate, channels, subtype)
+    return layout if layout.frame_bytes == frame_bytes else None
+
+
+def header(layout: Layout, n_samples: int | None, with_room: bool = False) -> bytes:
+    """Return all bytes before the first sample.
+
+    Args:
+        layout: how the samples are stored.
+        n_samples: per channel; None makes a header that says that the length is unknown.
+        with_room: leave room for the 64-bit sizes even where they are not needed, so that the header has the same
+            length for any `n_samples`.
+
+    Raises:
+        AudioError: a sample rate that the header can't hold.
+    """
+    if layout.sample_rate >= 2**32:
+        raise AudioError(f"wav: {layout.sample_rate} Hz can't be written, expected less than 2^32 Hz")
+    frame_bytes = layout.frame_bytes
+    byte_rate = min(layout.sample_rate * frame_bytes, 2**32 - 1)
+    tag = _TAGS[layout.subtype]
+    fmt = struct.pack(
+        "<HHIIHH", tag, layout.channels, layout.sample_rate, byte_rate, frame_bytes, 8 * WIDTHS[layout.subtype]
+    )
+    data_size = UNKNOWN_SIZE if n_samples is None else n_samples * frame_bytes
+    long = n_samples is not None and data_size > LIMIT_BYTES
+    fact = struct.pack("<I", min(UNKNOWN_SIZE if n_samples is None else n_samples, UNKNOWN_SIZE))
+    chunks = _chunk(b"fmt ", fmt) + (_chunk(b"fact", fact) if tag == _FLOAT else b"")
+    n_room = 36 if long or with_room else 0
+    riff_size = 4 + n_room + len(chunks) + 8 + data_size + data_size % 2
+    if long:
+        assert n_samples is not None
+        chunks = _chunk(b"ds64", struct.pack("<QQQI", riff_size, data_size, n_samples, 0)) + chunks
+    elif with_room:
+        chunks = _chunk(b"JUNK", bytes(28)) + chunks
+    if long or n_samples is None:
+        riff_size = data_size = UNKNOWN_SIZE
+    return (
+        (b"RF64" if long else b"RIFF")
+        + struct.pack("<I", riff_size)
+        + b"WAVE"
+        + chunks
+        + b"data"
+        + struct.pack("<I", data_size)
+    )
+
+
+def _chunk(tag: bytes, content: bytes) -> bytes:
+    return tag + struct.pack("<I", len(content)) + content

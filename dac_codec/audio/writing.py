@@ -1,0 +1,307 @@
+"""Sound files and live sound, written block by block or whole."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+
+from dac_codec.audio import pcm, wav
+from dac_codec.audio.libsndfile import reason
+from dac_codec.audio.pipes import write_all
+from dac_codec.audio.samples import MAX_CHANNELS, Audio, block_length, blocks, check, check_rate
+from dac_codec.errors import AudioError
+from dac_codec.files import replacing
+
+# File extension -> container and default sample format, in libsndfile's names.
+WRITABLE = {
+    "wav": ("WAV", "PCM_16"),
+    "rf64": ("RF64", "PCM_16"),
+    "w64": ("W64", "PCM_16"),
+    "flac": ("FLAC", "PCM_16"),
+    "aif": ("AIFF", "PCM_16"),
+    "aiff": ("AIFF", "PCM_16"),
+    "au": ("AU", "PCM_16"),
+    "caf": ("CAF", "PCM_16"),
+    "ogg": ("OGG", "VORBIS"),
+    "oga": ("OGG", "VORBIS"),
+    "opus": ("OGG", "OPUS"),
+    "mp3": ("MP3", "MPEG_LAYER_III"),
+}
+
+_BYTES_PER_SAMPLE = {"PCM_S8": 1, **pcm.WIDTHS}
+
+
+class Writer:
+    """A sound file or live sound, written block by block in memory that doesn't grow with its length.
+
+    To be used as a context manager. A file appears when the block ends well, whole, and not at all when it doesn't: it
+    is written under a temporary name beside the target, which then takes its place. Streams and devices, which may not
+    be seekable, get the samples of wav and raw as they come, and all bytes of any other format at the end.
+
+    Samples of integer PCM are clipped to [-1, 1], so that a sample beyond full scale never wraps round; +1.0 becomes
+    the largest integer. A wav file that would pass 4 GiB is written as RF64, its 64-bit form (EBU Tech 3306); one of
+    unknown length leaves 36 bytes of room for that. On a stream, a wav header of unknown length gives 0xFFFFFFFF in
+    place of its sizes, which players and `Reader` take for "until the end".
+
+    Args:
+        target: a path, or a binary stream, which is not closed.
+        sample_rate: Hz.
+        channels: number of channels.
+        n_samples: samples per channel that will be written; None if it is not known.
+        fmt: a file extension that picks the format in place of the target's own; streams are wav by default. "raw" is
+            for streams alone: interleaved little-endian samples without a header.
+        subtype: a sample format in libsndfile's names, such as "PCM_24" or "FLOAT"; by default 16-bit PCM for wav, raw,
+            flac, aiff, au, caf, w64 and rf64, and the codec of the same name for ogg (Vorbis), opus and mp3.
+
+    Raises:
+        AudioError: a format that can't be written, or a sample rate or number of channels that can't be. Inside the
+            block: a target that can't be written to. At its end: another number of samples than `n_samples`.
+        BrokenPipeError: the reader of a stream went away.
+    """
+
+    def __init__(
+        self,
+        target: str | os.PathLike[str] | BinaryIO,
+        sample_rate: int,
+        channels: int,
+        n_samples: int | None = None,
+        fmt: str | None = None,
+        subtype: str | None = None,
+    ) -> None:
+        if isinstance(target, str | os.PathLike):
+            self.name, extension = os.fspath(target), Path(target).suffix
+        else:
+            self.name, extension = str(getattr(target, "name", "<stream>")), "wav"
+        check_rate(sample_rate, self.name)
+        if not 1 <= channels <= MAX_CHANNELS:
+            raise AudioError(f"{self.name}: {channels} channels, expected 1 to {MAX_CHANNELS}")
+        self.sample_rate, self.channels, self.n_samples = int(sample_rate), channels, n_samples
+        to_stream = not isinstance(target, str | os.PathLike)
+        self._container, self._subtype = _file_format(extension if fmt is None else fmt, subtype, self.name, to_stream)
+        self._plain = self._container in ("WAV", "RAW") and self._subtype in pcm.WIDTHS
+        self._target = target
+        self._n_written = 0
+        self._check_size(0 if n_samples is None else n_samples)
+
+    def __enter__(self) -> Writer:
+        with contextlib.ExitStack() as stack, self._errors():
+            self._sink = self._open(stack)
+            self._cleanup = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._cleanup.__exit__(kind, error, traceback)
+            return
+        with self._errors(), self._cleanup:
+            if self.n_samples not in (None, self._n_written):
+                raise AudioError(f"{self.name}: {self.n_samples} samples were promised, {self._n_written} came")
+            self._sink.finish(self._n_written)
+
+    def write(self, block: npt.ArrayLike) -> None:
+        """Append a block.
+
+        Args:
+            block: [C, T] or [T], any floating dtype, full scale 1.0.
+
+        Raises:
+            AudioError: samples that `check` refuses, another number of channels, more samples than were promised or
+                fit into the format, or a target that can't be written to.
+            BrokenPipeError: the reader of a stream went away.
+        """
+        waveform = check(block, self.sample_rate, self.name)
+        if waveform.shape[0] != self.channels:
+            raise AudioError(f"{self.name}: a block has {waveform.shape[0]} channels, expected {self.channels}")
+        n_written = self._n_written + waveform.shape[1]
+        if self.n_samples is not None and n_written > self.n_samples:
+            raise AudioError(f"{self.name}: {self.n_samples} samples were promised, and more came")
+        self._check_size(n_written)
+        with self._errors():
+            for part in blocks(waveform, block_length(self.channels)):
+                self._sink.write(part)
+        self._n_written = n_written
+
+    def _check_size(self, n_samples: int) -> None:
+        """Refuse what the sizes in the header can't say."""
+        size = n_samples * self.channels * _BYTES_PER_SAMPLE.get(self._subtype, 1)
+        if size > wav.LIMIT_BYTES and (
+            self._container in ("AIFF", "AU") or (self._container == "WAV" and not self._plain)
+        ):
+            raise AudioError(
+                f"{self.name}: more than the 4 GiB that {self._container} {self._subtype} can hold; write rf64, w64, "
+                "caf or flac"
+            )
+
+    def _open(self, stack: contextlib.ExitStack) -> _Sink:
+        """Open the target; `stack` closes it, and puts a file in its place or throws it away."""
+        layout = wav.Layout(self.sample_rate, self.channels, self._subtype)
+        if isinstance(self._target, str | os.PathLike) and not _is_device(Path(self._target)):
+            temporary = stack.enter_context(replacing(Path(self._target)))
+            if self._plain:
+                return _WavFile(stack.enter_context(temporary.open("wb")), layout, self.n_samples)
+            return self._encoder(str(temporary), stack)
+        stream = self._target
+        if isinstance(stream, str | os.PathLike):
+            stream = stack.enter_context(io.FileIO(stream, "w"))
+        if self._plain:
+            head = b"" if self._container == "RAW" else wav.header(layout, self.n_samples)
+            return _PlainStream(stream, layout, head, pad=self._container == "WAV" and self.n_samples is not None)
+        buffer = io.BytesIO()
+        return _EncodedStream(stream, buffer, self._encoder(buffer, stack))
+
+    def _encoder(self, target: str | io.BytesIO, stack: contextlib.ExitStack) -> _Encoder:
+        file = soundfile.SoundFile(target, "w", self.sample_rate, self.channels, self._subtype, format=self._container)
+        stack.callback(file.close)
+        return _Encoder(file)
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turn what goes wrong with a target into an AudioError that says what to do."""
+        try:
+            yield
+        except soundfile.LibsndfileError as error:
+            if error.code == 2:  # SF_ERR_SYSTEM: the operating system refused; libsndfile keeps its reason to itself
+                raise AudioError(
+                    f"{self.name}: can't be written to; check the free disk space and file size limits"
+                ) from error
+            raise AudioError(
+                f"{self.name}: {self.channels} channels at {self.sample_rate} Hz can't be written as "
+                f"{self._container} {self._subtype} ({reason(error)}); choose another format, such as wav"
+            ) from error
+        except BrokenPipeError:
+            raise
+        except (OSError, ValueError) as error:  # ValueError: a null byte in the path, or a closed stream
+            what = getattr(error, "strerror", None) or str(error)
+            raise AudioError(
+                f"{self.name}: can't be written ({what}); check the path, its access rights and the free disk space"
+            ) from error
+
+
+def write(
+    target: str | os.PathLike[str] | BinaryIO,
+    audio: npt.ArrayLike,
+    sample_rate: int,
+    fmt: str | None = None,
+    subtype: str | None = None,
+) -> None:
+    """Write a whole sound file.
+
+    Args:
+        target: a path, or a binary stream, as for `Writer`.
+        audio: [C, T] or [T], any floating dtype, full scale 1.0.
+        sample_rate: Hz.
+        fmt: as for `Writer`.
+        subtype: as for `Writer`.
+
+    Raises:
+        AudioError: a format that can't be written, samples that `check` refuses, or a target that can't be written.
+        BrokenPipeError: the reader of a stream went away.
+    """
+    name = os.fspath(target) if isinstance(target, str | os.PathLike) else str(getattr(target, "name", "<stream>"))
+    waveform = check(audio, sample_rate, name)
+    with Writer(target, sample_rate, waveform.shape[0], waveform.shape[1], fmt, subtype) as writer:
+        writer.write(waveform)
+
+
+class _Sink(Protocol):
+    """Where a Writer's blocks go."""
+
+    def write(self, block: Audio) -> None:
+        """Append a block."""
+
+    def finish(self, n_samples: int) -> None:
+        """Write what can be written only now that `n_samples` have come."""
+
+
+class _WavFile:
+    """Plain samples in a wav file. Where their number is known only at the end, the header is written again."""
+
+    def __init__(self, file: BinaryIO, layout: wav.Layout, n_samples: int | None) -> None:
+        self._file, self._layout = file, layout
+        self._rewrite = n_samples is None
+        file.write(wav.header(layout, n_samples or 0, self._rewrite))
+
+    def write(self, block: Audio) -> None:
+        self._file.write(pcm.encode(block, self._layout.subtype))
+
+    def finish(self, n_samples: int) -> None:
+        self._file.write(bytes(n_samples * self._layout.frame_bytes % 2))
+        if self._rewrite:
+            self._file.seek(0)
+            self._file.write(wav.header(self._layout, n_samples, self._rewrite))
+        self._file.flush()  # closing comes too late to complain of a full disk
+
+
+class _PlainStream:
+    """Plain samples on a stream, which are passed on at once, behind a header that may be empty."""
+
+    def __init__(self, stream: BinaryIO, layout: wav.Layout, head: bytes, pad: bool) -> None:
+        self._stream, self._layout, self._pad = stream, layout, pad
+        write_all(stream, head)
+
+    def write(self, block: Audio) -> None:
+        write_all(self._stream, pcm.encode(block, self._layout.subtype))
+
+    def finish(self, n_samples: int) -> None:
+        if self._pad:
+            write_all(self._stream, bytes(n_samples * self._layout.frame_bytes % 2))
+
+
+class _Encoder:
+    """Whatever libsndfile writes (in blocks: its Vorbis encoder overflows its stack on long ones)."""
+
+    def __init__(self, file: soundfile.SoundFile) -> None:
+        self._file = file
+
+    def write(self, block: Audio) -> None:
+        self._file.write(np.ascontiguousarray(block.T))  # soundfile has libsndfile clip where the format is integer
+
+    def finish(self, n_samples: int) -> None:
+        self._file.close()
+
+
+class _EncodedStream:
+    """A format whose bytes are final only at the end, when a stream gets them."""
+
+    def __init__(self, stream: BinaryIO, buffer: io.BytesIO, encoder: _Encoder) -> None:
+        self._stream, self._buffer, self._encoder = stream, buffer, encoder
+
+    def write(self, block: Audio) -> None:
+        self._encoder.write(block)
+
+    def finish(self, n_samples: int) -> None:
+        self._encoder.finish(n_samples)
+        write_all(self._stream, self._buffer.getbuffer())
+
+
+def _file_format(fmt: str, subtype: str | None, name: str, to_stream: bool) -> tuple[str, str]:
+    """Return libsndfile's names for the container and the sample format."""
+    extension = fmt.lower().removeprefix(".")
+    formats = {**WRITABLE, "raw": ("RAW", "PCM_16")} if to_stream else WRITABLE
+    if extension not in formats:
+        found = f"file format {extension!r}" if extension else "no file extension"
+        raise AudioError(f"{name}: {found}, expected one of {', '.join(sorted(formats))}")
+    container, default_subtype = formats[extension]
+    subtype = default_subtype if subtype is None else subtype.upper()
+    known = pcm.WIDTHS if container == "RAW" else soundfile.available_subtypes(container)
+    if subtype not in known:
+        raise AudioError(
+            f"{name}: {container} has no sample format {subtype!r}, expected one of {', '.join(sorted(known))}"
+        )
+    return container, subtype
+
+
+def _is_device(path: Path) -> bool:
+    """Whether something is there that must be written in place: a device or a named pipe."""
+    return path.exists() and not path.is_file() and not path.is_dir()

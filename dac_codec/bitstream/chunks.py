@@ -1,0 +1,75 @@
+"""The chunks of a .dac file: their kinds, and what is in them."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from dac_codec.bitstream.fields import FieldReader, encode_varint
+from dac_codec.bitstream.header import Header
+from dac_codec.bitstream.packing import pack, packed_size, unpack
+from dac_codec.errors import BitstreamError
+
+MAX_CHUNK_CODES = 1 << 20
+"""Most codes (frames x channels x codebooks) in one chunk."""
+
+MAX_PAYLOAD = 1 << 22
+"""Most bytes in a payload."""
+
+
+class ChunkKind(IntEnum):
+    """The two low bits of a chunk's key."""
+
+    END = 0
+    CODES = 1
+    ANCILLARY = 2
+    CRITICAL = 3
+
+
+def default_chunk_frames(model_sample_rate: int, hop_length: int) -> int:
+    """Return the frames per chunk that `Writer` uses: 3.5 s, rounded up to a multiple of 8.
+
+    Eight codes of any width fill whole bytes, so full chunks need no padding. 3.5 s keep the chunk headers of a 10 s
+    clip, together with the file header, below 1% of the codes even at 6 kbit/s.
+
+    >>> default_chunk_frames(44100, 512)
+    304
+    """
+    return 8 * -(-7 * model_sample_rate // (2 * hop_length * 8))
+
+
+def encode_key(kind: ChunkKind, payload_size: int) -> bytes:
+    """Return the key of a chunk."""
+    return encode_varint(payload_size << 2 | kind)
+
+
+def encode_codes(header: Header, codes: npt.NDArray[np.uint16]) -> bytes:
+    """Return the payload of a CODES chunk that holds `codes` [C, N, F]."""
+    # Codebook-major, so that the coarse codebooks of all channels come before the fine ones.
+    return encode_varint(codes.shape[-1]) + pack(codes.transpose(1, 0, 2), header.bits_per_code)
+
+
+def decode_codes(header: Header, payload: bytes) -> npt.NDArray[np.uint16]:
+    """Return the codes [C, N, F] of the payload of a CODES chunk; raises BitstreamError."""
+    fields = FieldReader(payload, "a chunk of codes")
+    n_frames = fields.varint()
+    planes = header.n_codebooks * header.channels
+    size = planes * packed_size(n_frames, header.bits_per_code)
+    if not 1 <= n_frames <= MAX_CHUNK_CODES // planes:
+        raise BitstreamError(f"a chunk must hold 1..{MAX_CHUNK_CODES // planes} frames, found {n_frames}")
+    if size != fields.left:
+        raise BitstreamError(f"a chunk of {n_frames} frames takes {size} bytes of codes, found {fields.left}")
+    codes = unpack(fields.take(size), header.bits_per_code, (header.n_codebooks, header.channels, n_frames))
+    if codes.max() >= header.codebook_size:
+        raise BitstreamError(f"codes must be below the codebook size {header.codebook_size}, found {codes.max()}")
+    return np.ascontiguousarray(codes.transpose(1, 0, 2))
+
+
+def decode_end(header: Header, payload: bytes) -> int:
+    """Return the samples per channel, from the header or else from the payload of the END chunk."""
+    fields = FieldReader(payload, "the END chunk")
+    n_samples = fields.varint() if header.n_samples is None else header.n_samples
+    fields.expect_end()
+    return n_samples

@@ -1,0 +1,269 @@
+"""What a .dac file says about itself before the first code."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import IntEnum
+
+from dac_codec.bitstream.fields import (
+    FLOAT32,
+    MAX_VARINT,
+    FieldReader,
+    StreamReader,
+    checked_float32,
+    checked_integer,
+    encode_varint,
+    with_crc,
+)
+from dac_codec.bitstream.packing import MAX_BITS
+from dac_codec.errors import BitstreamError, TruncatedBitstreamError
+
+MAGIC = b"\x8aDAC"
+"""The first four bytes of every file. 0x8A can't begin a UTF-8 text, and the high bit shows a 7-bit transfer."""
+
+VERSION = 1
+"""The version of the format that this module writes, and the only one that it reads."""
+
+POSITIONED_CHECKSUMS = 1
+"""The required feature whose checksums of CODES and END chunks cover the number of frames before them."""
+
+_MAX_HEADER_BODY = 4096
+_MAX_SAMPLE_RATE = (1 << 24) - 1
+_MAX_CHANNELS = (1 << 16) - 1
+_MAX_PLANES = 1 << 16
+_MAX_NAME_BYTES = 64
+_FINGERPRINT_BYTES = 8
+_CODING_FIXED_WIDTH = 0
+_EXTENSION_MODEL_NAME = 1
+_EXTENSION_GAIN_SOURCE = 2
+_FRAME_TOLERANCE = 1
+
+
+class GainSource(IntEnum):
+    """What the gain of a file was chosen from. It is one gain for the whole file in either case."""
+
+    WHOLE = 0
+    """The loudness and the peak of the whole sound."""
+    BEGINNING = 1
+    """The beginning of a sound that was coded as it came. What follows may be of another loudness."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a .dac file says about itself before the first code. Checked when it is made.
+
+    Attributes:
+        model_fingerprint: 8 bytes that tell which weights made the codes: the start of a SHA-256 over them.
+        model_name: what people call these weights; at most 64 bytes of UTF-8 without control characters, may be empty.
+        sample_rate: rate of the original audio, in Hz, 1..2^24-1, and not below `frame_rate`.
+        channels: channels of the original audio, 1..65535. Each is coded on its own.
+        n_samples: length of the original audio, in samples per channel at `sample_rate`; None if it is not yet known.
+        gain_db: gain in dB that was applied to the audio before encoding; a decoder applies `-gain_db`. Kept, and
+            rounded here, as float32.
+        model_sample_rate: rate at which the model works, in Hz, 1..2^24-1.
+        hop_length: samples at `model_sample_rate` per frame, 1..model_sample_rate.
+        n_codebooks: codes per frame and channel. `channels * n_codebooks` is at most 65536.
+        codebook_size: entries of each codebook, 2..65536; every code is below it.
+        gain_source: what the gain was chosen from. A decoder needs it for nothing.
+
+    Raises:
+        BitstreamError: a field is not what the list above says.
+    """
+
+    model_fingerprint: bytes
+    model_name: str
+    sample_rate: int
+    channels: int
+    n_samples: int | None
+    gain_db: float
+    model_sample_rate: int
+    hop_length: int
+    n_codebooks: int
+    codebook_size: int
+    gain_source: GainSource = GainSource.WHOLE
+
+    def __post_init__(self) -> None:
+        fingerprint = self.model_fingerprint
+        if not isinstance(fingerprint, bytes) or len(fingerprint) != _FINGERPRINT_BYTES:
+            raise BitstreamError(f"model_fingerprint must be {_FINGERPRINT_BYTES} bytes, found {fingerprint!r}")
+        _check_model_name(self.model_name)
+        self._check_integer("sample_rate", 1, _MAX_SAMPLE_RATE)
+        self._check_integer("channels", 1, _MAX_CHANNELS)
+        if self.n_samples is not None:
+            self._check_integer("n_samples", 0, MAX_VARINT - 1)
+        self._check_integer("model_sample_rate", 1, _MAX_SAMPLE_RATE)
+        self._check_integer("hop_length", 1, self.model_sample_rate)
+        self._check_integer("n_codebooks", 1, _MAX_PLANES)
+        if self.channels * self.n_codebooks > _MAX_PLANES:
+            raise BitstreamError(
+                f"channels * n_codebooks must be at most {_MAX_PLANES}, found {self.channels} * {self.n_codebooks}"
+            )
+        self._check_integer("codebook_size", 2, 1 << MAX_BITS)
+        if self.sample_rate * self.hop_length < self.model_sample_rate:
+            raise BitstreamError(
+                f"sample_rate must not be below the frame rate of {self.frame_rate:g} Hz, found {self.sample_rate} Hz"
+            )
+        self._check_integer("gain_source", 0, max(GainSource))
+        object.__setattr__(self, "gain_source", GainSource(self.gain_source))
+        object.__setattr__(self, "gain_db", checked_float32(self.gain_db, "gain_db"))
+
+    def _check_integer(self, field: str, low: int, high: int) -> None:
+        object.__setattr__(self, field, checked_integer(getattr(self, field), field, low, high))
+
+    @property
+    def bits_per_code(self) -> int:
+        """ceil(log2(codebook_size)): the bits that one code takes, 1..16."""
+        return (self.codebook_size - 1).bit_length()
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second."""
+        return self.model_sample_rate / self.hop_length
+
+    @property
+    def bitrate(self) -> float:
+        """Bits per second of the codes of all channels, without headers."""
+        return self.channels * self.n_codebooks * self.bits_per_code * self.frame_rate
+
+    def expected_frames(self, n_samples: int) -> int:
+        """Frames that `n_samples` samples of the original audio fill: ceil(n * model_rate / rate / hop)."""
+        return -(-n_samples * self.model_sample_rate // (self.sample_rate * self.hop_length))
+
+    def covered_samples(self, n_frames: int) -> int:
+        """Samples of the original audio that `n_frames` frames can fill: floor(frames * hop * rate / model_rate)."""
+        return n_frames * self.hop_length * self.sample_rate // self.model_sample_rate
+
+    def possible_frames(self, n_samples: int) -> range:
+        """The numbers of frames that `n_samples` samples may take: resampling may round to one more or less."""
+        expected = self.expected_frames(n_samples)
+        return range(max(expected - _FRAME_TOLERANCE, min(n_samples, 1)), expected + _FRAME_TOLERANCE + 1)
+
+    def most_frames(self) -> float:
+        """Frames that a file with this header may hold."""
+        return math.inf if self.n_samples is None else self.possible_frames(self.n_samples)[-1]
+
+    def check_length(self, n_samples: int, n_frames: int) -> None:
+        """Raise a BitstreamError if `n_frames` frames don't bear out a length of `n_samples`."""
+        if n_frames not in self.possible_frames(n_samples):
+            raise BitstreamError(
+                f"{n_samples} samples per channel at {self.sample_rate} Hz take {self.expected_frames(n_samples)} "
+                f"frames, found {n_frames}"
+            )
+
+
+def _check_model_name(name: str) -> None:
+    if not isinstance(name, str):
+        raise BitstreamError(f"model_name must be a string, found {name!r}")
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        raise BitstreamError(f"model_name must be valid Unicode, found {name!r}") from None
+    if size > _MAX_NAME_BYTES:
+        raise BitstreamError(f"model_name must take at most {_MAX_NAME_BYTES} bytes of UTF-8, found {size}")
+    if any(character < " " or "\x7f" <= character <= "\x9f" for character in name):
+        raise BitstreamError(f"model_name must not hold control characters, found {name!r}")
+
+
+def encode_header(header: Header) -> bytes:
+    """All bytes before the first chunk."""
+    body = b"".join(
+        (
+            encode_varint(POSITIONED_CHECKSUMS),
+            header.model_fingerprint,
+            encode_varint(header.sample_rate),
+            encode_varint(header.channels),
+            encode_varint(0 if header.n_samples is None else header.n_samples + 1),
+            FLOAT32.pack(header.gain_db),
+            encode_varint(header.model_sample_rate),
+            encode_varint(header.hop_length),
+            encode_varint(header.n_codebooks),
+            encode_varint(header.codebook_size),
+            bytes([_CODING_FIXED_WIDTH]),
+        )
+    )
+    if header.model_name:
+        name = header.model_name.encode()
+        body += encode_varint(_EXTENSION_MODEL_NAME) + encode_varint(len(name)) + name
+    if header.gain_source:
+        body += encode_varint(_EXTENSION_GAIN_SOURCE) + encode_varint(1) + bytes([header.gain_source])
+    return with_crc(MAGIC + bytes([VERSION]) + encode_varint(len(body)) + body)
+
+
+def read_header(source: StreamReader) -> tuple[Header, bool]:
+    """Read a header; return it, and whether the checksums of the chunks are positioned.
+
+    Raises:
+        TruncatedBitstreamError: the stream ends early.
+        BitstreamError: the bytes are no .dac file, are damaged, or need a newer version of this package.
+    """
+    source.begin_checksum()
+    magic = source.read_up_to(len(MAGIC))
+    if not MAGIC.startswith(magic):
+        legacy = ": a file of descript-audio-codec? read_legacy reads those" if magic == b"\x93NUM" else ""
+        raise BitstreamError(f"not a .dac file: it must begin with {MAGIC!r}, found {magic!r}{legacy}")
+    if magic != MAGIC:
+        raise TruncatedBitstreamError(f"the file ends early, after {len(magic)} bytes")
+    version = source.read(1, "the header")[0]
+    if version != VERSION:
+        raise BitstreamError(f"the file has version {version} of the .dac format, this package reads version {VERSION}")
+    size = source.read_varint("the header")
+    if size > _MAX_HEADER_BODY:
+        raise BitstreamError(f"the header claims {size} bytes, the format allows {_MAX_HEADER_BODY}")
+    fields = FieldReader(source.read(size, "the header"), "the header")
+    source.check_checksum("the header")
+
+    features = fields.varint()
+    unknown = features & ~POSITIONED_CHECKSUMS
+    if unknown:
+        raise BitstreamError(
+            f"the file needs features {unknown:#x} that this package does not know: a newer version may read it"
+        )
+    fingerprint = fields.take(_FINGERPRINT_BYTES)
+    sample_rate = fields.varint()
+    channels = fields.varint()
+    length = fields.varint()
+    (gain_db,) = FLOAT32.unpack(fields.take(FLOAT32.size))
+    model_sample_rate = fields.varint()
+    hop_length = fields.varint()
+    n_codebooks = fields.varint()
+    codebook_size = fields.varint()
+    coding = fields.take(1)[0]
+    if coding != _CODING_FIXED_WIDTH:
+        raise BitstreamError(
+            f"the codes are stored with coding {coding}, this package reads coding {_CODING_FIXED_WIDTH}"
+        )
+    name, gain_source = _read_extensions(fields)
+    header = Header(
+        model_fingerprint=fingerprint,
+        model_name=name,
+        sample_rate=sample_rate,
+        channels=channels,
+        n_samples=length - 1 if length else None,
+        gain_db=gain_db,
+        model_sample_rate=model_sample_rate,
+        hop_length=hop_length,
+        n_codebooks=n_codebooks,
+        codebook_size=codebook_size,
+        gain_source=gain_source,
+    )
+    return header, bool(features & POSITIONED_CHECKSUMS)
+
+
+def _read_extensions(fields: FieldReader) -> tuple[str, GainSource]:
+    """Read the extensions up to the end of the header: the model's name, and the gain's source. Pass over others."""
+    found: dict[int, bytes] = {}
+    while fields.left:
+        tag = fields.varint()
+        value = fields.take(fields.varint())
+        if tag not in (_EXTENSION_MODEL_NAME, _EXTENSION_GAIN_SOURCE):
+            continue
+        if tag in found:
+            raise BitstreamError(f"the header holds extension {tag} twice")
+        found[tag] = value
+    try:
+        name = found.get(_EXTENSION_MODEL_NAME, b"").decode()
+    except UnicodeDecodeError:
+        raise BitstreamError("the model name in the header is not valid UTF-8") from None
+    sources = {bytes([source]): source for source in GainSource}
+    return name, sources.get(found.get(_EXTENSION_GAIN_SOURCE, b""), GainSource.WHOLE)

@@ -1,0 +1,58 @@
+"""Checksums that know where their chunk belongs, and the way back from such a checksum to the position.
+
+In a file with positioned checksums (FORMAT.md, "Checksums of chunks") the number of frames before a chunk goes into its
+CRC without being stored. A CRC is linear over GF(2), so the 32 bits of a checksum determine 32 bits of the position:
+instead of trying positions, a reader computes the only one that fits.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from dac_codec.bitstream.fields import crc32c
+
+_ONES = 0xFFFFFFFF
+_POLYNOMIAL = 0x82F63B78  # of CRC-32C; bit 31 is the coefficient of 1, bit 0 that of x^31
+_ONE = 1 << 31
+
+
+def checksum_prefix(position: int) -> bytes:
+    """Return what the checksum of a chunk covers before its key: `position`, the frames before it, as u64."""
+    return position.to_bytes(8, "little")
+
+
+def position_of(data: bytes, checksum: int) -> int:
+    """Return the only position below 2^32 with which `data`, key and payload of a chunk, has this checksum.
+
+    For damaged bytes it is as good as random: it falls into a window of w positions with a probability of w / 2^32.
+
+    >>> position_of(b"chunk", crc32c(checksum_prefix(304) + b"chunk"))
+    304
+    """
+    # The register of a CRC starts with ones. Each 32-bit word w turns a register r into (r + w) x^32, and `data`, of
+    # n bytes, turns r into r x^(8 n) + d, where d is what it makes of an empty register.
+    d = crc32c(data, _ONES) ^ _ONES
+    return _multiply(checksum ^ _ONES ^ d, _inverse_shift(8 * len(data) + 64)) ^ _ONES
+
+
+def _multiply(a: int, b: int) -> int:
+    """The product of two polynomials modulo that of the CRC."""
+    product = 0
+    for bit in range(31, -1, -1):
+        if a >> bit & 1:
+            product ^= b
+        b = b >> 1 ^ (_POLYNOMIAL if b & 1 else 0)
+    return product
+
+
+@lru_cache(maxsize=1024)
+def _inverse_shift(n_bits: int) -> int:
+    """x^-n_bits."""
+    factor = (_ONE ^ _POLYNOMIAL) << 1 | 1  # 1 / x
+    power = _ONE
+    while n_bits:
+        if n_bits & 1:
+            power = _multiply(power, factor)
+        factor = _multiply(factor, factor)
+        n_bits >>= 1
+    return power

@@ -1,0 +1,12 @@
+"""The floor of dac_codec.audio: sounds, nothing else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+
+def test_import_is_light() -> None:
+    code = "import sys, dac_codec.audio; print(sorted({'torch', 'scipy', 'pyloudnorm'} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

@@ -139,7 +139,8 @@ class Trainer:
                     self._save(improved)
             if self.step < settings.n_steps:
                 self._save(best=False)
-                logger.warning("stopped at step %d; the same command goes on from there", self.step)
+                if self.fabric.is_global_zero:
+                    logger.warning("stopped at step %d; the same command goes on from there", self.step)
             elif self.fabric.is_global_zero:
                 self._export("model")
 
@@ -183,7 +184,7 @@ class Trainer:
         """
         stage = self.stage(self.step)
         self._set_learning_rate()
-        self.model.train()
+        self.model.train(stage.generator)
         values: dict[str, float] = {}
         # One pass of the generator serves both steps. The graphs of several micro-batches would not fit into memory
         # together, so that with accumulation the discriminators get a pass of their own.
@@ -272,7 +273,7 @@ class Trainer:
         checkpoint.save(self._state() | {"batch": [real.cpu() for real in reals], "values": values}, path)
         raise DacError(
             f"{', '.join(wrong) or 'something in another process is not finite'} at step {self.step + 1}; "
-            f"the state before it and the batch are in {path}"
+            f"the state and the batch are in {path}"
         )
 
     def _set_learning_rate(self) -> None:

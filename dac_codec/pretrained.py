@@ -146,7 +146,7 @@ def save(
         raise ValueError(f"dtype must be 'float32' or 'float16', not {dtype!r}")
     folder = Path(folder).expanduser().absolute()
     tensors = {}
-    for key, tensor in _canonical(model.state_dict()).items():
+    for key, tensor in canonical(model.state_dict()).items():
         tensors[key] = tensor.detach().to("cpu", getattr(torch, dtype)).contiguous()
         if not tensors[key].isfinite().all():
             raise CheckpointError(f"{folder} was not written: {key} has values that are no finite {dtype} numbers")
@@ -180,7 +180,7 @@ def fingerprint(model: DAC) -> bytes:
         if field.name in _VARIATIONS and config[field.name] == field.default:
             del config[field.name]
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, separators=(",", ":")).encode())
-    for key, tensor in sorted(_canonical(model.state_dict()).items()):
+    for key, tensor in sorted(canonical(model.state_dict()).items()):
         digest.update(f"\n{key} {list(tensor.shape)}\n".encode())
         digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().astype("<f4", copy=False).data)
     return digest.digest()
@@ -326,9 +326,9 @@ def _parse_config(values: dict[str, Any], file: Path) -> DACConfig:
 def _build(checkpoint: _Checkpoint) -> DAC:
     """The network of a checkpoint, in evaluation mode, after every check that its tensors need."""
     path = checkpoint.path
-    found = _canonical(checkpoint.tensors)
+    found = canonical(checkpoint.tensors)
     model = _blueprint(checkpoint)
-    expected = _canonical(model.state_dict())
+    expected = canonical(model.state_dict())
     if len(found) < len(checkpoint.tensors):
         raise CheckpointError(f"{path} has the same tensor twice, under weight norm's old and new names")
     if missing := expected.keys() - found.keys():
@@ -395,7 +395,7 @@ def _blueprint(checkpoint: _Checkpoint) -> DAC:
         raise CheckpointError(f"{path} has a configuration with impossible sizes: {config}") from error
 
 
-def _canonical(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def canonical(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict with weight norm's tensors named as in the published weights, whichever way they are."""
     renamed = {}
     for name, tensor in tensors.items():

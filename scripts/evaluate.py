@@ -14,33 +14,10 @@ import sys
 from dataclasses import astuple, fields
 from pathlib import Path
 
-import matplotlib
-import numpy as np
-import torch
-
 from dac_codec.errors import DacError
-from dac_codec.evaluation import report
+from dac_codec.evaluation import pictures, report
 from dac_codec.model import DAC
 from dac_codec.pretrained import DEFAULT_MODEL
-from dac_codec.spectral import Spectra
-
-matplotlib.use("Agg")
-from matplotlib import pyplot
-
-
-def draw(original: np.ndarray, decoded: np.ndarray, sample_rate: int, path: Path) -> None:
-    """Log spectrograms of two clips [1, T], one above the other."""
-    figure, axes = pyplot.subplots(2, 1, figsize=(10, 7), sharex=True, sharey=True)
-    extent = (0.0, original.shape[-1] / sample_rate, 0.0, sample_rate / 2000)
-    for axis, clip, title in zip(axes, (original, decoded), ("original", "decoded"), strict=True):
-        magnitude = Spectra(torch.from_numpy(clip)[None]).magnitude(2048)[0]
-        level = 20 * np.log10(magnitude.clamp(min=1e-5).numpy())
-        axis.imshow(level, origin="lower", aspect="auto", extent=extent, vmin=-80, vmax=40, cmap="magma")
-        axis.set(title=title, ylabel="kHz")
-    axes[1].set_xlabel("s")
-    figure.tight_layout()
-    figure.savefig(path, dpi=80)
-    pyplot.close(figure)
 
 
 def main() -> int:
@@ -60,7 +37,8 @@ def main() -> int:
         for row, decoded in report.evaluate(model, clips):
             rows.append(row)
             if row.coder == "all codebooks" and row.clip.endswith(("-00", "-03")):
-                draw(originals[row.clip], decoded, model.sample_rate, arguments.output / f"{row.clip}.png")
+                path = arguments.output / f"{row.clip}.png"
+                pictures.spectrograms(originals[row.clip], decoded, model.sample_rate, path)
     except DacError as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 1

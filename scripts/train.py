@@ -1,7 +1,7 @@
-"""Train a codec: `python scripts/train.py experiment=mini data.manifest=.../manifest.csv trainer.folder=runs/mini`.
+"""Train a codec: `python scripts/train.py experiment=44khz data.sounds=/my/folder`.
 
-Every value of `configs/` can be set on the command line; `--cfg job` prints them all. The same command again goes on
-where the run was stopped.
+Every value of `configs/` can be set on the command line; `--cfg job` prints them all, and
+`dac_codec/training/config.py` says what they mean. The same command again goes on where the run was stopped.
 """
 
 from __future__ import annotations
@@ -10,27 +10,23 @@ import sys
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from dac_codec.errors import DacError
-from dac_codec.model import DACConfig
-from dac_codec.training.loop import DataConfig, LossWeights, Stage, Trainer, TrainerConfig
+from dac_codec.training.config import TrainConfig
+from dac_codec.training.loop import Trainer
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="train")
 def main(config: DictConfig) -> None:
     """Run the training that a configuration describes."""
-    values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    assert isinstance(values, dict)
-    trainer = values["trainer"]
-    stages = [Stage(**stage) for stage in trainer.pop("stages")]
     try:
-        Trainer(
-            DACConfig.from_dict(values["model"]),
-            DataConfig(**values["data"]),
-            LossWeights(**values["loss"]),
-            TrainerConfig(stages=stages, **trainer),
-        ).run()
-    except (DacError, ValueError, TypeError, FloatingPointError) as error:
+        if missing := OmegaConf.missing_keys(config):
+            raise ValueError(f"{', '.join(sorted(missing))} must be given")
+        values = OmegaConf.to_container(config, resolve=True)
+        assert isinstance(values, dict)
+        Trainer(TrainConfig.parse({str(key): value for key, value in values.items()})).run()
+    except (DacError, ValueError, OmegaConfBaseException) as error:
         sys.exit(f"train: {error}")
 
 

@@ -382,7 +382,7 @@ class TestRefused:
     def test_large_tensors_of_small_storages(self, tmp_path: Path) -> None:
         config = DACConfig(encoder_dim=8, latent_dim=10**8, decoder_dim=64)
         with torch.device("meta"), pretrained._WithoutValues():
-            shapes = {name: tensor.shape for name, tensor in pretrained._canonical(DAC(config).state_dict()).items()}
+            shapes = {name: tensor.shape for name, tensor in pretrained.canonical(DAC(config).state_dict()).items()}
         tensors = {name: torch.ones(1).expand(shape) for name, shape in shapes.items()}
         torch.save({"state_dict": tensors, "metadata": {"kwargs": config.to_dict()}}, tmp_path / "model.pth")
         with pytest.raises(CheckpointError, match="larger than the file"):

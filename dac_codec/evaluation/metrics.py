@@ -49,3 +49,15 @@ def stoi(decoded: np.ndarray, original: np.ndarray, sample_rate: int) -> float:
         raise DacError("STOI needs pystoi: pip install 'dac_codec[train]'") from error
     signals = [sound.resample(one, sample_rate, 10000)[0] for one in (original, decoded)]
     return float(pystoi.stoi(*signals, 10000))
+
+
+def codebook_use(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How well codebooks are used, from how often each entry was chosen [N, codebook_size].
+
+    Returns:
+        Entropy of each codebook's choices in bits [N], at most log2(codebook_size), and the share of its entries that
+        were chosen at all [N]. Entropy over bits spent is the paper's bitrate efficiency (section 4.4).
+    """
+    odds = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    bits = -(odds * np.log2(np.where(odds > 0, odds, 1.0))).sum(1)
+    return bits, (counts > 0).mean(1)

@@ -1,22 +1,40 @@
-"""A training run's state on disk."""
+"""A training run's state on disk: the last few checkpoints and the best one, each of them whole."""
 
 from __future__ import annotations
 
+import os
 import pickle
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
+import safetensors
+import safetensors.torch
 import torch
+from torch import nn
 
+from dac_codec import pretrained
 from dac_codec.errors import CheckpointError
 from dac_codec.files import replacing
 
+DISCRIMINATOR_FILE = "discriminator.safetensors"
+"""Beside a model's own files: the discriminators that it was trained against, with the reference's names."""
+
+_NAME = re.compile(r"step-(\d+)\.pt")
+
 
 def save(state: dict[str, Any], path: Path) -> None:
-    """Write a state atomically: the file is either the old one or the whole new one."""
+    """Write a state so that the file is either the old one or the whole new one, even if the power fails.
+
+    Raises:
+        CheckpointError: it can't be written.
+    """
     try:
         with replacing(path) as temporary:
             torch.save(state, temporary)
+            _to_disk(temporary)
+        _to_disk(path.parent)
     except (OSError, RuntimeError) as error:  # torch's writer says "RuntimeError" when the disk is full
         raise CheckpointError(f"can't write {path}: {error}") from error
 
@@ -32,3 +50,99 @@ def load(path: Path) -> dict[str, Any]:
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"{path} is not a readable training checkpoint: {error}") from error
     return state
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+        folder: where they are.
+        keep_last: how many to keep, besides the best one.
+    """
+
+    def __init__(self, folder: Path, keep_last: int) -> None:
+        self.folder = folder
+        self.keep_last = keep_last
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(f"can't make the folder {folder}: {error}") from error
+
+    @property
+    def best(self) -> Path:
+        """Where the best one is."""
+        return self.folder / "best.pt"
+
+    def steps(self) -> list[tuple[int, Path]]:
+        """The checkpoints that are there, oldest first."""
+        named = ((_NAME.fullmatch(path.name), path) for path in self.folder.iterdir())
+        return sorted((int(match[1]), path) for match, path in named if match)
+
+    def latest(self) -> Path | None:
+        """The newest checkpoint, if there is one."""
+        steps = self.steps()
+        return steps[-1][1] if steps else None
+
+    def save(self, state: dict[str, Any], step: int, best: bool) -> None:
+        """Write the state after a step, and remove the checkpoints that are not among the last ones any more.
+
+        Raises:
+            CheckpointError: it can't be written.
+        """
+        path = self.folder / f"step-{step:08}.pt"
+        save(state, path)
+        try:
+            if best:
+                with replacing(self.best) as temporary:
+                    temporary.unlink()
+                    try:
+                        os.link(path, temporary)
+                    except OSError:  # a file system without hard links
+                        shutil.copyfile(path, temporary)
+            for _, old in self.steps()[: -self.keep_last]:
+                old.unlink(missing_ok=True)
+        except OSError as error:
+            raise CheckpointError(f"can't tidy up {self.folder}: {error}") from error
+
+    def remove_leftovers(self) -> None:
+        """Remove what a process that was killed while writing has left."""
+        for path in self.folder.glob(".*.tmp"):
+            path.unlink(missing_ok=True)
+
+
+def save_discriminator(discriminator: nn.Module, folder: Path) -> None:
+    """Write the discriminators' weights beside those of a model, for the next one to be fine-tuned from.
+
+    Raises:
+        CheckpointError: they can't be written.
+    """
+    tensors = pretrained.canonical(discriminator.state_dict())
+    path = folder / DISCRIMINATOR_FILE
+    try:
+        with replacing(path) as temporary:
+            temporary.write_bytes(safetensors.torch.save({key: one.cpu().contiguous() for key, one in tensors.items()}))
+    except OSError as error:
+        raise CheckpointError(f"can't write {path}: {error}") from error
+
+
+def load_discriminator(discriminator: nn.Module, folder: Path) -> None:
+    """Fill discriminators with weights that `save_discriminator` wrote.
+
+    Raises:
+        CheckpointError: they can't be read, or belong to other discriminators.
+    """
+    path = folder / DISCRIMINATOR_FILE
+    try:
+        discriminator.load_state_dict(safetensors.torch.load_file(path))
+    except (safetensors.SafetensorError, OSError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"{path} does not hold these discriminators: {reason}") from error
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file, or the names in a folder, have reached the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

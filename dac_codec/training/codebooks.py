@@ -23,8 +23,10 @@ def initialise(model: DAC, latents: Tensor, generator: torch.Generator, iteratio
         iterations: of k-means.
 
     Raises:
-        ValueError: a quantizer without projections.
+        ValueError: a quantizer without projections, or fewer latents than entries.
     """
+    if len(latents) < model.codebook_size:
+        raise ValueError(f"{len(latents)} latents are too few to fit {model.codebook_size} codebook entries to")
     residual = latents.float()
     for stage in model.quantizer.stages():
         in_proj, out_proj = stage.in_proj, stage.out_proj

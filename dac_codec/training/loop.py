@@ -1,354 +1,502 @@
-"""The training loop: stages of one run, from a first autoencoder to the adversary."""
+"""The training loop: on one CPU, one GPU or many, from the first step to the last."""
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
-from dac_codec.model import DAC, DACConfig
+from dac_codec import pretrained
+from dac_codec.errors import CheckpointError, DacError
+from dac_codec.model import DAC
 from dac_codec.model.discriminator import Discriminator
 from dac_codec.model.layers import convolutions
-from dac_codec.spectral import MultiScaleMel, Spectra, mel_distance, si_sdr
 from dac_codec.training import checkpoint, codebooks
-from dac_codec.training.data import ExcerptDataset, read_manifest
-from dac_codec.training.losses import discriminator_loss, generator_losses
+from dac_codec.training.config import Stage, TrainConfig
+from dac_codec.training.data import Batch, ExcerptDataset, batches
+from dac_codec.training.losses import ReconstructionLosses, discriminator_loss, generator_losses, weighted_sum
+from dac_codec.training.processes import StopFlag, any_process, start, stop_signals, total
+from dac_codec.training.runlog import RunLog
+from dac_codec.training.sounds import Sound, find_sounds
+from dac_codec.training.validation import Validation
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A part of a run: from where the stage before it ends, up to step `until`."""
+class Trainer:
+    """One training run. The same configuration again goes on where the run stopped.
 
-    until: int
-    quantize: bool = True
-    adversarial: bool = True
+    What is random in a step depends on the seed, the step and the process alone, so the number of the step is all that
+    has to be remembered to go on exactly.
 
+    Args:
+        config: everything about it.
 
-@dataclass(frozen=True)
-class LossWeights:
-    """How much each loss counts; the defaults are the paper's."""
-
-    mel: float = 15.0
-    waveform: float = 0.0
-    adversarial: float = 1.0
-    feature_matching: float = 2.0
-    codebook: float = 1.0
-    commitment: float = 0.25
-
-
-@dataclass(frozen=True)
-class TrainerConfig:
-    """How to train.
-
-    Attributes:
-        folder: where the run's checkpoint, log and model go. A run that is there already is continued.
-        stages: in order; the last one's `until` is the length of the run in steps.
-        batch_size: excerpts of a step.
-        learning_rate: of AdamW with betas 0.8 and 0.99, for generator and discriminators.
-        decay: factor on the learning rate at every step.
-        cooldown: number of steps at the end over which the learning rate falls linearly to zero.
-        clip_generator, clip_discriminator: largest norm of the gradient.
-        seed: of weights, data and quantizer dropout.
-        save_every, validate_every: in steps.
-        fan_in_init: start convolutions from PyTorch's default, scaled by their fan-in, and not from the paper's
-            truncated normal: a narrow network hardly passes a signal on with the latter.
-        codebook_batches: batches whose latents the codebooks are fitted to when quantization begins.
-        workers: processes that read audio.
-        device: of the networks.
-        compile: whether encoder and decoder go through torch.compile.
+    Raises:
+        DacError: there is nothing to hear, a checkpoint can't be read or belongs to another network, or the folder
+            holds a run that must not be continued.
     """
 
-    folder: str
-    stages: Sequence[Stage]
-    batch_size: int = 72
-    learning_rate: float = 1e-4
-    decay: float = 0.999996
-    cooldown: int = 0
-    clip_generator: float = 1000.0
-    clip_discriminator: float = 10.0
-    seed: int = 0
-    save_every: int = 500
-    validate_every: int = 1000
-    fan_in_init: bool = False
-    codebook_batches: int = 200
-    workers: int = 1
-    device: str = "cpu"
-    compile: bool = False
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        settings = config.trainer
+        self.folder = Path(settings.folder).expanduser()
+        self.checkpoints = checkpoint.Checkpoints(self.folder / "checkpoints", settings.keep_last)
+        self.fabric = start(config)
+        state = self._find_state()
 
+        train, val = (_sounds(config, split, self.fabric.is_global_zero) for split in ("train", "val"))
+        self.data = _excerpts(config, train)
+        self.skipped: set[str] = set()
 
-@dataclass(frozen=True)
-class DataConfig:
-    """What to train on: see `ExcerptDataset`."""
-
-    manifest: str
-    excerpt: int = 16384
-    weights: Mapping[str, float] | None = None
-    attenuation: float = 0.0
-    silence: float = 0.0
-    validation_excerpts: int = 48
-
-
-class Trainer:
-    """One training run."""
-
-    def __init__(self, model: DACConfig, data: DataConfig, loss: LossWeights, trainer: TrainerConfig) -> None:
-        self.config, self.weights = trainer, loss
-        self.device = torch.device(trainer.device)
-        self.folder = Path(trainer.folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        torch.manual_seed(trainer.seed)
-        self.random = torch.Generator().manual_seed(trainer.seed)
-        self.step = 0
-
-        self.model = DAC(model)
+        torch.manual_seed(settings.seed)
+        self.model = DAC(config.model)
         self.model.name = self.folder.name
-        if trainer.fan_in_init:
+        if settings.fan_in_init:
             for conv in convolutions(self.model):
                 conv.weight = nn.init.kaiming_uniform_(torch.empty_like(conv.weight), a=math.sqrt(5))
-        self.model.to(self.device)
-        self.encoder: nn.Module = self.model.encoder
-        self.decoder: nn.Module = self.model.decoder
-        if trainer.compile:
-            self.encoder = torch.compile(self.encoder)  # type: ignore[assignment]
-            self.decoder = torch.compile(self.decoder)  # type: ignore[assignment]
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), trainer.learning_rate, betas=(0.8, 0.99))
         self.discriminator: Discriminator | None = None
-        self.discriminator_optimizer: torch.optim.Optimizer | None = None
-        if any(stage.adversarial for stage in trainer.stages):
-            self.discriminator = Discriminator(sample_rate=model.sample_rate).to(self.device)
-            self.discriminator_optimizer = torch.optim.AdamW(
-                self.discriminator.parameters(), trainer.learning_rate, betas=(0.8, 0.99)
+        if config.adversarial:
+            self.discriminator = Discriminator(
+                sample_rate=config.model.sample_rate, **config.discriminator.model_dump()
             )
-        self.mel = MultiScaleMel(model.sample_rate).to(self.device)
-        self.mel_distance = mel_distance(model.sample_rate).to(self.device)
+        if settings.init_from is not None and state is None:
+            self._start_from(settings.init_from)
+        self.model.to(self.fabric.device)
+        self.ema: AveragedModel | None = None
+        if settings.ema is not None:
+            self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
+        self.losses = ReconstructionLosses(config.loss, config.model.sample_rate).to(self.fabric.device)
+        self.validation = Validation(config, val, self.folder / "validation", self.fabric)
 
-        n_steps = trainer.stages[-1].until
-        self.data = ExcerptDataset(
-            read_manifest(data.manifest, "train"),
-            model.sample_rate,
-            data.excerpt,
-            n_steps * trainer.batch_size,
-            data.weights,
-            trainer.seed,
-            attenuation=data.attenuation,
-            silence=data.silence,
-        )
-        # Validation hears longer excerpts, always the same ones.
-        self.validation = ExcerptDataset(
-            read_manifest(data.manifest, "val"),
-            model.sample_rate,
-            4 * data.excerpt,
-            data.validation_excerpts,
-            data.weights,
-            trainer.seed,
-        )
-        if self.checkpoint_path.exists():
-            self._restore(checkpoint.load(self.checkpoint_path))
+        self.generator_optimizer = _optimizer(self.model, settings.learning_rate)
+        self.generator, _ = self.fabric.setup(_Generator(self.model, settings.compile), self.generator_optimizer)
+        if self.discriminator is not None:
+            if settings.compile:
+                self.discriminator.compile()
+            self.discriminator_optimizer = _optimizer(self.discriminator, settings.learning_rate)
+            self.critic, _ = self.fabric.setup(self.discriminator, self.discriminator_optimizer)
 
-    @property
-    def checkpoint_path(self) -> Path:
-        """Where the state of the run is."""
-        return self.folder / "last.pt"
+        self.step = 0
+        self.validated = 0
+        self.best = math.inf
+        if state is not None:
+            self._restore(state)
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # The run
+    # ------------------------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Train to the end of the last stage, or until Ctrl-C or SIGTERM, which save the state and return.
+
+        Raises:
+            DacError: a loss or gradient is not finite, or nothing can be read or written any more.
+        """
+        settings = self.config.trainer
+        with ExitStack() as stack:
+            stop = stack.enter_context(stop_signals())
+            stack.enter_context(logging_redirect_tqdm())
+            log, progress = None, tqdm(total=settings.n_steps, initial=self.step, disable=True)
+            if self.fabric.is_global_zero:
+                self.checkpoints.remove_leftovers()
+                log = RunLog(self.folder, self.config.logger, self.config.to_dict(), self.step)
+                stack.callback(log.close)
+                progress = stack.enter_context(
+                    tqdm(total=settings.n_steps, initial=self.step, disable=None, unit="step")
+                )
+
+            self._validate_if_due(log, stop)
+            stream = self._batches()
+            while self.step < settings.n_steps and not any_process(self.fabric, stop.is_set):
+                started = time.perf_counter()
+                if self._quantization_begins():
+                    self._fit_codebooks()
+                micro_batches = [self._heard(next(stream)) for _ in range(settings.accumulate)]
+                waited = time.perf_counter() - started
+                values = self._train_step(micro_batches)
+                self.step += 1
+                progress.update()
+                if self.step % settings.log_every == 0 or self.step == settings.n_steps:
+                    values |= {"data_seconds": waited, "step_seconds": time.perf_counter() - started}
+                    self._report(values, log, progress)
+                improved = self._validate_if_due(log, stop)
+                if self.step % settings.save_every == 0 or self.step == settings.n_steps or improved:
+                    self._save(improved)
+            if self.step < settings.n_steps:
+                self._save(best=False)
+                logger.warning("stopped at step %d; the same command goes on from there", self.step)
+            elif self.fabric.is_global_zero:
+                self._export("model")
 
     def stage(self, step: int) -> Stage:
         """The stage that a step belongs to, the first one being step 0."""
-        return next((stage for stage in self.config.stages if step < stage.until), self.config.stages[-1])
+        stages = self.config.trainer.stages
+        return next((stage for stage in stages if step < stage.until), stages[-1])
 
-    def run(self) -> None:
-        """Train to the end of the last stage, or until Ctrl-C or SIGTERM, which save the state and return."""
-        stop = _StopSignal()
-        n_steps = self.config.stages[-1].until
-        quantized = self.step > 0 and self.stage(self.step - 1).quantize
-        with (
-            (self.folder / "log.jsonl").open("a") as log,
-            tqdm(total=n_steps, initial=self.step, disable=None) as progress,
-        ):
-            for batch in self._batches():
-                if self.stage(self.step).quantize and not quantized:
-                    if self.step > 0:
-                        self._fit_codebooks()
-                    quantized = True
-                started = time.perf_counter()
-                values = self._train_step(batch.to(self.device))
-                self.step += 1
-                progress.update()
-                if not all(map(_is_finite, values.values())):
-                    raise FloatingPointError(f"a loss is not finite at step {self.step}: {values}")
-                if self.step % 20 == 0:
-                    values["seconds"] = time.perf_counter() - started
-                    progress.set_postfix({key: f"{value:.3f}" for key, value in values.items()})
-                    _log(log, {"step": self.step} | values)
-                if self.step % self.config.validate_every == 0 or self.step == n_steps:
-                    _log(log, {"step": self.step} | self._validate())
-                if self.step % self.config.save_every == 0 or self.step == n_steps or stop.requested:
-                    checkpoint.save(self._state(), self.checkpoint_path)
-                if stop.requested:
-                    logger.warning("stopped at step %d; the same command goes on from there", self.step)
-                    return
-        self.model.eval().save_pretrained(self.folder / "model")
-
-    def _batches(self) -> Iterator[Tensor]:
-        """The batches that are left of the run."""
-        rest = Subset(self.data, range(self.step * self.config.batch_size, len(self.data)))
-        yield from self._loader(rest)
-
-    def _loader(self, dataset: Dataset[Tensor]) -> DataLoader[Tensor]:
-        # A signal to the whole process group must not take the workers from under the step that is being finished.
-        return DataLoader(
-            dataset,
-            self.config.batch_size,
-            num_workers=self.config.workers,
-            prefetch_factor=8 if self.config.workers else None,
-            worker_init_fn=_ignore_signals,
+    def _batches(self) -> Iterator[Batch]:
+        """What this process hears in the steps that are left."""
+        settings = self.config.trainer
+        return batches(
+            self.data,
+            first_step=self.step,
+            last_step=settings.n_steps,
+            batch_size=settings.batch_size,
+            accumulate=settings.accumulate,
+            rank=self.fabric.global_rank,
+            world_size=self.fabric.world_size,
+            workers=settings.workers,
+            pin_memory=self.fabric.device.type == "cuda",
         )
 
-    def _train_step(self, real: Tensor) -> dict[str, float]:
-        """One step of the discriminators (in an adversarial stage) and one of the generator, on audio [B, 1, T]."""
+    def _heard(self, batch: Batch) -> Tensor:
+        """A batch's audio [B, 1, T] on the device; files that could not be read are named, each once."""
+        for file in batch.skipped:
+            if file not in self.skipped:
+                self.skipped.add(file)
+                logger.warning("skipped %s", file)
+        return batch.audio.to(self.fabric.device, non_blocking=True)
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # A step
+    # ------------------------------------------------------------------------------------------------------------------
+
+    def _train_step(self, reals: list[Tensor]) -> dict[str, float]:
+        """One step of the discriminators and one of the generator on micro-batches of audio [B, 1, T].
+
+        Returns:
+            The losses, unweighted, and the norms of the gradients before clipping.
+        """
         stage = self.stage(self.step)
         self._set_learning_rate()
         self.model.train()
-        z = self.encoder(self.model.preprocess(real))
-        commitment = codebook = z.new_zeros(())
-        if stage.quantize:
-            quantized = self.model.quantizer(z, generator=self.random)
-            z, commitment, codebook = quantized.z, quantized.commitment_loss, quantized.codebook_loss
-        fake = self.decoder(z)
-        fake = F.pad(fake, (0, real.shape[-1] - fake.shape[-1]))
         values: dict[str, float] = {}
+        # One pass of the generator serves both steps. The graphs of several micro-batches would not fit into memory
+        # together, so that with accumulation the discriminators get a pass of their own.
+        shared = self._generate(reals[0], 0) if len(reals) == 1 else None
+        if self.discriminator is not None and stage.adversarial:
+            values |= self._discriminator_step(reals, shared)
+        if stage.generator:
+            values |= self._generator_step(reals, shared)
+        return values
 
-        adversarial = matching = z.new_zeros(())
-        if stage.adversarial and self.discriminator is not None and self.discriminator_optimizer is not None:
-            loss = discriminator_loss(self.discriminator(fake.detach()), self.discriminator(real))
-            self.discriminator_optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(self.discriminator.parameters(), self.config.clip_discriminator)
-            self.discriminator_optimizer.step()
-            values["discriminator"] = loss.item()
+    def _discriminator_step(self, reals: list[Tensor], shared: tuple[Tensor, ...] | None) -> dict[str, float]:
+        self.critic.requires_grad_(True)
+        mean = torch.zeros((), device=self.fabric.device)
+        for index, real in enumerate(reals):
+            with torch.no_grad():
+                fake = shared[0].detach() if shared is not None else self._generate(real, index)[0]
+            with self.fabric.no_backward_sync(self.critic, enabled=index + 1 < len(reals)):
+                maps = self.critic(torch.cat([fake, real]))
+                loss = discriminator_loss(*_halves(maps)) / len(reals)
+                self.fabric.backward(loss)
+            mean += loss.detach()
+        values = {"discriminator": mean}
+        return self._update(self.critic, self.discriminator_optimizer, values, reals, "discriminator")
+
+    def _generator_step(self, reals: list[Tensor], shared: tuple[Tensor, ...] | None) -> dict[str, float]:
+        stage = self.stage(self.step)
+        totals: dict[str, Tensor] = {}
+        for index, real in enumerate(reals):
+            with self.fabric.no_backward_sync(self.generator, enabled=index + 1 < len(reals)):
+                fake, commitment, codebook = shared if shared is not None else self._generate(real, index)
+                losses = self.losses(fake, real)
+                if stage.quantize:
+                    losses |= {"codebook": codebook, "commitment": commitment}
+                if self.discriminator is not None and stage.adversarial:
+                    adversarial, matching = self._judge(fake, real)
+                    losses |= {"adversarial": adversarial, "feature_matching": matching}
+                self.fabric.backward(weighted_sum(losses, self.config.loss) / len(reals))
+            for name, loss in losses.items():
+                totals[name] = totals.get(name, 0.0) + loss.detach() / len(reals)
+        values = self._update(self.generator, self.generator_optimizer, totals, reals, "generator")
+        if self.ema is not None:
+            self.ema.update_parameters(self.model)
+        return values
+
+    def _generate(self, real: Tensor, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Decoded audio [B, 1, T], commitment loss and codebook loss of a micro-batch of the step."""
+        stage = self.stage(self.step)
+        trained = stage.generator and torch.is_grad_enabled()
+        seeds = [self.config.trainer.seed, self.step, index, self.fabric.global_rank]
+        with torch.set_grad_enabled(trained):
+            fake, commitment, codebook = self.generator(real, stage.quantize, _generator_of(seeds))
+        return fake, commitment, codebook
+
+    def _judge(self, fake: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+        """Adversarial and feature-matching loss; only the generator learns from them."""
+        assert self.discriminator is not None
+        self.discriminator.requires_grad_(False)
+        with self.fabric.autocast():
             with torch.no_grad():
                 real_maps = self.discriminator(real)
-            adversarial, matching = generator_losses(self.discriminator(fake), real_maps)
+            return generator_losses(self.discriminator(fake), real_maps)
 
-        losses = {
-            "mel": self.mel(Spectra(fake), Spectra(real)),
-            "waveform": F.l1_loss(fake, real),
-            "adversarial": adversarial,
-            "feature_matching": matching,
-            "codebook": codebook,
-            "commitment": commitment,
-        }
-        total = torch.stack([getattr(self.weights, name) * loss for name, loss in losses.items()]).sum()
-        self.optimizer.zero_grad()
-        total.backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_generator)
-        self.optimizer.step()
-        return values | {name: loss.item() for name, loss in losses.items()} | {"gradient": norm.item()}
+    def _update(
+        self,
+        module: Any,
+        optimizer: torch.optim.Optimizer,
+        losses: dict[str, Tensor],
+        reals: list[Tensor],
+        name: str,
+    ) -> dict[str, float]:
+        """Clip the gradients and step, unless something is not finite: then save everything and stop."""
+        limit = self.config.trainer.clip_generator if name == "generator" else self.config.trainer.clip_discriminator
+        norm = nn.utils.clip_grad_norm_(module.parameters(), limit)
+        measured = losses | {f"gradient/{name}": norm}
+        numbers = torch.stack([value.detach().float() for value in measured.values()]).tolist()
+        values = dict(zip(measured, numbers, strict=True))
+        if any_process(self.fabric, not all(map(math.isfinite, numbers))):
+            self._give_up(values, reals)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return values
+
+    def _give_up(self, values: dict[str, float], reals: list[Tensor]) -> None:
+        wrong = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
+        path = self.folder / f"failed-step-{self.step + 1:08}-process-{self.fabric.global_rank}.pt"
+        checkpoint.save(self._state() | {"batch": [real.cpu() for real in reals], "values": values}, path)
+        raise DacError(
+            f"{', '.join(wrong) or 'something in another process is not finite'} at step {self.step + 1}; "
+            f"the state before it and the batch are in {path}"
+        )
 
     def _set_learning_rate(self) -> None:
-        left = self.config.stages[-1].until - self.step
-        rate = self.config.learning_rate * self.config.decay**self.step
-        rate *= min(1.0, left / self.config.cooldown) if self.config.cooldown else 1.0
-        for optimizer in (self.optimizer, self.discriminator_optimizer):
-            for group in optimizer.param_groups if optimizer is not None else ():
+        settings = self.config.trainer
+        rate = settings.learning_rate * settings.decay**self.step
+        if settings.cooldown:
+            rate *= min(1.0, (settings.n_steps - self.step) / settings.cooldown)
+        for optimizer in self._optimizers().values():
+            for group in optimizer.param_groups:
                 group["lr"] = rate
+
+    def _quantization_begins(self) -> bool:
+        return self.step > 0 and self.stage(self.step).quantize and not self.stage(self.step - 1).quantize
 
     @torch.no_grad()
     def _fit_codebooks(self) -> None:
-        """Start the quantizer from k-means on the latents of the training data."""
+        """Start the quantizer from k-means on the latents of the training data, the same in every process."""
+        settings = self.config.trainer
         self.model.eval()
-        batches = range(self.config.codebook_batches * self.config.batch_size)
-        loader = self._loader(Subset(self.data, batches))
-        latents = [
-            self.model.encoder(self.model.preprocess(batch.to(self.device))).transpose(1, 2).flatten(0, 1)
-            for batch in loader
-        ]
-        codebooks.initialise(self.model, torch.cat(latents), self.random)
-        # What Adam remembers of the random projections is worth nothing now.
+        heard = batches(
+            self.data,
+            first_step=0,
+            last_step=settings.codebook_batches,
+            batch_size=settings.batch_size,
+            workers=settings.workers,
+        )
+        latents = [self.model.encoder(self.model.preprocess(self._heard(batch))) for batch in heard]
+        flat = torch.cat([one.transpose(1, 2).flatten(0, 1).float() for one in latents])
+        codebooks.initialise(self.model, flat, _generator_of([settings.seed, self.step]))
         for parameter in self.model.quantizer.parameters():
-            self.optimizer.state.pop(parameter, None)
+            parameter.copy_(self.fabric.broadcast(parameter))
+            # What Adam remembers of the random projections is worth nothing now.
+            self.generator_optimizer.state.pop(parameter, None)
 
-    @torch.no_grad()
-    def _validate(self) -> dict[str, float]:
-        """Mean distances over the validation excerpts, and the share of each codebook's entries that were used."""
-        self.model.eval()
-        rows, codes = [], []
-        for index in range(len(self.validation)):
-            real = self.validation[index][None].to(self.device)
-            z = self.model.encoder(self.model.preprocess(real))
-            if self.stage(self.step - 1).quantize:
-                quantized = self.model.quantizer(z)
-                z = quantized.z
-                codes.append(quantized.codes[0])
-            fake = self.model.decode(z)[..., : real.shape[-1]]
-            distance = self.mel_distance(Spectra(fake), Spectra(real))
-            rows.append(torch.stack([distance, si_sdr(fake, real)[0]]))
-        mean = torch.stack(rows).mean(0)
-        values = {"val/mel_distance": mean[0].item(), "val/si_sdr": mean[1].item()}
-        for index, used in enumerate(torch.cat(codes, 1) if codes else ()):
-            values[f"val/codebook_use_{index}"] = used.unique().numel() / self.model.codebook_size
-        return values
+    # ------------------------------------------------------------------------------------------------------------------
+    # Watching it
+    # ------------------------------------------------------------------------------------------------------------------
+
+    def _report(self, values: dict[str, float], log: RunLog | None, progress: Any) -> None:
+        if self.fabric.world_size > 1:
+            sums = total(self.fabric, torch.tensor(list(values.values()), device=self.fabric.device))
+            values = dict(zip(values, (sums / self.fabric.world_size).tolist(), strict=True))
+        values["learning_rate"] = self.generator_optimizer.param_groups[0]["lr"]
+        values["skipped_files"] = len(self.skipped)
+        if self.fabric.device.type == "cuda":
+            values["gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        if log is not None:
+            log.write(self.step, values)
+        shown = {
+            name: f"{value:.3g}" for name, value in values.items() if name not in ("learning_rate", "skipped_files")
+        }
+        progress.set_postfix(shown)
+
+    def _validate_if_due(self, log: RunLog | None, stop: StopFlag) -> bool:
+        """Validate if this step asks for it and it has not been done yet. Returns whether it is the best so far."""
+        settings = self.config.trainer
+        due = self.step > 0 and (self.step % settings.validate_every == 0 or self.step == settings.n_steps)
+        if not due or self.validated == self.step:
+            return False
+        model = self._trained_model()
+        found = self.validation.run(model, self.step, self.stage(self.step - 1).quantize, stop)
+        if found is None:  # stopped on the way; it is done again when the run goes on
+            return False
+        self.validated = self.step
+        improved = found.values["val/mel_distance"] < self.best
+        self.best = min(self.best, found.values["val/mel_distance"])
+        if log is not None:
+            log.write(self.step, found.values)
+            log.show(self.step, found.sounds, found.pictures)
+        if improved and self.fabric.is_global_zero:
+            self._export("best")
+        return improved
+
+    def _trained_model(self) -> DAC:
+        """The network that is validated and exported: the averaged one where there is an average."""
+        if self.ema is None:
+            return self.model
+        averaged: DAC = self.ema.module  # type: ignore[assignment]
+        return averaged
+
+    def _export(self, name: str) -> None:
+        """Write the model, and the discriminators beside it, for `DAC.from_pretrained` and for fine-tuning."""
+        folder = self.folder / name
+        self._trained_model().save_pretrained(folder)
+        if self.discriminator is not None:
+            checkpoint.save_discriminator(self.discriminator, folder)
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # Never losing work
+    # ------------------------------------------------------------------------------------------------------------------
+
+    def _save(self, best: bool) -> None:
+        if self.fabric.is_global_zero:
+            self.checkpoints.save(self._state(), self.step, best)
+        self.fabric.barrier()
+
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        optimizers: dict[str, torch.optim.Optimizer] = {"generator_optimizer": self.generator_optimizer}
+        if self.discriminator is not None:
+            optimizers["discriminator_optimizer"] = self.discriminator_optimizer
+        return optimizers
+
+    def _modules(self) -> dict[str, nn.Module]:
+        modules: dict[str, nn.Module | None] = {
+            "model": self.model,
+            "ema": self.ema,
+            "discriminator": self.discriminator,
+        }
+        return {name: module for name, module in modules.items() if module is not None}
 
     def _state(self) -> dict[str, Any]:
-        state: dict[str, Any] = {
+        """Everything that the run needs to go on as if it had never stopped."""
+        parts = self._modules() | self._optimizers()
+        return {
+            "config": self.config.to_dict(),
             "step": self.step,
-            "model_config": self.model.config.to_dict(),
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "random": self.random.get_state(),
-        }
-        if self.discriminator is not None and self.discriminator_optimizer is not None:
-            state["discriminator"] = self.discriminator.state_dict()
-            state["discriminator_optimizer"] = self.discriminator_optimizer.state_dict()
-        return state
+            "validated": self.validated,
+            "best": self.best,
+            "skipped": sorted(self.skipped),
+        } | {name: part.state_dict() for name, part in parts.items()}
+
+    def _find_state(self) -> dict[str, Any] | None:
+        """The state to go on from, if there is one."""
+        latest, wish = self.checkpoints.latest(), self.config.resume
+        if wish == "auto":
+            return checkpoint.load(latest) if latest is not None else None
+        if wish != "never":
+            return checkpoint.load(Path(wish).expanduser())
+        if latest is not None:
+            raise CheckpointError(f"{self.folder} holds a run already: take another trainer.folder, or resume=auto")
+        return None
 
     def _restore(self, state: dict[str, Any]) -> None:
-        self.step = state["step"]
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.random.set_state(state["random"])
-        # A run may have been started without an adversary and continued with one.
-        if "discriminator" in state and self.discriminator is not None and self.discriminator_optimizer is not None:
-            self.discriminator.load_state_dict(state["discriminator"])
-            self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
-        logger.info("going on from step %d", self.step)
+        modules, optimizers = self._modules(), self._optimizers()
+        # A run may have been started without discriminators or an average, and go on with them.
+        optional = {"ema", "discriminator", "discriminator_optimizer"}
+        try:
+            for name, part in (modules | optimizers).items():
+                if name in state or name not in optional:
+                    part.load_state_dict(state[name])
+            if self.ema is not None and "ema" not in state:
+                self.ema.module.load_state_dict(state["model"])
+            self.step, self.validated, self.best = state["step"], state["validated"], state["best"]
+            self.skipped = set(state["skipped"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise CheckpointError(
+                f"the checkpoint of {self.folder} does not fit this configuration: {reason}"
+            ) from error
+        if self.fabric.is_global_zero:
+            logger.info("going on from step %d", self.step)
+
+    def _start_from(self, name_or_path: str) -> None:
+        """Take over weights to fine-tune."""
+        source = pretrained.load(name_or_path, progress=self.fabric.is_global_zero)
+        try:
+            self.model.load_state_dict(source.state_dict())
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"{name_or_path} is a network of another shape than the one to be trained: {source.config}"
+            ) from error
+        folder = Path(name_or_path).expanduser()
+        if self.discriminator is not None and (folder / checkpoint.DISCRIMINATOR_FILE).is_file():
+            checkpoint.load_discriminator(self.discriminator, folder)
 
 
-class _StopSignal:
-    """Notes Ctrl-C and SIGTERM, so that a step is never cut in half. A second one ends the process as usual."""
+class _Generator(nn.Module):
+    """Encoder, quantizer and decoder as one call, which is what parallel strategies and autocast wrap."""
 
-    def __init__(self) -> None:
-        self.requested = False
-        self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+    def __init__(self, model: DAC, compile: bool) -> None:
+        super().__init__()
+        self.model = model
+        if compile:
+            model.encoder.compile()
+            model.decoder.compile()
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+    def forward(self, real: Tensor, quantize: bool, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Decoded audio of real audio [B, 1, T], commitment loss and codebook loss."""
+        z = self.model.encoder(self.model.preprocess(real))
+        commitment = codebook = z.new_zeros(())
+        if quantize:
+            # The nearest of 1024 entries can't be told in 8 bits of mantissa.
+            with torch.autocast(z.device.type, enabled=False):
+                quantized = self.model.quantizer(z.float(), generator=generator)
+            z, commitment, codebook = quantized.z, quantized.commitment_loss, quantized.codebook_loss
+        fake = self.model.decode(z)
+        return fake[..., : real.shape[-1]], commitment, codebook
 
 
-def _ignore_signals(worker: int) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+def _sounds(config: TrainConfig, split: str, speak: bool) -> Sequence[Sound]:
+    found = find_sounds(config.data.sounds, split, progress=speak)
+    if speak:
+        for file in found.unreadable:
+            logger.warning("skipped %s", file)
+        logger.info("%d sounds to %s with", len(found.sounds), "train" if split == "train" else "validate")
+    return found.sounds
 
 
-def _is_finite(value: float) -> bool:
-    return value - value == 0.0
+def _excerpts(config: TrainConfig, sounds: Sequence[Sound]) -> ExcerptDataset:
+    data = config.data
+    return ExcerptDataset(
+        sounds=sounds,
+        sample_rate=config.model.sample_rate,
+        length=config.excerpt_length,
+        weights=data.weights,
+        seed=config.trainer.seed,
+        quietest=data.quietest,
+        tries=data.tries,
+        channel=data.channel,
+        rotate_phase=data.rotate_phase,
+        attenuation=data.attenuation,
+        silence=data.silence,
+        distinct=data.distinct,
+    )
 
 
-def _log(file: Any, values: Mapping[str, float]) -> None:
-    file.write(json.dumps({key: round(value, 6) for key, value in values.items()}) + "\n")
-    file.flush()
+def _optimizer(module: nn.Module, learning_rate: float) -> torch.optim.AdamW:
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(trained, learning_rate, betas=(0.8, 0.99))
+
+
+def _generator_of(seeds: Sequence[int]) -> torch.Generator:
+    """A source of randomness that depends on all of some numbers."""
+    return torch.Generator().manual_seed(int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0] >> 1))
+
+
+def _halves(maps: list[list[Tensor]]) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
+    """The feature maps of the two halves of a batch."""
+    split = [[one.chunk(2) for one in group] for group in maps]
+    return [[one for one, _ in group] for group in split], [[other for _, other in group] for group in split]

@@ -1,27 +1,66 @@
-"""The adversarial losses of the paper (section 3.4); the reconstruction losses are in `dac_codec.spectral`."""
+"""The losses of the paper (section 3.4), from the distances of `dac_codec.spectral`."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from dac_codec.spectral import MultiScaleMel, Spectra, multi_scale_stft, si_sdr
+from dac_codec.training.config import LossConfig
+
+
+class ReconstructionLosses(nn.Module):
+    """How far a decoded signal is from the original, by every measure that has a weight.
+
+    Args:
+        config: weights and scales.
+        sample_rate: of the audio in Hz.
+    """
+
+    def __init__(self, config: LossConfig, sample_rate: int) -> None:
+        super().__init__()
+        self.config = config
+        self.mel = MultiScaleMel(sample_rate, config.mel_bands, config.mel_windows)
+
+    def forward(self, fake: Tensor, real: Tensor) -> dict[str, Tensor]:
+        """Unweighted scalars by name, for audio [B, 1, T] of each; a spectrogram is computed once for all of them."""
+        estimate, reference = Spectra(fake), Spectra(real)
+        losses = {}
+        if self.config.mel:
+            losses["mel"] = self.mel(estimate, reference)
+        if self.config.stft:
+            losses["stft"] = multi_scale_stft(estimate, reference, self.config.stft_windows)
+        if self.config.waveform:
+            losses["waveform"] = F.l1_loss(fake, real)
+        if self.config.si_sdr:
+            losses["si_sdr"] = -si_sdr(fake, real).mean()
+        return losses
 
 
 def discriminator_loss(fake: list[list[Tensor]], real: list[list[Tensor]]) -> Tensor:
     """Least-squares loss of the discriminators; each list holds a sub-discriminator's maps, the logits last."""
     return torch.stack(
-        [one[-1].square().mean() + (1 - other[-1]).square().mean() for one, other in zip(fake, real, strict=True)]
+        [
+            one[-1].float().square().mean() + (1 - other[-1].float()).square().mean()
+            for one, other in zip(fake, real, strict=True)
+        ]
     ).sum()
 
 
 def generator_losses(fake: list[list[Tensor]], real: list[list[Tensor]]) -> tuple[Tensor, Tensor]:
     """Least-squares adversarial loss, and feature matching: the L1 distance of all maps but the logits, summed."""
-    adversarial = torch.stack([(1 - one[-1]).square().mean() for one in fake]).sum()
+    adversarial = torch.stack([(1 - one[-1].float()).square().mean() for one in fake]).sum()
     matching = torch.stack(
         [
-            F.l1_loss(one_map, other_map.detach())
+            F.l1_loss(one_map.float(), other_map.detach().float())
             for one, other in zip(fake, real, strict=True)
             for one_map, other_map in zip(one[:-1], other[:-1], strict=True)
         ]
     ).sum()
     return adversarial, matching
+
+
+def weighted_sum(losses: dict[str, Tensor], config: LossConfig) -> Tensor:
+    """What the generator minimizes: each loss times its weight."""
+    return torch.stack([getattr(config, name) * loss for name, loss in losses.items()]).sum()

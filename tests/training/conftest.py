@@ -1,13 +1,18 @@
-"""A small data set of real files."""
+"""A small data set of real files, and small runs on it."""
 
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+import torch
+
+from dac_codec.training.config import TrainConfig
 
 
 @pytest.fixture(scope="session")
@@ -30,3 +35,59 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
         writer.writerow(["path", "domain", "duration", "split"])
         writer.writerows(rows)
     return folder / "manifest.csv"
+
+
+def small_run(folder: Path, manifest: Path, **changes: Any) -> TrainConfig:
+    """A run of a tiny network against tiny discriminators; changes are by section: `trainer={"ema": 0.9}`."""
+    values: dict[str, Any] = {
+        "model": {
+            "encoder_dim": 4,
+            "encoder_rates": [4, 8],
+            "decoder_dim": 16,
+            "decoder_rates": [8, 4],
+            "n_codebooks": 3,
+            "codebook_size": 32,
+        },
+        "discriminator": {"periods": [], "fft_sizes": [128]},
+        "data": {"sounds": str(manifest), "excerpt": 0.05, "validation_clips": 2, "validation_seconds": 0.5},
+        "loss": {"mel": 1.0, "waveform": 20.0},
+        "trainer": {
+            "folder": str(folder),
+            "stages": [{"until": 4}],
+            "batch_size": 2,
+            "learning_rate": 2e-3,
+            "fan_in_init": True,
+            "codebook_batches": 8,
+            "log_every": 1,
+            "save_every": 4,
+            "validate_every": 1000,
+            "validation_examples": 1,
+            "workers": 0,
+            "accelerator": "cpu",
+        },
+    }
+    for section, content in changes.items():
+        values[section] = values[section] | content if isinstance(content, dict) else content
+    return TrainConfig.parse(values)
+
+
+def log_of(folder: Path) -> list[dict[str, float]]:
+    """The lines of a run's log without the times, which differ from run to run."""
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if not key.endswith("_seconds")} for line in lines]
+
+
+def assert_equal(one: Any, other: Any) -> None:
+    """The same, to the last bit."""
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_equal(one[key], other[key])
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other)
+        for a, b in zip(one, other, strict=True):
+            assert_equal(a, b)
+    else:
+        assert one == other

@@ -1,139 +1,207 @@
-"""A run from an autoencoder to the adversary, stopped and continued."""
+"""A run from an autoencoder to the adversary: what it learns, what it writes, what it does when a number is wrong."""
 
 from __future__ import annotations
 
-import json
-import os
 import signal
-import subprocess
-import sys
-import time
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 
-from dac_codec.errors import CheckpointError
-from dac_codec.model import DAC, DACConfig
+from dac_codec.errors import CheckpointError, DacError
+from dac_codec.model import DAC
 from dac_codec.training import checkpoint
-from dac_codec.training.loop import DataConfig, LossWeights, Stage, Trainer, TrainerConfig
+from dac_codec.training.loop import Trainer
+from tests.conftest import GOLDEN
+from tests.training.conftest import assert_equal, log_of, small_run
 
-MODEL = DACConfig(
-    encoder_dim=4, encoder_rates=(4, 8), decoder_dim=16, decoder_rates=(8, 4), n_codebooks=3, codebook_size=32
-)
-LOSS = LossWeights(mel=1.0, waveform=20.0)
-SCRIPTS = Path(__file__).parents[2] / "scripts"
-
-
-def trainer(folder: Path, manifest: Path, *stages: Stage, **options: object) -> Trainer:
-    values: dict[str, object] = {
-        "batch_size": 2,
-        "learning_rate": 2e-3,
-        "save_every": 4,
-        "validate_every": 1000,
-        "codebook_batches": 8,
-        "workers": 0,
-        "fan_in_init": True,
-    }
-    data = DataConfig(str(manifest), 8192, {"tones": 1.0, "more": 1.0}, validation_excerpts=2)
-    return Trainer(MODEL, data, LOSS, TrainerConfig(str(folder), stages, **(values | options)))  # type: ignore[arg-type]
-
-
-def log_of(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+ALONE = {"quantize": False, "adversarial": False}
 
 
 def test_stages_lead_to_a_model_that_loads(tmp_path: Path, manifest: Path) -> None:
-    run = trainer(
-        tmp_path,
-        manifest,
-        Stage(60, quantize=False, adversarial=False),
-        Stage(100, adversarial=False),
-        Stage(101, adversarial=True),
-    )
+    stages = [{"until": 60} | ALONE, {"until": 100, "adversarial": False}, {"until": 102}]
+    run = Trainer(small_run(tmp_path, manifest, trainer={"stages": stages}))
     run.run()
     steps = [line for line in log_of(tmp_path) if "mel" in line]
     assert steps[-1]["mel"] < 0.8 * steps[0]["mel"]
-    assert steps[0]["codebook"] == 0.0
+    assert "codebook" not in steps[0]
     assert steps[-1]["codebook"] > 0.0
-    assert log_of(tmp_path)[-1]["val/codebook_use_0"] > 0.1
+    assert steps[-1]["discriminator"] > 0.0
+    assert "adversarial" not in steps[-3]
     model = DAC.from_pretrained(tmp_path / "model")
     assert torch.equal(model.encoder.block[0].bias, run.model.encoder.block[0].bias)
 
 
-def test_stopped_and_continued_is_the_same_run(tmp_path: Path, manifest: Path) -> None:
-    stages = (Stage(4, quantize=False, adversarial=False), Stage(8, adversarial=False))
-    whole = trainer(tmp_path / "whole", manifest, *stages)
-    whole.run()
-    trainer(tmp_path / "parts", manifest, stages[0], replace(stages[1], until=6)).run()
-    parts = trainer(tmp_path / "parts", manifest, *stages)
-    assert parts.step == 6
-    parts.run()
-    for one, other in zip(whole.model.state_dict().values(), parts.model.state_dict().values(), strict=True):
-        assert torch.equal(one, other)
+def test_a_validation_leaves_numbers_sounds_and_pictures(tmp_path: Path, manifest: Path) -> None:
+    Trainer(small_run(tmp_path, manifest, trainer={"stages": [{"until": 2}], "validate_every": 1})).run()
+    found = [line for line in log_of(tmp_path) if "val/mel_distance" in line]
+    assert [line["step"] for line in found] == [1, 2]
+    for stage in range(3):
+        assert 0.0 <= found[-1][f"val/codebook_entropy_{stage}"] <= 5.0
+        assert 0.0 < found[-1][f"val/codebook_use_{stage}"] <= 1.0
+    (sound,) = (tmp_path / "validation" / "step-00000002").glob("*.flac")
+    assert soundfile.info(sound).frames == soundfile.info(tmp_path / "validation" / "original" / sound.name).frames
+    assert sound.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    best = min(line["val/mel_distance"] for line in found)
+    assert checkpoint.load(tmp_path / "checkpoints" / "best.pt")["best"] == best
+    assert DAC.from_pretrained(tmp_path / "best").n_codebooks == 3
 
 
-def test_losses_that_are_not_finite_stop_the_run(tmp_path: Path, manifest: Path) -> None:
-    run = trainer(tmp_path, manifest, Stage(3, quantize=False, adversarial=False))
-    run.model.encoder.block[0].bias.data[0] = float("nan")
-    with pytest.raises(FloatingPointError, match="step 1"):
-        run.run()
-    assert not (tmp_path / "last.pt").exists()
+@pytest.mark.parametrize("options", [{"ema": 0.5}, {"precision": "bf16-mixed"}, {"compile": True}])
+def test_options_of_the_loop(
+    tmp_path: Path, manifest: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # All of the compiler but the code generator, which takes minutes.
+    compile = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compile(module, backend="eager"))
+    run = Trainer(small_run(tmp_path, manifest, trainer=options))
+    run.run()
+    assert len([line for line in log_of(tmp_path) if "mel" in line]) == 4
+    exported = DAC.from_pretrained(tmp_path / "model").encoder.block[0].weight
+    followed = torch.equal(exported, run.model.encoder.block[0].weight)
+    assert followed is ("ema" not in options)
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "last.pt"
-    checkpoint.save({"step": 3}, path)
-    assert checkpoint.load(path) == {"step": 3}
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(CheckpointError, match=r"last\.pt"):
-        checkpoint.load(path)
+def test_losses_are_float32_in_bf16(tmp_path: Path, manifest: Path) -> None:
+    values = {}
+    for precision in ("32-true", "bf16-mixed"):
+        folder = tmp_path / precision
+        Trainer(small_run(folder, manifest, trainer={"precision": precision, "stages": [{"until": 1}]})).run()
+        values[precision] = log_of(folder)[0]
+    for name, value in values["32-true"].items():
+        if not name.startswith("gradient") and name not in ("codebook", "commitment"):
+            assert values["bf16-mixed"][name] == pytest.approx(value, rel=0.05)
+    assert values["bf16-mixed"]["mel"] != values["32-true"]["mel"]
 
 
-def test_the_script_saves_when_it_is_terminated(tmp_path: Path, manifest: Path) -> None:
-    command = [
-        sys.executable,
-        str(SCRIPTS / "train.py"),
-        "experiment=mini",
-        f"data.manifest={manifest}",
-        "data.weights=null",
-        f"trainer.folder={tmp_path}",
-        "trainer.compile=false",
-        "trainer.batch_size=1",
-        "trainer.save_every=100000",
-        "model.encoder_dim=4",
-        "model.decoder_dim=32",
-    ]
-    process = subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+def test_accumulated_batches_are_one_large_batch(tmp_path: Path, manifest: Path) -> None:
+    model = {
+        "encoder_dim": 4, "encoder_rates": [4, 8], "decoder_dim": 16, "decoder_rates": [8, 4], "n_codebooks": 3,
+        "codebook_size": 32, "quantizer_dropout": 0.0,
+    }  # fmt: skip
+    logs = []
+    for name, sizes in (("large", {"batch_size": 4}), ("small", {"batch_size": 2, "accumulate": 2})):
+        Trainer(small_run(tmp_path / name, manifest, model=model, trainer=sizes)).run()
+        logs.append([line for line in log_of(tmp_path / name) if "mel" in line])
+    for one, other in zip(*logs, strict=True):
+        assert one == pytest.approx(other, rel=1e-3, abs=1e-6)
+
+
+def test_ten_steps_and_ten_more_are_twenty(tmp_path: Path, manifest: Path) -> None:
+    stages = [{"until": 5} | ALONE, {"until": 20}]
+    settings = {"ema": 0.9, "cooldown": 10, "save_every": 10, "validate_every": 5}
+    Trainer(small_run(tmp_path / "whole", manifest, trainer=settings | {"stages": stages})).run()
+
+    run = Trainer(small_run(tmp_path / "parts", manifest, trainer=settings | {"stages": stages}))
+    stop_after(run, 10)
+    run.run()
+    assert [line for line in log_of(tmp_path / "parts") if "mel" in line][-1]["step"] == 10
+    Trainer(small_run(tmp_path / "parts", manifest, trainer=settings | {"stages": stages})).run()
+
+    assert log_of(tmp_path / "whole") == log_of(tmp_path / "parts")
+    whole, parts = (
+        checkpoint.load(tmp_path / name / "checkpoints" / "step-00000020.pt") for name in ("whole", "parts")
     )
-    log = tmp_path / "log.jsonl"
-    deadline = time.monotonic() + 120
-    while not (log.exists() and log.read_text()) and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.2)
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, output.decode()
-    assert checkpoint.load(tmp_path / "last.pt")["step"] >= 20
-    assert b"goes on from there" in output
+    assert_equal({**whole, "config": None}, {**parts, "config": None})
 
 
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("trainer.frobnicate=1", "frobnicate"),
-        ("model.n_codebooks=0", "n_codebooks"),
-        ("data.manifest=none.csv", "none.csv"),
-    ],
-)
-def test_the_script_names_what_is_wrong(tmp_path: Path, override: str, message: str) -> None:
-    command = [sys.executable, str(SCRIPTS / "train.py"), "experiment=mini", "data.manifest=none.csv"]
-    done = subprocess.run([*command, override], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode != 0
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+def stop_after(run: Trainer, step: int) -> None:
+    """Let a run end after a step as Ctrl-C would."""
+    report = run._report
+
+    def and_stop(*arguments: Any) -> None:
+        report(*arguments)
+        if run.step == step:
+            signal.raise_signal(signal.SIGINT)
+
+    run._report = and_stop  # type: ignore[method-assign]
+
+
+def test_a_number_that_is_not_finite_stops_the_run(tmp_path: Path, manifest: Path) -> None:
+    run = Trainer(small_run(tmp_path, manifest))
+    run.run()
+    run = Trainer(small_run(tmp_path, manifest, trainer={"stages": [{"until": 8}]}))
+    run.losses.forward = lambda fake, real: {"mel": fake.sum() * float("nan")}  # type: ignore[method-assign]
+    with pytest.raises(DacError, match=r"mel is nan.*step 5"):
+        run.run()
+    (failure,) = tmp_path.glob("failed-step-*.pt")
+    state = checkpoint.load(failure)
+    assert state["step"] == 4
+    assert state["batch"][0].shape == (2, 1, run.config.excerpt_length)
+    before = checkpoint.load(tmp_path / "checkpoints" / "step-00000004.pt")
+    assert_equal(state["model"], before["model"])
+
+
+def test_files_that_can_not_be_read_are_named_once(
+    tmp_path: Path, manifest: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = Trainer(small_run(tmp_path, manifest, trainer={"stages": [{"until": 12}]}))
+    run.run()
+    assert sum("broken.flac" in record.getMessage() for record in caplog.records) == 1
+    assert [line for line in log_of(tmp_path) if "mel" in line][-1]["skipped_files"] == 1
+
+
+def test_fine_tuning_from_published_weights(tmp_path: Path, manifest: Path) -> None:
+    published = GOLDEN / "dac_44khz_tiny.pth"
+    config = DAC.from_pretrained(published).config.to_dict()
+    stages = [{"until": 2, "generator": False}, {"until": 4}]
+    run = Trainer(
+        small_run(tmp_path / "one", manifest, model=config, trainer={"init_from": str(published), "stages": stages})
+    )
+    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+    assert run.discriminator is not None
+    critic = run.discriminator.discriminators[0].conv_post.bias.clone()
+    stop_after(run, 2)
+    run.run()
+    assert_equal(before, run.model.state_dict())
+    assert not torch.equal(critic, run.discriminator.discriminators[0].conv_post.bias)
+    run = Trainer(small_run(tmp_path / "one", manifest, model=config, trainer={"stages": stages}))
+    run.run()
+    assert not torch.equal(before["encoder.block.0.bias"], run.model.encoder.block[0].bias)
+
+    # From our own export, with the discriminators.
+    again = Trainer(
+        small_run(tmp_path / "two", manifest, model=config, trainer={"init_from": str(tmp_path / "one" / "model")})
+    )
+    assert again.discriminator is not None
+    assert run.discriminator is not None
+    assert_equal(run.discriminator.state_dict(), again.discriminator.state_dict())
+    with pytest.raises(CheckpointError, match="another shape"):
+        Trainer(small_run(tmp_path / "three", manifest, trainer={"init_from": str(published)}))
+
+
+def test_what_resume_means(tmp_path: Path, manifest: Path) -> None:
+    Trainer(small_run(tmp_path / "one", manifest)).run()
+    with pytest.raises(CheckpointError, match="resume=auto"):
+        Trainer(small_run(tmp_path / "one", manifest, resume="never"))
+    newest = tmp_path / "one" / "checkpoints" / "step-00000004.pt"
+    assert Trainer(small_run(tmp_path / "two", manifest, resume=str(newest))).step == 4
+    wider = small_run(tmp_path / "one", manifest, model={"decoder_dim": 32})
+    with pytest.raises(CheckpointError, match="does not fit"):
+        Trainer(wider)
+
+
+def test_discriminators_can_be_added_to_a_run(tmp_path: Path, manifest: Path) -> None:
+    Trainer(small_run(tmp_path, manifest, trainer={"stages": [{"until": 4, "adversarial": False}]})).run()
+    run = Trainer(small_run(tmp_path, manifest, trainer={"stages": [{"until": 4, "adversarial": False}, {"until": 6}]}))
+    assert run.step == 4
+    run.run()
+    assert "adversarial" in log_of(tmp_path)[-2]
+
+
+def test_nothing_to_hear(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DacError, match="empty"):
+        Trainer(small_run(tmp_path / "run", tmp_path / "empty"))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu(tmp_path: Path, manifest: Path) -> None:
+    settings = {"accelerator": "cuda", "precision": "bf16-mixed", "ema": 0.9, "workers": 1}
+    Trainer(small_run(tmp_path, manifest, trainer=settings)).run()
+    assert log_of(tmp_path)[0]["gpu_gib"] > 0.0
+    assert np.isfinite(log_of(tmp_path)[-2]["mel"])

@@ -1,0 +1,249 @@
+"""What a training run is made of: the schema of `configs/`, checked before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from dac_codec.model import DACConfig
+from dac_codec.model.discriminator import BANDS
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+ModelConfig = Annotated[
+    DACConfig, BeforeValidator(lambda value: DACConfig.from_dict(value) if isinstance(value, Mapping) else value)
+]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
+class DiscriminatorConfig(_Section):
+    """Which discriminators to train against: see `dac_codec.model.discriminator.Discriminator`."""
+
+    rates: tuple[PositiveInt, ...] = ()
+    periods: tuple[PositiveInt, ...] = (2, 3, 5, 7, 11)
+    fft_sizes: tuple[PositiveInt, ...] = (2048, 1024, 512)
+    bands: tuple[tuple[Share, Share], ...] = BANDS
+
+
+class DataConfig(_Section):
+    """What to hear: see `dac_codec.training.sounds.find_sounds` and `dac_codec.training.data.ExcerptDataset`.
+
+    Attributes:
+        sounds: a folder, a manifest, or a mapping from domains to lists of them.
+        excerpt: length of an excerpt in seconds; rounded to whole frames.
+        weights: how often each domain is drawn; null: all equally often, "by_duration": no balance between them.
+        validation_clips, validation_seconds: number and greatest length of the clips of a validation.
+        The others: as `ExcerptDataset` has them.
+    """
+
+    sounds: str | dict[str, str | list[str]]
+    excerpt: PositiveFloat = 0.38
+    weights: dict[str, NonNegativeFloat] | Literal["by_duration"] | None = None
+    quietest: float = -40.0
+    tries: PositiveInt = 8
+    channel: Literal["mix", "random"] = "mix"
+    rotate_phase: bool = True
+    attenuation: NonNegativeFloat = 0.0
+    silence: Share = 0.0
+    distinct: PositiveInt | None = None
+    validation_clips: PositiveInt = 48
+    validation_seconds: PositiveFloat = 5.0
+
+
+class LossConfig(_Section):
+    """How much each loss counts, and at which scales; the defaults are the paper's (section 3.4).
+
+    A weight of 0 leaves the loss out; without `adversarial` and `feature_matching` there are no discriminators.
+    """
+
+    mel: NonNegativeFloat = 15.0
+    stft: NonNegativeFloat = 0.0
+    waveform: NonNegativeFloat = 0.0
+    si_sdr: NonNegativeFloat = 0.0
+    adversarial: NonNegativeFloat = 1.0
+    feature_matching: NonNegativeFloat = 2.0
+    codebook: NonNegativeFloat = 1.0
+    commitment: NonNegativeFloat = 0.25
+    mel_bands: tuple[PositiveInt, ...] = (5, 10, 20, 40, 80, 160, 320)
+    mel_windows: tuple[PositiveInt, ...] = (32, 64, 128, 256, 512, 1024, 2048)
+    stft_windows: tuple[PositiveInt, ...] = (2048, 512)
+
+    @model_validator(mode="after")
+    def _one_window_for_each_scale(self) -> LossConfig:
+        if len(self.mel_bands) != len(self.mel_windows):
+            raise ValueError(f"mel_bands has {len(self.mel_bands)} scales, and mel_windows {len(self.mel_windows)}")
+        return self
+
+
+class Stage(_Section):
+    """A part of a run: from where the stage before it ends, up to step `until`.
+
+    Attributes:
+        until: first step that is not part of it.
+        quantize: whether latents go through the quantizer. When that begins after another stage, codebooks start from
+            k-means on the latents.
+        adversarial: whether the discriminators are trained and listened to.
+        generator: whether encoder, quantizer and decoder are trained. Without it the discriminators warm up alone.
+    """
+
+    until: PositiveInt
+    quantize: bool = True
+    adversarial: bool = True
+    generator: bool = True
+
+
+class TrainerConfig(_Section):
+    """How to train.
+
+    Attributes:
+        folder: where everything of the run goes.
+        stages: in order; the last one's `until` is the length of the run in steps.
+        batch_size: excerpts that one process hears at once.
+        accumulate: how many such batches make one step.
+        learning_rate: of AdamW with betas 0.8 and 0.99, for generator and discriminators.
+        decay: factor on the learning rate at every step.
+        cooldown: number of steps at the end over which the learning rate falls linearly to zero.
+        clip_generator, clip_discriminator: largest norm of the gradient.
+        ema: decay of an exponential moving average of the generator's weights, which is what is then validated and
+            exported; null for none.
+        seed: of everything random.
+        fan_in_init: start convolutions from PyTorch's default, scaled by their fan-in, and not from the paper's
+            truncated normal: a narrow network hardly passes a signal on with the latter.
+        codebook_batches: batches whose latents the codebooks are fitted to when quantization begins.
+        init_from: weights to start from: what `DAC.from_pretrained` takes. Discriminators that lie beside them, as our
+            own exports have them, are taken over too.
+        log_every, save_every, validate_every: in steps.
+        keep_last: number of checkpoints to keep, besides the best one.
+        validation_examples: clips of which sound and spectrogram are written at every validation.
+        workers: processes that read audio.
+        accelerator, devices, nodes, strategy, precision: as in Lightning Fabric: "auto", "cpu" or "cuda"; processes on
+            each node; nodes; "auto" or "ddp"; "32-true" or "bf16-mixed".
+        compile: whether encoder, decoder and discriminators go through torch.compile.
+    """
+
+    folder: str
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    batch_size: PositiveInt = 72
+    accumulate: PositiveInt = 1
+    learning_rate: PositiveFloat = 1e-4
+    decay: Annotated[float, Field(gt=0.0, le=1.0)] = 0.999996
+    cooldown: NonNegativeInt = 0
+    clip_generator: PositiveFloat = 1000.0
+    clip_discriminator: PositiveFloat = 10.0
+    ema: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    seed: NonNegativeInt = 0
+    fan_in_init: bool = False
+    codebook_batches: PositiveInt = 200
+    init_from: str | None = None
+    log_every: PositiveInt = 20
+    save_every: PositiveInt = 1000
+    validate_every: PositiveInt = 1000
+    keep_last: PositiveInt = 2
+    validation_examples: NonNegativeInt = 4
+    workers: NonNegativeInt = 4
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: PositiveInt = 1
+    nodes: PositiveInt = 1
+    strategy: Literal["auto", "ddp"] = "auto"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    compile: bool = False
+
+    @model_validator(mode="after")
+    def _stages_in_order(self) -> TrainerConfig:
+        ends = [stage.until for stage in self.stages]
+        if any(one >= other for one, other in pairwise(ends)):
+            raise ValueError(f"each stage must end later than the one before it, not at {ends}")
+        return self
+
+    @property
+    def n_steps(self) -> int:
+        """Length of the run."""
+        return self.stages[-1].until
+
+
+class LoggerConfig(_Section):
+    """Where metrics go besides `log.jsonl` in the run's folder.
+
+    Attributes:
+        wandb: "off"; "offline", for `wandb sync` later; or "online" if the user is logged in, else offline.
+        project: of Weights & Biases.
+    """
+
+    wandb: Literal["off", "offline", "online"] = "off"
+    project: str = "dac_codec"
+
+
+class TrainConfig(_Section):
+    """A whole run.
+
+    Attributes:
+        resume: "auto" goes on with the run that is in its folder, if there is one; "never" refuses such a folder; a
+            path is a checkpoint to go on from.
+    """
+
+    model: ModelConfig = DACConfig()
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    data: DataConfig
+    loss: LossConfig = LossConfig()
+    trainer: TrainerConfig
+    logger: LoggerConfig = LoggerConfig()
+    resume: str = "auto"
+
+    @property
+    def adversarial(self) -> bool:
+        """Whether the run needs discriminators at all."""
+        wanted = self.loss.adversarial > 0 or self.loss.feature_matching > 0
+        return wanted and any(stage.adversarial for stage in self.trainer.stages)
+
+    @property
+    def excerpt_length(self) -> int:
+        """Samples of an excerpt: the whole number of frames that is nearest to its duration."""
+        hop = self.model.hop_length
+        return max(1, round(self.data.excerpt * self.model.sample_rate / hop)) * hop
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> TrainConfig:
+        """Check the values of a configuration file.
+
+        Raises:
+            ValueError: an unknown key or a wrong value; the message names each.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ValueError("; ".join(f"{_place(one)}: {_reason(one)}" for one in error.errors())) from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """The values as plain JSON-ready ones; the inverse of `parse`."""
+        return self.model_dump(mode="json", exclude={"model"}) | {"model": self.model.to_dict()}
+
+
+def _place(error: Any) -> str:
+    """The setting that one of pydantic's complaints is about, without the names of the types that it tried."""
+    return ".".join(str(part) for part in error["loc"] if str(part).isidentifier() or isinstance(part, int))
+
+
+def _reason(error: Any) -> str:
+    """One of pydantic's complaints in a few words."""
+    if error["type"] == "extra_forbidden":
+        return "no such setting"
+    if error["type"] == "missing":
+        return "must be given"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return message if error["type"] == "value_error" else f"{message[:1].lower()}{message[1:]}, not {error['input']!r}"

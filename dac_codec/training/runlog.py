@@ -1,0 +1,93 @@
+"""A run's record: metrics as JSON lines always, and Weights & Biases where the user wants it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dac_codec.errors import DacError
+from dac_codec.files import replacing
+from dac_codec.training.config import LoggerConfig
+
+logger = logging.getLogger(__name__)
+
+
+class RunLog:
+    """Where the metrics of a run go.
+
+    Args:
+        folder: of the run; `log.jsonl` is in it, an object with "step" and the metrics on each line.
+        config: whether to write to Weights & Biases, too.
+        settings: of the run, to be shown there.
+        step: that the run goes on from. What the log has of later steps, from before a crash, is cut off.
+    """
+
+    def __init__(self, folder: Path, config: LoggerConfig, settings: Mapping[str, Any], step: int) -> None:
+        self.path = folder / "log.jsonl"
+        try:
+            self._cut(step)
+            self._file = self.path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise DacError(f"can't write {self.path}: {error}") from error
+        self._wandb = _start_wandb(folder, config, settings) if config.wandb != "off" else None
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Record metrics of a step, exactly (JSON numbers that read back as the same floats)."""
+        self._file.write(json.dumps({"step": step} | dict(values)) + "\n")
+        self._file.flush()
+        if self._wandb is not None:
+            self._wandb.log(dict(values), step=step)
+
+    def show(self, step: int, sounds: Mapping[str, Path], pictures: Mapping[str, Path]) -> None:
+        """Send files of sounds and pictures along, by name. On this machine they are where they are."""
+        if self._wandb is None:
+            return
+        import wandb
+
+        media: dict[str, Any] = {name: wandb.Audio(str(path)) for name, path in sounds.items()}
+        media |= {name: wandb.Image(str(path)) for name, path in pictures.items()}
+        self._wandb.log(media, step=step)
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._file.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+    def _cut(self, step: int) -> None:
+        """Leave only the lines of steps up to `step`."""
+        if not self.path.exists():
+            return
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        if len(kept) < len(lines):
+            with replacing(self.path) as temporary:
+                temporary.write_text("".join(kept), encoding="utf-8")
+
+
+def _start_wandb(folder: Path, config: LoggerConfig, settings: Mapping[str, Any]) -> Any:
+    """A run of Weights & Biases: the same one again where the folder has one already."""
+    try:
+        import wandb
+    except ImportError as error:
+        raise DacError("logger.wandb needs wandb: pip install 'dac_codec[train]'") from error
+
+    online = config.wandb == "online" and wandb.api.api_key
+    if config.wandb == "online" and not online:
+        logger.warning("not logged in to Weights & Biases: the run is kept offline, for `wandb sync`")
+    identity = folder / "wandb-id"
+    if not identity.exists():
+        identity.write_text(secrets.token_hex(4))
+    return wandb.init(
+        project=config.project,
+        name=folder.name,
+        id=identity.read_text().strip(),
+        resume="allow",
+        dir=folder,
+        mode="online" if online else "offline",
+        config=dict(settings),
+    )

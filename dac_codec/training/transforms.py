@@ -1,0 +1,85 @@
+"""What happens to an excerpt between the file and the network. Pure functions on float32 arrays [C, T].
+
+Randomness comes from the numpy Generator that is passed in.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, TypeAlias
+
+import numpy as np
+from scipy import fft
+
+from dac_codec import audio as sound
+from dac_codec.audio import Audio
+
+Channel: TypeAlias = Literal["mix", "random"]
+
+_FADE = 1024  # samples over which a waveform's ends fade out before its phases are rotated
+
+
+def to_mono(samples: Audio, channel: Channel, random: np.random.Generator) -> Audio:
+    """One channel [1, T] of samples [C, T]: the mean of all, or one of them, each as often as the others."""
+    if channel == "random":
+        chosen = int(random.integers(len(samples)))
+        return np.ascontiguousarray(samples[chosen : chosen + 1])
+    mean: Audio = samples.mean(0, keepdims=True)
+    return mean
+
+
+def normalize_loudness(audio: Audio, sample_rate: int, target_lufs: float = -16.0) -> tuple[Audio, float]:
+    """Scale audio [C, T] to a loudness (ITU-R BS.1770-4), beyond full scale if need be.
+
+    The order is that of the reference's training configuration: loudness first (VolumeNorm), then the peak
+    (RescaleAudio, here `limit_peak`). What measures -70 LUFS, the least there is, is silence and stays as it is.
+
+    Returns:
+        The scaled audio, and the loudness before, in LUFS.
+    """
+    measured = sound.loudness(audio, sample_rate)
+    if measured <= sound.SILENCE_LUFS:
+        return audio, measured
+    return sound.apply_gain(audio, target_lufs - measured), measured
+
+
+def limit_peak(audio: Audio, peak: float = 1.0) -> Audio:
+    """Scale audio [C, T] down so that no sample exceeds `peak`; the audio itself where none does."""
+    top = max(float(audio.max()), -float(audio.min()))
+    if top <= peak:
+        return audio
+    limited: Audio = audio / np.float32(top) * np.float32(peak)  # in this order, rounding can't exceed the peak
+    return limited
+
+
+def rotate_phase(audio: Audio, angle: float) -> Audio:
+    """Move the phase of every frequency in audio [C, T] by the same angle, in radians.
+
+    That is x cos(angle) - H(x) sin(angle), where x + i H(x) is the analytic signal and H the Hilbert transform: hearing
+    hardly notices, but no sample stays what it was. An angle of 0 gives the input back, pi its negative.
+
+    An end where the waveform isn't zero is a step, from which the Hilbert transform makes a high peak. The waveform
+    therefore goes on beyond its ends, mirrored and faded out, while it is transformed.
+    """
+    n_samples = audio.shape[-1]
+    extended = np.pad(audio, ((0, 0), (_FADE, _FADE)), mode="reflect")
+    fade = np.sin(np.linspace(0, math.pi / 2, _FADE, endpoint=False, dtype=np.float32)) ** 2
+    extended[:, :_FADE] *= fade
+    extended[:, -_FADE:] *= fade[::-1]
+    n_fast = fft.next_fast_len(extended.shape[-1], real=True)
+    spectrum = fft.rfft(extended, n_fast)
+    spectrum *= np.complex64(complex(math.cos(angle), math.sin(angle)))
+    rotated: Audio = np.ascontiguousarray(fft.irfft(spectrum, n_fast)[:, _FADE : _FADE + n_samples])
+    return rotated
+
+
+def silence_part(audio: Audio, random: np.random.Generator) -> Audio:
+    """Replace a random part of audio [C, T], at the beginning or at the end, by digital silence; returns a new array.
+
+    The part is anything from one sample to all of them.
+    """
+    n_samples = audio.shape[-1]
+    n_silent = int(random.integers(1, n_samples + 1))
+    silenced: Audio = audio.copy()
+    silenced[:, slice(n_silent) if random.random() < 0.5 else slice(n_samples - n_silent, None)] = 0.0
+    return silenced

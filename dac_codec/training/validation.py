@@ -1,0 +1,125 @@
+"""How good the network is on whole clips that it is not trained on: numbers, sounds and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from dac_codec import audio as sound
+from dac_codec.errors import DacError
+from dac_codec.evaluation import pictures
+from dac_codec.evaluation.metrics import codebook_use
+from dac_codec.model import DAC
+from dac_codec.spectral import Spectra, mel_distance, multi_scale_stft, si_sdr
+from dac_codec.training.config import TrainConfig
+from dac_codec.training.data import Clip, ClipDataset
+from dac_codec.training.processes import StopFlag, any_process, total
+from dac_codec.training.sounds import Sound
+
+MEASURES = ("val/mel_distance", "val/stft_distance", "val/si_sdr")
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a validation found.
+
+    Attributes:
+        values: means over all clips, and entropy (bits) and share of used entries of each codebook.
+        sounds, pictures: files of the example clips, by name.
+    """
+
+    values: dict[str, float]
+    sounds: dict[str, Path] = field(default_factory=dict)
+    pictures: dict[str, Path] = field(default_factory=dict)
+
+
+class Validation:
+    """Always the same clips, shared out among the processes.
+
+    Args:
+        config: of the run.
+        sounds: to take clips from.
+        folder: where sounds and spectrograms of the example clips go: `step-*/NAME.flac` and `.png`.
+        fabric: the processes.
+    """
+
+    def __init__(self, config: TrainConfig, sounds: Sequence[Sound], folder: Path, fabric: Fabric) -> None:
+        self.folder, self.fabric = folder, fabric
+        self.n_examples = config.trainer.validation_examples
+        self.clips = ClipDataset(
+            sounds=sounds,
+            sample_rate=config.model.sample_rate,
+            seconds=config.data.validation_seconds,
+            n_clips=config.data.validation_clips,
+            seed=config.trainer.seed,
+        )
+        self.mel_distance = mel_distance(config.model.sample_rate).to(fabric.device)
+
+    @torch.no_grad()
+    def run(self, model: DAC, step: int, quantize: bool, stop: StopFlag) -> Findings | None:
+        """Measure the network as it is after a step; None if the run is to stop before it is done."""
+        model.eval()
+        device = self.fabric.device
+        sums = torch.zeros(len(MEASURES) + 1, dtype=torch.float64, device=device)
+        counts = torch.zeros(model.n_codebooks, model.codebook_size, dtype=torch.int64, device=device)
+        findings = Findings({})
+        mine = range(self.fabric.global_rank, len(self.clips), self.fabric.world_size)
+        with torch.compiler.set_stance("force_eager"):  # every length would be compiled anew
+            for index in mine:
+                if stop.is_set:
+                    break
+                clip = self.clips[index]
+                real = clip.audio[None].to(device)
+                fake, codes = _there_and_back(model, real, quantize)
+                sums += torch.stack([*self._measure(fake, real), sums.new_ones(())])
+                for stage, used in enumerate(codes):
+                    counts[stage] += torch.bincount(used.flatten(), minlength=model.codebook_size)
+                if index < self.n_examples:
+                    self._keep(f"{index:02}-{clip.name}", clip, fake, model.sample_rate, step, findings)
+        if any_process(self.fabric, stop.is_set):
+            return None
+        totals = total(self.fabric, sums).tolist()
+        findings.values.update({name: one / totals[-1] for name, one in zip(MEASURES, totals, strict=False)})
+        if quantize:
+            entropy, share = codebook_use(total(self.fabric, counts).cpu().numpy())
+            for stage in range(model.n_codebooks):
+                findings.values[f"val/codebook_entropy_{stage}"] = float(entropy[stage])
+                findings.values[f"val/codebook_use_{stage}"] = float(share[stage])
+        return findings
+
+    def _measure(self, fake: Tensor, real: Tensor) -> list[Tensor]:
+        spectra = Spectra(fake), Spectra(real)
+        distances = [self.mel_distance(*spectra), multi_scale_stft(*spectra), si_sdr(fake, real)[0]]
+        return [distance.double() for distance in distances]
+
+    def _keep(self, name: str, clip: Clip, fake: Tensor, sample_rate: int, step: int, findings: Findings) -> None:
+        """Write the sound and the spectrogram of an example."""
+        original, decoded = clip.audio.numpy(), fake[0].float().cpu().numpy()
+        folder = self.folder / f"step-{step:08}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            reference = self.folder / "original" / f"{name}.flac"
+            if not reference.exists():
+                reference.parent.mkdir(exist_ok=True)
+                sound.write(reference, original, sample_rate)
+            sound.write(folder / f"{name}.flac", decoded, sample_rate)
+            pictures.spectrograms(original, decoded, sample_rate, folder / f"{name}.png")
+        except OSError as error:
+            raise DacError(f"can't write the examples of the validation to {folder}: {error}") from error
+        findings.sounds[f"val/{name}"] = folder / f"{name}.flac"
+        findings.pictures[f"val/{name}"] = folder / f"{name}.png"
+
+
+def _there_and_back(model: DAC, real: Tensor, quantize: bool) -> tuple[Tensor, list[Tensor]]:
+    """Decoded audio [1, 1, T], and the codes of each codebook."""
+    z = model.encoder(model.preprocess(real))
+    codes: list[Tensor] = []
+    if quantize:
+        quantized = model.quantizer(z)
+        z, codes = quantized.z, list(quantized.codes[0])
+    return model.decode(z)[..., : real.shape[-1]], codes

@@ -1,0 +1,32 @@
+"""Draw a training run: `python scripts/plot_run.py runs/44khz` writes curves.png and codebooks.png into its folder."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from dac_codec.errors import DacError
+from dac_codec.training.plots import draw_codebooks, draw_curves
+
+
+def main() -> int:
+    """Draw. Returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path, help="folder of the run")
+    parser.add_argument("--output", type=Path, help="folder for the pictures; the run's own by default")
+    arguments = parser.parse_args()
+    output = arguments.output or arguments.run
+    try:
+        for draw, name in ((draw_curves, "curves.png"), (draw_codebooks, "codebooks.png")):
+            output.mkdir(parents=True, exist_ok=True)
+            draw(arguments.run, output / name)
+            print(output / name)
+    except (DacError, OSError) as error:
+        print(f"plot_run: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""Run a training that is killed at random moments until it has been killed often enough, then let it end.
+
+    python -m tests.training.survivor CONFIG.json KILLS SEED
+
+Each life is a process of its own that gets SIGKILL: every fourth while it starts, the others up to half a second after
+they have saved something.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torch._dynamo  # what the first step would import, in every life anew
+
+from dac_codec.training import checkpoint
+from dac_codec.training.checkpoint import Checkpoints
+from dac_codec.training.config import TrainConfig
+from dac_codec.training.loop import Trainer
+
+
+def live(config: TrainConfig) -> int:
+    """Start a process that trains. Returns its number."""
+    child = os.fork()
+    if child == 0:
+        try:
+            Trainer(config).run()
+        finally:
+            os._exit(int(sys.exc_info()[0] is not None))
+    return child
+
+
+def newest(checkpoints: Checkpoints) -> int:
+    """The last step that was saved."""
+    return max([step for step, _ in checkpoints.steps()], default=0)
+
+
+def main() -> int:
+    """Kill and go on."""
+    torch.set_num_threads(1)
+    config = TrainConfig.parse(json.loads(Path(sys.argv[1]).read_text()))
+    chance = random.Random(int(sys.argv[3]))
+    checkpoints = Checkpoints(Path(config.trainer.folder) / "checkpoints", config.trainer.keep_last)
+    survived = [0]
+    while len(survived) <= int(sys.argv[2]):
+        child = live(config)
+        if len(survived) % 4 == 0:
+            time.sleep(chance.uniform(0.0, 1.0))
+        else:
+            while newest(checkpoints) == survived[-1] and os.waitpid(child, os.WNOHANG) == (0, 0):
+                time.sleep(0.01)
+            time.sleep(chance.uniform(0.0, 0.5))
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        if not os.WIFSIGNALED(status):
+            print(f"the run ended after {len(survived)} kills", file=sys.stderr)
+            return 1
+        survived.append(newest(checkpoints))
+        for step, path in checkpoints.steps():
+            assert checkpoint.load(path)["step"] == step
+    _, status = os.waitpid(live(config), 0)
+    print(json.dumps(survived[1:]))
+    return os.waitstatus_to_exitcode(status)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+"""Checkpoints are whole, the last few are kept, and damage is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from dac_codec.errors import CheckpointError
+from dac_codec.model.discriminator import Discriminator
+from dac_codec.training import checkpoint
+from dac_codec.training.checkpoint import Checkpoints
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "step.pt"
+    checkpoint.save({"step": 3}, path)
+    assert checkpoint.load(path) == {"step": 3}
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match=r"step\.pt"):
+        checkpoint.load(path)
+
+
+def test_the_last_and_the_best_are_kept(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep_last=2)
+    assert checkpoints.latest() is None
+    for step in range(1, 6):
+        checkpoints.save({"step": step}, step, best=step == 2)
+    assert [step for step, _ in checkpoints.steps()] == [4, 5]
+    assert checkpoints.latest() == checkpoints.steps()[-1][1]
+    assert checkpoint.load(checkpoints.best) == {"step": 2}
+
+
+def test_what_was_half_written_is_removed(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep_last=2)
+    checkpoints.save({"step": 1}, 1, best=False)
+    (tmp_path / ".0123456789abcdef.tmp").write_bytes(b"half")
+    checkpoints.remove_leftovers()
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001.pt"]
+
+
+def test_a_folder_that_can_not_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="file"):
+        Checkpoints(tmp_path / "file" / "checkpoints", keep_last=1)
+
+
+def test_discriminators_are_written_with_the_references_names(tmp_path: Path) -> None:
+    one, other = (Discriminator(periods=(2,), fft_sizes=(64,)) for _ in range(2))
+    checkpoint.save_discriminator(one, tmp_path)
+    checkpoint.load_discriminator(other, tmp_path)
+    for key, value in one.state_dict().items():
+        assert torch.equal(value, other.state_dict()[key])
+    with pytest.raises(CheckpointError, match="discriminator"):
+        checkpoint.load_discriminator(Discriminator(periods=(3,), fft_sizes=()), tmp_path)

@@ -1,0 +1,98 @@
+"""Every configuration in `configs/` is complete and says what the paper says; wrong ones are named."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+from dac_codec.model.config import PRESETS
+from dac_codec.training.config import TrainConfig
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+EXPERIMENTS = sorted(
+    path.relative_to(CONFIGS / "experiment").with_suffix("").as_posix()
+    for path in (CONFIGS / "experiment").rglob("*.yaml")
+)
+
+
+@cache
+def values_of(*overrides: str) -> dict[str, Any]:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("train", ["data.sounds=somewhere", "trainer.folder=run", *overrides])
+    values = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def config_of(*overrides: str) -> TrainConfig:
+    return TrainConfig.parse(values_of(*overrides))
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_is_complete(experiment: str) -> None:
+    values = values_of(f"experiment={experiment}")
+    config = TrainConfig.parse(values)
+    # What a file leaves to a default would not show with --cfg job.
+    assert config.to_dict() == TrainConfig.parse(config.to_dict()).to_dict()
+    for section in ("data", "discriminator", "loss", "trainer", "logger"):
+        assert values[section].keys() == config.to_dict()[section].keys()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_presets_have_their_experiments(name: str) -> None:
+    config = config_of(f"experiment={name}")
+    assert config.model == PRESETS[name]
+    loss = config.loss
+    weights = (loss.mel, loss.feature_matching, loss.adversarial, loss.codebook, loss.commitment)
+    assert weights == (15.0, 2.0, 1.0, 1.0, 0.25)
+    assert config.trainer.batch_size == 72
+    assert config.trainer.n_steps == 400_000
+    assert (config.trainer.learning_rate, config.trainer.decay) == (1e-4, 0.999996)
+
+
+def test_ablations_differ_from_their_baseline_in_what_they_name() -> None:
+    baseline = config_of("experiment=ablation/baseline")
+    assert baseline.trainer.batch_size == 12
+    assert baseline.trainer.n_steps == 250_000
+    ablations = [name for name in EXPERIMENTS if name.startswith("ablation/") and not name.endswith("/baseline")]
+    same = [name for name in ablations if config_of(f"experiment={name}") == baseline]
+    assert same == ["ablation/codebook-dim-8", "ablation/dropout-1"]
+    assert config_of("experiment=ablation/relu").model.activation == "relu"
+    assert config_of("experiment=ablation/no-multi-band").discriminator.bands == ((0.0, 1.0),)
+    assert not config_of("experiment=ablation/no-adversary").adversarial
+    assert config_of("experiment=ablation/moving-average").model.codebook_dim == 1024
+
+
+def test_an_excerpt_is_a_whole_number_of_frames() -> None:
+    assert config_of().excerpt_length == 33 * 512
+    assert config_of("data.excerpt=0.001").excerpt_length == 512
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainer.batch_size=-3", "trainer.batch_size.*greater than 0.*-3"),
+        ("+trainer.frobnicate=1", "trainer.frobnicate: no such setting"),
+        ("model.n_codebooks=0", "n_codebooks"),
+        ("+model.width=3", "width"),
+        ("trainer.precision=fp8", "trainer.precision.*fp8"),
+        ("data.weights=sometimes", "data.weights.*sometimes"),
+        ("loss.mel_bands=[5]", "mel_bands has 1 scales"),
+        ("trainer.stages=[{until: 5},{until: 5}]", "end later"),
+        ("data.sounds=null", "data.sounds"),
+    ],
+)
+def test_a_wrong_value_is_named(override: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config_of(override)
+
+
+def test_an_unknown_key_is_refused() -> None:
+    with pytest.raises(HydraException, match="frobnicate"):
+        config_of("trainer.frobnicate=1")

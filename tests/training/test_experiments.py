@@ -1,0 +1,48 @@
+"""Every experiment of `configs/` trains: two steps, with its network and discriminators made narrow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dac_codec.training.config import TrainConfig
+from dac_codec.training.loop import Trainer
+from tests.training.conftest import log_of
+from tests.training.test_config import EXPERIMENTS, values_of
+
+NARROW = (
+    "trainer.accelerator=cpu",
+    "trainer.workers=0",
+    "trainer.batch_size=2",
+    "trainer.compile=false",
+    "trainer.init_from=null",
+    "trainer.codebook_batches=80",
+    "trainer.log_every=1",
+    "trainer.validation_examples=0",
+    "data.excerpt=0.1",
+    "data.distinct=null",
+    "data.validation_clips=1",
+    "data.validation_seconds=0.2",
+    "model.encoder_dim=2",
+    "model.latent_dim=16",
+    "model.decoder_dim=64",
+)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_two_steps(experiment: str, tmp_path: Path, manifest: Path) -> None:
+    values = values_of(f"experiment={experiment}", f"data.sounds={manifest}", f"trainer.folder={tmp_path}", *NARROW)
+    weights = values["data"]["weights"]
+    if isinstance(weights, dict):
+        values = values | {"data": values["data"] | {"weights": None}}
+    stages = [stage | {"until": index + 1} for index, stage in enumerate(values["trainer"]["stages"])]
+    stages[-1]["until"] = 2
+    values = values | {
+        "trainer": values["trainer"] | {"stages": stages},
+        "discriminator": values["discriminator"] | {"periods": [], "fft_sizes": [512]},
+    }
+    Trainer(TrainConfig.parse(values)).run()
+    steps = [line for line in log_of(tmp_path) if "val/mel_distance" not in line]
+    assert [line["step"] for line in steps] == [1, 2]
+    assert "mel" in steps[-1]

@@ -1,0 +1,41 @@
+"""Every loss has the reference's value; each spectrogram is computed once for all of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from dac_codec.training.config import LossConfig
+from dac_codec.training.losses import ReconstructionLosses, weighted_sum
+from tests.conftest import GOLDEN
+
+golden = np.load(GOLDEN / "discriminator_and_losses.npz")
+real, fake = torch.from_numpy(golden["real"]), torch.from_numpy(golden["fake"])
+
+
+def test_golden_values() -> None:
+    losses = ReconstructionLosses(LossConfig(stft=1.0, waveform=1.0, si_sdr=1.0), 44100)(fake, real)
+    expected = {"mel": "mel_loss", "stft": "stft_loss", "waveform": "waveform_l1", "si_sdr": "sisdr_loss"}
+    assert losses.keys() == expected.keys()
+    for name, loss in losses.items():
+        assert float(loss) == pytest.approx(float(golden[expected[name]]), rel=1e-4)
+
+
+def test_losses_without_a_weight_are_not_computed() -> None:
+    assert ReconstructionLosses(LossConfig(), 44100)(fake, real).keys() == {"mel"}
+
+
+def test_a_spectrogram_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    windows = []
+    stft = torch.stft
+    monkeypatch.setattr(torch, "stft", lambda *args, **options: windows.append(args[1]) or stft(*args, **options))
+    ReconstructionLosses(LossConfig(stft=1.0, si_sdr=1.0, waveform=1.0), 44100)(fake, real)
+    assert Counter(windows) == dict.fromkeys((32, 64, 128, 256, 512, 1024, 2048), 2)
+
+
+def test_the_sum_is_weighted() -> None:
+    losses = {"mel": torch.tensor(2.0), "codebook": torch.tensor(3.0)}
+    assert float(weighted_sum(losses, LossConfig(mel=10.0, codebook=0.5))) == 21.5

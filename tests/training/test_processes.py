@@ -1,0 +1,171 @@
+"""Real processes: killed, terminated, several at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dac_codec.training import checkpoint
+from dac_codec.training.checkpoint import Checkpoints
+from dac_codec.training.loop import Trainer
+from tests.training.conftest import assert_equal, log_of, small_run
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+TINY = (
+    "model.encoder_dim=4",
+    "model.encoder_rates=[4,8]",
+    "model.decoder_dim=16",
+    "model.decoder_rates=[8,4]",
+    "model.latent_dim=8",
+    "model.n_codebooks=3",
+    "model.codebook_size=32",
+    "model.quantizer_dropout=0.0",
+    "discriminator.periods=[]",
+    "discriminator.fft_sizes=[128]",
+    "data.excerpt=0.05",
+    "data.validation_clips=2",
+    "data.validation_seconds=0.5",
+    "trainer.accelerator=cpu",
+    "trainer.fan_in_init=true",
+    "trainer.workers=0",
+    "trainer.log_every=1",
+)
+
+
+def command(*overrides: str) -> list[str]:
+    return [sys.executable, str(ROOT / "scripts" / "train.py"), *TINY, *overrides]
+
+
+def test_killed_twenty_times(tmp_path: Path, manifest: Path) -> None:
+    settings = {"stages": [{"until": 400}], "save_every": 1, "keep_last": 2, "validate_every": 100}
+    config = small_run(tmp_path / "killed", manifest, trainer=settings)
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
+    driver = [sys.executable, "-m", "tests.training.survivor", str(tmp_path / "config.json"), "20", "0"]
+    done = subprocess.run(driver, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    survived = json.loads(done.stdout)
+    assert len(survived) == 20
+    assert survived == sorted(survived), "a kill lost a step that was saved"
+    assert len(set(survived)) >= 15
+
+    Trainer(small_run(tmp_path / "whole", manifest, trainer=settings)).run()
+    assert log_of(tmp_path / "killed") == log_of(tmp_path / "whole")
+    whole, killed = (Checkpoints(tmp_path / name / "checkpoints", 2).steps()[-1][1] for name in ("whole", "killed"))
+    assert_equal(checkpoint.load(whole)["model"], checkpoint.load(killed)["model"])
+    left = {path.name for path in (tmp_path / "killed" / "checkpoints").iterdir()}
+    assert left == {"step-00000399.pt", "step-00000400.pt", "best.pt"}
+
+
+def test_two_processes_are_one_with_twice_the_batch(tmp_path: Path, manifest: Path) -> None:
+    common = (f"data.sounds={manifest}", "trainer.stages=[{until: 3}]", "trainer.learning_rate=2e-3")
+    for name, overrides in (
+        ("one", ("trainer.batch_size=4",)),
+        ("two", ("trainer.batch_size=2", "trainer.devices=2", "trainer.strategy=ddp")),
+    ):
+        arguments = command(*common, *overrides, f"trainer.folder={name}")
+        done = subprocess.run(arguments, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+    one, two = log_of(tmp_path / "one"), log_of(tmp_path / "two")
+    assert len(one) == len(two) == 4
+    for expected, found in zip(one, two, strict=True):
+        assert expected.keys() == found.keys()
+        for key in expected.keys() - {"skipped_files"}:
+            tolerance = 2e-2 if key.startswith("gradient") else 1e-3
+            assert found[key] == pytest.approx(expected[key], rel=tolerance, abs=1e-5), key
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_script_saves_when_it_is_asked_to_stop(tmp_path: Path, manifest: Path, number: signal.Signals) -> None:
+    arguments = command(f"data.sounds={manifest}", "trainer.folder=run", "trainer.batch_size=1", "trainer.workers=1")
+    process = subprocess.Popen(
+        arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=ENVIRONMENT
+    )
+    log = tmp_path / "run" / "log.jsonl"
+    deadline = time.monotonic() + 120
+    while not (log.exists() and log.read_text()) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.2)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output.decode()
+    assert b"goes on from there" in output
+    latest = Checkpoints(tmp_path / "run" / "checkpoints", 2).latest()
+    assert latest is not None
+    assert checkpoint.load(latest)["step"] == log_of(tmp_path / "run")[-1]["step"]
+
+
+def test_a_folder_of_sounds_is_enough(tmp_path: Path, manifest: Path) -> None:
+    arguments = command(f"data.sounds={manifest.parent}", "trainer.stages=[{until: 2}]", "trainer.folder=run")
+    done = subprocess.run(
+        [*arguments, "trainer.batch_size=2"], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "broken.flac" in done.stdout + done.stderr
+    assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainer.frobnicate=1", "frobnicate"),
+        ("model.n_codebooks=0", "n_codebooks"),
+        ("trainer.seed=1", "nowhere"),
+        ("data.sounds=???", "data.sounds"),
+        ("experiment=nonsense", "nonsense"),
+    ],
+)
+def test_the_script_names_what_is_wrong(tmp_path: Path, override: str, message: str) -> None:
+    done = subprocess.run(
+        command("data.sounds=nowhere", override), cwd=tmp_path, capture_output=True, text=True, env=ENVIRONMENT
+    )
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_overfitting_one_batch(tmp_path: Path, manifest: Path) -> None:
+    overrides = (
+        "experiment=overfit",
+        f"data.sounds={manifest}",
+        "trainer.folder=run",
+        "trainer.stages=[{until: 100, adversarial: false}]",
+        "trainer.log_every=1",
+        "model.encoder_dim=8",
+        "model.decoder_dim=64",
+        "model.latent_dim=32",
+    )
+    arguments = [sys.executable, str(ROOT / "scripts" / "train.py"), *overrides]
+    done = subprocess.run(arguments, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    mel = [line["mel"] for line in log_of(tmp_path / "run") if "mel" in line]
+    assert mel[-1] < 0.4 * mel[0]
+
+
+def test_a_run_is_drawn(tmp_path: Path, manifest: Path) -> None:
+    Trainer(small_run(tmp_path / "run", manifest, trainer={"validate_every": 2})).run()
+    script = [sys.executable, str(ROOT / "scripts" / "plot_run.py"), str(tmp_path / "run")]
+    done = subprocess.run(script, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name in ("curves.png", "codebooks.png"):
+        assert (tmp_path / "run" / name).read_bytes().startswith(b"\x89PNG")
+    done = subprocess.run([*script[:2], str(tmp_path)], env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "log.jsonl" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_weights_and_biases_offline(tmp_path: Path, manifest: Path) -> None:
+    overrides = (f"data.sounds={manifest}", "trainer.stages=[{until: 2}]", "trainer.batch_size=2", "logger=wandb")
+    done = subprocess.run(
+        command(*overrides, "trainer.folder=run"), cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
+    assert len(log_of(tmp_path / "run")) == 3

@@ -1,0 +1,157 @@
+"""Which files there are, in which split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from dac_codec.errors import AudioError
+from dac_codec.training.sounds import Found, Sound, find_sounds, read_manifest
+
+HEADER = "path,domain,duration,split\n"
+
+
+def tone(path: Path, seconds: float = 0.01) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, 0.1 * np.ones(round(8000 * seconds)), 8000)
+    return path
+
+
+def both(folder: Path) -> tuple[list[Sound], list[Sound]]:
+    return find_sounds(folder, "train").sounds, find_sounds(folder, "val").sounds
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 110 sounds, one level down."""
+    folder = tmp_path_factory.mktemp("many")
+    for index in range(110):
+        tone(folder / f"{index % 7}" / f"{index}.wav")
+    return folder
+
+
+def test_a_folder_is_searched_and_its_durations_are_read(tmp_path: Path) -> None:
+    tone(tmp_path / "a" / "b" / "deep.flac", 0.5)
+    tone(tmp_path / "flat.wav", 0.25)
+    (tmp_path / "notes.txt").write_text("no sound")
+    train, val = both(tmp_path)
+    assert len(train) == len(val) == 1
+    durations = {one.path: one.duration for one in train + val}
+    assert durations == {tmp_path / "a" / "b" / "deep.flac": 0.5, tmp_path / "flat.wav": 0.25}
+    assert {one.domain for one in train + val} == {"all"}
+
+
+def test_two_percent_are_for_validation(many: Path) -> None:
+    train, val = both(many)
+    assert len(train) + len(val) == 110
+    assert {one.path for one in train}.isdisjoint(one.path for one in val)
+    assert len(val) == 3
+    assert [one.path for one in train] == sorted(one.path for one in train)
+
+
+def test_a_file_stays_in_its_split_whatever_else_is_there(many: Path, tmp_path: Path) -> None:
+    _, val = both(many)
+    names = {one.path.relative_to(many) for one in val}
+    for name in [*names, Path("0/0.wav"), Path("1/1.wav"), Path("2/2.wav")]:
+        tone(tmp_path / name)
+    assert {one.path.relative_to(tmp_path) for one in both(tmp_path)[1]} == names
+
+
+@pytest.mark.parametrize("n_files", [2, 3, 9])
+def test_no_split_of_a_small_folder_is_empty(tmp_path: Path, n_files: int) -> None:
+    for index in range(n_files):
+        tone(tmp_path / f"{index}.wav")
+    assert [len(group) for group in both(tmp_path)] == [n_files - 1, 1]
+
+
+def test_a_file_that_is_alone_is_trained_on(tmp_path: Path) -> None:
+    path = tone(tmp_path / "only.wav")
+    assert find_sounds(tmp_path, "train").sounds == [Sound(path, "all", 0.01)]
+    with pytest.raises(AudioError, match="at least two"):
+        find_sounds(tmp_path, "val")
+
+
+def test_files_that_cant_be_read_are_listed(tmp_path: Path) -> None:
+    for index in range(3):
+        tone(tmp_path / f"{index}.wav")
+    (tmp_path / "torn.flac").write_bytes(b"fLaC" + bytes(50))
+    (tmp_path / "empty.wav").touch()
+    soundfile.write(tmp_path / "mute.wav", np.zeros(0), 8000)
+    found = find_sounds(tmp_path, "train")
+    assert len(found.sounds) == 2
+    assert [Path(line.partition(": ")[0]).name for line in found.unreadable] == ["empty.wav", "mute.wav", "torn.flac"]
+    assert all("\n" not in line and line.partition(": ")[2] for line in found.unreadable)
+
+
+def test_domains_have_folders_and_manifests(tmp_path: Path) -> None:
+    for name in ("near", "far", "played"):
+        for index in range(3):
+            tone(tmp_path / name / f"{index}.wav")
+    manifest = tmp_path / "sounds.csv"
+    manifest.write_text(HEADER + "near/0.wav,noise,0.01,train\nfar/0.wav,other,0.01,val\n")
+    source = {"speech": [tmp_path / "near", str(tmp_path / "far")], "music": tmp_path / "played", "rest": manifest}
+    train = find_sounds(source, "train").sounds
+    assert [one.domain for one in train] == ["speech"] * 4 + ["music"] * 2 + ["rest"]
+    assert train[-1].path == tmp_path / "near" / "0.wav"
+    assert [one.domain for one in find_sounds(source, "val").sounds] == ["speech", "speech", "music", "rest"]
+
+
+def test_a_manifest_keeps_its_domains_and_splits(tmp_path: Path) -> None:
+    manifest = tmp_path / "sounds.csv"
+    manifest.write_text(HEADER + "b.wav,speech,2.5,test\na.wav,music,1,train\n/c.wav,speech,3,test\n")
+    expected = [Sound(tmp_path / "b.wav", "speech", 2.5), Sound(Path("/c.wav"), "speech", 3.0)]
+    assert read_manifest(manifest, "test") == expected
+    assert find_sounds(str(manifest), "test") == Found(expected, [])
+    with pytest.raises(AudioError, match=r"no files in its val split.*test, train"):
+        read_manifest(manifest, "val")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,domain,duration\na.wav,speech,1\n", r"line 1: no column 'split'"),
+        ("", r"line 1: no column 'path'"),
+        (HEADER + "a.wav,speech,1,train\nb.wav,speech,long,train\n", r"line 3: the duration is 'long'"),
+        (HEADER + "a.wav,speech,0,train\n", r"line 2: the duration is '0'"),
+        (HEADER + "a.wav,speech,-1,train\n", r"line 2: the duration is '-1'"),
+        (HEADER + "a.wav,speech,nan,train\n", r"line 2: the duration is 'nan'"),
+        (HEADER + "a.wav,speech,inf,train\n", r"line 2: the duration is 'inf'"),
+        (HEADER + "a.wav,speech,1\n", r"line 2: nothing in the column 'split'"),
+        (HEADER + ",speech,1,train\n", r"line 2: nothing in the column 'path'"),
+        ("\udcff\udcfe", "is not a manifest"),
+    ],
+)
+def test_a_bad_line_of_a_manifest_is_named(tmp_path: Path, text: str, message: str) -> None:
+    manifest = tmp_path / "bad.csv"
+    manifest.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(AudioError, match=message) as error:
+        read_manifest(manifest, "train")
+    assert str(manifest) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_places_that_are_not_there(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    for source in (tmp_path / "link", {"speech": tmp_path / "link"}):
+        with pytest.raises(AudioError, match="broken symbolic link"):
+            find_sounds(source, "train")
+    for source in (tmp_path / "gone", {"speech": [tmp_path / "gone"]}):
+        with pytest.raises(AudioError, match="expected a folder"):
+            find_sounds(source, "train")
+    with pytest.raises(AudioError, match=r"prepare_data\.py"):
+        read_manifest(tmp_path / "gone.csv", "train")
+
+
+def test_nothing_in_a_split_says_what_there_is(tmp_path: Path) -> None:
+    (tmp_path / "torn.flac").write_bytes(b"fLaC")
+    with pytest.raises(AudioError, match=r"none in others, 1 can't be read.*torn\.flac"):
+        find_sounds(tmp_path, "train")
+    tone(tmp_path / "a.wav")
+    tone(tmp_path / "b.wav")
+    with pytest.raises(AudioError, match=r"split 'holiday', 1 in 'train', 1 in 'val'"):
+        find_sounds({"speech": tmp_path}, "holiday")
+    with pytest.raises(AudioError, match="no sound files"):
+        find_sounds({}, "train")

@@ -1,0 +1,112 @@
+"""What happens to an excerpt."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dac_codec import audio as sound
+from dac_codec.audio import Audio
+from dac_codec.training import transforms
+
+RATE = 44100
+ANGLES = st.floats(-math.pi, math.pi)
+SEEDS = st.integers(0, 2**32)
+
+
+def noise(seed: int, n_samples: int = 16384, level: float = 0.1) -> Audio:
+    return (level * np.random.default_rng(seed).standard_normal((1, n_samples))).astype(np.float32)
+
+
+def test_mono_is_the_mean_or_one_of_the_channels() -> None:
+    samples = np.array([[1.0, 2.0], [3.0, 6.0], [5.0, 7.0]], np.float32)
+    random = np.random.default_rng(0)
+    np.testing.assert_array_equal(transforms.to_mono(samples, "mix", random), [[3.0, 5.0]])
+    drawn = [tuple(transforms.to_mono(samples, "random", random)[0]) for _ in range(60)]
+    assert set(drawn) == {(1.0, 2.0), (3.0, 6.0), (5.0, 7.0)}
+    assert min(drawn.count(one) for one in set(drawn)) > 8
+
+
+@settings(max_examples=10, deadline=None)
+@given(SEEDS, st.floats(1e-3, 1.0), st.floats(-40.0, 0.0))
+def test_loudness_is_what_was_asked_for(seed: int, level: float, target: float) -> None:
+    audio = noise(seed, level=level)
+    before = audio.copy()
+    scaled, measured = transforms.normalize_loudness(audio, RATE, target)
+    assert sound.loudness(scaled, RATE) == pytest.approx(target, abs=0.01)
+    assert measured == pytest.approx(sound.loudness(audio, RATE))
+    assert scaled.dtype == np.float32
+    np.testing.assert_array_equal(audio, before)
+
+
+def test_silence_stays_silence() -> None:
+    scaled, measured = transforms.normalize_loudness(np.zeros((1, 1000), np.float32), RATE)
+    assert not scaled.any()
+    assert measured == -70.0
+
+
+@settings(max_examples=30, deadline=None)
+@given(SEEDS, st.floats(1e-3, 100.0), st.floats(0.1, 1.0))
+def test_the_peak_is_never_exceeded(seed: int, level: float, peak: float) -> None:
+    audio = noise(seed, 100, level)
+    limited = transforms.limit_peak(audio, peak)
+    assert np.abs(limited).max() <= np.float32(peak)
+    if np.abs(audio).max() <= peak:
+        assert limited is audio
+    else:
+        assert np.abs(limited).max() == pytest.approx(peak, rel=1e-6)
+        np.testing.assert_allclose(limited / audio, limited[0, 0] / audio[0, 0], rtol=1e-5)
+
+
+@settings(max_examples=20, deadline=None)
+@given(SEEDS, st.integers(1, 20000))
+def test_rotations_by_nothing_and_by_half_a_turn(seed: int, n_samples: int) -> None:
+    audio = noise(seed, n_samples)
+    np.testing.assert_allclose(transforms.rotate_phase(audio, 0.0), audio, atol=1e-6)
+    np.testing.assert_allclose(transforms.rotate_phase(audio, math.pi), -audio, atol=1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(ANGLES, ANGLES, st.floats(200.0, 20000.0))
+def test_a_rotation_moves_the_phase_of_a_tone(angle: float, start: float, frequency: float) -> None:
+    phase = 2 * np.pi * frequency * np.arange(16384)[None] / RATE + start
+    rotated = transforms.rotate_phase(np.cos(phase).astype(np.float32), angle)
+    middle = slice(1000, -1000)
+    np.testing.assert_allclose(rotated[:, middle], np.cos(phase + angle)[:, middle], atol=0.03)
+    # No peak at the ends, where the tone is cut off.
+    assert np.abs(rotated).max() < 1.5
+
+
+@settings(max_examples=20, deadline=None)
+@given(SEEDS, ANGLES)
+def test_a_rotation_keeps_the_energy_and_the_spectrum(seed: int, angle: float) -> None:
+    audio = noise(seed)
+    rotated = transforms.rotate_phase(audio, angle)
+    assert rotated.shape == audio.shape
+    assert rotated.dtype == np.float32
+    assert np.square(rotated).sum() == pytest.approx(np.square(audio).sum(), rel=0.03)
+    window = np.hanning(audio.shape[1])
+    before, after = (np.abs(np.fft.rfft(one * window)).reshape(1, -1)[:, 100:8000] for one in (audio, rotated))
+    np.testing.assert_allclose(after, before, atol=0.05 * before.max())
+
+
+@given(SEEDS, st.integers(1, 50))
+def test_a_silenced_part_is_at_an_end(seed: int, n_samples: int) -> None:
+    audio = np.ones((1, n_samples), np.float32)
+    silenced = transforms.silence_part(audio, np.random.default_rng(seed))
+    kept = int(silenced.sum())
+    assert kept < n_samples
+    expected = np.arange(n_samples)
+    at_end, at_beginning = expected < kept, expected >= n_samples - kept
+    assert (silenced[0] == at_end).all() or (silenced[0] == at_beginning).all()
+    assert audio.all()
+
+
+def test_silence_comes_at_both_ends() -> None:
+    random = np.random.default_rng(0)
+    firsts = [transforms.silence_part(np.ones((1, 100), np.float32), random)[0, 0] for _ in range(50)]
+    assert 10 < sum(firsts) < 40

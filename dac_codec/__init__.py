@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         TruncatedBitstreamError,
     )
     from dac_codec.model import DAC, PRESETS, DACConfig, Encoded
+    from dac_codec.streaming import StreamingDecoder, StreamingEncoder
 
     __version__: str
 
@@ -33,6 +34,7 @@ _HOMES = {
         "TruncatedBitstreamError",
     ),
     "dac_codec.model": ("DAC", "PRESETS", "DACConfig", "Encoded"),
+    "dac_codec.streaming": ("StreamingDecoder", "StreamingEncoder"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -47,6 +49,8 @@ __all__ = [
     "DacFile",
     "Encoded",
     "ModelMismatchError",
+    "StreamingDecoder",
+    "StreamingEncoder",
     "TruncatedBitstreamError",
     "compress",
     "decompress",

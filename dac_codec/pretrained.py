@@ -63,7 +63,7 @@ PUBLISHED = {
 _FORMAT = 1
 
 # Fields of a configuration that came after the first files were written.
-_VARIATIONS = frozenset(("activation", "lookup", "codebook_learning"))
+_VARIATIONS = frozenset(("activation", "lookup", "codebook_learning", "causal"))
 _CONFIG_FILE = "config.json"
 _WEIGHTS_FILE = "model.safetensors"
 _STORED_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -170,8 +170,8 @@ def fingerprint(model: DAC) -> bytes:
     """The identity of a model, 32 bytes: equal for equal weights and configuration, however they were stored.
 
     It is the SHA-256 of the configuration as JSON (keys sorted, no spaces; without `quantizer_dropout`, which makes no
-    difference once a model is trained, and without those of `activation`, `lookup` and `codebook_learning` that are
-    as in every published model), followed for each tensor, sorted by its published name, by the line
+    difference once a model is trained, and without those of `activation`, `lookup`, `codebook_learning` and `causal`
+    that are as in every published model), followed for each tensor, sorted by its published name, by the line
     "\\n<name> [<sizes>]\\n" and the values as little-endian float32, all in UTF-8.
     """
     config = model.config.to_dict()

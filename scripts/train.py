@@ -28,6 +28,8 @@ def main(config: DictConfig) -> None:
         Trainer(TrainConfig.parse({str(key): value for key, value in values.items()})).run()
     except (DacError, ValueError, OmegaConfBaseException) as error:
         sys.exit(f"train: {error}")
+    except KeyboardInterrupt:  # before the first step; afterwards the run saves itself and returns
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -58,7 +58,8 @@ def test_the_codes_are_the_models(model: DAC) -> None:
     with torch.no_grad():
         assert torch.equal(file.codes, model.encode(scaled).codes)
         expected = model.decode_codes(file.codes)[0, :, : quiet.shape[-1]] * 10 ** (-file.header.gain_db / 20)
-    assert torch.allclose(decompress(file, model)[0], expected, atol=1e-6)
+    # Blocks round sums in another order, and this network magnifies that: the whole is no nearer to the truth.
+    assert torch.allclose(decompress(file, model)[0], expected, atol=1e-5)
 
 
 def test_the_properties_of_a_file(model: DAC, tmp_path: Path) -> None:

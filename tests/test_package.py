@@ -21,6 +21,7 @@ def test_importing_costs_nothing() -> None:
 def test_public_names() -> None:
     import dac_codec
 
+    assert {"compress", "decompress", "StreamingEncoder", "StreamingDecoder"} <= set(dac_codec.__all__)
     for name in dac_codec.__all__:
         assert getattr(dac_codec, name) is not None
         assert name in dir(dac_codec)

@@ -101,3 +101,12 @@ def test_the_evaluation_leaves_a_report(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "val" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_latency_table() -> None:
+    done = subprocess.run([sys.executable, SCRIPTS / "latency.py"], capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    # 3733 and 4757 are what the streams of these strides were seen to wait for: tests/streaming/test_look_ahead.py.
+    assert "| 44khz | 512 (11.6 ms) | 3733 (84.6 ms) | 4757 (107.9 ms) | 204.1 ms |" in lines
+    assert "| 44khz, causal | 512 (11.6 ms) | 0 (0.0 ms) | 0 (0.0 ms) | 11.6 ms |" in lines
+    assert len(lines) == 2 + 2 * 5

@@ -31,6 +31,9 @@ class DACConfig:
             by distance ("euclidean").
         codebook_learning: "gradient" as in the paper, or "moving_average" for the quantizer of SoundStream and
             EnCodec, the paper's baseline: no projections (`codebook_dim` is `latent_dim`), look-up by distance.
+        causal: whether every convolution pads at its start only, so that nothing waits for what comes later: a frame's
+            code depends on audio up to the frame's end, and a frame's audio on codes up to the frame. The parameters
+            have the same names and shapes either way, and other values: a network works as it was trained.
 
     Raises:
         ValueError: a field is out of its range, or the two products of rates differ.
@@ -49,6 +52,7 @@ class DACConfig:
     activation: Activation = "snake"
     lookup: Lookup = "cosine"
     codebook_learning: CodebookLearning = "gradient"
+    causal: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "encoder_rates", tuple(int(rate) for rate in self.encoder_rates))
@@ -75,6 +79,8 @@ class DACConfig:
         for name, choices in (("activation", Activation), ("lookup", Lookup), ("codebook_learning", CodebookLearning)):
             if getattr(self, name) not in get_args(choices):
                 raise ValueError(f"{name} must be one of {get_args(choices)}, not {getattr(self, name)!r}")
+        if not isinstance(self.causal, bool):
+            raise ValueError(f"causal must be True or False, not {self.causal!r}")
         if self.codebook_learning == "moving_average" and (
             self.lookup != "euclidean" or self.codebook_dim != self.latent_dim
         ):

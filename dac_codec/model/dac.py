@@ -50,7 +50,9 @@ class DAC(nn.Module):
         super().__init__()
         self.config = config
         self.name = "unnamed"
-        self.encoder = Encoder(config.encoder_dim, config.encoder_rates, config.latent_width, config.activation)
+        self.encoder = Encoder(
+            config.encoder_dim, config.encoder_rates, config.latent_width, config.activation, config.causal
+        )
         self.quantizer = ResidualVectorQuantize(
             config.latent_width,
             config.n_codebooks,
@@ -60,7 +62,9 @@ class DAC(nn.Module):
             config.lookup,
             config.codebook_learning,
         )
-        self.decoder = Decoder(config.latent_width, config.decoder_dim, config.decoder_rates, config.activation)
+        self.decoder = Decoder(
+            config.latent_width, config.decoder_dim, config.decoder_rates, config.activation, config.causal
+        )
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu") -> DAC:
@@ -114,7 +118,12 @@ class DAC(nn.Module):
         """Samples that the network without any padding loses on each side, as the reference counts them.
 
         The reference pads a file by this much before it cuts it into chunks.
+
+        Raises:
+            ValueError: the model is causal; the reference has no such networks.
         """
+        if self.config.causal:
+            raise ValueError("a causal model has no delay in the reference's sense: see dac_codec.streaming")
         layers = list(convolutions(self))
         shortest = 0
         for conv in layers:
@@ -165,7 +174,7 @@ class DAC(nn.Module):
 
         Each decoder stride that is odd costs the reference's network a sample at its own rate, so that it returns
         a few samples less (8 of every file with rates 8-5-4-2). Here that tail is filled by repeating the last
-        sample; all samples before it are the reference's.
+        sample; all samples before it are the reference's. A causal network loses none.
         """
         audio: Tensor = self.decoder(z)
         return F.pad(audio, (0, z.shape[-1] * self.hop_length - audio.shape[-1]), mode="replicate")

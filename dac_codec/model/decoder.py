@@ -14,17 +14,19 @@ class DecoderBlock(nn.Module):
     """Activation and a transposed convolution, then three residual units with dilations 1, 3 and 9.
 
     Shapes:
-        [B, in_channels, T] -> [B, out_channels, T * stride], one sample less where the stride is odd
+        [B, in_channels, T] -> [B, out_channels, T * stride], one sample less where the stride is odd and not causal
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, kind: Activation = "snake") -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int, kind: Activation = "snake", causal: bool = False
+    ) -> None:
         super().__init__()
         self.block = nn.Sequential(
             activation(kind, in_channels),
-            up_sampling(in_channels, out_channels, stride),
-            ResidualUnit(out_channels, 1, kind),
-            ResidualUnit(out_channels, 3, kind),
-            ResidualUnit(out_channels, 9, kind),
+            up_sampling(in_channels, out_channels, stride, causal),
+            ResidualUnit(out_channels, 1, kind, causal),
+            ResidualUnit(out_channels, 3, kind, causal),
+            ResidualUnit(out_channels, 9, kind, causal),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -40,18 +42,27 @@ class Decoder(nn.Module):
         channels: channels after the first convolution; halved by each block.
         rates: stride of each block.
         kind: of activation.
+        causal: whether a frame's samples depend on no later frame.
 
     Shapes:
-        latents [B, D, F] -> audio [B, 1, F * hop], a few samples less where a rate is odd
+        latents [B, D, F] -> audio [B, 1, F * hop], a few samples less where a rate is odd and it isn't causal
     """
 
-    def __init__(self, latent_dim: int, channels: int, rates: tuple[int, ...], kind: Activation = "snake") -> None:
+    def __init__(
+        self,
+        latent_dim: int,
+        channels: int,
+        rates: tuple[int, ...],
+        kind: Activation = "snake",
+        causal: bool = False,
+    ) -> None:
         super().__init__()
-        layers: list[nn.Module] = [conv1d(latent_dim, channels, 7, padding=3)]
+        self.causal = causal
+        layers: list[nn.Module] = [conv1d(latent_dim, channels, 7, causal, padding=3)]
         for rate in rates:
-            layers.append(DecoderBlock(channels, channels // 2, rate, kind))
+            layers.append(DecoderBlock(channels, channels // 2, rate, kind, causal))
             channels //= 2
-        layers += [activation(kind, channels), conv1d(channels, 1, 7, padding=3), nn.Tanh()]
+        layers += [activation(kind, channels), conv1d(channels, 1, 7, causal, padding=3), nn.Tanh()]
         self.model = nn.Sequential(*layers)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -63,7 +74,14 @@ class Decoder(nn.Module):
 
         The reference decodes its chunked files with it: each chunk of latents carries its own context, and what
         comes out is shorter than F * hop by the context on both sides.
+
+        Raises:
+            ValueError: the decoder is causal; the reference has no such networks, so that there are no such files.
         """
+        if self.causal:
+            raise ValueError(
+                "a causal decoder can't do without its padding: the reference's chunked files need another"
+            )
         shared = {id(parameter): parameter for parameter in self.parameters()}
         unpadded = copy.deepcopy(self, memo=shared)
         for conv in convolutions(unpadded):

@@ -15,14 +15,14 @@ class EncoderBlock(nn.Module):
         [B, channels / 2, T] -> [B, channels, T / stride]
     """
 
-    def __init__(self, channels: int, stride: int, kind: Activation = "snake") -> None:
+    def __init__(self, channels: int, stride: int, kind: Activation = "snake", causal: bool = False) -> None:
         super().__init__()
         self.block = nn.Sequential(
-            ResidualUnit(channels // 2, 1, kind),
-            ResidualUnit(channels // 2, 3, kind),
-            ResidualUnit(channels // 2, 9, kind),
+            ResidualUnit(channels // 2, 1, kind, causal),
+            ResidualUnit(channels // 2, 3, kind, causal),
+            ResidualUnit(channels // 2, 9, kind, causal),
             activation(kind, channels // 2),
-            down_sampling(channels // 2, channels, stride),
+            down_sampling(channels // 2, channels, stride, causal),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -38,18 +38,26 @@ class Encoder(nn.Module):
         rates: stride of each block.
         latent_dim: width D of the output.
         kind: of activation.
+        causal: whether a frame depends on nothing after its end.
 
     Shapes:
         audio [B, 1, T], T a multiple of the product of the rates -> latents [B, D, F]
     """
 
-    def __init__(self, channels: int, rates: tuple[int, ...], latent_dim: int, kind: Activation = "snake") -> None:
+    def __init__(
+        self,
+        channels: int,
+        rates: tuple[int, ...],
+        latent_dim: int,
+        kind: Activation = "snake",
+        causal: bool = False,
+    ) -> None:
         super().__init__()
-        layers: list[nn.Module] = [conv1d(1, channels, 7, padding=3)]
+        layers: list[nn.Module] = [conv1d(1, channels, 7, causal, padding=3)]
         for rate in rates:
             channels *= 2
-            layers.append(EncoderBlock(channels, rate, kind))
-        layers += [activation(kind, channels), conv1d(channels, latent_dim, 3, padding=1)]
+            layers.append(EncoderBlock(channels, rate, kind, causal))
+        layers += [activation(kind, channels), conv1d(channels, latent_dim, 3, causal, padding=1)]
         self.block = nn.Sequential(*layers)
 
     def forward(self, audio: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
@@ -35,17 +36,69 @@ def activation(kind: Activation, channels: int) -> nn.Module:
     return Snake(channels) if kind == "snake" else nn.ReLU()
 
 
-def conv1d(in_channels: int, out_channels: int, kernel_size: int, **options: int) -> nn.Conv1d:
-    """A weight-normalized 1-D convolution, initialised as the paper's (see `init_weights`)."""
-    conv = nn.Conv1d(in_channels, out_channels, kernel_size, **options)  # type: ignore[arg-type]
+class CausalConv1d(nn.Conv1d):
+    """A convolution that pads its start only, so that output i depends on inputs before (i + 1) * stride.
+
+    Shapes:
+        [B, in_channels, T] -> [B, out_channels, T / stride]
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, edges(self)))
+
+
+class CausalConvTranspose1d(nn.ConvTranspose1d):
+    """A transposed convolution cut at its end only, so that outputs before (i + 1) * stride depend on inputs up to i.
+
+    Shapes:
+        [B, in_channels, T] -> [B, out_channels, T * stride]
+    """
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        return super().forward(x, output_size)[..., : x.shape[-1] * self.stride[0]]
+
+
+def conv1d(
+    in_channels: int, out_channels: int, kernel_size: int, causal: bool = False, padding: int = 0, **options: int
+) -> nn.Conv1d:
+    """A weight-normalized 1-D convolution, initialised as the paper's (see `init_weights`).
+
+    Args:
+        in_channels: of the input.
+        out_channels: of the output.
+        kernel_size: taps.
+        causal: whether it is a `CausalConv1d`, whose padding follows from its shape.
+        padding: on either side, where it isn't causal.
+        options: stride and dilation.
+    """
+    conv: nn.Conv1d
+    if causal:
+        conv = CausalConv1d(in_channels, out_channels, kernel_size, **options)  # type: ignore[arg-type]
+    else:
+        conv = nn.Conv1d(in_channels, out_channels, kernel_size, padding=padding, **options)  # type: ignore[arg-type]
     init_weights(conv)
     normalized: nn.Conv1d = weight_norm(conv)
     return normalized
 
 
-def conv_transpose1d(in_channels: int, out_channels: int, kernel_size: int, **options: int) -> nn.ConvTranspose1d:
-    """A weight-normalized 1-D transposed convolution, initialised as the paper's (see `init_weights`)."""
-    conv = nn.ConvTranspose1d(in_channels, out_channels, kernel_size, **options)  # type: ignore[arg-type]
+def conv_transpose1d(
+    in_channels: int, out_channels: int, kernel_size: int, stride: int, causal: bool, padding: int
+) -> nn.ConvTranspose1d:
+    """A weight-normalized 1-D transposed convolution, initialised as the paper's (see `init_weights`).
+
+    Args:
+        in_channels: of the input.
+        out_channels: of the output.
+        kernel_size: taps.
+        stride: of the output.
+        causal: whether it is a `CausalConvTranspose1d`, whose cut follows from its shape.
+        padding: samples that are cut from either end of the output, where it isn't causal.
+    """
+    conv: nn.ConvTranspose1d
+    if causal:
+        conv = CausalConvTranspose1d(in_channels, out_channels, kernel_size, stride)
+    else:
+        conv = nn.ConvTranspose1d(in_channels, out_channels, kernel_size, stride, padding)
     init_weights(conv)
     normalized: nn.ConvTranspose1d = weight_norm(conv)
     return normalized
@@ -67,11 +120,11 @@ class ResidualUnit(nn.Module):
         [B, C, T] -> [B, C, T]
     """
 
-    def __init__(self, channels: int, dilation: int, kind: Activation = "snake") -> None:
+    def __init__(self, channels: int, dilation: int, kind: Activation = "snake", causal: bool = False) -> None:
         super().__init__()
         self.block = nn.Sequential(
             activation(kind, channels),
-            conv1d(channels, channels, 7, dilation=dilation, padding=3 * dilation),
+            conv1d(channels, channels, 7, causal, padding=3 * dilation, dilation=dilation),
             activation(kind, channels),
             conv1d(channels, channels, 1),
         )
@@ -82,17 +135,31 @@ class ResidualUnit(nn.Module):
         return x[..., trim : x.shape[-1] - trim] + y
 
 
-def down_sampling(in_channels: int, out_channels: int, stride: int) -> nn.Conv1d:
+def down_sampling(in_channels: int, out_channels: int, stride: int, causal: bool = False) -> nn.Conv1d:
     """The strided convolution of an encoder block: kernel 2 * stride, padding ceil(stride / 2)."""
-    return conv1d(in_channels, out_channels, 2 * stride, stride=stride, padding=math.ceil(stride / 2))
+    return conv1d(in_channels, out_channels, 2 * stride, causal, padding=math.ceil(stride / 2), stride=stride)
 
 
-def up_sampling(in_channels: int, out_channels: int, stride: int) -> nn.ConvTranspose1d:
+def up_sampling(in_channels: int, out_channels: int, stride: int, causal: bool = False) -> nn.ConvTranspose1d:
     """The transposed convolution of a decoder block: kernel 2 * stride, padding ceil(stride / 2).
 
-    T samples become `stride * T`, or `stride * T - 1` where the stride is odd.
+    T samples become `stride * T`, or `stride * T - 1` where the stride is odd and the layer isn't causal.
     """
-    return conv_transpose1d(in_channels, out_channels, 2 * stride, stride=stride, padding=math.ceil(stride / 2))
+    return conv_transpose1d(in_channels, out_channels, 2 * stride, stride, causal, padding=math.ceil(stride / 2))
+
+
+def edges(conv: nn.Conv1d | nn.ConvTranspose1d) -> tuple[int, int]:
+    """What a convolution does at the two ends of a signal.
+
+    Returns:
+        Zeros that are put before and after its input; for a transposed convolution, samples that are cut from the start
+        and the end of its output.
+    """
+    if isinstance(conv, CausalConv1d):
+        return conv.dilation[0] * (conv.kernel_size[0] - 1) + 1 - conv.stride[0], 0
+    if isinstance(conv, CausalConvTranspose1d):
+        return 0, conv.kernel_size[0] - conv.stride[0]
+    return int(conv.padding[0]), int(conv.padding[0])
 
 
 def convolutions(module: nn.Module) -> Iterator[nn.Conv1d | nn.ConvTranspose1d]:

@@ -7,11 +7,16 @@ was interrupted before.
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import math
 import multiprocessing
+import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, partial
+from multiprocessing.synchronize import Event
+from types import FrameType
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -28,6 +33,7 @@ from dac_codec.training.transforms import Channel
 
 _MAX_FAILURES = 64  # unreadable files in a row that mean that something is wrong with all of them
 _CONTEXT = 128  # read on either side of an excerpt that is resampled, in samples at the lower of the two rates
+_PROCESSES = multiprocessing.get_context("spawn")  # see `batches`
 
 
 class Excerpt(NamedTuple):
@@ -280,15 +286,18 @@ def batches(
         collate_fn=_collate,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_ignore_signals,
-        multiprocessing_context=multiprocessing.get_context("spawn") if workers else None,
+        worker_init_fn=partial(_ignore_signals, _ending()) if workers else None,
+        multiprocessing_context=_PROCESSES if workers else None,
         pin_memory=pin_memory,
     )
+    failure = ""
     try:
         yield from loader
     except AudioError as error:
         # A worker's error arrives with its traceback as text, of which the message is the end.
-        raise AudioError(str(error).rpartition(f"{AudioError.__name__}: ")[2].strip()) from error
+        failure = str(error).rpartition(f"{AudioError.__name__}: ")[2].strip()
+    if failure:  # raised here, where nothing refers to the loader's iterator any more and its workers have ended
+        raise AudioError(failure)
 
 
 class _Numbers(Sampler[list[int]]):
@@ -312,10 +321,27 @@ def _collate(excerpts: Sequence[Excerpt]) -> Batch:
     return Batch(torch.stack([excerpt.audio for excerpt in excerpts]), list(dict.fromkeys(skipped)))
 
 
-def _ignore_signals(worker: int) -> None:
-    """Let Ctrl-C and SIGTERM, which reach the whole process group, not take a worker from under the last step."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+@cache
+def _ending() -> Event:
+    """What workers see when this process is at its end."""
+    ending = _PROCESSES.Event()
+    atexit.register(ending.set)
+    return ending
+
+
+def _ignore_signals(ending: Event, worker: int) -> None:
+    """Let Ctrl-C and SIGTERM, which reach the whole process group, not take a worker from under the last step.
+
+    When the process that it reads for is at its end, SIGTERM is how Python ends a worker that is left, and it waits
+    until the worker obeys.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if ending.is_set():
+            os._exit(0)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, end)
 
 
 def _odds(sounds: Sequence[Sound], weights: Mapping[str, float] | Literal["by_duration"] | None) -> list[float]:

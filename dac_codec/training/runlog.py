@@ -20,15 +20,18 @@ class RunLog:
     """Where the metrics of a run go.
 
     Args:
-        folder: of the run; `log.jsonl` is in it, an object with "step" and the metrics on each line.
+        folder: of the run. In it are `log.jsonl`, an object with "step" and the metrics on each line, and
+            `config.json`, the settings.
         config: whether to write to Weights & Biases, too.
-        settings: of the run, to be shown there.
+        settings: of the run.
         step: that the run goes on from. What the log has of later steps, from before a crash, is cut off.
     """
 
     def __init__(self, folder: Path, config: LoggerConfig, settings: Mapping[str, Any], step: int) -> None:
         self.path = folder / "log.jsonl"
         try:
+            with replacing(folder / "config.json") as temporary:
+                temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
             self._cut(step)
             self._file = self.path.open("a", encoding="utf-8")
         except OSError as error:

@@ -266,9 +266,53 @@ def test_moving_average_codebooks_find_the_clusters() -> None:
     assert torch.equal(before, model.quantizer.stages()[0].codebook.weight)
 
 
+def test_a_causal_network_has_the_same_parameters() -> None:
+    usual, causal = variation(), variation(causal=True)
+    shapes = [{name: tensor.shape for name, tensor in model.state_dict().items()} for model in (usual, causal)]
+    assert shapes[0] == shapes[1]
+    causal.load_state_dict(usual.state_dict())
+    audio = torch.randn(2, 1, 64)
+    assert not torch.equal(causal(audio)["audio"], usual(audio)["audio"])
+
+
+@pytest.mark.parametrize("rates", [(2, 4), (3, 5)])
+@torch.no_grad()
+def test_a_causal_network_does_not_look_ahead(rates: tuple[int, ...]) -> None:
+    config = DACConfig(encoder_dim=4, encoder_rates=rates, decoder_dim=16, decoder_rates=rates[::-1], causal=True)
+    model = DAC(config).double().eval()
+    hop = model.hop_length
+    audio = torch.randn(1, 1, 20 * hop, dtype=torch.float64)
+    later = audio.clone()
+    later[..., 10 * hop :] = 1.0
+    z, z_later = model.encoder(audio), model.encoder(later)
+    assert z.shape[-1] == 20
+    assert torch.allclose(z[..., :10], z_later[..., :10], rtol=0, atol=1e-15)
+    assert not torch.allclose(z[..., 10], z_later[..., 10], rtol=0, atol=1e-15)
+    y, y_later = model.decoder(z), model.decoder(torch.cat((z[..., :10], z[..., 10:] + 1.0), -1))
+    assert y.shape == audio.shape  # Odd strides too: nothing is missing at the end.
+    assert torch.allclose(y[..., : 10 * hop], y_later[..., : 10 * hop], rtol=0, atol=1e-15)
+    assert not torch.allclose(y[..., 10 * hop], y_later[..., 10 * hop], rtol=0, atol=1e-15)
+
+
+def test_a_causal_network_learns() -> None:
+    model = variation(causal=True).train()
+    model(torch.randn(2, 1, 64))["audio"].square().mean().backward()
+    assert all(
+        parameter.grad is not None for name, parameter in model.named_parameters() if not name.startswith("quantizer")
+    )
+
+
+def test_what_the_reference_does_without_padding_needs_a_network_with_padding() -> None:
+    model = variation(causal=True)
+    with pytest.raises(ValueError, match="causal"):
+        model.decoder.without_padding()
+    with pytest.raises(ValueError, match="causal"):
+        _ = model.delay
+
+
 @pytest.mark.parametrize(
     "wrong",
-    [{"activation": "tanh"}, {"lookup": "nearest"}, {"codebook_learning": "moving_average"}],
+    [{"activation": "tanh"}, {"lookup": "nearest"}, {"codebook_learning": "moving_average"}, {"causal": "yes"}],
 )
 def test_variations_that_do_not_exist(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):

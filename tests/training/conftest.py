@@ -61,7 +61,7 @@ def small_run(folder: Path, manifest: Path, **changes: Any) -> TrainConfig:
             "log_every": 1,
             "save_every": 4,
             "validate_every": 1000,
-            "validation_examples": 1,
+            "validation_examples": 0,
             "workers": 0,
             "accelerator": "cpu",
         },

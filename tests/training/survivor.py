@@ -2,8 +2,8 @@
 
     python -m tests.training.survivor CONFIG.json KILLS SEED
 
-Each life is a process of its own that gets SIGKILL: every fourth while it starts, the others up to half a second after
-they have saved something.
+Each life is a process of its own that gets SIGKILL: every fourth while it starts, the others up to a quarter of a
+second after they have saved something.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def main() -> int:
         else:
             while newest(checkpoints) == survived[-1] and os.waitpid(child, os.WNOHANG) == (0, 0):
                 time.sleep(0.01)
-            time.sleep(chance.uniform(0.0, 0.5))
+            time.sleep(chance.uniform(0.0, 0.25))
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         if not os.WIFSIGNALED(status):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -103,6 +105,25 @@ def test_files_that_are_all_bad_are_one_plain_error(tmp_path: Path, workers: int
     with pytest.raises(AudioError, match=r"^data set: 64 files in a row.*gone\.wav: no such file") as error:
         next(batches(of, first_step=0, last_step=1, batch_size=1, workers=workers))
     assert "\n" not in str(error.value)
+
+
+def test_workers_live_through_a_signal_and_end_with_their_process(sounds: list[Sound], tmp_path: Path) -> None:
+    """Workers pass over a SIGTERM, but not over one from an interpreter that ends while they are still held."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import itertools, multiprocessing, os, signal, sys\n"
+        "from dac_codec.training import data, sounds\n"
+        "if __name__ == '__main__':\n"
+        "    found = sounds.read_manifest(sys.argv[1], 'train')\n"
+        "    of = data.ExcerptDataset(sounds=found, sample_rate=44100, length=1024)\n"
+        "    held = data.batches(of, first_step=0, last_step=1000, batch_size=1, workers=1)\n"
+        "    next(held)\n"
+        "    os.kill(multiprocessing.active_children()[0].pid, signal.SIGTERM)\n"
+        "    assert len(list(itertools.islice(held, 30))) == 30\n"
+        "    raise SystemExit(3)\n"
+    )
+    manifest = sounds[0].path.parent / "manifest.csv"
+    assert subprocess.run([sys.executable, script, manifest], timeout=100).returncode == 3
 
 
 def test_distinct_excerpts_repeat(sounds: list[Sound]) -> None:

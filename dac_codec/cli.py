@@ -1,33 +1,35 @@
 """The command line: flags, progress bars and exit codes.
 
 What a command does to a file is in `codec`, which files it reads and writes in `jobs`. Exit codes: 0 all went well, 1 a
-file (or the whole run) failed, 2 the command line is wrong, 130 interrupted. Data alone goes to standard output,
-messages go to standard error. What is slow to import is imported when a command needs it: `--help` is instant.
+file (or the whole run) failed, 2 the command line is wrong, 130 interrupted, 141 the reader of the output went away.
+Data alone goes to standard output, messages go to standard error. What is slow to import is imported when a command
+needs it: `--help` is instant.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from dac_codec.errors import BitstreamError, DacError, TruncatedBitstreamError
+from dac_codec.errors import DacError, TruncatedBitstreamError
 from dac_codec.jobs import DASH, Guard, Job, Plan, decompressed_names, find_audio, find_dac, make_plan, shown
 
 if TYPE_CHECKING:
     from dac_codec.bitstream import Header, LegacyFile
-    from dac_codec.codec import DacFile
     from dac_codec.model import DAC
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells count
+_PIPE_CLOSED = 141  # 128 + SIGPIPE
 
 
 class _Commands(click.Group):
@@ -42,8 +44,10 @@ class _Commands(click.Group):
         except KeyboardInterrupt:
             click.echo("Interrupted", err=True)
             raise click.exceptions.Exit(_INTERRUPTED) from None
-        except BrokenPipeError:  # click ends quietly then, as the reader of a pipe may leave when it has enough
-            raise
+        except BrokenPipeError:  # the reader of a pipe may leave when it has enough
+            with suppress(OSError):  # where standard output has a file descriptor; Python would complain at exit
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise click.exceptions.Exit(_PIPE_CLOSED) from None
         except (DacError, OSError, MemoryError) as error:
             raise click.ClickException(_one_line(error)) from error
 
@@ -115,7 +119,7 @@ def compress(
     plan = _not_empty(
         make_plan(inputs, output, "sound files", find_audio, lambda name: [f"{Path(name).stem}.dac", f"{name}.dac"])
     )
-    from dac_codec import codec, pretrained
+    from dac_codec import audio, codec, pretrained
 
     _check_device(device)
     loaded = pretrained.load(model or pretrained.DEFAULT_MODEL, progress=not quiet)
@@ -127,12 +131,14 @@ def compress(
 
     def work(job: Job) -> str:
         started = time.perf_counter()
-        file = codec.compress(job.input(), loaded, quantizers, device=device, progress=show_progress)
-        data = file.to_bytes()
-        speed = file.duration / (time.perf_counter() - started)
-        job.write(data)
-        sizes = f"{_size(job.input_size())} -> {_size(len(data))}"
-        return f"{sizes} ({file.bitrate / 1000:.1f} kbit/s, {speed:.1f}x real time)"
+        with audio.Reader(job.input(), job.source_name) as reader:
+            result = codec.compress_stream(
+                reader, job.output(), loaded, quantizers, device=device, progress=show_progress
+            )
+        job.flush()
+        speed = result.duration / (time.perf_counter() - started)
+        sizes = f"{_size(job.input_size())} -> {_size(result.n_bytes)}"
+        return f"{sizes} ({result.header.bitrate / 1000:.1f} kbit/s, {speed:.1f}x real time)"
 
     _run(plan, work, force, quiet)
 
@@ -162,7 +168,7 @@ def decompress(
     descript-audio-codec can be decompressed too; they don't say which model they need, so --model has to.
     """
     plan = _not_empty(make_plan(inputs, output, ".dac files", find_dac, decompressed_names))
-    from dac_codec import audio, codec
+    from dac_codec import codec
 
     _check_device(device)
     models = _Models(model, device, progress=not quiet)
@@ -170,18 +176,17 @@ def decompress(
 
     def work(job: Job) -> str:
         started = time.perf_counter()
-        file, cut = _load(job, allow_truncated)
-        waveform, sample_rate = codec.decompress(file, models.of(file), device, show_progress)
-        duration = waveform.shape[-1] / sample_rate
-        speed = duration / (time.perf_counter() - started)
-        audio.write(job.output(), waveform.numpy(), sample_rate)
+        with codec.DacStream(job.input()) as stream:
+            loaded = models.of(stream.header)
+            result = codec.decompress_stream(stream, job.output(), loaded, device, show_progress, allow_truncated=True)
         job.flush()
-        if cut is not None:
-            kept = f"{cut}; the {duration:.2f} s before that are in {job.target_name}"
+        speed = result.duration / (time.perf_counter() - started)
+        if result.cut is not None:
+            kept = f"{result.cut}; the {result.duration:.2f} s before that are in {job.target_name}"
             if not allow_truncated:
                 raise TruncatedBitstreamError(f"{kept} (--allow-truncated accepts that)")
             warnings.warn(kept, stacklevel=1)
-        return f"{_size(job.input_size())} -> {duration:.2f} s ({speed:.1f}x real time)"
+        return f"{_size(job.input_size())} -> {result.duration:.2f} s ({speed:.1f}x real time)"
 
     _run(plan, work, force, quiet)
 
@@ -241,7 +246,7 @@ def convert(inputs: tuple[str, ...], output: str, model: str | None, force: bool
 
     def work(job: Job) -> str:
         file = codec.load(job.input())
-        loaded = models.of(file)
+        loaded = models.of(None if isinstance(file, bitstream.LegacyFile) else file.header)
         if isinstance(file, bitstream.LegacyFile):
             if loaded is None:
                 raise DacError("a file of descript-audio-codec does not say which model wrote it: give --model")
@@ -312,31 +317,20 @@ class _Models:
         self._progress = progress
         self._by_name: dict[str, DAC] = {}
 
-    def of(self, file: DacFile | LegacyFile) -> DAC | None:
-        """The model for a file; None where neither the user nor the file names one."""
+    def of(self, header: Header | None) -> DAC | None:
+        """The model for a file, where legacy ones have no header; None where neither the user nor the file names one.
+
+        Raises:
+            ModelMismatchError: the file names weights that are not known here.
+        """
         from dac_codec import codec
 
-        if self._given is not None or not isinstance(file, codec.DacFile):
+        if self._given is not None or header is None:
             return self._given
-        name = file.header.model_name
+        name = header.model_name
         if name not in self._by_name:
-            self._by_name[name] = codec.model_of(file, None, self._device, self._progress)
+            self._by_name[name] = codec.model_of(header, None, self._device, self._progress)
         return self._by_name[name]
-
-
-def _load(job: Job, allow_truncated: bool) -> tuple[DacFile | LegacyFile, TruncatedBitstreamError | None]:
-    """The file of a job, and the error that it raises if it ends early."""
-    from dac_codec import codec
-
-    cut = None
-    try:
-        file = codec.load(job.input())
-    except TruncatedBitstreamError as error:
-        cut = error
-        file = codec.load(job.input(), allow_truncated=True)
-    if isinstance(file, codec.DacFile) and file.n_samples == 0:
-        raise cut or BitstreamError("the file holds no sound")
-    return file, cut
 
 
 def _check_device(device: str) -> None:
@@ -387,15 +381,17 @@ def _run(plan: Plan, work: Callable[[Job], str], force: bool, quiet: bool) -> No
 
 @contextmanager
 def _shown_warnings() -> Iterator[None]:
-    """Show what is warned of within as a line each, without the place in the code."""
-    with warnings.catch_warnings(record=True) as caught:
+    """Show what is warned of within as a line each, at once and without the place in the code."""
+    from tqdm import tqdm
+
+    def show(message: Warning | str, *place: Any, **more: Any) -> None:
+        tqdm.write(f"Warning: {_one_line(message)}", file=sys.stderr)
+
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", UserWarning)
-        try:
-            yield
-        finally:
-            for warning in caught:
-                click.echo(f"Warning: {_one_line(warning.message)}", err=True)
+        warnings.showwarning = show
+        yield
 
 
 def _finish(failures: list[str]) -> None:
@@ -518,7 +514,7 @@ def _named(name: str, error: Exception) -> str:
     return text if f"{name}:" in text else f"{name}: {text}"
 
 
-def _one_line(error: Exception | str) -> str:
+def _one_line(error: Warning | Exception | str) -> str:
     """What went wrong, in one line."""
     if isinstance(error, MemoryError):
         return f"not enough memory ({error})" if str(error) else "not enough memory"

@@ -64,12 +64,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def instant(tiny: DAC, compressed: DacFile, monkeypatch: pytest.MonkeyPatch) -> None:
     """The network takes no time: for tests of what becomes of the files around it."""
 
-    def compress(source: Any, *args: object, **options: object) -> DacFile:
-        Path(source).read_bytes()
-        return compressed
+    def compress_stream(source: Any, target: Path, *args: object, **options: object) -> codec.Compressed:
+        codec.write_bytes(target, compressed.to_bytes())
+        return codec.Compressed(compressed.header, compressed.n_samples, len(compressed.to_bytes()))
 
     monkeypatch.setattr(pretrained, "load", lambda *args, **options: tiny)
-    monkeypatch.setattr(codec, "compress", compress)
+    monkeypatch.setattr(codec, "compress_stream", compress_stream)
 
 
 def noise(n_samples: int, channels: int = 1) -> npt.NDArray[np.float32]:
@@ -233,8 +233,9 @@ def test_output_format_follows_the_extension(model: Path, compressed: DacFile) -
 
 def test_standard_input_to_standard_output(model: Path) -> None:
     write_sound("a.wav", 3000, 48000, 2)
-    with process("compress", "-", "-o", "-", "--model", model, stdin=subprocess.PIPE) as shell:
-        data, messages = shell.communicate(Path("a.wav").read_bytes())
+    with Path("a.wav").open("rb") as sound:
+        shell = process("compress", "-", "-o", "-", "--model", model, stdin=sound)
+    data, messages = shell.communicate()
     assert shell.returncode == 0, messages
     assert data == codec.compress("a.wav", model).to_bytes()
     assert messages.decode().startswith("<stdin> -> <stdout>  ")
@@ -616,7 +617,7 @@ def test_interrupting_leaves_whole_files_only(compressed: DacFile, monkeypatch: 
 
     def interrupted_encode(*args: Any) -> bytes:
         encoded.append(encode(*args))
-        if len(encoded) == 2:
+        if len(encoded) == 3:  # a file is two blocks
             raise KeyboardInterrupt
         return encoded[-1]
 
@@ -655,7 +656,7 @@ def test_a_reader_that_leaves_is_no_error(compressed: DacFile) -> None:
     finally:
         os.close(write_end)
     assert messages == b""
-    assert shell.returncode == 1
+    assert shell.returncode == 141
 
 
 # What is shown -------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from array import array
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -79,11 +80,11 @@ class LoudnessMeter:
         """Take the next samples [C, t]."""
         for part in blocks(block, block_length(block.shape[0])):
             self.peak = max(self.peak, float(part.max()), -float(part.min()))
-            energy, self._state = self._filter(part)
+            power, self._state = self._filter(part)
             # Fill the hop that was begun, then cut the rest into hops.
             offset = self.n_samples % self._hop
             edges = np.arange(-offset, part.shape[1], self._hop).clip(0)
-            sums = np.add.reduceat(energy, edges)
+            sums = self._weights @ np.add.reduceat(power, edges, axis=1)
             sums[0] += self._begun
             self.n_samples += part.shape[1]
             whole = self.n_samples % self._hop == 0
@@ -93,7 +94,8 @@ class LoudnessMeter:
     def loudness(self) -> float:
         """Return the integrated loudness of what has come so far in LUFS, -70 or more; more may come after."""
         if self.n_samples < _SHORTEST_HOPS * self._hop:
-            padded = copy.deepcopy(self)
+            padded = copy.copy(self)
+            padded._energy = self._energy[:]  # all else is replaced by a push, not changed
             padded.push(np.zeros((len(self._weights), _SHORTEST_HOPS * self._hop - self.n_samples), np.float32))
             return padded.loudness()
         energy = np.array([*self._energy, self._begun] if self.n_samples % self._hop else self._energy)
@@ -106,24 +108,26 @@ class LoudnessMeter:
         return max(SILENCE_LUFS, -0.691 + 10 * math.log10(power.mean()))
 
     def _filter(self, block: Audio) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Return the weighted power of the K-weighted `block` [C, t] at each sample [t], and the filter's new state."""
+        """Return the power of the K-weighted `block` [C, t] at each sample [C, t], and the filter's new state."""
         from scipy.signal import sosfilt  # takes longer to import than everything else here together
 
         filtered, state = sosfilt(self._sections, block.astype(np.float64), zi=self._state)
-        return self._weights @ np.square(filtered), state
+        return np.square(filtered, out=filtered), state
 
 
+@lru_cache(maxsize=16)
 def _k_weighting(sample_rate: int) -> npt.NDArray[np.float64]:
     """The second-order sections [sections, 6] of the K-weighting that exist at this sample rate."""
     from pyloudnorm import IIRfilter
 
     stages = [(4.0, 1 / math.sqrt(2), 1500.0, "high_shelf"), (0.0, 0.5, 38.0, "high_pass")]
-    sections = [[1.0, 0.0, 0.0, 1.0, 0.0, 0.0]]  # passes everything: at very low rates there may be no other
+    sections = []
     for gain_db, quality, corner, kind in stages:
         if sample_rate > 2 * corner:
             stage = IIRfilter(gain_db, quality, corner, sample_rate, kind)
             sections.append([*stage.b, *stage.a])
-    return np.array(sections)
+    passes_everything = [1.0, 0.0, 0.0, 1.0, 0.0, 0.0]
+    return np.array(sections or [passes_everything])
 
 
 def normalize(audio: npt.ArrayLike, sample_rate: int, target_lufs: float = -16.0) -> tuple[Audio, float]:

@@ -1,4 +1,4 @@
-"""Sound files and live sound, read block by block or whole."""
+"""Sound files and live sound, read block by block or whole, and sound files of which a part is read."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import stat
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Protocol
 
@@ -181,6 +182,29 @@ def read(source: str | os.PathLike[str] | BinaryIO, name: str | None = None) -> 
     np.concatenate(blocks, axis=1, out=audio)
     check_finite(audio, reader.sample_rate, reader.name)
     return audio, reader.sample_rate
+
+
+@contextlib.contextmanager
+def opened(path: str | os.PathLike[str]) -> Iterator[soundfile.SoundFile]:
+    """Open a sound file of which only a part is wanted.
+
+    What its attributes `frames`, `samplerate` and `channels` say is the header's word. Seek once, then read once: the
+    mp3 decoder can't be trusted with more, and reading itself doesn't seek, which takes long in a compressed file.
+
+    Raises:
+        AudioError: the file can't be opened, or an error of the sound file or the system ends the block. One line,
+            with the path.
+    """
+    name = os.fspath(path)
+    try:
+        if not Path(name).is_file():  # libsndfile would only tell of a "system error"
+            raise AudioError(f"{name}: no such file")
+        if Path(name).suffix.lower() == ".raw":
+            raise AudioError(f"{name}: headerless samples, with no sample rate; convert them to wav first")
+        with _ForwardReader(name) as file:
+            yield file
+    except (soundfile.SoundFileError, OSError) as error:
+        raise AudioError(f"{name}: {' '.join(reason(error).split())}") from error
 
 
 class _Decoder(Protocol):
@@ -407,7 +431,7 @@ class _SafeReader(io.BufferedReader):
 
 
 class _ForwardReader(soundfile.SoundFile):  # type: ignore[misc]
-    """A sound file that is only decoded from beginning to end.
+    """A sound file whose reads don't seek.
 
     soundfile seeks to the current position after each block that it reads from a seekable file. In an mp3 that loses
     the bits that a frame borrows from the frames before it, and some thousand samples come out as zeros.

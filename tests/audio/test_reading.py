@@ -189,3 +189,40 @@ def test_ctrl_c_while_libsndfile_reads(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(reading.io, "FileIO", Interrupted)
     with pytest.raises(KeyboardInterrupt):
         audio.read(path)
+
+
+@pytest.mark.parametrize("fmt", ["wav", "flac", pytest.param("mp3", marks=needs_mp3)])
+def test_a_part_of_a_file(tmp_path: Path, fmt: str) -> None:
+    path = tmp_path / f"a.{fmt}"
+    audio.write(path, tones(4.0), RATE)
+    whole, _ = audio.read(path)
+    with audio.opened(path) as file:
+        assert (file.frames, file.samplerate, file.channels) == (4 * RATE, RATE, 2)
+        file.seek(2 * RATE)
+        part = file.read(RATE, dtype="float32", always_2d=True).T
+    # An mp3 decoder that starts in the middle lacks what the first frame borrows from those before it.
+    begin = 2000 if fmt == "mp3" else 0
+    np.testing.assert_allclose(part[:, begin:], whole[:, 2 * RATE + begin : 3 * RATE], atol=1e-6)
+
+
+def test_opening_what_is_not_sound(tmp_path: Path) -> None:
+    for name, content, message in (
+        ("empty.wav", b"", "."),
+        ("text.flac", b"this is no sound at all\n" * 20, "."),
+        ("samples.RAW", bytes(1000), "headerless"),
+    ):
+        path = write_damaged(tmp_path / name, content)
+        with pytest.raises(AudioError, match=message) as caught, audio.opened(path):
+            pass
+        assert str(caught.value).startswith(f"{path}: ")
+        assert "\n" not in str(caught.value)
+    for missing in (tmp_path / "nowhere.wav", tmp_path):
+        with pytest.raises(AudioError, match="no such file"), audio.opened(missing):
+            pass
+
+
+def test_an_error_inside_the_block_names_the_opened_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    audio.write(path, tones(1.0), RATE)
+    with pytest.raises(AudioError, match=r"a\.wav: "), audio.opened(path) as file:
+        file.seek(2 * RATE)

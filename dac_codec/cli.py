@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 import warnings
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dac_codec.errors import DacError, TruncatedBitstreamError
+from dac_codec.errors import BitstreamError, DacError, TruncatedBitstreamError
 from dac_codec.jobs import DASH, Guard, Job, Plan, decompressed_names, find_audio, find_dac, make_plan, shown
 
 if TYPE_CHECKING:
@@ -50,6 +51,46 @@ class _Commands(click.Group):
             raise click.exceptions.Exit(_PIPE_CLOSED) from None
         except (DacError, OSError, MemoryError) as error:
             raise click.ClickException(_one_line(error)) from error
+
+
+class _RawSound(click.ParamType):
+    """RATE,CHANNELS,ENCODING: what headerless samples don't say of themselves."""
+
+    name = "raw sound"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int, str]:
+        rate, _, rest = str(value).partition(",")
+        channels, _, encoding = rest.partition(",")
+        if not (rate.isdecimal() and channels.isdecimal()):
+            self.fail(f"{value!r} is not RATE,CHANNELS,ENCODING, such as 44100,1,s16le", param, ctx)
+        return int(rate), int(channels), _RawEncoding().convert(encoding, param, ctx)
+
+
+class _RawEncoding(click.ParamType):
+    """The sample format of headerless samples."""
+
+    name = "encoding"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from dac_codec.audio import RAW_ENCODINGS
+
+        if value not in RAW_ENCODINGS:
+            self.fail(f"{value!r} is none of the encodings {', '.join(RAW_ENCODINGS)}", param, ctx)
+        return str(value)
+
+
+class _Time(click.ParamType):
+    """Seconds, m:s or h:m:s, as seconds."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if not re.fullmatch(r"(\d+:){0,2}\d+(\.\d*)?", str(value), re.ASCII):
+            self.fail(f"{value!r} is no time: give seconds, or h:m:s", param, ctx)
+        seconds = 0.0
+        for part in str(value).split(":"):
+            seconds = 60 * seconds + float(part)
+        return seconds
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -95,6 +136,18 @@ def _output(text: str, required: bool = False) -> Callable[[Callable[..., None]]
     type=click.FloatRange(min=0, min_open=True),
     help="Highest bitrate of each channel in kbit/s, instead of --quantizers.",
 )
+@click.option(
+    "--chunk-frames",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Frames that are written together, and lost together if damaged. [default: 3.5 s; from a pipe, 16]",
+)
+@click.option(
+    "--raw",
+    metavar="RATE,CHANNELS,ENCODING",
+    type=_RawSound(),
+    help="Standard input is samples without a header; ENCODING is s16le, s24le, s32le or f32le.",
+)
 @_device
 @_force
 @_quiet
@@ -104,6 +157,8 @@ def compress(
     model: str | None,
     quantizers: int | None,
     bitrate: float | None,
+    chunk_frames: int | None,
+    raw: tuple[int, int, str] | None,
     device: str,
     force: bool,
     quiet: bool,
@@ -113,7 +168,12 @@ def compress(
     IN... are files and folders; a folder is searched for sound files, and its tree is made again in OUT. A single -
     is standard input. Files whose outputs would have the same name keep their extension in it: a.wav and a.flac become
     a.wav.dac and a.flac.dac.
+
+    A pipe of wav or raw samples is coded as it comes. Its loudness is that of its first second; after that second, what
+    has come is written every 16 frames (186 ms at 44.1 kHz), or --chunk-frames.
     """
+    if raw is not None and inputs != (DASH,):
+        raise click.UsageError("--raw tells of standard input: give - as the input")
     if quantizers is not None and bitrate is not None:
         raise click.UsageError("--quantizers and --bitrate can't both be given")
     plan = _not_empty(
@@ -131,9 +191,19 @@ def compress(
 
     def work(job: Job) -> str:
         started = time.perf_counter()
-        with audio.Reader(job.input(), job.source_name) as reader:
+        if raw is None:
+            reader = audio.Reader(job.input(), job.source_name)
+        else:
+            reader = audio.Reader.raw(sys.stdin.buffer, *raw, name=job.source_name)
+        with reader:
             result = codec.compress_stream(
-                reader, job.output(), loaded, quantizers, device=device, progress=show_progress
+                reader,
+                job.output(),
+                loaded,
+                quantizers,
+                device=device,
+                progress=show_progress,
+                chunk_frames=chunk_frames,
             )
         job.flush()
         speed = result.duration / (time.perf_counter() - started)
@@ -149,7 +219,21 @@ def compress(
 @_model
 @_device
 @_force
+@click.option("--start", metavar="TIME", type=_Time(), help="Leave out what is before: seconds, or h:m:s.")
+@click.option("--duration", metavar="TIME", type=_Time(), help="Decode no more than this.")
+@click.option(
+    "--conceal/--no-conceal",
+    default=None,
+    help="Go on behind damage, and fade out where something is missing. [default: from a pipe alone]",
+)
+@click.option("--allow-gaps", is_flag=True, help="Exit with 0 although something was concealed.")
 @click.option("--allow-truncated", is_flag=True, help="Exit with 0 although a file ends early.")
+@click.option(
+    "--raw",
+    metavar="ENCODING",
+    type=_RawEncoding(),
+    help="Write samples without a header to standard output, as s16le, s24le, s32le or f32le.",
+)
 @_quiet
 def decompress(
     inputs: tuple[str, ...],
@@ -157,7 +241,12 @@ def decompress(
     model: str | None,
     device: str,
     force: bool,
+    start: float | None,
+    duration: float | None,
+    conceal: bool | None,
+    allow_gaps: bool,
     allow_truncated: bool,
+    raw: str | None,
     quiet: bool,
 ) -> None:
     """Decompress .dac files to sound files.
@@ -166,9 +255,14 @@ def decompress(
     standard input. Outputs are wav files; a single output may have another format, which its extension names (x.flac).
     A file that ends early is decoded up to there, with exit code 1 unless --allow-truncated is given. The files of
     descript-audio-codec can be decompressed too; they don't say which model they need, so --model has to.
+
+    A pipe is decoded as it comes. Where something of it was lost or damaged, the sound fades out and comes back, and
+    the exit code is 1 unless --allow-gaps is given; a damaged file gives nothing at all, unless --conceal is given.
     """
     plan = _not_empty(make_plan(inputs, output, ".dac files", find_dac, decompressed_names))
-    from dac_codec import codec
+    if raw is not None and any(job.target is not None for job in plan.jobs):
+        raise click.UsageError("--raw is for standard output: give -o -")
+    from dac_codec import audio, codec
 
     _check_device(device)
     models = _Models(model, device, progress=not quiet)
@@ -178,7 +272,19 @@ def decompress(
         started = time.perf_counter()
         with codec.DacStream(job.input()) as stream:
             loaded = models.of(stream.header)
-            result = codec.decompress_stream(stream, job.output(), loaded, device, show_progress, allow_truncated=True)
+            result = codec.decompress_stream(
+                stream,
+                job.output(),
+                loaded,
+                device,
+                show_progress,
+                start,
+                duration,
+                conceal,
+                allow_truncated=True,
+                fmt=None if raw is None else "raw",
+                subtype=None if raw is None else audio.RAW_ENCODINGS[raw],
+            )
         job.flush()
         speed = result.duration / (time.perf_counter() - started)
         if result.cut is not None:
@@ -186,6 +292,10 @@ def decompress(
             if not allow_truncated:
                 raise TruncatedBitstreamError(f"{kept} (--allow-truncated accepts that)")
             warnings.warn(kept, stacklevel=1)
+        if result.gaps and not allow_gaps:
+            raise BitstreamError(
+                f"{len(result.gaps)} gaps are concealed in {job.target_name} (--allow-gaps accepts that)"
+            )
         return f"{_size(job.input_size())} -> {result.duration:.2f} s ({speed:.1f}x real time)"
 
     _run(plan, work, force, quiet)

@@ -347,7 +347,7 @@ def _decompress_codes(
 ) -> tuple[Tensor, int]:
     """What `decompress` gives for a file that is in memory."""
     codes, header = file.codes.numpy(), replace(file.header, n_samples=file.n_samples)
-    if codes.size == 0:
+    if codes.size == 0 or file.n_samples == 0:
         raise BitstreamError("the file holds no audio")
     if not (codes.min() >= 0 and codes.max() < header.codebook_size):
         raise BitstreamError(f"codes must be in 0..{header.codebook_size - 1}, found {codes.min()}..{codes.max()}")

@@ -53,44 +53,39 @@ class _Commands(click.Group):
             raise click.ClickException(_one_line(error)) from error
 
 
-class _RawSound(click.ParamType):
+def _raw_sound(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int, str] | None:
     """RATE,CHANNELS,ENCODING: what headerless samples don't say of themselves."""
+    if value is None:
+        return None
+    rate, _, rest = value.partition(",")
+    channels, _, encoding = rest.partition(",")
+    if not (rate.isdecimal() and channels.isdecimal()):
+        raise click.BadParameter(f"{value!r} is not RATE,CHANNELS,ENCODING, such as 44100,1,s16le", ctx, param)
+    _raw_encoding(ctx, param, encoding)
+    return int(rate), int(channels), encoding
 
-    name = "raw sound"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int, str]:
-        rate, _, rest = str(value).partition(",")
-        channels, _, encoding = rest.partition(",")
-        if not (rate.isdecimal() and channels.isdecimal()):
-            self.fail(f"{value!r} is not RATE,CHANNELS,ENCODING, such as 44100,1,s16le", param, ctx)
-        return int(rate), int(channels), _RawEncoding().convert(encoding, param, ctx)
-
-
-class _RawEncoding(click.ParamType):
+def _raw_encoding(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     """The sample format of headerless samples."""
+    if value is None:
+        return None
+    from dac_codec.audio import RAW_ENCODINGS
 
-    name = "encoding"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        from dac_codec.audio import RAW_ENCODINGS
-
-        if value not in RAW_ENCODINGS:
-            self.fail(f"{value!r} is none of the encodings {', '.join(RAW_ENCODINGS)}", param, ctx)
-        return str(value)
+    if value not in RAW_ENCODINGS:
+        raise click.BadParameter(f"{value!r} is none of the encodings {', '.join(RAW_ENCODINGS)}", ctx, param)
+    return value
 
 
-class _Time(click.ParamType):
-    """Seconds, m:s or h:m:s, as seconds."""
-
-    name = "time"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if not re.fullmatch(r"(\d+:){0,2}\d+(\.\d*)?", str(value), re.ASCII):
-            self.fail(f"{value!r} is no time: give seconds, or h:m:s", param, ctx)
-        seconds = 0.0
-        for part in str(value).split(":"):
-            seconds = 60 * seconds + float(part)
-        return seconds
+def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """A time that is given in seconds, or as m:s or h:m:s."""
+    if value is None:
+        return None
+    if not re.fullmatch(r"(\d+:){0,2}\d+(\.\d*)?", value, re.ASCII):
+        raise click.BadParameter(f"{value!r} is no time: give seconds, or h:m:s", ctx, param)
+    seconds = 0.0
+    for part in value.split(":"):
+        seconds = 60 * seconds + float(part)
+    return seconds
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -145,7 +140,7 @@ def _output(text: str, required: bool = False) -> Callable[[Callable[..., None]]
 @click.option(
     "--raw",
     metavar="RATE,CHANNELS,ENCODING",
-    type=_RawSound(),
+    callback=_raw_sound,
     help="Standard input is samples without a header; ENCODING is s16le, s24le, s32le or f32le.",
 )
 @_device
@@ -191,10 +186,11 @@ def compress(
 
     def work(job: Job) -> str:
         started = time.perf_counter()
-        if raw is None:
-            reader = audio.Reader(job.input(), job.source_name)
+        source = job.input()
+        if raw is None or isinstance(source, Path):
+            reader = audio.Reader(source, job.source_name)
         else:
-            reader = audio.Reader.raw(sys.stdin.buffer, *raw, name=job.source_name)
+            reader = audio.Reader.raw(source, *raw, name=job.source_name)
         with reader:
             result = codec.compress_stream(
                 reader,
@@ -219,8 +215,8 @@ def compress(
 @_model
 @_device
 @_force
-@click.option("--start", metavar="TIME", type=_Time(), help="Leave out what is before: seconds, or h:m:s.")
-@click.option("--duration", metavar="TIME", type=_Time(), help="Decode no more than this.")
+@click.option("--start", metavar="TIME", callback=_seconds, help="Leave out what is before: seconds, or h:m:s.")
+@click.option("--duration", metavar="TIME", callback=_seconds, help="Decode no more than this.")
 @click.option(
     "--conceal/--no-conceal",
     default=None,
@@ -231,7 +227,7 @@ def compress(
 @click.option(
     "--raw",
     metavar="ENCODING",
-    type=_RawEncoding(),
+    callback=_raw_encoding,
     help="Write samples without a header to standard output, as s16le, s24le, s32le or f32le.",
 )
 @_quiet

@@ -14,6 +14,7 @@ import argparse
 import socket
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +99,7 @@ def main() -> None:
         # The oldest sample of what comes has waited the longest.
         late = [
             moment - started - n_before / model.sample_rate / arguments.speed
-            for (n_before, _), (n_samples, moment) in zip([(0, 0.0), *heard], heard, strict=False)
+            for (n_before, _), (n_samples, moment) in pairwise([(0, 0.0), *heard])
             if n_samples > n_before
         ]
         print(f"end-to-end latency   {1000 * np.median(late):.1f} ms in the middle, {1000 * max(late):.1f} ms at most")

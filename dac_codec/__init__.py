@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dac_codec.codec import DacFile, compress, decompress
+    from dac_codec.codec import DacFile, DacStream, compress, compress_stream, decompress, decompress_stream
     from dac_codec.errors import (
         AudioError,
         BitstreamError,
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOMES = {
-    "dac_codec.codec": ("DacFile", "compress", "decompress"),
+    "dac_codec.codec": ("DacFile", "DacStream", "compress", "compress_stream", "decompress", "decompress_stream"),
     "dac_codec.errors": (
         "AudioError",
         "BitstreamError",
@@ -47,13 +47,16 @@ __all__ = [
     "DACConfig",
     "DacError",
     "DacFile",
+    "DacStream",
     "Encoded",
     "ModelMismatchError",
     "StreamingDecoder",
     "StreamingEncoder",
     "TruncatedBitstreamError",
     "compress",
+    "compress_stream",
     "decompress",
+    "decompress_stream",
 ]
 
 

@@ -1,18 +1,21 @@
 """The command line: flags, progress bars and exit codes.
 
 What a command does to a file is in `codec`, which files it reads and writes in `jobs`. Exit codes: 0 all went well, 1 a
-file (or the whole run) failed, 2 the command line is wrong, 130 interrupted. Data alone goes to standard output,
-messages go to standard error. What is slow to import is imported when a command needs it: `--help` is instant.
+file (or the whole run) failed, 2 the command line is wrong, 130 interrupted, 141 the reader of the output went away.
+Data alone goes to standard output, messages go to standard error. What is slow to import is imported when a command
+needs it: `--help` is instant.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import re
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,10 +27,10 @@ from dac_codec.jobs import DASH, Guard, Job, Plan, decompressed_names, find_audi
 
 if TYPE_CHECKING:
     from dac_codec.bitstream import Header, LegacyFile
-    from dac_codec.codec import DacFile
     from dac_codec.model import DAC
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells count
+_PIPE_CLOSED = 141  # 128 + SIGPIPE
 
 
 class _Commands(click.Group):
@@ -42,10 +45,47 @@ class _Commands(click.Group):
         except KeyboardInterrupt:
             click.echo("Interrupted", err=True)
             raise click.exceptions.Exit(_INTERRUPTED) from None
-        except BrokenPipeError:  # click ends quietly then, as the reader of a pipe may leave when it has enough
-            raise
+        except BrokenPipeError:  # the reader of a pipe may leave when it has enough
+            with suppress(OSError):  # where standard output has a file descriptor; Python would complain at exit
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise click.exceptions.Exit(_PIPE_CLOSED) from None
         except (DacError, OSError, MemoryError) as error:
             raise click.ClickException(_one_line(error)) from error
+
+
+def _raw_sound(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int, str] | None:
+    """RATE,CHANNELS,ENCODING: what headerless samples don't say of themselves."""
+    if value is None:
+        return None
+    rate, _, rest = value.partition(",")
+    channels, _, encoding = rest.partition(",")
+    if not (rate.isdecimal() and channels.isdecimal()):
+        raise click.BadParameter(f"{value!r} is not RATE,CHANNELS,ENCODING, such as 44100,1,s16le", ctx, param)
+    _raw_encoding(ctx, param, encoding)
+    return int(rate), int(channels), encoding
+
+
+def _raw_encoding(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """The sample format of headerless samples."""
+    if value is None:
+        return None
+    from dac_codec.audio import RAW_ENCODINGS
+
+    if value not in RAW_ENCODINGS:
+        raise click.BadParameter(f"{value!r} is none of the encodings {', '.join(RAW_ENCODINGS)}", ctx, param)
+    return value
+
+
+def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """A time that is given in seconds, or as m:s or h:m:s."""
+    if value is None:
+        return None
+    if not re.fullmatch(r"(\d+:){0,2}\d+(\.\d*)?", value, re.ASCII):
+        raise click.BadParameter(f"{value!r} is no time: give seconds, or h:m:s", ctx, param)
+    seconds = 0.0
+    for part in value.split(":"):
+        seconds = 60 * seconds + float(part)
+    return seconds
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -91,6 +131,18 @@ def _output(text: str, required: bool = False) -> Callable[[Callable[..., None]]
     type=click.FloatRange(min=0, min_open=True),
     help="Highest bitrate of each channel in kbit/s, instead of --quantizers.",
 )
+@click.option(
+    "--chunk-frames",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Frames that are written together, and lost together if damaged. [default: 3.5 s; from a pipe, 16]",
+)
+@click.option(
+    "--raw",
+    metavar="RATE,CHANNELS,ENCODING",
+    callback=_raw_sound,
+    help="Standard input is samples without a header; ENCODING is s16le, s24le, s32le or f32le.",
+)
 @_device
 @_force
 @_quiet
@@ -100,6 +152,8 @@ def compress(
     model: str | None,
     quantizers: int | None,
     bitrate: float | None,
+    chunk_frames: int | None,
+    raw: tuple[int, int, str] | None,
     device: str,
     force: bool,
     quiet: bool,
@@ -109,13 +163,18 @@ def compress(
     IN... are files and folders; a folder is searched for sound files, and its tree is made again in OUT. A single -
     is standard input. Files whose outputs would have the same name keep their extension in it: a.wav and a.flac become
     a.wav.dac and a.flac.dac.
+
+    A pipe of wav or raw samples is coded as it comes. Its loudness is that of its first second; after that second, what
+    has come is written every 16 frames (186 ms at 44.1 kHz), or --chunk-frames.
     """
+    if raw is not None and inputs != (DASH,):
+        raise click.UsageError("--raw tells of standard input: give - as the input")
     if quantizers is not None and bitrate is not None:
         raise click.UsageError("--quantizers and --bitrate can't both be given")
     plan = _not_empty(
         make_plan(inputs, output, "sound files", find_audio, lambda name: [f"{Path(name).stem}.dac", f"{name}.dac"])
     )
-    from dac_codec import codec, pretrained
+    from dac_codec import audio, codec, pretrained
 
     _check_device(device)
     loaded = pretrained.load(model or pretrained.DEFAULT_MODEL, progress=not quiet)
@@ -127,12 +186,25 @@ def compress(
 
     def work(job: Job) -> str:
         started = time.perf_counter()
-        file = codec.compress(job.input(), loaded, quantizers, device=device, progress=show_progress)
-        data = file.to_bytes()
-        speed = file.duration / (time.perf_counter() - started)
-        job.write(data)
-        sizes = f"{_size(job.input_size())} -> {_size(len(data))}"
-        return f"{sizes} ({file.bitrate / 1000:.1f} kbit/s, {speed:.1f}x real time)"
+        source = job.input()
+        if raw is None or isinstance(source, Path):
+            reader = audio.Reader(source, job.source_name)
+        else:
+            reader = audio.Reader.raw(source, *raw, name=job.source_name)
+        with reader:
+            result = codec.compress_stream(
+                reader,
+                job.output(),
+                loaded,
+                quantizers,
+                device=device,
+                progress=show_progress,
+                chunk_frames=chunk_frames,
+            )
+        job.flush()
+        speed = result.duration / (time.perf_counter() - started)
+        sizes = f"{_size(job.input_size())} -> {_size(result.n_bytes)}"
+        return f"{sizes} ({result.header.bitrate / 1000:.1f} kbit/s, {speed:.1f}x real time)"
 
     _run(plan, work, force, quiet)
 
@@ -143,7 +215,21 @@ def compress(
 @_model
 @_device
 @_force
+@click.option("--start", metavar="TIME", callback=_seconds, help="Leave out what is before: seconds, or h:m:s.")
+@click.option("--duration", metavar="TIME", callback=_seconds, help="Decode no more than this.")
+@click.option(
+    "--conceal/--no-conceal",
+    default=None,
+    help="Go on behind damage, and fade out where something is missing. [default: from a pipe alone]",
+)
+@click.option("--allow-gaps", is_flag=True, help="Exit with 0 although something was concealed.")
 @click.option("--allow-truncated", is_flag=True, help="Exit with 0 although a file ends early.")
+@click.option(
+    "--raw",
+    metavar="ENCODING",
+    callback=_raw_encoding,
+    help="Write samples without a header to standard output, as s16le, s24le, s32le or f32le.",
+)
 @_quiet
 def decompress(
     inputs: tuple[str, ...],
@@ -151,7 +237,12 @@ def decompress(
     model: str | None,
     device: str,
     force: bool,
+    start: float | None,
+    duration: float | None,
+    conceal: bool | None,
+    allow_gaps: bool,
     allow_truncated: bool,
+    raw: str | None,
     quiet: bool,
 ) -> None:
     """Decompress .dac files to sound files.
@@ -160,8 +251,13 @@ def decompress(
     standard input. Outputs are wav files; a single output may have another format, which its extension names (x.flac).
     A file that ends early is decoded up to there, with exit code 1 unless --allow-truncated is given. The files of
     descript-audio-codec can be decompressed too; they don't say which model they need, so --model has to.
+
+    A pipe is decoded as it comes. Where something of it was lost or damaged, the sound fades out and comes back, and
+    the exit code is 1 unless --allow-gaps is given; a damaged file gives nothing at all, unless --conceal is given.
     """
     plan = _not_empty(make_plan(inputs, output, ".dac files", find_dac, decompressed_names))
+    if raw is not None and any(job.target is not None for job in plan.jobs):
+        raise click.UsageError("--raw is for standard output: give -o -")
     from dac_codec import audio, codec
 
     _check_device(device)
@@ -170,18 +266,33 @@ def decompress(
 
     def work(job: Job) -> str:
         started = time.perf_counter()
-        file, cut = _load(job, allow_truncated)
-        waveform, sample_rate = codec.decompress(file, models.of(file), device, show_progress)
-        duration = waveform.shape[-1] / sample_rate
-        speed = duration / (time.perf_counter() - started)
-        audio.write(job.output(), waveform.numpy(), sample_rate)
+        with codec.DacStream(job.input()) as stream:
+            loaded = models.of(stream.header)
+            result = codec.decompress_stream(
+                stream,
+                job.output(),
+                loaded,
+                device,
+                show_progress,
+                start,
+                duration,
+                conceal,
+                allow_truncated=True,
+                fmt=None if raw is None else "raw",
+                subtype=None if raw is None else audio.RAW_ENCODINGS[raw],
+            )
         job.flush()
-        if cut is not None:
-            kept = f"{cut}; the {duration:.2f} s before that are in {job.target_name}"
+        speed = result.duration / (time.perf_counter() - started)
+        if result.cut is not None:
+            kept = f"{result.cut}; the {result.duration:.2f} s before that are in {job.target_name}"
             if not allow_truncated:
                 raise TruncatedBitstreamError(f"{kept} (--allow-truncated accepts that)")
             warnings.warn(kept, stacklevel=1)
-        return f"{_size(job.input_size())} -> {duration:.2f} s ({speed:.1f}x real time)"
+        if result.gaps and not allow_gaps:
+            raise BitstreamError(
+                f"{len(result.gaps)} gaps are concealed in {job.target_name} (--allow-gaps accepts that)"
+            )
+        return f"{_size(job.input_size())} -> {result.duration:.2f} s ({speed:.1f}x real time)"
 
     _run(plan, work, force, quiet)
 
@@ -241,7 +352,7 @@ def convert(inputs: tuple[str, ...], output: str, model: str | None, force: bool
 
     def work(job: Job) -> str:
         file = codec.load(job.input())
-        loaded = models.of(file)
+        loaded = models.of(None if isinstance(file, bitstream.LegacyFile) else file.header)
         if isinstance(file, bitstream.LegacyFile):
             if loaded is None:
                 raise DacError("a file of descript-audio-codec does not say which model wrote it: give --model")
@@ -312,31 +423,20 @@ class _Models:
         self._progress = progress
         self._by_name: dict[str, DAC] = {}
 
-    def of(self, file: DacFile | LegacyFile) -> DAC | None:
-        """The model for a file; None where neither the user nor the file names one."""
+    def of(self, header: Header | None) -> DAC | None:
+        """The model for a file, where legacy ones have no header; None where neither the user nor the file names one.
+
+        Raises:
+            ModelMismatchError: the file names weights that are not known here.
+        """
         from dac_codec import codec
 
-        if self._given is not None or not isinstance(file, codec.DacFile):
+        if self._given is not None or header is None:
             return self._given
-        name = file.header.model_name
+        name = header.model_name
         if name not in self._by_name:
-            self._by_name[name] = codec.model_of(file, None, self._device, self._progress)
+            self._by_name[name] = codec.model_of(header, None, self._device, self._progress)
         return self._by_name[name]
-
-
-def _load(job: Job, allow_truncated: bool) -> tuple[DacFile | LegacyFile, TruncatedBitstreamError | None]:
-    """The file of a job, and the error that it raises if it ends early."""
-    from dac_codec import codec
-
-    cut = None
-    try:
-        file = codec.load(job.input())
-    except TruncatedBitstreamError as error:
-        cut = error
-        file = codec.load(job.input(), allow_truncated=True)
-    if isinstance(file, codec.DacFile) and file.n_samples == 0:
-        raise cut or BitstreamError("the file holds no sound")
-    return file, cut
 
 
 def _check_device(device: str) -> None:
@@ -387,15 +487,17 @@ def _run(plan: Plan, work: Callable[[Job], str], force: bool, quiet: bool) -> No
 
 @contextmanager
 def _shown_warnings() -> Iterator[None]:
-    """Show what is warned of within as a line each, without the place in the code."""
-    with warnings.catch_warnings(record=True) as caught:
+    """Show what is warned of within as a line each, at once and without the place in the code."""
+    from tqdm import tqdm
+
+    def show(message: Warning | str, *place: Any, **more: Any) -> None:
+        tqdm.write(f"Warning: {_one_line(message)}", file=sys.stderr)
+
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", UserWarning)
-        try:
-            yield
-        finally:
-            for warning in caught:
-                click.echo(f"Warning: {_one_line(warning.message)}", err=True)
+        warnings.showwarning = show
+        yield
 
 
 def _finish(failures: list[str]) -> None:
@@ -518,7 +620,7 @@ def _named(name: str, error: Exception) -> str:
     return text if f"{name}:" in text else f"{name}: {text}"
 
 
-def _one_line(error: Exception | str) -> str:
+def _one_line(error: Warning | Exception | str) -> str:
     """What went wrong, in one line."""
     if isinstance(error, MemoryError):
         return f"not enough memory ({error})" if str(error) else "not enough memory"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import stat
 import sys
@@ -10,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 import click
 
@@ -26,10 +25,34 @@ _AUDIO_SUFFIXES = (".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".og
 """What may stand before the `.dac` of a file that was called after its whole original."""
 
 
-class _Buffer(io.BytesIO):
-    """Standard input, read whole, under the name that messages give it."""
+class _CountedPipe:
+    """A binary stream that can't be sought in, and of which is known how much has come.
+
+    Args:
+        stream: the stream.
+
+    Attributes:
+        n_bytes: bytes so far.
+    """
 
     name = _STDIN
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream: Any = stream
+        self.n_bytes = 0
+
+    def seekable(self) -> bool:
+        return False
+
+    def read(self, size: int = -1) -> bytes:
+        return self._count(self._stream.read(size))
+
+    def read1(self, size: int = -1) -> bytes:
+        return self._count(self._stream.read1(size))
+
+    def _count(self, data: bytes) -> bytes:
+        self.n_bytes += len(data)
+        return data
 
 
 @dataclass
@@ -43,7 +66,7 @@ class Job:
 
     source: Path | None
     target: Path | None
-    _content: bytes | None = field(default=None, repr=False)
+    _pipe: _CountedPipe | None = field(default=None, repr=False)
 
     @property
     def source_name(self) -> str:
@@ -54,16 +77,21 @@ class Job:
         return _STDOUT if self.target is None else shown(self.target)
 
     def input(self) -> Path | BinaryIO:
-        """What to read from, from the beginning each time."""
+        """What to read from."""
         if self.source is not None:
             return self.source
-        if self._content is None:
-            self._content = sys.stdin.buffer.read()
-        return _Buffer(self._content)
+        if sys.stdin.seekable():
+            return sys.stdin.buffer
+        self._pipe = _CountedPipe(sys.stdin.buffer)
+        return cast(BinaryIO, self._pipe)
 
     def input_size(self) -> int:
-        """Bytes of the input."""
-        return len(self._content or b"") if self.source is None else self.source.stat().st_size
+        """Bytes of the input; of a pipe, those that have come."""
+        if self.source is not None:
+            return self.source.stat().st_size
+        if self._pipe is not None:
+            return self._pipe.n_bytes
+        return sys.stdin.buffer.seek(0, os.SEEK_END)
 
     def output(self) -> Path | BinaryIO:
         """What to write to; the target's folder is there from now on."""

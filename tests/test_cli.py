@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
+import itertools
 import json
 import os
 import signal
@@ -21,7 +23,7 @@ import pytest
 import soundfile
 from click.testing import CliRunner, Result
 
-from dac_codec import bitstream, codec, pretrained
+from dac_codec import audio, bitstream, codec, pretrained
 from dac_codec.audio import pcm
 from dac_codec.cli import main
 from dac_codec.codec import DacFile
@@ -64,12 +66,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def instant(tiny: DAC, compressed: DacFile, monkeypatch: pytest.MonkeyPatch) -> None:
     """The network takes no time: for tests of what becomes of the files around it."""
 
-    def compress(source: Any, *args: object, **options: object) -> DacFile:
-        Path(source).read_bytes()
-        return compressed
+    def compress_stream(source: Any, target: Path, *args: object, **options: object) -> codec.Compressed:
+        codec.write_bytes(target, compressed.to_bytes())
+        return codec.Compressed(compressed.header, compressed.n_samples, len(compressed.to_bytes()))
 
     monkeypatch.setattr(pretrained, "load", lambda *args, **options: tiny)
-    monkeypatch.setattr(codec, "compress", compress)
+    monkeypatch.setattr(codec, "compress_stream", compress_stream)
 
 
 def noise(n_samples: int, channels: int = 1) -> npt.NDArray[np.float32]:
@@ -233,8 +235,9 @@ def test_output_format_follows_the_extension(model: Path, compressed: DacFile) -
 
 def test_standard_input_to_standard_output(model: Path) -> None:
     write_sound("a.wav", 3000, 48000, 2)
-    with process("compress", "-", "-o", "-", "--model", model, stdin=subprocess.PIPE) as shell:
-        data, messages = shell.communicate(Path("a.wav").read_bytes())
+    with Path("a.wav").open("rb") as sound:
+        shell = process("compress", "-", "-o", "-", "--model", model, stdin=sound)
+    data, messages = shell.communicate()
     assert shell.returncode == 0, messages
     assert data == codec.compress("a.wav", model).to_bytes()
     assert messages.decode().startswith("<stdin> -> <stdout>  ")
@@ -616,7 +619,7 @@ def test_interrupting_leaves_whole_files_only(compressed: DacFile, monkeypatch: 
 
     def interrupted_encode(*args: Any) -> bytes:
         encoded.append(encode(*args))
-        if len(encoded) == 2:
+        if len(encoded) == 3:  # a file is two blocks
             raise KeyboardInterrupt
         return encoded[-1]
 
@@ -655,7 +658,7 @@ def test_a_reader_that_leaves_is_no_error(compressed: DacFile) -> None:
     finally:
         os.close(write_end)
     assert messages == b""
-    assert shell.returncode == 1
+    assert shell.returncode == 141
 
 
 # What is shown -------------------------------------------------------------------------------------------------------
@@ -846,3 +849,129 @@ def test_a_failed_conversion_leaves_nothing(model: Path) -> None:
     assert len(errors_of(result)) == 1
     assert "overlapping" in errors_of(result)[0]
     assert files_below("out") == {LEGACY.name}
+
+
+# Pipes that are coded as they come -----------------------------------------------------------------------------------
+
+
+def raw_noise(seconds: float) -> bytes:
+    return (noise(int(44100 * seconds)) * 32767).astype("<i2").tobytes()
+
+
+def read_some(stream: Any, size: int) -> bytes:
+    """At least `size` bytes."""
+    data = b""
+    while len(data) < size:
+        piece = stream.read1(65536)
+        assert piece, "it ended"
+        data += piece
+    return data
+
+
+@pytest.fixture(scope="session")
+def live(tiny: DAC, model: Path) -> bytes:
+    """Two seconds of mono in chunks of 4 frames, as they come of a pipe."""
+    sound = audio.Reader.raw(io.BytesIO(raw_noise(2)), 44100, 1)
+    target = io.BytesIO()
+    codec.compress_stream(sound, target, pretrained.load(str(model)), 2, chunk_frames=4)
+    return target.getvalue()
+
+
+def test_sound_comes_out_of_pipes_before_they_end(model: Path) -> None:
+    common = ("-", "-o", "-", "--model", model)
+    with (
+        process("compress", *common, "--raw", "44100,1,s16le", stdin=subprocess.PIPE) as encoder,
+        process("decompress", *common, "--raw", "s16le", stdin=encoder.stdout) as decoder,
+    ):
+        assert encoder.stdin is not None
+        assert encoder.stdout is not None
+        encoder.stdout.close()  # the decoder has it
+        encoder.stdin.write(raw_noise(2))
+        encoder.stdin.flush()
+        data = read_some(decoder.stdout, 44100)  # half a second, while standard input is open
+        assert decoder.poll() is encoder.poll() is None
+        encoder.stdin.write(raw_noise(1))
+        encoder.stdin.close()
+        assert decoder.stdout is not None
+        data += decoder.stdout.read()
+        assert (encoder.wait(), decoder.wait()) == (0, 0)
+        assert encoder.stderr is not None
+        assert encoder.stderr.read().startswith(b"<stdin> -> <stdout>  264.6 kB -> ")
+    assert len(data) == len(raw_noise(3))
+
+
+def test_a_pipe_that_loses_something_and_is_cut(live: bytes, model: Path) -> None:
+    stream = io.BytesIO(live)
+    ends = [stream.tell() for _ in bitstream.Reader(stream)]
+    holed = live[: ends[9]] + live[ends[12] : ends[30] + 5]  # without three chunks of four frames, and the end
+    with process("decompress", "-", "-o", "-", "--model", model, stdin=subprocess.PIPE) as shell:
+        data, messages = shell.communicate(holed)
+    assert shell.returncode == 1
+    gap, cut = messages.decode().splitlines()
+    assert gap.startswith("Warning: 0.139 s are missing at 0.")
+    assert gap.endswith(" s (lost)")
+    assert cut.startswith("Error: <stdin>: the file ends early")
+    assert data[:4] == b"RIFF"
+    frames = sum(codes.shape[-1] for codes in itertools.islice(bitstream.Reader(io.BytesIO(live)), 31))
+    assert len(data) == 44 + 2 * 512 * frames
+
+
+def test_a_damaged_file_is_decoded_if_that_is_asked_for(live: bytes, model: Path) -> None:
+    Path("a.dac").write_bytes(live[:500] + bytes([live[500] ^ 1]) + live[501:])
+    assert run("decompress", "a.dac", "--model", model).exit_code == 1
+    assert files_below() == {"a.dac"}
+    result = run("decompress", "a.dac", "--model", model, "--conceal", "-o", "b.wav")
+    assert result.exit_code == 1
+    assert errors_of(result) == ["Error: a.dac: 1 gaps are concealed in b.wav (--allow-gaps accepts that)"]
+    result = run("decompress", "a.dac", "--model", model, "--conceal", "--allow-gaps")
+    assert result.exit_code == 0
+    assert result.stderr.startswith("Warning: a.dac: 0.046 s are missing at ")
+    assert soundfile.info("a.wav").frames == soundfile.info("b.wav").frames == 2 * 44100
+    assert run("decompress", "-", "--model", model, stdin=Path("a.dac").read_bytes()).exit_code == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
+def test_a_listener_that_leaves_ends_a_pipe_quietly(live: bytes, model: Path) -> None:
+    with process("decompress", "-", "-o", "-", "--model", model, stdin=subprocess.PIPE) as shell:
+        assert shell.stdin is not None
+        assert shell.stdout is not None
+        assert shell.stderr is not None
+        shell.stdout.close()
+        with contextlib.suppress(BrokenPipeError):
+            shell.stdin.write(live)
+            shell.stdin.close()
+        assert shell.wait() == 141
+        assert shell.stderr.read() == b""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["compress", "a.wav", "--raw", "44100,1,s16le"],
+        ["compress", "-", "--raw", "44100,s16le"],
+        ["compress", "-", "--raw", "44100,1,S16_LE"],
+        ["compress", "a.wav", "--chunk-frames", "0"],
+        ["decompress", "a.dac", "--raw", "s16le"],
+        ["decompress", "a.dac", "--start", "a minute"],
+        ["decompress", "a.dac", "--duration", "-1"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_of_streams(arguments: list[str]) -> None:
+    write_sound("a.wav")
+    result = run(*arguments, stdin=b"")
+    assert result.exit_code == 2
+    assert files_below() == {"a.wav"}
+
+
+@pytest.mark.parametrize(("start", "duration"), [("0.1", "0.2"), ("0:0.1", "0:0:0.2")])
+def test_a_part_of_a_file(compressed: DacFile, model: Path, start: str, duration: str) -> None:
+    write_dac("a.dac", compressed)
+    whole, _ = codec.decompress(compressed, model)
+    assert run("decompress", "a.dac", "--model", model, "--start", start, "--duration", duration).exit_code == 0
+    found, _ = soundfile.read("a.wav")
+    np.testing.assert_allclose(found.T, np.clip(whole.numpy()[:, 4410 : 3 * 4410], -1, 1), atol=2**-14)
+    result = run("decompress", "a.dac", "--model", model, "--start", "1:00", "-o", "b.wav")
+    assert result.exit_code == 1
+    assert "behind the end" in errors_of(result)[0]
+    assert files_below() == {"a.dac", "a.wav"}

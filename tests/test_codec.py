@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dac_codec import bitstream, codec
+from dac_codec import bitstream, codec, pretrained
 from dac_codec.codec import DacFile, compress, decompress
 from dac_codec.errors import AudioError, BitstreamError, DacError, ModelMismatchError
 from dac_codec.model import DAC
@@ -112,7 +112,7 @@ def test_other_weights_are_refused_by_name(model: DAC) -> None:
     with pytest.raises(ModelMismatchError) as raised:
         decompress(file, other)
     assert file.model_id in str(raised.value)
-    assert codec.pretrained.fingerprint(other)[:8].hex() in str(raised.value)
+    assert pretrained.fingerprint(other)[:8].hex() in str(raised.value)
     with pytest.raises(ModelMismatchError, match="neither bundled nor published"):
         decompress(file)
     named_like_a_path = replace(file, header=replace(file.header, model_name="/etc/passwd"))

@@ -66,13 +66,16 @@ def decode_range(model: DAC, codes: Tensor, first_frame: int, last_frame: int) -
     return audio[..., (first_frame - start) * model.hop_length : (last_frame - start) * model.hop_length]
 
 
-def encode_blocks(model: DAC, blocks: Iterable[Tensor], n_quantizers: int | None = None) -> Iterator[Tensor]:
+def encode_blocks(
+    model: DAC, blocks: Iterable[Tensor], n_quantizers: int | None = None, block_frames: int | None = None
+) -> Iterator[Tensor]:
     """Encode a signal that is read bit by bit.
 
     Args:
         model: the model.
         blocks: audio [B, 1, t], of any lengths.
         n_quantizers: codebooks to use; None means all.
+        block_frames: frames to wait for before the network goes to work; None means as many as are fast.
 
     Yields:
         Codes [B, N, f], f > 0, on the CPU: joined, what `encode` gives for the joined blocks.
@@ -81,7 +84,7 @@ def encode_blocks(model: DAC, blocks: Iterable[Tensor], n_quantizers: int | None
         ValueError: a wrong shape, or `n_quantizers` out of range.
     """
     stream: StreamingEncoder | None = None
-    for block in _regroup(blocks, model.hop_length, model.hop_length):
+    for block in _regroup(blocks, model.hop_length, model.hop_length, block_frames):
         if stream is None:
             stream = StreamingEncoder(model, n_quantizers, block.shape[0])
         if (codes := stream.push(block)).shape[-1]:
@@ -90,12 +93,13 @@ def encode_blocks(model: DAC, blocks: Iterable[Tensor], n_quantizers: int | None
         yield codes.cpu()
 
 
-def decode_blocks(model: DAC, codes: Iterable[Tensor]) -> Iterator[Tensor]:
+def decode_blocks(model: DAC, codes: Iterable[Tensor], at_once: bool = False) -> Iterator[Tensor]:
     """Decode codes that are read bit by bit.
 
     Args:
         model: the model.
         codes: [B, n, f], with any numbers of frames.
+        at_once: whether codes are decoded as they come, and don't wait until there are as many as are fast.
 
     Yields:
         Audio [B, 1, t], t > 0, on the CPU: joined, what `decode` gives for the joined codes.
@@ -104,7 +108,7 @@ def decode_blocks(model: DAC, codes: Iterable[Tensor]) -> Iterator[Tensor]:
         ValueError: a wrong shape, or a code outside its codebook.
     """
     stream: StreamingDecoder | None = None
-    for block in _regroup(codes, 1, model.hop_length):
+    for block in _regroup(codes, 1, model.hop_length, at_once=at_once):
         if stream is None:
             stream = StreamingDecoder(model, block.shape[0])
         if (audio := stream.push(block)).shape[-1]:
@@ -113,8 +117,15 @@ def decode_blocks(model: DAC, codes: Iterable[Tensor]) -> Iterator[Tensor]:
         yield audio.cpu()
 
 
-def _regroup(blocks: Iterable[Tensor], steps_per_frame: int, hop_length: int) -> Iterator[Tensor]:
-    """The same signal [B, C, t] in blocks of a good size, the last one being what is left.
+def _regroup(
+    blocks: Iterable[Tensor],
+    steps_per_frame: int,
+    hop_length: int,
+    block_frames: int | None = None,
+    at_once: bool = False,
+) -> Iterator[Tensor]:
+    """The same signal [B, C, t] in blocks of a good size, the last one, or of each block if `at_once`, being what is
+    left.
 
     Raises:
         ValueError: a block has another shape than the ones before it.
@@ -126,7 +137,8 @@ def _regroup(blocks: Iterable[Tensor], steps_per_frame: int, hop_length: int) ->
             raise ValueError(
                 f"blocks must be three-dimensional and differ in their last size only: {list(block.shape)}"
             )
-        size = steps_per_frame * max(_SHORTEST_BLOCK, BLOCK_SAMPLES // (hop_length * max(1, block.shape[0])))
+        n_frames = block_frames or max(_SHORTEST_BLOCK, BLOCK_SAMPLES // (hop_length * max(1, block.shape[0])))
+        size = steps_per_frame * n_frames
         while block.shape[-1]:
             part, block = block[..., : size - n_waiting], block[..., size - n_waiting :]
             waiting.append(part)
@@ -134,6 +146,9 @@ def _regroup(blocks: Iterable[Tensor], steps_per_frame: int, hop_length: int) ->
             if n_waiting == size:
                 yield torch.cat(waiting, -1)
                 waiting, n_waiting = [], 0
+        if at_once and waiting:
+            yield torch.cat(waiting, -1)
+            waiting, n_waiting = [], 0
     if waiting:
         yield torch.cat(waiting, -1)
 

@@ -1,0 +1,142 @@
+"""What is heard where codes are missing: the last sound, fading away within 0.1 s, and then silence.
+
+The decoder is given the last frame before a gap again and again, so that it goes on as it was, and what it makes of
+that is faded out. Behind a gap the sound fades in over one frame. A frame of the decoder's output depends on
+`decoder_context` frames: from so many frames before a gap to so many behind it the sound may differ from the undamaged
+one, and everywhere else it is the same.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from dac_codec.audio import Audio
+from dac_codec.audio.samples import block_length
+from dac_codec.bitstream import Chunk, Gap, Header
+from dac_codec.streaming import Context
+
+FADE_SECONDS = 0.1
+"""After this, a gap is silent."""
+
+
+@dataclass(frozen=True)
+class _Patch:
+    """What stands for a gap, in samples at the model's rate.
+
+    Attributes:
+        start: decoded samples before it.
+        length: decoded samples that the decoder makes for it.
+        fade: decoded samples until it is silent.
+        silence: samples that are put in there because the decoder was not bothered with them.
+        heard: whether there was sound before it.
+    """
+
+    start: int
+    length: int
+    fade: int
+    silence: int
+    heard: bool
+
+
+class Concealer:
+    """Fills the gaps between codes, and fades what the decoder makes of the filling.
+
+    Args:
+        header: of the file.
+        context: of the model's decoder.
+
+    Attributes:
+        n_frames: frames so far, those of gaps included.
+    """
+
+    def __init__(self, header: Header, context: Context) -> None:
+        self.n_frames = 0
+        self._header = header
+        self._fade = round(FADE_SECONDS * header.model_sample_rate)
+        # What is beyond these frames of a gap can be heard neither in its fading nor behind it.
+        self._most_frames = -(-self._fade // header.hop_length) + context.before + context.after
+        self._n_fed = 0
+        self._patches: deque[_Patch] = deque()
+
+    def codes(self, events: Iterable[Chunk | Gap]) -> Iterator[Tensor]:
+        """Codes [C, N, f] for the decoder, without gaps. Gaps of unknown length are left out."""
+        last: Tensor | None = None
+        n_waiting = 0  # frames that are missing at the beginning: what comes first stands for them
+        for event in events:
+            if isinstance(event, Gap):
+                self.n_frames += event.n_frames or 0
+                if last is None:
+                    n_waiting += event.n_frames or 0
+                elif event.n_frames:
+                    yield self._fill(last, event.n_frames, heard=True)
+                continue
+            codes = torch.from_numpy(event.codes.astype(np.int64))
+            if n_waiting:
+                yield self._fill(codes[..., :1], n_waiting, heard=False)
+                n_waiting = 0
+            last = codes[..., -1:]
+            self.n_frames += codes.shape[-1]
+            self._n_fed += codes.shape[-1]
+            yield codes
+        if n_waiting:
+            nothing = torch.zeros(self._header.channels, self._header.n_codebooks, 1, dtype=torch.int64)
+            yield self._fill(nothing, n_waiting, heard=False)
+
+    def _fill(self, frame: Tensor, n_frames: int, heard: bool) -> Tensor:
+        hop = self._header.hop_length
+        fed = min(n_frames, self._most_frames)
+        self._patches.append(_Patch(self._n_fed * hop, fed * hop, self._fade, (n_frames - fed) * hop, heard))
+        self._n_fed += fed
+        return frame.expand(-1, -1, fed)
+
+    def audio(self, decoded: Iterable[Audio]) -> Iterator[Audio]:
+        """The decoded sound [C, t], as long as the codes and the gaps between them, with the gaps faded."""
+        position = 0
+        for block in decoded:
+            start, position = position, position + block.shape[1]
+            if not self._patches:
+                yield block
+                continue
+            gain = np.ones(block.shape[1])
+            silences: list[tuple[int, int]] = []
+            for patch in self._patches:
+                gain *= _gain(patch, np.arange(start, position) - patch.start, self._header.hop_length)
+                place = patch.start + patch.fade
+                if patch.silence and start <= place < position:
+                    silences.append((place - start, patch.silence))
+            block = (block * gain).astype(np.float32)
+            done = 0
+            for place, length in silences:
+                yield block[:, done:place]
+                yield from _silence(block.shape[0], length)
+                done = place
+            yield block[:, done:]
+            while self._patches and self._patches[0].start + self._patches[0].length + self._header.hop_length < start:
+                self._patches.popleft()
+
+
+def _gain(patch: _Patch, position: npt.NDArray[np.int64], fade_in: int) -> npt.NDArray[np.float64]:
+    """The factor of decoded samples at `position`, counted from the patch's start."""
+    out = _fade_out(np.minimum(position, patch.length) / patch.fade) if patch.heard else np.zeros(len(position))
+    back = 1 - (1 - out) * _fade_out((position - patch.length) / fade_in)
+    gain: npt.NDArray[np.float64] = np.where(position < 0, 1.0, np.where(position < patch.length, out, back))
+    return gain
+
+
+def _fade_out(time: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """From 1 at 0 to 0 at 1, along a cosine."""
+    faded: npt.NDArray[np.float64] = 0.5 + 0.5 * np.cos(np.pi * np.clip(time, 0.0, 1.0))
+    return faded
+
+
+def _silence(channels: int, length: int) -> Iterator[Audio]:
+    most = block_length(channels)
+    for start in range(0, length, most):
+        yield np.zeros((channels, min(most, length - start)), np.float32)

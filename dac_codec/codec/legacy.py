@@ -1,0 +1,104 @@
+"""The files of descript-audio-codec: decoded as it decodes them, and converted to ours and back."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from dac_codec import audio as sound
+from dac_codec import pretrained, streaming
+from dac_codec.bitstream import Header, LegacyFile
+from dac_codec.codec.files import DacFile
+from dac_codec.codec.models import FINGERPRINT_BYTES, check_legacy, check_model, check_not_causal, network_errors
+from dac_codec.errors import BitstreamError
+from dac_codec.model import DAC
+
+
+def to_legacy(file: DacFile, model: DAC) -> LegacyFile:
+    """The same codes as a file that descript-audio-codec reads.
+
+    It brings what it decodes to the loudness that the file states, channel by channel, so that the loudness of the
+    decoded channels is what has to be written, and the model is needed to know it.
+
+    Raises:
+        ModelMismatchError: the file was written with other weights, or those of a causal model, which
+            descript-audio-codec doesn't know.
+    """
+    check_model(file.header, model)
+    check_not_causal(model)
+    with network_errors():
+        decoded = streaming.decode(model, file.codes)[:, 0].numpy()
+    loudness = [sound.loudness(channel[None], model.sample_rate) for channel in decoded]
+    return LegacyFile(
+        codes=file.codes.numpy().astype(np.uint16),
+        chunk_length=file.codes.shape[-1],
+        original_length=file.n_samples,
+        input_db=tuple(value - file.header.gain_db for value in loudness),
+        channels=file.channels,
+        sample_rate=file.sample_rate,
+        padding=True,
+    )
+
+
+def from_legacy(file: LegacyFile, model: DAC) -> DacFile:
+    """The same codes in our container, decoding to the loudness that the file states.
+
+    descript-audio-codec brings each channel to that loudness; here all channels together are, as they were measured.
+
+    Raises:
+        BitstreamError: the file was written in windows whose codes overlap: only compressing it again can help.
+        ModelMismatchError: these weights can't have written the file.
+    """
+    if not file.padding:
+        raise BitstreamError(
+            "the file was written in overlapping windows, which can't be converted; decompress it and compress it again"
+        )
+    codes = torch.from_numpy(file.codes.astype(np.int64))
+    check_legacy(file, model)
+    with network_errors():
+        decoded = streaming.decode(model, codes)[:, 0].numpy()
+    header = Header(
+        model_fingerprint=pretrained.fingerprint(model)[:FINGERPRINT_BYTES],
+        model_name=model.name,
+        sample_rate=file.sample_rate,
+        channels=file.channels,
+        n_samples=file.original_length,
+        gain_db=sound.loudness(decoded, model.sample_rate) - float(np.mean(file.input_db)),
+        model_sample_rate=model.sample_rate,
+        hop_length=model.hop_length,
+        n_codebooks=codes.shape[1],
+        codebook_size=model.codebook_size,
+    )
+    return DacFile(header, codes)
+
+
+def decode_legacy(file: LegacyFile, model: DAC) -> sound.Audio:
+    """Decode as descript-audio-codec does: window by window, then each channel to the loudness that the file states.
+
+    Returns:
+        Waveform [C, T].
+
+    Raises:
+        BitstreamError: the file claims more samples than its codes give.
+        ModelMismatchError: these weights can't have written the file.
+    """
+    check_legacy(file, model)
+    decoder = model.decoder if file.padding else model.decoder.without_padding()
+    codes = torch.from_numpy(file.codes.astype(np.int64))
+    with torch.inference_mode(), network_errors():
+        windows = [
+            decoder(model.quantizer.from_codes(window.to(model.device))[0]).cpu()
+            for window in codes.split(file.chunk_length, -1)
+        ]
+    decoded = torch.cat(windows, -1)[:, 0].numpy()
+    levels = np.broadcast_to(file.input_db, (file.channels,))
+    levelled = [
+        sound.apply_gain(channel[None], float(level) - sound.loudness(channel[None], model.sample_rate))
+        for channel, level in zip(decoded, levels, strict=True)
+    ]
+    audio = sound.resample_windowed_sinc(np.concatenate(levelled), model.sample_rate, file.sample_rate)
+    # Odd strides can leave the end a few samples short; a length far beyond the codes is a lie.
+    missing = file.original_length - audio.shape[-1]
+    if missing > 2 * model.hop_length * max(1, file.sample_rate // model.sample_rate):
+        raise BitstreamError(f"the file claims {file.original_length} samples and its codes give {audio.shape[-1]}")
+    return np.pad(audio[:, : file.original_length], ((0, 0), (0, max(0, missing))))

@@ -1,0 +1,125 @@
+"""Which model codes a sound, and whether it is the one that a file needs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from dac_codec import pretrained
+from dac_codec.bitstream import Header, LegacyFile
+from dac_codec.errors import DacError, ModelMismatchError
+from dac_codec.model import DAC
+
+FINGERPRINT_BYTES = 8
+"""What a file holds of a model's fingerprint."""
+
+
+def choose_quantizers(model: DAC, n_quantizers: int | None, bitrate: float | None) -> int:
+    """How many codebooks a user's wish comes to.
+
+    Raises:
+        DacError: both are given, or one is out of the model's range.
+    """
+    if bitrate is not None:
+        if n_quantizers is not None:
+            raise DacError("give n_quantizers or bitrate, not both")
+        lowest = model.config.bitrate(1)
+        if not bitrate >= lowest:
+            raise DacError(
+                f"a bitrate of {bitrate:g} bit/s is below what this model can do: one codebook takes {lowest:.0f} bit/s"
+            )
+        return int(min(model.n_codebooks, bitrate / lowest + 1e-9))
+    if n_quantizers is None:
+        return model.n_codebooks
+    if not 1 <= n_quantizers <= model.n_codebooks:
+        raise DacError(f"this model has {model.n_codebooks} codebooks: n_quantizers can't be {n_quantizers}")
+    return n_quantizers
+
+
+def model_of(
+    header: Header,
+    model: str | os.PathLike[str] | DAC | None,
+    device: str | torch.device = "auto",
+    progress: bool = False,
+) -> DAC:
+    """The model that a file needs: the given one, else the one that the file names; checked against the file.
+
+    Raises:
+        ModelMismatchError: the file was written with other weights, or names weights that are not known here.
+    """
+    if model is None:
+        model = header.model_name
+        # A name in a file may come from anyone: it must never be taken for a path.
+        if model not in {info.name for info in pretrained.available()}:
+            raise ModelMismatchError(
+                f"the file was written with {model_id(header)}, which is neither bundled nor published: name its "
+                "weights"
+            )
+    loaded = load_model(model, device, progress)
+    check_model(header, loaded)
+    return loaded
+
+
+def load_model(model: str | os.PathLike[str] | DAC, device: str | torch.device, progress: bool) -> DAC:
+    """A loaded model on its device, in eval mode.
+
+    Raises:
+        CheckpointError: the model can't be loaded.
+        DacError: the device can't be used.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        loaded = model if isinstance(model, DAC) else pretrained.load(model, progress=progress)
+        return loaded.to(device).eval()
+    except (RuntimeError, AssertionError) as error:
+        raise DacError(f"can't use the device {str(device)!r}: {error}") from error
+
+
+def model_id(header: Header) -> str:
+    """Name and fingerprint of the weights that wrote a file, as `name@fingerprint`."""
+    return f"{header.model_name}@{header.model_fingerprint.hex()}"
+
+
+def check_model(header: Header, model: DAC) -> None:
+    """Raise a ModelMismatchError unless a file was written with these weights."""
+    fingerprint = pretrained.fingerprint(model)[:FINGERPRINT_BYTES]
+    if header.model_fingerprint != fingerprint:
+        raise ModelMismatchError(
+            f"the file was written with {model_id(header)} and the model at hand is {model.name}@{fingerprint.hex()}"
+        )
+    _check_codes(header.n_codebooks, header.codebook_size, model)
+
+
+def check_legacy(file: LegacyFile, model: DAC) -> None:
+    """Raise a ModelMismatchError if these weights can't have written a file of descript-audio-codec."""
+    check_not_causal(model)
+    _check_codes(file.codes.shape[1], int(file.codes.max()) + 1, model)
+
+
+def check_not_causal(model: DAC) -> None:
+    """Raise a ModelMismatchError for a causal model: descript-audio-codec has none, nor files of any."""
+    if model.config.causal:
+        raise ModelMismatchError(f"the model {model.name} is causal, and descript-audio-codec has no such models")
+
+
+def _check_codes(n_codebooks: int, codebook_size: int, model: DAC) -> None:
+    if n_codebooks > model.n_codebooks or codebook_size > model.codebook_size:
+        raise ModelMismatchError(
+            f"the file uses {n_codebooks} codebooks with codes below {codebook_size}, and the model {model.name} has "
+            f"{model.n_codebooks} codebooks of {model.codebook_size}"
+        )
+
+
+@contextmanager
+def network_errors() -> Iterator[None]:
+    """Turns what PyTorch says when memory is short into an error that a user can act on."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "out of memory" in str(error) or "allocate memory" in str(error):
+            raise DacError("there is not enough memory for this audio on this device") from error
+        raise

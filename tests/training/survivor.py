@@ -2,7 +2,7 @@
 
     python -m tests.training.survivor CONFIG.json KILLS SEED
 
-Each life is a process of its own that gets SIGKILL: every fourth while it starts, the others up to a quarter of a
+Each life is a process of its own that gets SIGKILL: every fourth while it starts, the others up to a tenth of a
 second after they have saved something.
 """
 
@@ -51,11 +51,11 @@ def main() -> int:
     while len(survived) <= int(sys.argv[2]):
         child = live(config)
         if len(survived) % 4 == 0:
-            time.sleep(chance.uniform(0.0, 1.0))
+            time.sleep(chance.uniform(0.0, 0.3))
         else:
             while newest(checkpoints) == survived[-1] and os.waitpid(child, os.WNOHANG) == (0, 0):
                 time.sleep(0.01)
-            time.sleep(chance.uniform(0.0, 0.25))
+            time.sleep(chance.uniform(0.0, 0.08))
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         if not os.WIFSIGNALED(status):

@@ -46,7 +46,7 @@ def command(*overrides: str) -> list[str]:
 
 def survive(folder: Path, manifest: Path, kills: int) -> list[int]:
     """Let a run be killed so many times, then end; the last step that was saved at each kill."""
-    settings = {"stages": [{"until": 110}], "save_every": 1, "keep_last": 2, "validate_every": 50}
+    settings = {"stages": [{"until": 160}], "save_every": 1, "keep_last": 2, "validate_every": 50}
     config = folder.with_suffix(".json")
     config.write_text(json.dumps(small_run(folder, manifest, trainer=settings).to_dict()))
     driver = [sys.executable, "-m", "tests.training.survivor", str(config), str(kills), "0"]
@@ -67,7 +67,7 @@ def test_killed_twenty_times(tmp_path: Path, manifest: Path) -> None:
     whole, killed = (Checkpoints(tmp_path / name / "checkpoints", 2).steps()[-1][1] for name in ("whole", "killed"))
     assert_equal(checkpoint.load(whole)["model"], checkpoint.load(killed)["model"])
     left = {path.name for path in (tmp_path / "killed" / "checkpoints").iterdir()}
-    assert left == {"step-00000109.pt", "step-00000110.pt", "best.pt"}
+    assert left == {"step-00000159.pt", "step-00000160.pt", "best.pt"}
 
 
 def test_two_processes_are_one_with_twice_the_batch(tmp_path: Path, manifest: Path) -> None:

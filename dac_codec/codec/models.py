@@ -10,6 +10,7 @@ import torch
 
 from dac_codec import pretrained
 from dac_codec.bitstream import Header, LegacyFile
+from dac_codec.engine import PreparedDAC, prepare
 from dac_codec.errors import DacError, ModelMismatchError
 from dac_codec.model import DAC
 
@@ -64,7 +65,7 @@ def model_of(
 
 
 def load_model(model: str | os.PathLike[str] | DAC, device: str | torch.device, progress: bool) -> DAC:
-    """A loaded model on its device, in eval mode.
+    """A loaded model on its device, made fast; one that was prepared already stays as it is.
 
     Raises:
         CheckpointError: the model can't be loaded.
@@ -74,7 +75,8 @@ def load_model(model: str | os.PathLike[str] | DAC, device: str | torch.device, 
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         loaded = model if isinstance(model, DAC) else pretrained.load(model, progress=progress)
-        return loaded.to(device).eval()
+        loaded = loaded.to(device)
+        return loaded if isinstance(loaded, PreparedDAC) else prepare(loaded, exact=True)
     except (RuntimeError, AssertionError) as error:
         raise DacError(f"can't use the device {str(device)!r}: {error}") from error
 

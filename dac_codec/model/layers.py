@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from dac_codec.model.config import Activation
+from dac_codec.model.snake import snake
 
 
 class Snake(nn.Module):
@@ -28,7 +29,7 @@ class Snake(nn.Module):
         self.alpha = nn.Parameter(torch.ones(1, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + (self.alpha + 1e-9).reciprocal() * torch.sin(self.alpha * x).pow(2)
+        return snake(x, self.alpha)
 
 
 def activation(kind: Activation, channels: int) -> nn.Module:

@@ -256,13 +256,17 @@ class ResidualVectorQuantize(nn.Module):
         Raises:
             ValueError: too many codebooks, or a code outside the codebook.
         """
+        self.check_codes(codes)
+        codes = codes.long()
+        entries = [stage.entries(part) for stage, part in zip(self.stages(), codes.unbind(1), strict=False)]
+        return self._project_out(entries), torch.cat(entries, 1), codes
+
+    def check_codes(self, codes: Tensor) -> None:
+        """Raise a ValueError unless codes are [B, n, F] with n codebooks that are there, and all inside them."""
         if codes.ndim != 3 or not 1 <= codes.shape[1] <= self.n_codebooks:
             raise ValueError(f"codes must be [B, 1..{self.n_codebooks}, F] for this model, not {list(codes.shape)}")
         if codes.numel() and (int(codes.min()) < 0 or int(codes.max()) >= self.codebook_size):
             raise ValueError(f"codes must be between 0 and {self.codebook_size - 1} for this model")
-        codes = codes.long()
-        entries = [stage.entries(part) for stage, part in zip(self.stages(), codes.unbind(1), strict=False)]
-        return self._project_out(entries), torch.cat(entries, 1), codes
 
     def from_latents(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Quantize latents [B, n * codebook_dim, F] that are already in the codebooks' spaces.

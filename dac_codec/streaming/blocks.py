@@ -8,14 +8,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from dac_codec.engine.network import block_samples
 from dac_codec.model import DAC
 from dac_codec.streaming.decoder import StreamingDecoder
 from dac_codec.streaming.encoder import StreamingEncoder
 from dac_codec.streaming.look_ahead import decoder_context
-
-BLOCK_SAMPLES = 1 << 16
-"""Samples of a block, all channels together: 1.5 s of mono at 44.1 kHz. On a CPU, longer blocks are slower: what the
-layers hand on no longer stays in the cache."""
 
 _SHORTEST_BLOCK = 16
 """Frames; with fewer at a time, the time goes into calls and not into numbers."""
@@ -84,7 +81,7 @@ def encode_blocks(
         ValueError: a wrong shape, or `n_quantizers` out of range.
     """
     stream: StreamingEncoder | None = None
-    for block in _regroup(blocks, model.hop_length, model.hop_length, block_frames):
+    for block in _regroup(blocks, model.hop_length, model, block_frames):
         if stream is None:
             stream = StreamingEncoder(model, n_quantizers, block.shape[0])
         if (codes := stream.push(block)).shape[-1]:
@@ -108,7 +105,7 @@ def decode_blocks(model: DAC, codes: Iterable[Tensor], at_once: bool = False) ->
         ValueError: a wrong shape, or a code outside its codebook.
     """
     stream: StreamingDecoder | None = None
-    for block in _regroup(codes, 1, model.hop_length, at_once=at_once):
+    for block in _regroup(codes, 1, model, at_once=at_once):
         if stream is None:
             stream = StreamingDecoder(model, block.shape[0])
         if (audio := stream.push(block)).shape[-1]:
@@ -120,7 +117,7 @@ def decode_blocks(model: DAC, codes: Iterable[Tensor], at_once: bool = False) ->
 def _regroup(
     blocks: Iterable[Tensor],
     steps_per_frame: int,
-    hop_length: int,
+    model: DAC,
     block_frames: int | None = None,
     at_once: bool = False,
 ) -> Iterator[Tensor]:
@@ -137,7 +134,8 @@ def _regroup(
             raise ValueError(
                 f"blocks must be three-dimensional and differ in their last size only: {list(block.shape)}"
             )
-        n_frames = block_frames or max(_SHORTEST_BLOCK, BLOCK_SAMPLES // (hop_length * max(1, block.shape[0])))
+        good = block_samples(model.device) // (model.hop_length * max(1, block.shape[0]))
+        n_frames = block_frames or max(_SHORTEST_BLOCK, good)
         size = steps_per_frame * n_frames
         while block.shape[-1]:
             part, block = block[..., : size - n_waiting], block[..., size - n_waiting :]

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dac_codec.engine.prepared import decoder_network, folded_quantizer
 from dac_codec.model import DAC
-from dac_codec.streaming.stream import Stream, without_weight_norm
+from dac_codec.streaming.stream import Stream
 
 
 class StreamingDecoder(Stream):
@@ -26,9 +27,10 @@ class StreamingDecoder(Stream):
 
     def __init__(self, model: DAC, batch_size: int = 1) -> None:
         self._hop_length = model.hop_length
-        super().__init__(model.decoder, batch_size)
+        super().__init__(decoder_network(model), batch_size)
         self._latent_width = model.config.latent_width
-        self._quantizer = without_weight_norm(model.quantizer)
+        with torch.no_grad():
+            self._quantizer = folded_quantizer(model)
 
     @property
     def samples_owed(self) -> int:
@@ -53,7 +55,7 @@ class StreamingDecoder(Stream):
         if codes.shape[-1] == 0:
             return self._nothing(1)
         with torch.no_grad():
-            z = self._quantizer.from_codes(codes.to(self.device))[0]
+            z = self._quantizer.decode(codes.to(self.device))
         self._n_taken += codes.shape[-1]
         return self._step(z, last=False)
 
@@ -69,11 +71,11 @@ class StreamingDecoder(Stream):
         self._check_open()
         self._ended = True
         # The layers' padding alone, without a frame, must not become audio.
-        return self._step(self._nothing(self._latent_width), last=self._n_taken > 0)
+        return self._step(self._nothing(self._latent_width).transpose(1, 2), last=self._n_taken > 0)
 
     @torch.no_grad()
     def _step(self, z: Tensor, last: bool) -> Tensor:
-        audio = self._layers.step(z, last)
+        audio = self._layers.step(z, last).transpose(1, 2)
         if audio.shape[-1] == 0:
             return self._nothing(1)
         if last:  # Odd strides lose a few samples of the end: see DAC.decode.

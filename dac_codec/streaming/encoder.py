@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dac_codec.engine.prepared import check_quantizers, encoder_network, folded_quantizer
 from dac_codec.model import DAC
-from dac_codec.streaming.stream import Stream, without_weight_norm
+from dac_codec.streaming.stream import Stream
 
 
 class StreamingEncoder(Stream):
@@ -26,12 +27,11 @@ class StreamingEncoder(Stream):
     """
 
     def __init__(self, model: DAC, n_quantizers: int | None = None, batch_size: int = 1) -> None:
-        self.n_quantizers = model.n_codebooks if n_quantizers is None else n_quantizers
-        if not isinstance(self.n_quantizers, int) or not 1 <= self.n_quantizers <= model.n_codebooks:
-            raise ValueError(f"n_quantizers must be between 1 and {model.n_codebooks}, not {n_quantizers}")
+        self.n_quantizers = check_quantizers(model, n_quantizers)
         self._hop_length = model.hop_length
-        super().__init__(model.encoder, batch_size)
-        self._quantizer = without_weight_norm(model.quantizer)
+        super().__init__(encoder_network(model), batch_size)
+        with torch.no_grad():
+            self._quantizer = folded_quantizer(model)
 
     def push(self, chunk: Tensor) -> Tensor:
         """Take the next samples.
@@ -68,9 +68,8 @@ class StreamingEncoder(Stream):
 
     @torch.no_grad()
     def _step(self, audio: Tensor, last: bool) -> Tensor:
-        z = self._layers.step(audio.to(self.device, self.dtype), last)
-        if z.shape[-1] == 0:
+        z = self._layers.step(audio.transpose(1, 2), last)
+        if z.shape[1] == 0:
             return torch.empty(self.batch_size, self.n_quantizers, 0, dtype=torch.int64, device=self.device)
-        self._n_given += z.shape[-1]
-        codes: Tensor = self._quantizer(z, self.n_quantizers).codes
-        return codes
+        self._n_given += z.shape[1]
+        return self._quantizer.codes(z, self.n_quantizers)

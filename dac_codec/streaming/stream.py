@@ -2,41 +2,35 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from dac_codec.model.layers import convolutions
-from dac_codec.model.quantizer import ResidualVectorQuantize
-from dac_codec.streaming.layers import State, chain
+from dac_codec.engine.layers import State
+from dac_codec.engine.network import Network
 
 
 class Stream:
     """A part of the network on signals that come in chunks.
 
     The model's weights are taken as they are when the stream is made: their device and type are the stream's, and they
-    must not change while it is in use. Nothing is stored on the model. Where weights are normalized, as in every model
-    that was just trained or loaded, a stream holds a copy of what the normalization gives.
+    must not change while it is in use. Nothing is stored on the model. A stream of a model as it is does the model's
+    own arithmetic; one of a prepared model (`engine.prepare`) is faster, and shares its weights with all others.
 
     Args:
-        network: the encoder or the decoder.
+        network: the encoder or the decoder, for this stream alone.
         batch_size: signals that go side by side.
 
     Raises:
         ValueError: `batch_size` is less than 1.
     """
 
-    def __init__(self, network: nn.Module, batch_size: int) -> None:
+    def __init__(self, network: Network, batch_size: int) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         self.batch_size = batch_size
-        parameter = next(network.parameters())
-        self.device, self.dtype = parameter.device, parameter.dtype
-        with torch.no_grad():
-            self._layers = chain(network)
+        self.device, self.dtype = network.device, network.dtype
+        self._layers = network
         self.reset()
 
     def reset(self) -> None:
@@ -69,10 +63,10 @@ class Stream:
             if isinstance(mine, Tensor) != isinstance(value, Tensor):
                 raise ValueError(f"this is the state of another kind of stream: {name} is a {type(value).__name__}")
             if isinstance(mine, Tensor) and isinstance(value, Tensor):
-                if (value.dtype, value.shape[:-1]) != (mine.dtype, mine.shape[:-1]):
+                if value.dtype != mine.dtype or not _alike(value, mine):
                     raise ValueError(
                         f"this is the state of another kind of stream: {name} is {value.dtype} {list(value.shape)}, "
-                        f"and {mine.dtype} {[*mine.shape[:-1], 'any']} is needed"
+                        f"and {mine.dtype} {[mine.shape[0], 'any', *mine.shape[2:]]} is needed"
                     )
                 value = value.to(self.device)
             if name.startswith("layers."):
@@ -86,24 +80,6 @@ class Stream:
             raise ValueError("the signal has ended with flush(): call reset() before the next one")
 
 
-class _Projection(nn.Module):
-    """A convolution of width 1 with the weights that weight norm gives.
-
-    Args:
-        conv: the convolution.
-    """
-
-    def __init__(self, conv: nn.Conv1d | nn.ConvTranspose1d) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(conv.weight.detach(), requires_grad=False)
-        self.bias = conv.bias
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.conv1d(x, self.weight, self.bias)
-
-
-def without_weight_norm(quantizer: ResidualVectorQuantize) -> ResidualVectorQuantize:
-    """A copy in evaluation mode that needs not normalize weights at every call; the codebooks are shared."""
-    stay: dict[int, object] = {id(tensor): tensor for tensor in (*quantizer.parameters(), *quantizer.buffers())}
-    stay.update((id(conv), _Projection(conv)) for conv in convolutions(quantizer))
-    return copy.deepcopy(quantizer, stay).eval()
+def _alike(one: Tensor, other: Tensor) -> bool:
+    """Whether two signals [B, T, C] differ in their lengths at most."""
+    return one.ndim == other.ndim and (one.shape[0], one.shape[2:]) == (other.shape[0], other.shape[2:])

@@ -20,7 +20,7 @@ CAUSAL = lively(replace(TINY, encoder_rates=(3, 5), decoder_rates=(5, 3), causal
 
 @pytest.fixture
 def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocks, "BLOCK_SAMPLES", 1)
+    monkeypatch.setattr(blocks, "block_samples", lambda device: 1)
 
 
 @pytest.mark.usefixtures("short_blocks")

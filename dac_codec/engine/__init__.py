@@ -1,0 +1,5 @@
+"""The same network, fast."""
+
+from dac_codec.engine.prepared import PreparedDAC, prepare
+
+__all__ = ["PreparedDAC", "prepare"]

@@ -1,0 +1,253 @@
+"""The arithmetic of the layers on signals [B, T, C], channels last: what is quickest on the device at hand.
+
+With the channels last, a stride is a longer row, and a transposed convolution is one that gives several samples at
+once: every layer becomes a matrix product over rows that lie in memory already.
+"""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dac_codec.model.layers import Snake
+from dac_codec.model.snake import TINY
+
+_NARROW = 8
+"""Output channels below which a processor's vectors stay half empty, unless several samples are computed at once."""
+
+_SAMPLES_AT_ONCE = 16
+
+_LAYOUTS = 2
+"""Layouts of a kernel's weights that are kept: that for the usual length, and that for the latest other one."""
+
+
+class Kernel(ABC):
+    """A convolution, strided or transposed, without its padding.
+
+    Attributes:
+        out_channels: of the output.
+        dtype: that it computes in.
+    """
+
+    out_channels: int
+    dtype: torch.dtype
+
+    @abstractmethod
+    def n_inputs(self, n_outputs: int) -> int:
+        """Samples of input that a call has to have to give so many of output, or a few more."""
+
+    @abstractmethod
+    def __call__(self, x: Tensor) -> Tensor:
+        """Convolve x [B, T, C], where T is a result of `n_inputs`, to [B, T', out_channels]."""
+
+
+class PlainKernel(Kernel):
+    """The very arithmetic of the model, in the order of its own sums.
+
+    Args:
+        conv: its weights are taken as they are now, weight norm applied.
+    """
+
+    def __init__(self, conv: nn.Conv1d | nn.ConvTranspose1d) -> None:
+        assert conv.bias is not None
+        self._weight, self._bias = conv.weight.detach(), conv.bias.detach()
+        self._is_transposed = isinstance(conv, nn.ConvTranspose1d)
+        self._stride, self._dilation, self._width = conv.stride[0], conv.dilation[0], conv.kernel_size[0]
+        self.out_channels, self.dtype = conv.out_channels, conv.weight.dtype
+
+    def n_inputs(self, n_outputs: int) -> int:
+        """As of every kernel."""
+        if self._is_transposed:
+            return n_outputs // self._stride + self._width // self._stride - 1
+        return (n_outputs - 1) * self._stride + self._dilation * (self._width - 1) + 1
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """As of every kernel."""
+        x = x.transpose(1, 2)
+        if not self._is_transposed:
+            return F.conv1d(x, self._weight, self._bias, self._stride, 0, self._dilation).transpose(1, 2)
+        y = F.conv_transpose1d(x, self._weight, self._bias, self._stride)
+        # The first and the last outputs lack what inputs before and after these would add.
+        return y[..., self._width - self._stride : x.shape[-1] * self._stride].transpose(1, 2)
+
+
+class FastKernel(Kernel):
+    """A matrix product over rows that lie in memory already.
+
+    A row of its input is `in_samples` samples, side by side; a row of its output `out_samples` of them.
+
+    Args:
+        conv: its weights are taken as they are now, weight norm applied.
+        dtype: that it computes in.
+
+    Attributes:
+        in_samples: samples of a row of the input.
+        out_samples: samples of a row of the output.
+        taps: rows of the input that a row of the output depends on, `dilation` apart.
+        dilation: of the rows.
+        out_channels: of the output.
+        dtype: that it computes in.
+    """
+
+    def __init__(self, conv: nn.Conv1d | nn.ConvTranspose1d, dtype: torch.dtype) -> None:
+        assert conv.bias is not None
+        weight, bias = conv.weight.detach(), conv.bias.detach()
+        stride, self.dilation = conv.stride[0], conv.dilation[0]
+        self.in_samples = self.out_samples = 1
+        self.out_channels = conv.out_channels
+        self.dtype = dtype
+        if isinstance(conv, nn.ConvTranspose1d):
+            weight = _samples_of_transposed(weight, stride)
+            self.out_samples = stride
+        elif stride > 1:
+            weight = _rows_of_samples(weight, stride)
+            self.in_samples = stride
+        elif conv.out_channels < _NARROW and self.dilation == 1 and conv.kernel_size[0] <= _SAMPLES_AT_ONCE:
+            weight = _several_samples(weight, _SAMPLES_AT_ONCE)
+            self.in_samples = self.out_samples = _SAMPLES_AT_ONCE
+        self.taps = weight.shape[2]
+        self._bias = bias.repeat(self.out_samples).to(dtype)
+        self._is_narrow = weight.shape[1] == 1 and self.dilation == 1
+        self._packed = not self._is_narrow and _can_pack(weight.device, dtype)
+        if self._is_narrow:
+            self._weight = weight[:, 0].to(dtype).contiguous()
+        else:
+            self._weight = weight[:, :, None].to(dtype).contiguous(memory_format=torch.channels_last)
+        self._layouts: dict[tuple[int, int], Tensor] = {}
+
+    def n_inputs(self, n_outputs: int) -> int:
+        """As of every kernel."""
+        n_rows = -(-n_outputs // self.out_samples)
+        if self._packed:
+            n_rows = _rounded(n_rows)
+        return (n_rows + self.dilation * (self.taps - 1)) * self.in_samples
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """As of every kernel."""
+        batch = x.shape[0]
+        if self._is_narrow:
+            return F.linear(x.squeeze(2).unfold(1, self.taps, 1), self._weight, self._bias)
+        rows = _as_image(self._in_rows(x))
+        if self._packed:
+            y = torch.ops.mkldnn._convolution_pointwise(
+                rows, self._layout(rows), self._bias, [0, 0], [1, 1], [1, self.dilation], 1, "none", [], ""
+            )
+        else:
+            y = F.conv2d(rows, self._weight, self._bias, dilation=(1, self.dilation))
+        samples: Tensor = y.squeeze(2).transpose(1, 2).reshape(batch, -1, self.out_channels)
+        return samples
+
+    def _layout(self, rows: Tensor) -> Tensor:
+        """The weights as oneDNN wants them for such an input; for another one it would lay them out at every call."""
+        key = (rows.shape[0], rows.shape[3])
+        layout = self._layouts.pop(key, None)
+        if layout is None:
+            layout = torch.ops.mkldnn._reorder_convolution_weight(
+                self._weight, [0, 0], [1, 1], [1, self.dilation], 1, list(rows.shape)
+            )
+        self._layouts[key] = layout  # The latest one comes last.
+        if len(self._layouts) > _LAYOUTS:
+            del self._layouts[next(iter(self._layouts))]
+        return layout
+
+    def _in_rows(self, x: Tensor) -> Tensor:
+        return x if self.in_samples == 1 else x.reshape(x.shape[0], x.shape[1] // self.in_samples, -1)
+
+
+def _as_image(x: Tensor) -> Tensor:
+    """[B, T, C] as an image [B, C, 1, T] with its channels last, without a copy."""
+    return x.transpose(1, 2).unsqueeze(2)
+
+
+def _rows_of_samples(weight: Tensor, stride: int) -> Tensor:
+    """The weight [O, stride * I, K / stride] that does over rows of `stride` samples what [O, I, K] does in strides."""
+    n_out, n_in, width = weight.shape
+    return weight.view(n_out, n_in, width // stride, stride).permute(0, 3, 1, 2).reshape(n_out, stride * n_in, -1)
+
+
+def _samples_of_transposed(weight: Tensor, stride: int) -> Tensor:
+    """The weight [stride * O, I, K / stride] that gives side by side the samples of a transposed [I, O, K]."""
+    n_in, n_out, width = weight.shape
+    taps = weight.view(n_in, n_out, width // stride, stride).flip(2)
+    return taps.permute(3, 1, 0, 2).reshape(stride * n_out, n_in, -1)
+
+
+def _several_samples(weight: Tensor, n_samples: int) -> Tensor:
+    """The weight [n * O, n * I, 2] that gives n samples at once over rows of n, for [O, I, K] with K <= n + 1."""
+    n_out, n_in, width = weight.shape
+    shifted = weight.new_zeros(n_samples, n_out, 2 * n_samples, n_in)
+    for index in range(n_samples):
+        shifted[index, :, index : index + width] = weight.transpose(1, 2)
+    return shifted.view(n_samples * n_out, 2, n_samples * n_in).transpose(1, 2)
+
+
+def _can_pack(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether oneDNN can lay out weights beforehand. The functions are PyTorch's own, but no public ones."""
+    return (
+        device.type == "cpu"
+        and dtype in (torch.float32, torch.bfloat16)
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+        and hasattr(torch.ops.mkldnn, "_reorder_convolution_weight")
+    )
+
+
+def _rounded(n_rows: int) -> int:
+    """At least as many, with three significant bits: so that few lengths are met, and at most a quarter is wasted."""
+    unit = 1 << max(0, n_rows.bit_length() - 3)
+    return -(-n_rows // unit) * unit
+
+
+Activation = Callable[[Tensor, Tensor], None]
+"""Writes f(x) of x [B, T, C] into the second tensor, of the same shape and maybe another type; x is not kept."""
+
+
+SnakeFunction = Callable[[Tensor, Tensor, Tensor], None]
+"""`snake_into`, or what does the same: x [B, T, C], alpha [C], and where the result goes."""
+
+
+class FusedSnake:
+    """The Snake of a layer.
+
+    Args:
+        module: its alphas are taken as they are now.
+        dtype: of the arithmetic.
+        function: that computes it.
+    """
+
+    def __init__(self, module: Snake, dtype: torch.dtype, function: SnakeFunction) -> None:
+        self._alpha = module.alpha.detach().to(dtype).view(-1)
+        self._function = function
+
+    def __call__(self, x: Tensor, out: Tensor) -> None:
+        self._function(x, self._alpha, out)
+
+
+def _one_pass(x: Tensor, alpha: Tensor, out: Tensor) -> None:
+    x = x.to(alpha.dtype)
+    sine = torch.sin(alpha * x)
+    out.copy_(x + sine * sine * (alpha + TINY).reciprocal())
+
+
+@lru_cache(maxsize=1)
+def compiled_snake() -> SnakeFunction | None:
+    """Snake as one compiled pass over memory; None, and a warning, where it can't be compiled."""
+    function: SnakeFunction = torch.compile(_one_pass, dynamic=True)
+    try:
+        function(torch.zeros(2, 3, 4), torch.ones(4), torch.empty(2, 3, 4))
+    except Exception as error:  # Whatever a compiler may say.
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        warnings.warn(f"activations are not compiled: {reason}", stacklevel=3)
+        return None
+    return function
+
+
+def relu(x: Tensor, out: Tensor) -> None:
+    """Rectify x into `out`."""
+    torch.clamp_min(x, 0, out=out) if x.dtype == out.dtype else out.copy_(x.clamp_min(0))

@@ -1,0 +1,171 @@
+"""A network made fast: the same weights, another way through them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import cached_property
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dac_codec.engine.kernels import SnakeFunction, compiled_snake
+from dac_codec.engine.network import Network
+from dac_codec.engine.quantizer import FoldedQuantizer
+from dac_codec.model import DAC
+from dac_codec.model.dac import Encoded
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+class PreparedDAC(DAC):
+    """A DAC that encodes and decodes fast, and does not train: made by `prepare`.
+
+    It is the model that it was made of in every other respect: configuration, name, parameters (the very tensors) and
+    fingerprint. Streams of it share its folded weights. Weights that change later make no difference, but those that
+    are moved to another device or type are taken up again.
+
+    Args:
+        model: any model.
+        dtype: that the convolutions compute in.
+        snake: what computes the activations, in place of `snake_into`.
+    """
+
+    def __init__(self, model: DAC, dtype: torch.dtype, snake: SnakeFunction | None = None) -> None:
+        nn.Module.__init__(self)
+        self.config, self.name = model.config, model.name
+        shared: dict[int, object] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+        for part in ("encoder", "quantizer", "decoder"):
+            setattr(self, part, copy.deepcopy(getattr(model, part), shared))
+        self.dtype, self._snake = dtype, snake
+        self.eval()
+
+    @cached_property
+    def encoder_network(self) -> Network:
+        """The encoder made fast; for each signal, a fresh one."""
+        return Network(self.encoder, self.dtype, self._snake)
+
+    @cached_property
+    def decoder_network(self) -> Network:
+        """The decoder made fast; for each signal, a fresh one."""
+        return Network(self.decoder, self.dtype, self._snake)
+
+    @cached_property
+    def folded_quantizer(self) -> FoldedQuantizer:
+        """The quantizer made fast."""
+        return FoldedQuantizer(self.quantizer)
+
+    @torch.no_grad()
+    def encode(
+        self, audio: Tensor, n_quantizers: int | None = None, generator: torch.Generator | None = None
+    ) -> Encoded:
+        """As of any `DAC`, without a gradient; the losses are those of evaluation."""
+        n_quantizers = check_quantizers(self, n_quantizers)
+        z = self.encoder_network.whole(self.preprocess(audio).transpose(1, 2))
+        return Encoded(*self.folded_quantizer.encode(z, n_quantizers))
+
+    @torch.no_grad()
+    def decode(self, z: Tensor) -> Tensor:
+        """As of any `DAC`, without a gradient."""
+        return self._decode(z.transpose(1, 2))
+
+    @torch.no_grad()
+    def decode_codes(self, codes: Tensor) -> Tensor:
+        """As of any `DAC`, without a gradient."""
+        return self._decode(self.folded_quantizer.decode(codes))
+
+    def _decode(self, z: Tensor) -> Tensor:
+        audio = self.decoder_network.whole(z).transpose(1, 2)
+        return F.pad(audio, (0, z.shape[1] * self.hop_length - audio.shape[-1]), mode="replicate")
+
+    def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> PreparedDAC:
+        """What moves a module's tensors, as `to` does; what was made of them is made again."""
+        super()._apply(function, recurse)  # type: ignore[no-untyped-call]
+        for made in ("encoder_network", "decoder_network", "folded_quantizer"):
+            self.__dict__.pop(made, None)
+        return self
+
+
+def prepare(
+    model: DAC,
+    device: str | torch.device | None = None,
+    dtype: Precision = "auto",
+    compile: bool = False,
+    exact: bool = False,
+) -> PreparedDAC:
+    """The same network made fast: for inference, whole or in a stream.
+
+    Weight norm is multiplied out, weights are laid out for the processor beforehand, channels lie next to one another,
+    each block of layers works on pieces that fit into the cache, and the quantizer works in the codebooks' dimensions.
+    It takes a fraction of a second, and no compiler.
+
+    Args:
+        model: any model; it is left as it is.
+        device: where to compute; None: where the model is.
+        dtype: of the convolutions. "auto": bfloat16 where the device has instructions for it and the model is in single
+            precision, else the model's own. What layers hand on to one another, the activations and the quantizer stay
+            in the model's precision.
+        compile: whether activations are compiled with `torch.compile`, for long jobs: it takes some ten seconds and, on
+            a CPU, a C++ compiler. Where that fails, a warning says so and all goes on without. On a GPU there is
+            nothing to gain: its activations are kernels of their own.
+        exact: whether the results have to be those of the model to its own precision: never bfloat16, nor
+            TensorFloat-32 on a GPU.
+
+    Raises:
+        ValueError: `exact` is asked for together with a type that isn't the model's.
+    """
+    own = next(model.parameters()).dtype
+    if device is not None and torch.device(device) != model.device:
+        model = copy.deepcopy(model).to(device)
+    if dtype == "auto":
+        fast = not exact and own == torch.float32 and _has_bfloat16(model.device)
+        chosen = torch.bfloat16 if fast else own
+    else:
+        chosen = getattr(torch, dtype)
+        if exact and chosen != own:
+            raise ValueError(f"an exact result needs the model's own type, {own}, not {chosen}")
+    return PreparedDAC(model, chosen, compiled_snake() if compile and model.device.type == "cpu" else None)
+
+
+def encoder_network(model: DAC) -> Network:
+    """A model's encoder, at no place of any signal yet: fast if the model is prepared, else with its own arithmetic."""
+    if isinstance(model, PreparedDAC):
+        return model.encoder_network.fresh()
+    return Network(model.encoder, None)
+
+
+def decoder_network(model: DAC) -> Network:
+    """A model's decoder, as `encoder_network` gives the encoder."""
+    if isinstance(model, PreparedDAC):
+        return model.decoder_network.fresh()
+    return Network(model.decoder, None)
+
+
+def folded_quantizer(model: DAC) -> FoldedQuantizer:
+    """A model's quantizer."""
+    return model.folded_quantizer if isinstance(model, PreparedDAC) else FoldedQuantizer(model.quantizer)
+
+
+def check_quantizers(model: DAC, n_quantizers: int | None) -> int:
+    """The number of codebooks to use.
+
+    Raises:
+        ValueError: `n_quantizers` is not between 1 and the number of codebooks.
+    """
+    if n_quantizers is None:
+        return model.n_codebooks
+    if not isinstance(n_quantizers, int) or not 1 <= n_quantizers <= model.n_codebooks:
+        raise ValueError(f"n_quantizers must be between 1 and {model.n_codebooks}, not {n_quantizers}")
+    return n_quantizers
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies matrices of bfloat16 faster than others."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    asked = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
+    return any(ask is not None and ask() for ask in asked)

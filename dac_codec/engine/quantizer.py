@@ -1,0 +1,161 @@
+"""The quantizer with all that doesn't depend on the signal worked out beforehand."""
+
+from __future__ import annotations
+
+import copy
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dac_codec.model.layers import convolutions
+from dac_codec.model.quantizer import MovingAverageQuantize, ResidualQuantized, ResidualVectorQuantize
+
+
+class _Codebook(NamedTuple):
+    """What a look-up needs.
+
+    Attributes:
+        entries: [codebook_dim, K], normalized if the look-up is by angle.
+        offset: half of their squared lengths, negative [K].
+        answers: what the entries add to the quantized latents [K, D].
+        corrections: what choosing an entry takes from what is looked up in all codebooks [K, N * codebook_dim].
+    """
+
+    entries: Tensor
+    offset: Tensor
+    answers: Tensor
+    corrections: Tensor
+
+
+class FoldedQuantizer:
+    """A residual quantizer that never leaves the codebooks' few dimensions.
+
+    The projection of what earlier codebooks left is the projection of the latents less that of the entries chosen: one
+    matrix product projects for all codebooks, and the entries' projections are tables. A codebook then costs one
+    product with its entries. (Section 3.2 of the DAC paper, with the linear maps multiplied out.)
+
+    Args:
+        quantizer: its weights are taken as they are now.
+    """
+
+    def __init__(self, quantizer: ResidualVectorQuantize) -> None:
+        stages = quantizer.stages()
+        self.n_codebooks, self.codebook_size = quantizer.n_codebooks, quantizer.codebook_size
+        self.codebook_dim = quantizer.codebook_dim
+        self._plain = without_weight_norm(quantizer)
+        self._by_angle = stages[0].lookup == "cosine"
+        self._is_folded = not any(isinstance(stage, MovingAverageQuantize) for stage in stages)
+        if not self._is_folded:
+            return
+        own = stages[0].codebook.weight.dtype
+        dtype = torch.float32 if own in (torch.bfloat16, torch.float16) else own
+        into = [_projection(stage.in_proj) for stage in stages]
+        self._projection = torch.cat([weight for weight, _ in into]).to(dtype)
+        self._bias = torch.cat([bias for _, bias in into]).to(dtype)
+        joined = torch.cat([weight for weight, _ in into])
+        self._codebooks = []
+        for stage in stages:
+            weight, bias = _projection(stage.out_proj)
+            entries = stage.codebook.weight.detach().double()
+            answers = entries @ weight.t() + bias
+            if self._by_angle:
+                entries = F.normalize(entries)
+            self._codebooks.append(
+                _Codebook(
+                    entries.t().to(dtype).contiguous(),
+                    (entries.pow(2).sum(1) / -2).to(dtype),
+                    answers.to(dtype),
+                    (answers @ joined.t()).to(dtype),
+                )
+            )
+
+    def encode(self, z: Tensor, n_quantizers: int) -> ResidualQuantized:
+        """Quantize latents [B, F, D].
+
+        Returns:
+            What `ResidualVectorQuantize` returns, with its z [B, D, F]; in single precision a code may differ where two
+            entries are equally near to its rounding.
+        """
+        if not self._is_folded:
+            quantized: ResidualQuantized = self._plain(z.transpose(1, 2), n_quantizers)
+            return quantized
+        codes, latents = self._look_up(z, n_quantizers)
+        error = z.new_zeros(())
+        width = self.codebook_dim
+        for index in range(n_quantizers):
+            entries = self._plain.stages()[index].entries(codes[:, index])
+            error = error + F.mse_loss(latents[:, index * width : (index + 1) * width], entries)
+        return ResidualQuantized(self.decode(codes).transpose(1, 2), codes, latents, error, error.clone())
+
+    def codes(self, z: Tensor, n_quantizers: int) -> Tensor:
+        """Codes [B, n_quantizers, F] of latents [B, F, D]."""
+        if not self._is_folded:
+            codes: Tensor = self._plain(z.transpose(1, 2), n_quantizers).codes
+            return codes
+        return self._look_up(z, n_quantizers)[0]
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Latents [B, F, D] of codes [B, n, F].
+
+        Raises:
+            ValueError: too many codebooks, or a code outside its codebook.
+        """
+        if not self._is_folded:
+            return self._plain.from_codes(codes)[0].transpose(1, 2)
+        self._plain.check_codes(codes)
+        z = F.embedding(codes[:, 0].long(), self._codebooks[0].answers)
+        for index in range(1, codes.shape[1]):
+            z += F.embedding(codes[:, index].long(), self._codebooks[index].answers)
+        return z
+
+    def _look_up(self, z: Tensor, n_quantizers: int) -> tuple[Tensor, Tensor]:
+        """Codes [B, n, F] and what was looked up [B, n * codebook_dim, F]."""
+        batch, n_frames, _ = z.shape
+        width = self.codebook_dim
+        z = z.to(self._bias.dtype)
+        left = F.linear(z.flatten(0, 1), self._projection[: n_quantizers * width], self._bias[: n_quantizers * width])
+        codes = torch.empty(n_quantizers, batch * n_frames, dtype=torch.int64, device=z.device)
+        for index, codebook in enumerate(self._codebooks[:n_quantizers]):
+            points = left[:, index * width : (index + 1) * width]
+            if self._by_angle:
+                points = F.normalize(points)
+            # The nearest entry: |p - e|^2 is |p|^2 - 2 (p e - |e|^2 / 2).
+            torch.argmax(torch.addmm(codebook.offset, points, codebook.entries), 1, out=codes[index])
+            later = slice((index + 1) * width, n_quantizers * width)
+            left[:, later] -= F.embedding(codes[index], codebook.corrections[:, later])
+        return (
+            codes.view(n_quantizers, batch, n_frames).transpose(0, 1).contiguous(),
+            left.view(batch, n_frames, -1).transpose(1, 2),
+        )
+
+
+class _FoldedProjection(nn.Module):
+    """A convolution of width 1 with the weights that weight norm gives.
+
+    Args:
+        conv: the convolution.
+    """
+
+    def __init__(self, conv: nn.Conv1d | nn.ConvTranspose1d) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(conv.weight.detach(), requires_grad=False)
+        self.bias = conv.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv1d(x, self.weight, self.bias)
+
+
+def without_weight_norm(quantizer: ResidualVectorQuantize) -> ResidualVectorQuantize:
+    """A copy in evaluation mode that needs not normalize weights at every call; the codebooks are shared."""
+    stay: dict[int, object] = {id(tensor): tensor for tensor in (*quantizer.parameters(), *quantizer.buffers())}
+    stay.update((id(conv), _FoldedProjection(conv)) for conv in convolutions(quantizer))
+    return copy.deepcopy(quantizer, stay).eval()
+
+
+def _projection(conv: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weight [O, I] and bias [O] of a convolution of width 1, in double precision."""
+    assert isinstance(conv, nn.Conv1d)
+    assert conv.bias is not None
+    return conv.weight.detach().double().squeeze(2), conv.bias.detach().double()

@@ -1,0 +1,122 @@
+"""Snake: the activation of the network, in few passes over memory, forwards and backwards.
+
+Source: Ziyin et al., "Neural Networks Fail to Learn Periodic Functions and How to Fix It" (2020), eq. 3; section 3.1 of
+the DAC paper. The tiny constant is the reference's.
+"""
+
+from __future__ import annotations
+
+import threading
+from functools import lru_cache
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+TINY = 1e-9
+"""Keeps an alpha of zero from dividing by zero."""
+
+
+def snake(x: Tensor, alpha: Tensor) -> Tensor:
+    """x + sin^2(alpha x) / (alpha + 1e-9), with one alpha for each channel.
+
+    Nothing but x is kept for the gradient. With x in half precision, the arithmetic is that of alpha's type.
+
+    Args:
+        x: [B, C, T].
+        alpha: [1, C, 1].
+
+    Returns:
+        [B, C, T], of the type of x.
+    """
+    y: Tensor = _Snake.apply(x, alpha)  # type: ignore[no-untyped-call]
+    return y
+
+
+def snake_into(x: Tensor, alpha: Tensor, out: Tensor) -> None:
+    """The same over a signal with its channels last, without a gradient.
+
+    Args:
+        x: [B, T, C], contiguous.
+        alpha: [C]; the arithmetic is of its type.
+        out: [B, T, C], where the result goes; of any floating type, each item contiguous.
+    """
+    kernels = _triton_kernels() if x.is_cuda and alpha.dtype == torch.float32 else None
+    if kernels is not None:
+        kernels.forward_channels_last(x.contiguous(), alpha, out)
+        return
+    if x.dtype != alpha.dtype:
+        x = _scratch("input", x, alpha.dtype).copy_(x)
+    squared = torch.mul(x, alpha, out=_scratch("squared", x, alpha.dtype)).sin_()
+    squared.mul_(squared)
+    if out.dtype == x.dtype:
+        torch.addcmul(x, squared, (alpha + TINY).reciprocal(), out=out)
+    else:
+        out.copy_(squared.mul_((alpha + TINY).reciprocal()).add_(x))
+
+
+_LARGEST_SCRATCH = 1 << 20
+"""Values. More of them are better forgotten afterwards."""
+
+_scratches = threading.local()
+
+
+def _scratch(name: str, like: Tensor, dtype: torch.dtype) -> Tensor:
+    """Memory of this thread for a tensor's shape. It is in the processor's cache where new memory is not."""
+    n_values = like.numel()
+    if n_values > _LARGEST_SCRATCH or like.device.type != "cpu":
+        return torch.empty(like.shape, dtype=dtype, device=like.device)
+    memory = getattr(_scratches, name, None)
+    if memory is None or memory.dtype != dtype or memory.numel() < n_values:
+        memory = torch.empty(n_values, dtype=dtype)
+        setattr(_scratches, name, memory)
+    return memory[:n_values].view(like.shape)
+
+
+class _Snake(torch.autograd.Function):
+    """Snake with a gradient that is worked out from the input alone."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, alpha: Tensor) -> Tensor:
+        ctx.save_for_backward(x, alpha)
+        kernels = _triton_kernels() if _suits_triton(x, alpha) else None
+        if kernels is not None:
+            y: Tensor = kernels.forward(x, alpha)
+            return y
+        wide = x.to(alpha.dtype)
+        sine = (alpha * wide).sin_()
+        return torch.addcmul(wide, sine, sine * (alpha + TINY).reciprocal()).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        x, alpha = ctx.saved_tensors
+        kernels = _triton_kernels() if _suits_triton(x, alpha) else None
+        if kernels is not None:
+            dx, dalpha = kernels.backward(x, alpha, gradient.contiguous())
+            return dx, dalpha
+        wide, upstream = x.to(alpha.dtype), gradient.to(alpha.dtype)
+        inverse = (alpha + TINY).reciprocal()
+        phase = 2 * alpha * wide
+        # d/dx sin^2(alpha x) = alpha sin(2 alpha x); sin^2(alpha x) = (1 - cos(2 alpha x)) / 2.
+        upstream_sine = phase.sin() * upstream
+        dx = torch.addcmul(upstream, upstream_sine, alpha * inverse).to(x.dtype)
+        halved = phase.cos_().sub_(1).mul_(upstream).sum((0, 2), keepdim=True) / 2
+        dalpha = inverse * (upstream_sine.mul_(wide).sum((0, 2), keepdim=True) + inverse * halved)
+        return dx, dalpha
+
+
+def _suits_triton(x: Tensor, alpha: Tensor) -> bool:
+    return x.is_cuda and alpha.dtype == torch.float32 and x.is_contiguous()
+
+
+@lru_cache(maxsize=1)
+def _triton_kernels() -> ModuleType | None:
+    """The kernels for CUDA devices; None where Triton is missing."""
+    try:
+        from dac_codec.model import snake_triton
+    except ImportError:
+        return None
+    return snake_triton

@@ -74,3 +74,17 @@ def test_live_sound_without_waiting(sound: Path) -> None:
 def test_live_sound_that_cannot_be_sent(arguments: list[str], message: str, sound: Path) -> None:
     name, *options = (str(sound) if part == "a.wav" else part for part in arguments)
     assert message in one_sentence(run("live_loopback.py", name, "--model", MODEL, *options))
+
+
+# Rates of streaming --------------------------------------------------------------------------------------------------
+
+
+def test_the_rates_of_chunk_sizes() -> None:
+    done = run("benchmark_streaming.py", "--model", MODEL, "--seconds", 0.1)
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()[2:7]]
+    assert [row[0] for row in rows] == ["1", "4", "16", "64", "whole"]
+    assert rows[1][1] == f"{1000 * (4 * 512 + 3733 + 4757) / 44100:.1f} ms"
+    assert all(float(rate.removesuffix("x")) > 0 for row in rows for rate in row[2:])
+    assert "dac_44khz_tiny" in done.stdout.splitlines()[-1]
+    assert "no model, file or folder" in one_sentence(run("benchmark_streaming.py", "--model", "missing"))

@@ -217,11 +217,11 @@ def check_same(reference: Codec, codec: Codec, folder: Path) -> None:
 
 def write_sound(path: Path, seconds: int, channels: int) -> None:
     """A second of tones and noise, over and over."""
-    random = np.random.default_rng(0)
-    time_ = np.arange(SAMPLE_RATE) / SAMPLE_RATE
-    tones = 0.2 * np.sin(2 * np.pi * 220 * np.arange(1, channels + 1)[:, None] * time_)
-    block = (tones + 0.02 * random.standard_normal((channels, SAMPLE_RATE))).astype(np.float32)
     with audio.Writer(path, SAMPLE_RATE, channels, seconds * SAMPLE_RATE) as writer:
+        random = np.random.default_rng(0)
+        time_ = np.arange(SAMPLE_RATE) / SAMPLE_RATE
+        tones = 0.2 * np.sin(2 * np.pi * 220 * np.arange(1, channels + 1)[:, None] * time_)
+        block = (tones + 0.02 * random.standard_normal((channels, SAMPLE_RATE))).astype(np.float32)
         for _ in range(seconds):
             writer.write(block)
 

@@ -164,8 +164,8 @@ def test_both_codecs_side_by_side(reference: Path, tmp_path: Path) -> None:
     assert ours["frames_per_second"] == -(-44100 // 512)
     with np.load(GOLDEN / "legacy_44khz_mono_chunked.npz") as golden:
         assert theirs["frames_per_second"] == golden["codes"].shape[-1]
-    # The network is in memory in ours, and there is none in the stand-in.
-    assert ours["compress"]["peak"] > theirs["compress"]["peak"] > 2**24
+    # The stand-in is small: what is counted for it beyond that would be the script's own memory, at the fork.
+    assert ours["compress"]["peak"] > 2**28 > theirs["compress"]["peak"]
     assert (ours["part"]["failure"], theirs["part"], table[1][-1]) == ("", None, "")
     picture = (tmp_path / "out" / "memory.svg").read_text()
     assert ElementTree.fromstring(picture).tag.endswith("svg")
@@ -241,3 +241,11 @@ def test_a_reference_that_computes_something_else_is_not_compared(
 )
 def test_interpreters_without_the_reference(interpreter: str, message: str) -> None:
     assert message in one_sentence(run("benchmark_memory.py", "--reference", interpreter))
+
+
+def test_sounds_that_cannot_be_made(
+    benchmark_memory: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmark_memory", "--channels", "100000"])
+    assert benchmark_memory.main() == 1
+    assert "100000 channels, expected 1 to " in capsys.readouterr().err

@@ -23,7 +23,7 @@ import pytest
 import soundfile
 from click.testing import CliRunner, Result
 
-from dac_codec import audio, bitstream, codec, pretrained
+from dac_codec import audio, bitstream, codec, pretrained, streaming
 from dac_codec.audio import pcm
 from dac_codec.cli import main
 from dac_codec.codec import DacFile
@@ -942,6 +942,57 @@ def test_a_listener_that_leaves_ends_a_pipe_quietly(live: bytes, model: Path) ->
             shell.stdin.close()
         assert shell.wait() == 141
         assert shell.stderr.read() == b""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
+@pytest.mark.parametrize("command", ["compress", "decompress"])
+def test_a_listener_that_leaves_in_the_middle(command: str, live: bytes, model: Path) -> None:
+    raw = {"compress": ("--raw", "44100,1,s16le"), "decompress": ("--raw", "s16le")}[command]
+    data = {"compress": raw_noise(20), "decompress": live}[command]
+    with process(command, "-", "-o", "-", "--model", model, *raw, stdin=subprocess.PIPE) as shell:
+        assert shell.stdin is not None
+        assert shell.stdout is not None
+        assert shell.stderr is not None
+        with contextlib.suppress(BrokenPipeError):
+            shell.stdin.write(data[: len(data) // 2])
+            shell.stdin.flush()
+            read_some(shell.stdout, 500)
+            shell.stdout.close()
+            shell.stdin.write(data[len(data) // 2 :])
+            shell.stdin.close()
+        assert shell.wait() == 141
+        assert shell.stderr.read() == b""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
+def test_a_killed_encoder_leaves_what_it_wrote(model: Path, live: bytes) -> None:
+    common = ("-", "-o", "-", "--model", model)
+    with (
+        process(
+            "compress",
+            *(*common, "--raw", "44100,1,s16le", "--quantizers", "2", "--chunk-frames", "4"),
+            stdin=subprocess.PIPE,
+        ) as encoder,
+        process("decompress", *common, "--raw", "s16le", stdin=encoder.stdout) as decoder,
+    ):
+        assert encoder.stdin is not None
+        assert encoder.stdout is not None
+        encoder.stdout.close()  # the decoder has it
+        encoder.stdin.write(raw_noise(2))
+        encoder.stdin.flush()
+        data = read_some(decoder.stdout, 44100)
+        encoder.kill()
+        rest, messages = decoder.communicate()
+        assert decoder.returncode == 1
+    assert messages.startswith(b"Error: <stdin>: the file ends early")
+    data += rest
+    assert len(data) % (2 * 512) == 0
+    target = io.BytesIO()
+    codec.decompress_stream(io.BytesIO(live), target, pretrained.load(str(model)), fmt="raw")
+    # The last frames would sound otherwise with what was to come.
+    sure = len(data) - 2 * 512 * streaming.decoder_context(pretrained.load(str(model))).after
+    found, expected = (np.frombuffer(part[:sure], "<i2").astype(int) for part in (data, target.getvalue()))
+    assert np.abs(found - expected).max() <= 1
 
 
 @pytest.mark.parametrize(

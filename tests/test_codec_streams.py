@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import random
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -164,6 +166,40 @@ def causal_model() -> DAC:
     ).eval()
 
 
+# Memory --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="resource is POSIX")
+def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
+    """What a process holds at most for 20 minutes is what it held for one, torch's memory included."""
+    model = DAC(
+        DACConfig(encoder_dim=1, latent_dim=4, decoder_dim=16, n_codebooks=1, codebook_size=4, sample_rate=8000)
+    )
+    model.save_pretrained(tmp_path / "model")
+    second = noise(2, 8000)
+    for minutes in (1, 20):
+        with audio.Writer(tmp_path / f"{minutes}.wav", 8000, 2) as writer:
+            for _ in range(60 * minutes):
+                writer.write(second)
+    script = """
+import resource
+import torch
+from dac_codec import codec, pretrained
+torch.set_num_threads(1)  # so small a network is slower with more
+model = pretrained.load("model")
+for minutes in (1, 20):
+    codec.compress_stream(f"{minutes}.wav", f"{minutes}.dac", model)
+    assert codec.decompress_stream(f"{minutes}.dac", "back.wav", model).n_samples == 60 * minutes * 8000
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    unit = 1 if sys.platform == "darwin" else 1024
+    short, long = (int(line) * unit for line in done.stdout.split())
+    assert long < 1.1 * short
+    assert long - short < 20 * 60 * 8000 * 2 * 2  # the sound, as 16-bit samples
+
+
 # Damage --------------------------------------------------------------------------------------------------------------
 
 
@@ -248,6 +284,40 @@ def test_a_long_gap_fades_to_silence_and_costs_no_decoding(
         faded = np.abs(found[:, HOP * first : silent_from]).max(axis=0).reshape(10, -1).max(axis=1)
         assert faded[0] > 0.05
         assert (faded[2:] < faded[:-2]).all()
+
+
+@pytest.mark.parametrize(
+    ("order", "missing"),
+    [
+        ([*range(1, 100), 100], {0}),
+        ([*range(99), 100], {99}),
+        ([*range(10), *range(14, 100), 100], {10, 11, 12, 13}),
+        ([*range(20), 21, 20, *range(22, 101)], {21}),
+        ([99, *range(1, 99), 0, 100], {0, 99}),
+        ([50, 100], {*range(100)} - {50}),
+    ],
+    ids=["first removed", "last removed", "four removed", "neighbours swapped", "ends swapped", "one left"],
+)
+def test_whole_chunks_that_are_removed_or_swapped(
+    model: DAC, spoken: tuple[DacFile, Tensor], order: list[int], missing: set[int], tmp_path: Path
+) -> None:
+    file, whole = spoken
+    head, chunks = chunks_of(with_chunks(file, 4))
+    (tmp_path / "a.dac").write_bytes(head + b"".join(chunks[index] for index in order))
+    with pytest.raises(BitstreamError):
+        decompress_stream(tmp_path / "a.dac", tmp_path / "a.wav", model)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.dac"]
+    with pytest.warns(UserWarning, match="missing at"):
+        result = decompress_stream(tmp_path / "a.dac", tmp_path / "a.wav", model, conceal=True, subtype="FLOAT")
+    assert (result.n_samples, result.cut) == (whole.shape[1], None)
+    frames = {frame for gap in result.gaps for frame in range(gap.first_frame, gap.first_frame + (gap.n_frames or 0))}
+    assert frames == {4 * index + k for index in missing for k in range(4)}
+    found, _ = soundfile.read(tmp_path / "a.wav", dtype="float32", always_2d=True)
+    context = streaming.decoder_context(model)
+    near = {frame + k for frame in frames for k in range(-context.after, context.before + 1)}
+    difference = np.abs(found.T - whole.numpy()).max(axis=0)
+    for frame in set(range(400)) - near:
+        assert difference[HOP * frame : HOP * (frame + 1)].max() < 1e-4
 
 
 def test_a_stream_that_is_cut_gives_what_is_before(model: DAC, spoken: tuple[DacFile, Tensor], tmp_path: Path) -> None:

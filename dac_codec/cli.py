@@ -12,10 +12,12 @@ import json
 import os
 import re
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +33,10 @@ if TYPE_CHECKING:
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells count
 _PIPE_CLOSED = 141  # 128 + SIGPIPE
+_MOST_AT_ONCE = 8  # files; each takes as much memory as one alone
+
+_held_back: ContextVar[list[str] | None] = ContextVar("held_back", default=None)
+"""Lines of a job that is done beside others, until it is its turn to be heard; None: each is shown at once."""
 
 
 class _Commands(click.Group):
@@ -206,7 +212,8 @@ def compress(
         sizes = f"{_size(job.input_size())} -> {_size(result.n_bytes)}"
         return f"{sizes} ({result.header.bitrate / 1000:.1f} kbit/s, {speed:.1f}x real time)"
 
-    _run(plan, work, force, quiet)
+    with _side_by_side(plan, device) as n_at_once:
+        _run(plan, work, force, quiet, n_at_once)
 
 
 @main.command()
@@ -294,7 +301,8 @@ def decompress(
             )
         return f"{_size(job.input_size())} -> {result.duration:.2f} s ({speed:.1f}x real time)"
 
-    _run(plan, work, force, quiet)
+    with _side_by_side(plan, device) as n_at_once:
+        _run(plan, work, force, quiet, n_at_once)
 
 
 @main.command()
@@ -422,6 +430,7 @@ class _Models:
         self._device = device
         self._progress = progress
         self._by_name: dict[str, DAC] = {}
+        self._lock = threading.Lock()
 
     def of(self, header: Header | None) -> DAC | None:
         """The model for a file, where legacy ones have no header; None where neither the user nor the file names one.
@@ -434,9 +443,10 @@ class _Models:
         if self._given is not None or header is None:
             return self._given
         name = header.model_name
-        if name not in self._by_name:
-            self._by_name[name] = codec.model_of(header, None, self._device, self._progress)
-        return self._by_name[name]
+        with self._lock:
+            if name not in self._by_name:
+                self._by_name[name] = codec.model_of(header, None, self._device, self._progress)
+            return self._by_name[name]
 
 
 def _check_device(device: str) -> None:
@@ -453,7 +463,27 @@ def _not_empty(plan: Plan) -> Plan:
     return plan
 
 
-def _run(plan: Plan, work: Callable[[Job], str], force: bool, quiet: bool) -> None:
+@contextmanager
+def _side_by_side(plan: Plan, device: str) -> Iterator[int]:
+    """How many jobs to do at once; within, each has its share of the processor's cores.
+
+    On a CPU, one core for each of two files gets more done than two cores for one file after the other, as long as no
+    long file is left over that the other cores could help with. On a GPU, reading and writing keep the cores busy.
+    """
+    import torch
+
+    n_cores = torch.get_num_threads()
+    n_at_once = min(n_cores, _MOST_AT_ONCE, plan.independent())
+    if device == "cpu" or not torch.cuda.is_available():
+        n_at_once = max(1, min(n_at_once, int(plan.evenness())))
+    torch.set_num_threads(n_cores // n_at_once)  # of every thread that begins from now on
+    try:
+        yield n_at_once
+    finally:
+        torch.set_num_threads(n_cores)
+
+
+def _run(plan: Plan, work: Callable[[Job], str], force: bool, quiet: bool, n_at_once: int = 1) -> None:
     """Do every job, whatever becomes of the others, and end the run with exit code 1 if any failed.
 
     Args:
@@ -461,37 +491,53 @@ def _run(plan: Plan, work: Callable[[Job], str], force: bool, quiet: bool) -> No
         work: does one job, and says in a few words how it went.
         force: whether to overwrite files that were there before the run.
         quiet: whether to show nothing but warnings and errors.
+        n_at_once: jobs that are done at a time. What is said of them is said in their order.
     """
     from tqdm import tqdm
+
+    from dac_codec.overlap import side_by_side
 
     failures = [_named(name, error) for name, error in plan.failures]
     guard = Guard(plan.jobs, force)
     hide_bar = True if quiet or len(plan.jobs) == 1 else None  # None: unless it is a terminal
-    for job in tqdm(plan.jobs, unit="file", leave=False, disable=hide_bar):
+
+    def attempt(job: Job) -> tuple[list[str], str | Exception]:
+        lines: list[str] = []
+        _held_back.set(None if n_at_once == 1 else lines)
         try:
-            with _shown_warnings():
-                guard.check(job.target)
-                try:
-                    line = work(job)
-                finally:
-                    guard.remember(job.target)
+            guard.check(job.target)
+            try:
+                return lines, work(job)
+            finally:
+                guard.remember(job.target)
         except BrokenPipeError:
             raise
         except (DacError, OSError, MemoryError) as error:
-            failures.append(_named(job.source_name, error))
-        else:
-            if not quiet:
-                tqdm.write(f"{job.source_name} -> {job.target_name}  {line}", file=sys.stderr)
+            return lines, error
+
+    with _shown_warnings(), closing(side_by_side(attempt, plan.jobs, n_at_once)) as outcomes:
+        bar = tqdm(outcomes, total=len(plan.jobs), unit="file", leave=False, disable=hide_bar)
+        for job, (lines, outcome) in zip(plan.jobs, bar, strict=True):
+            for line in lines:
+                tqdm.write(line, file=sys.stderr)
+            if isinstance(outcome, Exception):
+                failures.append(_named(job.source_name, outcome))
+            elif not quiet:
+                tqdm.write(f"{job.source_name} -> {job.target_name}  {outcome}", file=sys.stderr)
     _finish(failures)
 
 
 @contextmanager
 def _shown_warnings() -> Iterator[None]:
-    """Show what is warned of within as a line each, at once and without the place in the code."""
+    """Show what is warned of within as a line each, without the place in the code: at once, or as `_held_back` says."""
     from tqdm import tqdm
 
     def show(message: Warning | str, *place: Any, **more: Any) -> None:
-        tqdm.write(f"Warning: {_one_line(message)}", file=sys.stderr)
+        line = f"Warning: {_one_line(message)}"
+        if (held_back := _held_back.get()) is None:
+            tqdm.write(line, file=sys.stderr)
+        else:
+            held_back.append(line)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

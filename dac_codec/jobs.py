@@ -124,6 +124,16 @@ class Plan:
     jobs: list[Job]
     failures: list[tuple[str, Exception]]
 
+    def independent(self) -> int:
+        """Jobs that can be done at once: all, unless two outputs may be one file where cases are not told apart."""
+        names = [str(_canonical(job.target)).casefold() for job in self.jobs if job.target is not None]
+        return len(self.jobs) if len(set(names)) == len(self.jobs) else 1
+
+    def evenness(self) -> float:
+        """The size of all inputs, in sizes of the largest one: the number of jobs if they are equally large."""
+        sizes = [_file_size(job.source) for job in self.jobs]
+        return sum(sizes) / max(1, *sizes)
+
 
 def make_plan(
     inputs: tuple[str, ...],
@@ -296,6 +306,14 @@ class Guard:
     def remember(self, target: Path | None) -> None:
         """Note an output of the run."""
         self._outputs.add(_identity(target))
+
+
+def _file_size(path: Path | None) -> int:
+    """In bytes; 0 where there is no file."""
+    try:
+        return 0 if path is None else path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _identity(path: Path | None) -> tuple[int, int] | None:

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import soundfile
+import torch
 from click.testing import CliRunner, Result
 
 from dac_codec import audio, bitstream, codec, pretrained, streaming
@@ -72,6 +74,18 @@ def instant(tiny: DAC, compressed: DacFile, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(pretrained, "load", lambda *args, **options: tiny)
     monkeypatch.setattr(codec, "compress_stream", compress_stream)
+
+
+@pytest.fixture
+def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are done one after the other."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+
+
+@pytest.fixture
+def three_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three files are done at a time, if they are of one size."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
 
 
 def noise(n_samples: int, channels: int = 1) -> npt.NDArray[np.float32]:
@@ -612,7 +626,7 @@ def test_a_file_that_is_cut_before_its_first_chunk_ends_fails(flag: list[str], c
 # Interruptions -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("instant")
+@pytest.mark.usefixtures("instant", "one_core")
 def test_interrupting_leaves_whole_files_only(compressed: DacFile, monkeypatch: pytest.MonkeyPatch) -> None:
     encoded: list[bytes] = []
     encode = pcm.encode
@@ -630,6 +644,34 @@ def test_interrupting_leaves_whole_files_only(compressed: DacFile, monkeypatch: 
     assert result.exit_code == 130
     assert result.stderr.splitlines()[-1] == "Interrupted"
     assert files_below("out") == {"a.wav"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
+@pytest.mark.parametrize("command", ["compress", "decompress"])
+@pytest.mark.parametrize("n_files", [1, 2])
+def test_interrupting_work_side_by_side(command: str, n_files: int, compressed: DacFile, model: Path) -> None:
+    """In the middle of long files, each in a thread of its own, Ctrl-C ends the run at once and leaves nothing."""
+    codes = compressed.codes.repeat(1, 1, 400)
+    long = dataclasses.replace(compressed.header, n_samples=codes.shape[-1] * 512)
+    Path("in").mkdir()
+    for name in "ab"[:n_files]:
+        if command == "compress":
+            write_sound(f"in/{name}.wav", 200 * 44100)
+        else:
+            DacFile(long, codes).save(f"in/{name}.dac")
+    restore: dict[str, Any] = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(n_files)}
+    with process(command, "in", "-o", "out", "--model", model, env=environment, **restore) as shell:
+        while len(files_below("out")) < min(n_files, torch.get_num_threads()):  # temporary ones
+            assert shell.poll() is None
+            time.sleep(0.01)
+        time.sleep(0.2)
+        shell.send_signal(signal.SIGINT)
+        asked = time.monotonic()
+        _, messages = shell.communicate(timeout=60)
+    assert (shell.returncode, messages) == (130, b"Interrupted\n")
+    assert time.monotonic() - asked < 10  # the run would take half a minute
+    assert files_below("out") == set()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -679,6 +721,54 @@ def test_one_line_for_each_file_unless_quiet() -> None:
     result = run("compress", "a.wav", "b.wav", "--quiet")
     assert result.exit_code == 1
     assert len(errors_of(result)) == 2
+
+
+@pytest.mark.usefixtures("three_cores")
+def test_files_side_by_side_are_what_they_are_alone(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same files; messages in the order of the inputs, each warning in front of its own file's line."""
+    names = ["0.wav", "1.flac", "2.wav", "3.wav", "4.flac", "5.wav", "6.wav"]
+    for index, name in enumerate(names):
+        soundfile.write(name, noise(30000, 2)[index:], 44100)
+        if name.endswith("flac"):
+            Path(name).write_bytes(Path(name).read_bytes()[:-10000])
+    Path("5.wav").write_bytes(bytes(1000))
+    result = run("compress", *names, "-o", "out", "--model", model)
+    assert result.exit_code == 1
+    lines = [line.replace("Warning: ", "").partition(" ")[0] for line in result.stderr.splitlines()]
+    assert lines == ["0.wav", "1.flac:", "1.flac", "2.wav", "3.wav", "4.flac:", "4.flac", "6.wav", "Error:"]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # as each of three files at once had
+    for name in [name for name in names if name != "5.wav"]:
+        assert run("compress", name, "-o", "alone.dac", "--model", model, "--force").exit_code == 0
+        assert Path("out", name).with_suffix(".dac").read_bytes() == Path("alone.dac").read_bytes()
+
+
+@pytest.mark.usefixtures("three_cores")
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [([30000] * 7, 3), ([30000] * 2, 2), ([90000, 3000, 3000], 1), ([30000, 30000, 5000], 2), ([30000], 1)],
+    ids=str,
+)
+def test_files_go_side_by_side_where_that_is_faster(
+    lengths: list[int], expected: int, instant: None, tiny: DAC, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most, running, lock = 0, 0, threading.Lock()
+    compress_stream = codec.compress_stream
+
+    def counting(*args: Any, **options: Any) -> codec.Compressed:
+        nonlocal most, running
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.1)
+        with lock:
+            running -= 1
+        return compress_stream(*args, **options)
+
+    monkeypatch.setattr(codec, "compress_stream", counting)
+    for index, length in enumerate(lengths):
+        write_sound(f"in/{index}.wav", length)
+    assert run("compress", "in").exit_code == 0
+    assert most == expected
 
 
 def test_a_model_is_loaded_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

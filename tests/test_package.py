@@ -8,14 +8,35 @@ import sys
 from importlib.metadata import requires
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 ROOT = Path(__file__).parents[1]
 
 
 def test_importing_costs_nothing() -> None:
-    code = "import dac_codec, sys; assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    code = (
+        "import sys; before = set(sys.modules); import dac_codec\n"
+        "loaded = {name.split('.')[0] for name in set(sys.modules) - before}\n"
+        "print(sorted(loaded - sys.stdlib_module_names))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['dac_codec']"
+
+
+def test_compressing_imports_only_what_it_uses(tmp_path: Path) -> None:
+    """What a short sound costs is torch's own import, and little else."""
+    soundfile.write(tmp_path / "a.wav", np.zeros(8820), 44100)
+    code = (
+        "import sys; from dac_codec import cli\n"
+        "cli.main(['compress', 'a.wav', '--quiet'], standalone_mode=False)\n"
+        "cli.main(['decompress', 'a.dac', '-o', 'b.wav', '--quiet'], standalone_mode=False)\n"
+        "slow = {'scipy', 'pyloudnorm', 'librosa', 'torchaudio', 'hydra', 'matplotlib', 'torch._dynamo'}\n"
+        "print(sorted(slow & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
 
 
 def test_public_names() -> None:

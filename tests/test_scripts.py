@@ -103,6 +103,14 @@ def test_the_evaluation_leaves_a_report(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_the_table_of_several_files() -> None:
+    command = [sys.executable, SCRIPTS / "benchmark_files.py", "--files", "2x0.2", "--rounds", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    rows = [row.split(" | ") for row in done.stdout.splitlines()]
+    assert [len(row) for row in rows[0:1] + rows[2:]] == [5, 5, 5]
+    assert [row[:2] for row in rows[2:]] == [["| 2 of 0.2 s", "compress"], ["| 2 of 0.2 s", "decompress"]]
+
+
 def test_the_latency_table() -> None:
     done = subprocess.run([sys.executable, SCRIPTS / "latency.py"], capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from array import array
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -18,6 +19,9 @@ SILENCE_LUFS = -70.0
 
 _HOPS_PER_BLOCK = 4  # gating blocks of 0.4 s, every 0.1 s
 _SHORTEST_HOPS = 5  # what is shorter than 0.5 s is padded
+_FILTER_STEP = 128  # samples
+_SHELF_HZ, _SHELF_DB = 1500.0, 4.0
+_HIGH_PASS_HZ = 38.0
 
 
 def loudness(audio: npt.ArrayLike, sample_rate: int) -> float:
@@ -71,8 +75,8 @@ class LoudnessMeter:
         self.n_samples = 0
         self._hop = max(1, int(sample_rate) // 10)
         self._weights = np.array([1.0, 1.0, 1.0, 1.41, 1.41])[:channels] if channels <= 5 else np.ones(channels)
-        self._sections = _k_weighting(int(sample_rate))
-        self._state = np.zeros((len(self._sections), channels, 2))
+        self._filter = _stepwise(int(sample_rate))
+        self._state = np.zeros((channels, len(self._filter.decay)))
         self._energy = array("d")  # of each full hop, weighted and summed over the channels
         self._begun = 0.0  # the same of the hop that is not full yet
 
@@ -80,7 +84,7 @@ class LoudnessMeter:
         """Take the next samples [C, t]."""
         for part in blocks(block, block_length(block.shape[0])):
             self.peak = max(self.peak, float(part.max()), -float(part.min()))
-            power, self._state = self._filter(part)
+            power, self._state = self._power(part)
             # Fill the hop that was begun, then cut the rest into hops.
             offset = self.n_samples % self._hop
             edges = np.arange(-offset, part.shape[1], self._hop).clip(0)
@@ -107,27 +111,101 @@ class LoudnessMeter:
         power = power[power > 0.1 * power.mean()]
         return max(SILENCE_LUFS, -0.691 + 10 * math.log10(power.mean()))
 
-    def _filter(self, block: Audio) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    def _power(self, block: Audio) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Return the power of the K-weighted `block` [C, t] at each sample [C, t], and the filter's new state."""
-        from scipy.signal import sosfilt  # takes longer to import than everything else here together
+        n_whole = block.shape[1] // _FILTER_STEP * _FILTER_STEP
+        begin, state = self._filter.apply(block[:, :n_whole].astype(np.float64), self._state, _FILTER_STEP)
+        end, state = self._filter.apply(block[:, n_whole:].astype(np.float64), state, block.shape[1] - n_whole)
+        weighted = np.concatenate((begin, end), axis=1)
+        return np.square(weighted, out=weighted), state
 
-        filtered, state = sosfilt(self._sections, block.astype(np.float64), zi=self._state)
-        return np.square(filtered, out=filtered), state
+
+@dataclass(frozen=True)
+class _Stepwise:
+    """A recursive filter that goes many samples at a time, and so needs neither compiled code nor a slow import.
+
+    With the state s [S] of a linear filter before a step of n samples x, the output is y = O s + H x, and the state
+    after it is P s + K x. What a shorter step needs is a part of what a longer one does.
+
+    Attributes:
+        observed: O [n, S], transposed.
+        response: H [n, n], transposed: the impulse response, over and over.
+        decay: P of one sample [S, S], transposed.
+        decays: P of 0 to n samples [n + 1, S, S], transposed.
+        gathered: K [S, n], transposed.
+    """
+
+    observed: npt.NDArray[np.float64]
+    response: npt.NDArray[np.float64]
+    decay: npt.NDArray[np.float64]
+    decays: npt.NDArray[np.float64]
+    gathered: npt.NDArray[np.float64]
+
+    def apply(
+        self, x: npt.NDArray[np.float64], state: npt.NDArray[np.float64], step: int
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Filter x [C, t], whole steps, from a state [C, S] on; return what comes out, and the new state."""
+        if x.shape[1] == 0:
+            return x, state
+        steps = x.reshape(len(x), -1, step)
+        added = steps @ self.gathered[-step:]
+        decay = self.decays[step]
+        states = np.empty_like(added)  # before each step
+        for index in range(steps.shape[1]):
+            states[:, index] = state
+            state = state @ decay + added[:, index]
+        return (states @ self.observed[:, :step] + steps @ self.response[:step, :step]).reshape(x.shape), state
 
 
 @lru_cache(maxsize=16)
-def _k_weighting(sample_rate: int) -> npt.NDArray[np.float64]:
-    """The second-order sections [sections, 6] of the K-weighting that exist at this sample rate."""
-    from pyloudnorm import IIRfilter
+def _stepwise(sample_rate: int) -> _Stepwise:
+    """The K-weighting at this sample rate."""
+    n = _FILTER_STEP
+    # One section behind the other, each with the two numbers of its transposed direct form II for a state:
+    # state' = state @ decay + x * entered, y = state @ left + x * direct.
+    decay, entered, left, direct = np.zeros((0, 0)), np.zeros(0), np.zeros(0), 1.0
+    for b0, b1, b2, _, a1, a2 in _k_weighting(sample_rate):
+        size = len(decay)
+        section_entered = np.array([b1 - a1 * b0, b2 - a2 * b0])
+        grown = np.zeros((size + 2, size + 2))
+        grown[:size, :size] = decay
+        grown[:size, size:] = np.outer(left, section_entered)
+        grown[size:, size:] = [[-a1, -a2], [1.0, 0.0]]
+        decay, entered = grown, np.concatenate((entered, direct * section_entered))
+        left, direct = np.concatenate((b0 * left, [1.0, 0.0])), b0 * direct
+    decays = np.stack([np.linalg.matrix_power(decay, power) for power in range(n + 1)])
+    gathered = np.stack([entered @ decays[n - 1 - index] for index in range(n)])
+    impulse = np.array([direct, *(entered @ decays[index] @ left for index in range(n - 1))])
+    response = np.stack([np.concatenate((np.zeros(index), impulse[: n - index])) for index in range(n)])
+    return _Stepwise(np.stack([decays[index] @ left for index in range(n)], axis=1), response, decay, decays, gathered)
 
-    stages = [(4.0, 1 / math.sqrt(2), 1500.0, "high_shelf"), (0.0, 0.5, 38.0, "high_pass")]
+
+def _k_weighting(sample_rate: int) -> list[list[float]]:
+    """The second-order sections (b0, b1, b2, 1, a1, a2) of the K-weighting that exist at this sample rate.
+
+    A high shelf and a high-pass of R. Bristow-Johnson's "Cookbook formulae for audio EQ biquad filter coefficients",
+    as in pyloudnorm, with which the reference measures.
+    """
     sections = []
-    for gain_db, quality, corner, kind in stages:
-        if sample_rate > 2 * corner:
-            stage = IIRfilter(gain_db, quality, corner, sample_rate, kind)
-            sections.append([*stage.b, *stage.a])
-    passes_everything = [1.0, 0.0, 0.0, 1.0, 0.0, 0.0]
-    return np.array(sections or [passes_everything])
+    if sample_rate > 2 * _SHELF_HZ:
+        amplitude = 10 ** (_SHELF_DB / 40)
+        cosine, alpha = _corner(_SHELF_HZ, 1 / math.sqrt(2), sample_rate)
+        more, less, width = amplitude + 1, amplitude - 1, 2 * math.sqrt(amplitude) * alpha
+        b = [more + less * cosine + width, -2 * (less + more * cosine), more + less * cosine - width]
+        a = [more - less * cosine + width, 2 * (less - more * cosine), more - less * cosine - width]
+        sections.append([*(amplitude * value / a[0] for value in b), *(value / a[0] for value in a)])
+    if sample_rate > 2 * _HIGH_PASS_HZ:
+        cosine, alpha = _corner(_HIGH_PASS_HZ, 0.5, sample_rate)
+        b = [(1 + cosine) / 2, -(1 + cosine), (1 + cosine) / 2]
+        a = [1 + alpha, -2 * cosine, 1 - alpha]
+        sections.append([*(value / a[0] for value in b), *(value / a[0] for value in a)])
+    return sections
+
+
+def _corner(frequency: float, quality: float, sample_rate: int) -> tuple[float, float]:
+    """The cookbook's cos(w0) and alpha."""
+    angle = 2 * math.pi * frequency / sample_rate
+    return math.cos(angle), math.sin(angle) / (2 * quality)
 
 
 def normalize(audio: npt.ArrayLike, sample_rate: int, target_lufs: float = -16.0) -> tuple[Audio, float]:

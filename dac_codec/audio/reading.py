@@ -99,14 +99,18 @@ class Reader:
         self.channels = decoder.channels
         self.n_samples = decoder.n_samples
         self.rewindable = decoder.rewindable
-        self._blocks = self._decode()
-        self._position = 0
+        self._blocks = decoder.blocks()
+        self._n_samples_read = 0
         self._cleanup = stack.pop_all()
 
     def __iter__(self) -> Iterator[Audio]:
-        for block in self._blocks:
-            check_finite(block, self.sample_rate, self.name, self._position)
-            self._position += block.shape[1]
+        yield from self.silently()
+        self._complain()
+
+    def silently(self) -> Iterator[Audio]:
+        """The same blocks, without the warning: for a sound that is gone over again afterwards."""
+        for block in self._decoded():
+            check_finite(block, self.sample_rate, self.name, self._n_samples_read - block.shape[1])
             yield block
 
     def rewind(self) -> None:
@@ -120,25 +124,30 @@ class Reader:
         self._decoder.rewind()
         if (self._decoder.sample_rate, self._decoder.channels) != (self.sample_rate, self.channels):
             raise AudioError(f"{self.name}: changed while it was read; try again when it is whole")
-        self._blocks = self._decode()
-        self._position = 0
+        self._blocks = self._decoder.blocks()
+        self._n_samples_read = 0
 
-    def _decode(self) -> Iterator[Audio]:
-        """Every block as it is, NaN included; at the end, complain of what was missing."""
-        n_samples = 0
-        for block in self._decoder.blocks():
-            n_samples += block.shape[1]
+    def _decoded(self) -> Iterator[Audio]:
+        """Every block as it is, NaN included."""
+        for block in self._blocks:
+            self._n_samples_read += block.shape[1]
             yield block
-        failure, unread = self._decoder.failure, self._decoder.unread_bytes
-        why = f" ({failure})" if failure else ""
-        if n_samples == 0:
+        if self._n_samples_read == 0:
             raise AudioError(
-                f"{self.name}: the file holds no samples{why}, expected at least one; check how it was made"
+                f"{self.name}: the file holds no samples{self._why()}, expected at least one; check how it was made"
             )
+
+    def _why(self) -> str:
+        return f" ({self._decoder.failure})" if self._decoder.failure else ""
+
+    def _complain(self) -> None:
+        """Warn of what was missing, after the last block."""
+        n_samples, failure, unread = self._n_samples_read, self._decoder.failure, self._decoder.unread_bytes
         if failure or (self.n_samples is not None and n_samples < self.n_samples):
             declared = "" if self.n_samples is None else f" of {self.n_samples} declared"
             warnings.warn(
-                f"{self.name}: cut short, damaged or with a wrong header{why}: read {n_samples}{declared} samples",
+                f"{self.name}: cut short, damaged or with a wrong header{self._why()}: "
+                f"read {n_samples}{declared} samples",
                 stacklevel=2,
             )
         elif unread > _MP3_TAIL_BYTES:
@@ -177,7 +186,8 @@ def read(source: str | os.PathLike[str] | BinaryIO, name: str | None = None) -> 
         AudioError: what `Reader` raises, when it is made and when it is iterated.
     """
     with Reader(source, name) as reader:
-        blocks = list(reader._blocks)  # not checked block by block, so that an error counts over the whole file
+        blocks = list(reader._decoded())  # not checked block by block, so that an error counts over the whole file
+        reader._complain()
     audio = np.empty((reader.channels, sum(block.shape[1] for block in blocks)), np.float32)
     np.concatenate(blocks, axis=1, out=audio)
     check_finite(audio, reader.sample_rate, reader.name)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
+from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, cast
 
@@ -28,6 +29,7 @@ from dac_codec.codec.legacy import decode_legacy
 from dac_codec.codec.models import load_model, model_of, network_errors
 from dac_codec.errors import BitstreamError, DacError, ModelMismatchError, TruncatedBitstreamError
 from dac_codec.model import DAC
+from dac_codec.overlap import behind
 
 _LEGACY_PREFIX_BYTES = 6
 _MOST_FRAMES_CUT = 2
@@ -333,13 +335,21 @@ def decompress_stream(
         blocks = stream.blocks(loaded, start, duration, conceal, progress)
         first = next(blocks)  # What fails before this leaves no trace.
         n_written = 0
-        with sound.Writer(target, stream.sample_rate, stream.channels, n_samples, fmt, subtype) as writer:
+        with (
+            sound.Writer(target, stream.sample_rate, stream.channels, n_samples, fmt, subtype) as writer,
+            behind(writer.write) if _takes_at_once(target) else nullcontext(writer.write) as write,
+        ):
             for block in chain([first], blocks):
-                writer.write(block)
+                write(block)
                 n_written += block.shape[1]
             if stream.cut is not None and not allow_truncated:
                 raise stream.cut
         return Decompressed(stream.sample_rate, stream.channels, n_written, tuple(stream.gaps), stream.cut)
+
+
+def _takes_at_once(target: PathOrFile) -> bool:
+    """Whether a target is a file: a pipe may keep its writer waiting, and Ctrl-C has to come through."""
+    return isinstance(target, (str, os.PathLike)) and (Path(target).is_file() or not Path(target).exists())
 
 
 def _decompress_codes(

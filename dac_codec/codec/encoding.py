@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from typing import BinaryIO
@@ -23,6 +22,7 @@ from dac_codec.codec.files import DacFile, PathOrFile, created
 from dac_codec.codec.models import FINGERPRINT_BYTES, choose_quantizers, load_model, network_errors
 from dac_codec.errors import AudioError
 from dac_codec.model import DAC
+from dac_codec.overlap import ahead
 
 TARGET_LUFS = -16.0
 """Loudness at which the network hears everything (BS.1770), as in the reference."""
@@ -138,11 +138,9 @@ def compress_stream(
     n_quantizers = choose_quantizers(model, n_quantizers, bitrate)
     with nullcontext(source) if isinstance(source, sound.Reader) else sound.Reader(source) as reader:
         rate, channels = reader.sample_rate, reader.channels
-        counted = _Counted(reader)
+        counted = _Counted(reader.silently() if reader.rewindable else reader)
         if reader.rewindable:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # they come again
-                passed = _progress(counted, reader.n_samples, "measuring", progress)
+            with ahead(_progress(counted, reader.n_samples, "measuring", progress)) as passed:
                 gain_db = _gain(passed, rate, channels, model.sample_rate)
             header = _header(model, n_quantizers, rate, channels, counted.n_samples, gain_db)
             reader.rewind()
@@ -154,12 +152,12 @@ def compress_stream(
             gain_db = min(_gain([beginning], rate, channels, model.sample_rate), BEGINNING_MOST_DB)
             header = _header(model, n_quantizers, rate, channels, None, gain_db)
             chunk_frames = block_frames = LIVE_CHUNK_FRAMES if chunk_frames is None else chunk_frames
-        with created(target) as stream:
+        progressing = _progress(samples, header.n_samples, "encoding", progress)
+        # The reader must not be closed while it is read in another thread.
+        with created(target) as stream, closing(_codes(progressing, header, model, block_frames)) as blocks:
             output = _CountedOutput(stream)
             writer = bitstream.Writer(output, header, chunk_frames)  # type: ignore[arg-type]
-            for codes in _codes(
-                _progress(samples, header.n_samples, "encoding", progress), header, model, block_frames
-            ):
+            for codes in blocks:
                 writer.write(codes.numpy())
                 if block_frames is not None:
                     writer.flush()
@@ -171,8 +169,12 @@ def compress_stream(
 
 def _codes(
     samples: Iterable[sound.Audio], header: Header, model: DAC, block_frames: int | None = None
-) -> Iterator[Tensor]:
-    """The codes [C, N, f] of a sound [C, t] at its own rate, as `streaming.encode_blocks` yields them."""
+) -> Generator[Tensor, None, None]:
+    """The codes [C, N, f] of a sound [C, t] at its own rate, as `streaming.encode_blocks` yields them.
+
+    Live sound comes in blocks of `block_frames`; that which is there already is read and resampled by another thread
+    than the network's.
+    """
     resampler = sound.Resampler(header.sample_rate, header.model_sample_rate, header.channels)
 
     def resampled() -> Iterator[Tensor]:
@@ -180,8 +182,9 @@ def _codes(
             yield _for_the_network(resampler.push(block), header.gain_db)
         yield _for_the_network(resampler.flush(), header.gain_db)
 
-    with network_errors():
-        yield from streaming.encode_blocks(model, resampled(), header.n_codebooks, block_frames)
+    live = block_frames is not None
+    with network_errors(), nullcontext(resampled()) if live else ahead(resampled()) as ready:
+        yield from streaming.encode_blocks(model, ready, header.n_codebooks, block_frames)
 
 
 def _for_the_network(block: sound.Audio, gain_db: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -60,6 +61,28 @@ def test_loudness_agrees_with_pyloudnorm(length: int) -> None:
     sound = noise(length, 2) * np.linspace(0.01, 1, length, dtype=np.float32)
     theirs = pyloudnorm.Meter(RATE).integrated_loudness(sound.T.astype(np.float64))
     assert audio.loudness(sound, RATE) == pytest.approx(theirs, abs=0.15)
+
+
+@pytest.mark.parametrize("sample_rate", [60, 2000, 16000, 44100, 192000])
+@given(cuts=st.lists(st.integers(0, 3000), max_size=5))
+@settings(max_examples=10, deadline=None)
+def test_the_filter_is_the_one_of_the_reference(sample_rate: int, cuts: list[int]) -> None:
+    """The K-weighting, sample by sample, however the sound is cut into blocks."""
+    import pyloudnorm
+    from scipy.signal import sosfilt
+
+    stages = [(4.0, 1 / math.sqrt(2), 1500.0, "high_shelf"), (0.0, 0.5, 38.0, "high_pass")]
+    kept = [stage for stage in stages if sample_rate > 2 * stage[2]]
+    filters = [pyloudnorm.IIRfilter(*stage[:3], sample_rate, stage[3]) for stage in kept]
+    sections = [[*stage.b, *stage.a] for stage in filters] or [[1, 0, 0, 1, 0, 0]]
+    sound = noise(3000, 2)
+    meter = audio.LoudnessMeter(sample_rate, 2)
+    powers = []
+    for start, stop in itertools.pairwise([0, *sorted(cuts), 3000]):
+        power, meter._state = meter._power(sound[:, start:stop])
+        powers.append(power)
+    expected = np.square(sosfilt(sections, sound.astype(np.float64)))
+    np.testing.assert_allclose(np.concatenate(powers, axis=1), expected, rtol=0, atol=1e-9 * expected.max())
 
 
 def test_loudness_is_gated() -> None:

@@ -452,7 +452,7 @@ def demo(output: Path, model: str | None, device: str) -> None:
     help="Where to leave the report; what an earlier run has left there is not computed again.",
 )
 @_model
-@click.option("--split", default="test", show_default=True, help="Which files of a manifest to take.")
+@click.option("--split", metavar="NAME", default="test", show_default=True, help="Which files of a manifest to take.")
 @_device
 @_quiet
 def evaluate(

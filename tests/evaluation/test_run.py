@@ -17,12 +17,14 @@ import pytest
 
 from dac_codec.audio import Audio
 from dac_codec.errors import DacError
+from dac_codec.evaluation import summary
 from dac_codec.evaluation.clips import Clip
 from dac_codec.evaluation.codecs import Coded, Setting
-from dac_codec.evaluation.metrics import METRICS
+from dac_codec.evaluation.metrics import METRICS, usable_metrics
 from dac_codec.evaluation.results import Result
 from dac_codec.evaluation.run import Outcome, run, shown
-from tests.evaluation.sounds import RATE, speech_like
+from tests.evaluation.sounds import RATE, noisy, speech_like
+from tests.evaluation.test_metrics import PERFECT
 
 QUICK = METRICS[:5]
 
@@ -46,6 +48,35 @@ class Counting:
         self.done.append(setting.value)
         codes = np.arange(12).reshape(3, 4)
         return Coded(clip / 2, 100, 90.0, 0.1, 0.2, codes, 16)
+
+
+@dataclass(frozen=True)
+class Noisy:
+    """A codec that adds noise, so many dB below the sound; none at all at 1000."""
+
+    name: str = "noisy"
+    about: str = "noise"
+    fingerprint: str = "1"
+
+    def settings(self, bitrates: Sequence[float]) -> list[Setting]:
+        return [Setting(f"{one:g} dB", one) for one in bitrates]
+
+    def code(self, clip: Audio, sample_rate: int, setting: Setting) -> Coded:
+        return Coded(clip if setting.value == 1000 else noisy(clip, setting.value), 100, 100.0, 0.1, 0.1)
+
+
+def test_the_identity_is_perfect_and_what_is_worse_is_reported_as_worse(tmp_path: Path) -> None:
+    codec, (metrics, _) = Noisy(), usable_metrics()
+    clips = [Clip("speech-0", "speech", speech_like(2.0))]
+    settings = codec.settings([1000, 35, 15, 0])
+    outcome = run(clips, RATE, [(codec, settings)], metrics, tmp_path, workers=1, progress=False)
+    means = [mean for mean in summary.means(outcome.results, metrics) if mean.domain == "speech"]
+    assert [mean.setting for mean in means] == ["1000 dB", "35 dB", "15 dB", "0 dB"]
+    for metric in metrics:
+        values = [mean.measures[metric.name].mean or 0.0 for mean in means]
+        assert values[0] == pytest.approx(PERFECT[metric.name], abs=2e-3)
+        assert values == sorted(values, reverse=metric.higher_is_better)
+        assert len(set(values)) == len(values)
 
 
 @pytest.fixture

@@ -134,7 +134,7 @@ def _vorbis_payload(data: bytes) -> int:
 
 _SMALL = ("--discard-comments", "--padding", "0")
 
-# Frames of 60 ms need fewer headers than the usual 20 ms, and at a few kbit/s are not worse by any measure.
+# Frames of 60 ms need fewer headers than the usual 20 ms, and of few bits they take many.
 OPUS = CommandCodec(
     name="opus",
     package="opus-tools",

@@ -129,7 +129,7 @@ def _cell(estimate: Estimate | None, kind: str = "", signed: bool = False) -> st
         return "<td></td>"
     plus = "+" if signed else ""
     low, high = estimate.low, estimate.high
-    interval = "" if low is None or high is None else f"<small>{low:{plus}.2f} to {high:{plus}.2f}</small>"
+    interval = "" if low is None or high is None else f"<small>{low:{plus}.3f} to {high:{plus}.3f}</small>"
     verdict = f"<small>{kind}</small>" if kind else ""
     return f'<td class="{kind}">{estimate.mean:{plus}.3f}{interval}{verdict}</td>'
 

@@ -94,6 +94,28 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> f
     return seconds
 
 
+def _names(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
+    """Codecs with commas between them."""
+    from dac_codec.evaluation.codecs import NAMES
+
+    names = tuple(name.strip() for name in value.split(","))
+    for name in names:
+        if name not in NAMES:
+            raise click.BadParameter(f"{name!r} is none of the codecs {', '.join(NAMES)}", ctx, param)
+    return names
+
+
+def _bitrates(ctx: click.Context, param: click.Parameter, value: str) -> tuple[float, ...]:
+    """Bitrates in kbit/s with commas between them."""
+    try:
+        bitrates = tuple(float(part) for part in value.split(","))
+    except ValueError:
+        bitrates = ()
+    if not bitrates or not all(0 < bitrate < 10_000 for bitrate in bitrates):
+        raise click.BadParameter(f"{value!r} is not a list of bitrates in kbit/s, such as 2,4,6,8", ctx, param)
+    return bitrates
+
+
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="dac_codec", prog_name="dac-codec")
 def main() -> None:
@@ -407,6 +429,76 @@ def demo(output: Path, model: str | None, device: str) -> None:
     for file, note in zip(files, notes, strict=True):
         click.echo(f"{shown(file):<{width}}  {note}")
     click.echo(f"Encoded {result.encode_speed:.1f}x and decoded {result.decode_speed:.1f}x as fast as real time.")
+
+
+@main.command()
+@click.argument("data", metavar="DATA", type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--codecs",
+    metavar="NAMES",
+    default="ours,opus,mp3,vorbis",
+    show_default=True,
+    callback=_names,
+    help="Which to measure; the others are compared with the first. Also dac, encodec24, encodec48, snac, and points "
+    "of reference: original, anchor, noise, silence.",
+)
+@click.option(
+    "--bitrates",
+    metavar="KBPS",
+    default="2,4,6,8",
+    show_default=True,
+    callback=_bitrates,
+    help="In kbit/s; each codec takes what comes nearest.",
+)
+@click.option(
+    "-o",
+    "--output",
+    metavar="FOLDER",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("report"),
+    show_default=True,
+    help="Where to leave the report; what an earlier run has left there is not computed again.",
+)
+@_model
+@click.option("--split", metavar="NAME", default="test", show_default=True, help="Which files of a manifest to take.")
+@_device
+@_quiet
+def evaluate(
+    data: Path,
+    codecs: tuple[str, ...],
+    bitrates: tuple[float, ...],
+    output: Path,
+    model: str | None,
+    split: str,
+    device: str,
+    quiet: bool,
+) -> None:
+    """Measure codecs on sounds, and make a page to compare them on.
+
+    DATA is a folder of sounds, whose subfolders are domains, a sound file, or a manifest of scripts/prepare_data.py.
+    Leaves index.html, report.md, report.json and clips.csv in FOLDER. A codec or measure that is not installed is left
+    out, with a line that says how to get it.
+    """
+    from dac_codec.evaluation.report import evaluate as run_evaluation
+    from dac_codec.pretrained import DEFAULT_MODEL
+
+    _check_device(device)
+    with _shown_warnings():
+        report = run_evaluation(
+            data,
+            output,
+            codecs,
+            bitrates,
+            model or DEFAULT_MODEL,
+            split,
+            device,
+            progress=not quiet,
+            say=lambda line: warnings.warn(line, stacklevel=2),
+        )
+    if not quiet:
+        click.echo(report.table)
+        click.echo(f"Open {shown(report.page)}", err=True)
+    _finish(report.failures)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -2,21 +2,19 @@
 
     python scripts/evaluate.py --manifest data/manifest.csv --output report
 
-prints the table of the model card, and leaves it in the output folder with every clip's figures and pictures of some
-spectrograms, the original above what was decoded.
+prints the table of the model card: one codebook and all of them, beside noise and silence. It is `dac-codec evaluate`
+with these codecs and bitrates, which docs/evaluation.md tells about.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
+import functools
 import sys
-from dataclasses import astuple, fields
 from pathlib import Path
 
 from dac_codec.errors import DacError
-from dac_codec.evaluation import pictures, report
-from dac_codec.model import DAC
+from dac_codec.evaluation.report import evaluate
 from dac_codec.pretrained import DEFAULT_MODEL
 
 
@@ -28,28 +26,24 @@ def main() -> int:
     parser.add_argument("--split", choices=("test", "val"), default="test", help="which files to take clips from")
     parser.add_argument("--output", type=Path, required=True, help="folder for the report")
     arguments = parser.parse_args()
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    say = functools.partial(print, file=sys.stderr)
     try:
-        model = DAC.from_pretrained(arguments.model)
-        clips = report.held_out_clips(arguments.manifest, model.sample_rate, split=arguments.split)
-        originals = {clip.name: clip.waveform for clip in clips}
-        rows = []
-        for row, decoded in report.evaluate(model, clips):
-            rows.append(row)
-            if row.coder == "all codebooks" and row.clip.endswith(("-00", "-03")):
-                path = arguments.output / f"{row.clip}.png"
-                pictures.spectrograms(originals[row.clip], decoded, model.sample_rate, path)
+        report = evaluate(
+            arguments.manifest,
+            arguments.output,
+            codecs=("ours", "noise", "silence"),
+            bitrates=(0.0, 1000.0),
+            model=arguments.model,
+            split=arguments.split,
+            say=say,
+        )
     except DacError as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 1
-    with (arguments.output / "clips.csv").open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(field.name for field in fields(report.Row))
-        writer.writerows(astuple(row) for row in rows)
-    text = report.table(rows)
-    (arguments.output / "report.md").write_text(text + "\n")
-    print(text)
-    return 0
+    print(report.table)
+    for failure in report.failures:
+        say(f"evaluate: {failure}")
+    return 1 if report.failures else 0
 
 
 if __name__ == "__main__":

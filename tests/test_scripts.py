@@ -93,8 +93,11 @@ def test_the_evaluation_leaves_a_report(tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPTS / "evaluate.py"), "--manifest", "manifest.csv", "--model", "model"]
     done = subprocess.run([*command, "--output", "report"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "| all | 1 | all codebooks |" in done.stdout
-    assert {path.name for path in (tmp_path / "report").iterdir()} == {"clips.csv", "report.md", "effects-00.png"}
+    codebooks = f"{golden_model('44khz').n_codebooks} codebooks"
+    for codec, setting in (("ours", "1 codebook"), ("ours", codebooks), ("noise", ""), ("silence", "")):
+        assert f"| all | 1 | {codec} | {setting} |" in done.stdout
+    files = {path.name for path in (tmp_path / "report").iterdir()}
+    assert files == {"cache", "clips.csv", "index.html", "report.json", "report.md"}
     done = subprocess.run(
         [*command, "--output", "report", "--split", "val"], cwd=tmp_path, capture_output=True, text=True
     )

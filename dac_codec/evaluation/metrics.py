@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from dac_codec import audio as sound
 from dac_codec import spectral
+from dac_codec.audio import Audio
 from dac_codec.errors import DacError
+
+SPEECH = "speech"
+"""The domain that measures of speech are taken of."""
+
+SI_SDR_LIMIT = 100.0
+"""What SI-SDR is kept within, in dB: float32 holds no finer difference, and means stay finite."""
 
 
 class Quality(NamedTuple):
@@ -28,17 +41,107 @@ class Quality(NamedTuple):
 
 def quality(decoded: np.ndarray, original: np.ndarray, sample_rate: int) -> Quality:
     """Measure decoded audio [C, T] against the original [C, T]."""
-    estimate, reference = (torch.from_numpy(np.ascontiguousarray(one))[:, None] for one in (decoded, original))
+    estimate, reference = _tensors(decoded, original)
     spectra = spectral.Spectra(estimate), spectral.Spectra(reference)
     return Quality(
-        float(spectral.mel_distance(sample_rate)(*spectra)),
+        float(_mel(sample_rate)(*spectra)),
         float(spectral.multi_scale_stft(*spectra)),
         float(spectral.si_sdr(estimate, reference).mean()),
     )
 
 
+def mel_distance(decoded: Audio, original: Audio, sample_rate: int) -> float:
+    """The distance of log-mel spectrograms that the reference's evaluation reports; 0 is identical."""
+    estimate, reference = _tensors(decoded, original)
+    return float(_mel(sample_rate)(spectral.Spectra(estimate), spectral.Spectra(reference)))
+
+
+def stft_distance(decoded: Audio, original: Audio, sample_rate: int) -> float:
+    """The distance of spectrograms that the reference's evaluation reports; 0 is identical."""
+    estimate, reference = _tensors(decoded, original)
+    return float(spectral.multi_scale_stft(spectral.Spectra(estimate), spectral.Spectra(reference)))
+
+
+def waveform_l1(decoded: Audio, original: Audio, sample_rate: int) -> float:
+    """Mean absolute difference of samples; 0 is identical."""
+    return float(np.abs(decoded - original).mean())
+
+
+def log_spectral_distance(decoded: Audio, original: Audio, sample_rate: int) -> float:
+    """Root mean square over frequency of the difference of log power spectra in dB, the mean over frames.
+
+    Source: Gray & Markel, "Distance measures for speech processing" (1976). Windows of 2048 samples, hop 512;
+    magnitudes below 1e-5 count as 1e-5, which a silent bin would otherwise dominate.
+    """
+    one, other = (
+        20 * spectral.Spectra(audio).magnitude(2048).clamp(min=1e-5).log10() for audio in _tensors(decoded, original)
+    )
+    return float((one - other).square().mean(-2).sqrt().mean())
+
+
+def si_sdr(decoded: Audio, original: Audio, sample_rate: int) -> float:
+    """Scale-invariant signal-to-distortion ratio in dB within +-`SI_SDR_LIMIT`, of which silence gets the lower end.
+
+    Not defined where the original is silent.
+    """
+    if not _varies(original):
+        return math.nan
+    if not _varies(decoded):
+        return -SI_SDR_LIMIT
+    estimate, reference = _tensors(decoded, original)
+    ratio = float(spectral.si_sdr(estimate, reference).mean())
+    return min(max(ratio, -SI_SDR_LIMIT), SI_SDR_LIMIT)
+
+
+def visqol(decoded: Audio, original: Audio, sample_rate: int) -> float:
+    """ViSQOL v3 in audio mode, mean opinion score 1 to 4.73, at 48 kHz; mixed down to mono.
+
+    Source: Chinen et al., "ViSQOL v3: An Open Source Production Ready Objective Speech and Audio Metric" (2020); the
+    package visqol-python is tested by its authors against the conformance values of google/visqol. Not defined for
+    silence, nor for less than a second.
+
+    Raises:
+        DacError: visqol-python is not installed.
+    """
+    if not (_varies(original) and _varies(decoded)):
+        return math.nan
+    try:
+        scorer = _visqol()
+    except ImportError as error:
+        raise DacError("ViSQOL needs visqol-python: pip install 'dac_codec[evaluate]'") from error
+    reference, estimate = (sound.resample(one, sample_rate, 48000)[0].astype(np.float64) for one in (original, decoded))
+    try:
+        return float(scorer.measure_from_arrays(reference, estimate, 48000).moslqo)
+    except ValueError:  # too short
+        return math.nan
+
+
+def pesq(decoded: Audio, original: Audio, sample_rate: int) -> float:
+    """Wide-band PESQ of speech [1, T], mean opinion score 1.04 to 4.64, at 16 kHz.
+
+    Source: ITU-T P.862.2 (2007), by the package pesq. Not defined where no utterance is found, nor for less than a
+    quarter of a second.
+
+    Raises:
+        DacError: pesq is not installed.
+    """
+    try:
+        import pesq as package
+    except ImportError as error:
+        raise DacError("PESQ needs pesq: pip install 'dac_codec[evaluate]'") from error
+    if not (_varies(original) and _varies(decoded)):
+        return math.nan
+    reference, estimate = (sound.resample(one, sample_rate, 16000)[0] for one in (original, decoded))
+    try:
+        return float(package.pesq(16000, reference, estimate, "wb"))
+    except package.PesqError:
+        return math.nan
+
+
 def stoi(decoded: np.ndarray, original: np.ndarray, sample_rate: int) -> float:
     """Short-time objective intelligibility of speech [1, T], 0 to 1 (Taal et al., 2011), by pystoi at 10 kHz.
+
+    Not defined for less than 30 frames (0.4 s) that are not silent.
 
     Raises:
         DacError: pystoi is not installed.
@@ -46,9 +149,14 @@ def stoi(decoded: np.ndarray, original: np.ndarray, sample_rate: int) -> float:
     try:
         import pystoi
     except ImportError as error:
-        raise DacError("STOI needs pystoi: pip install 'dac_codec[train]'") from error
+        raise DacError("STOI needs pystoi: pip install 'dac_codec[evaluate]'") from error
     signals = [sound.resample(one, sample_rate, 10000)[0] for one in (original, decoded)]
-    return float(pystoi.stoi(*signals, 10000))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Not enough STFT frames")
+        try:
+            return float(pystoi.stoi(*signals, 10000))
+        except RuntimeWarning:
+            return math.nan
 
 
 def codebook_use(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -61,3 +169,81 @@ def codebook_use(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     odds = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     bits = -(odds * np.log2(np.where(odds > 0, odds, 1.0))).sum(1)
     return bits, (counts > 0).mean(1)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A measure of a clip, and what has to be known to read it.
+
+    Attributes:
+        name: in tables.
+        label: for people.
+        unit: of its values; "" if it has none.
+        higher_is_better: its direction.
+        source: where it is defined.
+        measure: (decoded [1, T], original [1, T], sample rate) -> value; NaN where it is not defined.
+        domain: the only one that it is taken of; None for all.
+        package: what has to be installed for it; None if nothing has.
+    """
+
+    name: str
+    label: str
+    unit: str
+    higher_is_better: bool
+    source: str
+    measure: Callable[[Audio, Audio, int], float]
+    domain: str | None = None
+    package: str | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes where the measure's values may."""
+        return self.name if self.package is None else f"{self.name} {self.package} {version(self.package)}"
+
+
+METRICS = (
+    Metric("mel_distance", "mel distance", "", False, "descript-audio-codec, scripts/evaluate.py", mel_distance),
+    Metric("stft_distance", "STFT distance", "", False, "descript-audio-codec, scripts/evaluate.py", stft_distance),
+    Metric("log_spectral_distance", "log-spectral distance", "dB", False, "Gray & Markel 1976", log_spectral_distance),
+    Metric("waveform_l1", "waveform L1", "", False, "mean absolute difference", waveform_l1),
+    Metric("si_sdr", "SI-SDR", "dB", True, "Le Roux et al. 2019", si_sdr),
+    Metric("visqol", "ViSQOL, audio mode", "MOS", True, "Chinen et al. 2020", visqol, package="visqol-python"),
+    Metric("pesq", "PESQ-WB", "MOS", True, "ITU-T P.862.2", pesq, SPEECH, "pesq"),
+    Metric("stoi", "STOI", "", True, "Taal et al. 2011", stoi, SPEECH, "pystoi"),
+)
+
+
+def usable_metrics() -> tuple[list[Metric], list[str]]:
+    """The metrics that can be taken here, and a line for each that can't."""
+    usable, missing = [], []
+    for metric in METRICS:
+        try:
+            assert metric.fingerprint
+        except PackageNotFoundError:
+            missing.append(f"{metric.label} is left out, it needs {metric.package}: pip install 'dac_codec[evaluate]'")
+        else:
+            usable.append(metric)
+    return usable, missing
+
+
+def _tensors(*signals: np.ndarray) -> tuple[torch.Tensor, ...]:
+    """[C, T] -> [C, 1, T]: each channel on its own."""
+    return tuple(torch.from_numpy(np.ascontiguousarray(one))[:, None] for one in signals)
+
+
+def _varies(signal: Audio) -> bool:
+    return bool(np.ptp(signal) > 0)
+
+
+@lru_cache(maxsize=4)
+def _mel(sample_rate: int) -> spectral.MultiScaleMel:
+    return spectral.mel_distance(sample_rate)
+
+
+@lru_cache(maxsize=1)
+def _visqol() -> Any:
+    from visqol import VisqolApi
+
+    scorer = VisqolApi()
+    scorer.create(mode="audio")
+    return scorer

@@ -1,131 +1,124 @@
-"""A model's quality on held-out sounds of a data set, domain by domain, beside what it has to beat."""
+"""An evaluation from beginning to end: clips, codecs, measures, and a report that can be read, looked at and heard."""
 
 from __future__ import annotations
 
-import csv
-from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from tqdm import tqdm
-
-from dac_codec import audio as sound
-from dac_codec.codec import DacFile, compress, decompress
-from dac_codec.errors import AudioError
-from dac_codec.evaluation import baselines, metrics
-from dac_codec.model import DAC
-
-
-@dataclass(frozen=True)
-class Clip:
-    """A mono excerpt [1, T] of a held-out sound, or of several joined."""
-
-    name: str
-    domain: str
-    waveform: np.ndarray
+import dac_codec
+from dac_codec.codec import write_bytes
+from dac_codec.errors import DacError
+from dac_codec.evaluation import summary, tables
+from dac_codec.evaluation.clips import find_clips
+from dac_codec.evaluation.codecs import Codec, Setting, make_codecs
+from dac_codec.evaluation.codecs.ours import load
+from dac_codec.evaluation.metrics import Metric, usable_metrics
+from dac_codec.evaluation.page import page
+from dac_codec.evaluation.results import Result
+from dac_codec.evaluation.run import run, shown
+from dac_codec.pretrained import DEFAULT_MODEL
 
 
 @dataclass(frozen=True)
-class Row:
-    """How one way to code one clip fares; `kbps` counts every byte of the file, its headers included."""
+class Report:
+    """What an evaluation found, and left in its folder: index.html, report.md, report.json and clips.csv.
 
-    clip: str
-    domain: str
-    coder: str
-    mel_distance: float
-    stft_distance: float
-    si_sdr: float
-    stoi: float
-    kbps: float
+    Attributes:
+        table: means as Markdown.
+        page: the page to open.
+        results: of every clip, codec and setting.
+        failures: a line for everything that could not be coded.
+    """
+
+    table: str
+    page: Path
+    results: list[Result]
+    failures: list[str]
 
 
-def held_out_clips(
-    manifest: Path, sample_rate: int, per_domain: int = 18, seconds: float = 5.0, split: str = "test"
-) -> list[Clip]:
-    """Clips of one length from a split of a data set, the same on every machine.
+def evaluate(
+    data: Path,
+    output: Path,
+    codecs: Sequence[str] = ("ours",),
+    bitrates: Sequence[float] = (2.0, 4.0, 6.0, 8.0),
+    model: str = DEFAULT_MODEL,
+    split: str = "test",
+    device: str = "auto",
+    workers: int | None = None,
+    progress: bool = True,
+    say: Callable[[str], None] = print,
+) -> Report:
+    """Measure codecs on sounds, at the sample rate of our model.
 
-    Files that are shorter than a clip are joined with the ones after them in the manifest; a longer one gives several
-    clips, evenly spread. A domain with less sound than asked for gives as many clips as it has files to begin with.
+    What was done before is taken from the output folder's `cache`, unless anything that it depends on has changed.
+
+    Args:
+        data: a manifest, a folder of sounds, or a sound file.
+        output: folder for the report; made if it is missing.
+        codecs: of `codecs.NAMES`; the others are compared with the first.
+        bitrates: in kbit/s, for which each codec takes what comes nearest.
+        model: a name, a folder or a file, for our codec.
+        split: of a manifest, the files to take.
+        device: "auto", "cpu" or "cuda", for our codec.
+        workers: processes; None: one for each CPU.
+        progress: whether to show a progress bar (on a terminal).
+        say: takes a line about each codec and measure that is left out.
 
     Raises:
-        AudioError: the manifest or one of its files can't be read.
+        DacError: there is no sound, an unknown codec, a model that can't be loaded, or a folder that can't be written.
     """
+    cache = output / "cache"
     try:
-        with manifest.open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row["split"] == split]
-    except (OSError, KeyError) as error:
-        raise AudioError(f"{manifest} is not a manifest ({error!r})") from error
-    if not rows:
-        raise AudioError(f"{manifest} has no files in its {split} split")
-    by_domain = defaultdict(list)
-    for row in rows:
-        by_domain[row["domain"]].append(manifest.parent / row["path"])
-    length = int(seconds * sample_rate)
-    return [
-        clip
-        for domain, files in sorted(by_domain.items())
-        for clip in _domain_clips(domain, files, sample_rate, per_domain, length)
-    ]
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DacError(f"can't make the folder {cache}: {error.strerror}") from error
+    made, missing = make_codecs(codecs, model, device)
+    metrics, unmeasured = usable_metrics()
+    for line in [*missing, *unmeasured]:
+        say(line)
+    sample_rate = load(model).sample_rate
+    clips = find_clips(data, sample_rate, split)
+    settings = [(codec, codec.settings(bitrates)) for codec in made]
+    outcome = run(clips, sample_rate, settings, metrics, cache, workers, progress)
+    if not outcome.results:
+        raise DacError(f"nothing could be coded: {outcome.failures[0]}")
+    means = summary.means(outcome.results, metrics)
+    differences = summary.differences(outcome.results, metrics)
+    table = tables.means_markdown(means, metrics)
+    compared = tables.differences_markdown(differences, metrics)
+    facts = _facts(sample_rate, len(clips), settings, metrics, [*missing, *unmeasured], outcome.failures)
+    found = {"means": list(map(asdict, means)), "differences": list(map(asdict, differences))}
+    heard = [clip for clip in shown(clips) if any(one.clip == clip.name for one in outcome.results)]
+    html = page(facts, means, differences, metrics, heard, sample_rate, outcome.results)
+    write_bytes(output / "clips.csv", tables.clips_csv(outcome.results, metrics).encode())
+    write_bytes(output / "report.md", f"{table}\n\n{compared}\n".encode())
+    write_bytes(output / "report.json", json.dumps({**facts, **found}, indent=1, allow_nan=False).encode())
+    write_bytes(output / "index.html", html.encode())
+    return Report(table, output / "index.html", outcome.results, outcome.failures)
 
 
-def _domain_clips(domain: str, files: list[Path], sample_rate: int, wanted: int, length: int) -> Iterator[Clip]:
-    sounds = []
-    for file in files:
-        waveform, rate = sound.read(file)
-        sounds.append(sound.resample(waveform.mean(0, keepdims=True), rate, sample_rate)[0])
-    starts = np.cumsum([0] + [len(one) for one in sounds])
-    # Round the end, so that a clip can begin with any of the files.
-    joined = np.concatenate([*sounds, *sounds])
-    if starts[-1] >= wanted * length:
-        chosen = np.linspace(0, starts[-1] - length, wanted).astype(int)
-    else:
-        chosen = starts[:-1][:wanted]
-    for index, start in enumerate(chosen):
-        clip = np.resize(joined[start:], length) if len(joined) - start < length else joined[start : start + length]
-        yield Clip(f"{domain}-{index:02}", domain, clip[None].astype(np.float32))
-
-
-def evaluate(model: DAC, clips: list[Clip], seed: int = 0) -> Iterator[tuple[Row, np.ndarray]]:
-    """Code every clip through the file format with all codebooks and with one, and measure; beside the baselines.
-
-    Yields:
-        A row, and what was decoded [1, T].
-    """
-    random = np.random.default_rng(seed)
-    rate = model.sample_rate
-    for clip in tqdm(clips, desc="evaluating", disable=None):
-        seconds = clip.waveform.shape[-1] / rate
-        outputs = {"silence": (baselines.silence(clip.waveform), 0.0)}
-        outputs["noise"] = (baselines.noise(clip.waveform, rate, random), 0.0)
-        for name, n_quantizers in (("1 codebook", 1), ("all codebooks", model.n_codebooks)):
-            data = compress((clip.waveform, rate), model, n_quantizers, device=model.device).to_bytes()
-            decoded, _ = decompress(DacFile.from_bytes(data), model, device=model.device)
-            outputs[name] = (decoded.numpy(), len(data) * 8 / seconds / 1000)
-        for coder, (decoded_clip, kbps) in outputs.items():
-            quality = metrics.quality(decoded_clip, clip.waveform, rate)
-            intelligible = metrics.stoi(decoded_clip, clip.waveform, rate) if clip.domain == "speech" else float("nan")
-            yield Row(clip.name, clip.domain, coder, *quality, intelligible, kbps), decoded_clip
-
-
-def table(rows: list[Row]) -> str:
-    """Means by domain and coder as a Markdown table."""
-    groups: defaultdict[tuple[str, str], list[Row]] = defaultdict(list)
-    for row in rows:
-        groups[row.domain, row.coder].append(row)
-        groups["all", row.coder].append(row)
-    lines = [
-        "| domain | clips | coder | kbit/s | mel distance | STFT distance | SI-SDR (dB) | STOI |",
-        "|---|---:|---|---:|---:|---:|---:|---:|",
-    ]
-    for (domain, coder), group in sorted(groups.items()):
-        values = np.array(
-            [[row.kbps, row.mel_distance, row.stft_distance, row.si_sdr, row.stoi] for row in group], np.float64
-        )
-        kbps, mel, stft, si_sdr, intelligible = values.mean(0)
-        heard = f"{intelligible:.3f}" if domain == "speech" else ""
-        lines.append(
-            f"| {domain} | {len(group)} | {coder} | {kbps:.2f} | {mel:.3f} | {stft:.3f} | {si_sdr:.2f} | {heard} |"
-        )
-    return "\n".join(lines)
+def _facts(
+    sample_rate: int,
+    n_clips: int,
+    codecs: Sequence[tuple[Codec, Sequence[Setting]]],
+    metrics: Sequence[Metric],
+    left_out: Sequence[str],
+    failures: Sequence[str],
+) -> dict[str, Any]:
+    """What was measured, and how."""
+    keys = ("name", "label", "unit", "higher_is_better", "source", "domain")
+    return {
+        "version": dac_codec.__version__,
+        "sample_rate": sample_rate,
+        "clips": n_clips,
+        "codecs": [
+            {"name": codec.name, "about": codec.about, "settings": [one.name for one in settings]}
+            for codec, settings in codecs
+        ],
+        "metrics": [{key: getattr(metric, key) for key in keys} for metric in metrics],
+        "left_out": list(left_out),
+        "failures": list(failures),
+    }

@@ -1,0 +1,130 @@
+"""The sounds that codecs are measured on: mono excerpts, the same on every machine."""
+
+from __future__ import annotations
+
+import csv
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dac_codec import audio as sound
+from dac_codec.audio import Audio
+from dac_codec.errors import AudioError
+
+EXCERPT_SECONDS = 10.0
+"""What is taken of a longer file of a folder: its middle."""
+
+POOLED = "all"
+"""The domain that all clips belong to."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A mono excerpt [1, T] of a sound, or of several joined."""
+
+    name: str
+    domain: str
+    waveform: Audio
+
+
+def find_clips(data: Path, sample_rate: int, split: str = "test") -> list[Clip]:
+    """The clips of a manifest (a CSV file), of a folder of sounds, or of one sound file.
+
+    Raises:
+        AudioError: there is no sound to be had.
+    """
+    if data.is_dir():
+        files = sound.find_audio(data)
+        if not files:
+            raise AudioError(f"{data}: no sound files in this folder")
+        return file_clips(data, files, sample_rate)
+    if data.suffix.lower() == ".csv":
+        return held_out_clips(data, sample_rate, split=split)
+    return file_clips(data.parent, [data], sample_rate)
+
+
+def file_clips(folder: Path, files: list[Path], sample_rate: int) -> list[Clip]:
+    """One clip of each file: all of it, or the middle `EXCERPT_SECONDS` of a longer one; mixed down to mono.
+
+    The domain of a file is the subfolder that it is in; where none is in one, all are of the domain `POOLED`. A file
+    that can't be read is warned of and left out.
+
+    Raises:
+        AudioError: no file can be read.
+    """
+    names = [file.relative_to(folder) for file in files]
+    apart = any(len(name.parts) > 1 for name in names)
+    clips = []
+    for file, name in zip(files, names, strict=True):
+        domain = name.parts[0] if len(name.parts) > 1 else "other" if apart else POOLED
+        try:
+            clips.append(Clip(name.as_posix(), domain, _middle(file, sample_rate)))
+        except AudioError as error:
+            if len(files) == 1:
+                raise
+            warnings.warn(f"left out: {error}", stacklevel=2)
+    if not clips:
+        raise AudioError(f"{folder}: none of its {len(files)} sound files can be read")
+    return clips
+
+
+def _middle(file: Path, sample_rate: int) -> Audio:
+    with sound.opened(file) as reader:
+        rate = reader.samplerate
+        n_samples = min(reader.frames, int(EXCERPT_SECONDS * rate))
+        start = (reader.frames - n_samples) // 2
+        if start:
+            reader.seek(start)
+        samples = reader.read(n_samples, dtype="float32", always_2d=True)
+    waveform = sound.check(samples.T, rate, str(file)).mean(0, keepdims=True)
+    return sound.resample(waveform, rate, sample_rate)
+
+
+def held_out_clips(
+    manifest: Path, sample_rate: int, per_domain: int = 18, seconds: float = 5.0, split: str = "test"
+) -> list[Clip]:
+    """Clips of one length from a split of a data set.
+
+    Files that are shorter than a clip are joined with the ones after them in the manifest; a longer one gives several
+    clips, evenly spread. A domain with less sound than asked for gives as many clips as it has files to begin with.
+
+    Raises:
+        AudioError: the manifest or one of its files can't be read.
+    """
+    try:
+        with manifest.open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["split"] == split]
+            by_domain = defaultdict(list)
+            for row in rows:
+                by_domain[row["domain"]].append(manifest.parent / row["path"])
+    except (OSError, KeyError, UnicodeDecodeError) as error:
+        raise AudioError(f"{manifest} is not a manifest ({error!r})") from error
+    if not rows:
+        raise AudioError(f"{manifest} has no files in its {split} split")
+    length = int(seconds * sample_rate)
+    return [
+        clip
+        for domain, files in sorted(by_domain.items())
+        for clip in _domain_clips(domain, files, sample_rate, per_domain, length)
+    ]
+
+
+def _domain_clips(domain: str, files: list[Path], sample_rate: int, wanted: int, length: int) -> Iterator[Clip]:
+    sounds = []
+    for file in files:
+        waveform, rate = sound.read(file)
+        sounds.append(sound.resample(waveform.mean(0, keepdims=True), rate, sample_rate)[0])
+    starts = np.cumsum([0] + [len(one) for one in sounds])
+    # Round the end, so that a clip can begin with any of the files.
+    joined = np.concatenate([*sounds, *sounds])
+    if starts[-1] >= wanted * length:
+        chosen = np.linspace(0, starts[-1] - length, wanted).astype(int)
+    else:
+        chosen = starts[:-1][:wanted]
+    for index, start in enumerate(chosen):
+        clip = np.resize(joined[start:], length) if len(joined) - start < length else joined[start : start + length]
+        yield Clip(f"{domain}-{index:02}", domain, clip[None].astype(np.float32))

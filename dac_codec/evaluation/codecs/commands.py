@@ -1,0 +1,169 @@
+"""Codecs that are commands: Opus, MP3 and Ogg Vorbis, at what is best for them.
+
+Each is given mono 24-bit PCM, and has its own headers made as small as its options allow. What comes back is brought to
+the clip's rate and length.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dac_codec import audio as sound
+from dac_codec.audio import Audio
+from dac_codec.errors import AudioError, DacError
+from dac_codec.evaluation.codecs.interface import Coded, MissingCodecError, Setting
+from dac_codec.evaluation.codecs.ogg import ogg_payload
+
+_VORBIS_RATES = ((32.0, 44100), (16.0, 22050), (12.0, 11025), (8.0, 8000))
+"""From which bitrate of mono on libvorbis 1.3 takes which sample rate: it refuses lower ones."""
+
+_TIMEOUT_S = 300.0
+
+
+@dataclass(frozen=True)
+class CommandCodec:
+    """An encoder and a decoder that are run as commands.
+
+    Args:
+        name: in tables.
+        package: Debian's package with the commands.
+        suffix: of its files.
+        encode: how it is called, but for the files; {kbps} stands for the bitrate.
+        decode: how the decoder is called.
+        lowest: lowest bitrate of mono in kbit/s.
+        input_rate: (clip's rate, bitrate) -> the sample rate at which the encoder gets the clip.
+        payload: (bytes of a file) -> the bytes in it that say how the clip sounds.
+    """
+
+    name: str
+    package: str
+    suffix: str
+    encode: tuple[str, ...]
+    decode: tuple[str, ...]
+    lowest: float
+    input_rate: Callable[[int, float], int]
+    payload: Callable[[bytes], int]
+
+    @property
+    def about(self) -> str:
+        return f"`{' '.join(self.encode)}`, `{' '.join(self.decode)}`; {self._versions()}"
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{self.name} {self.about}"
+
+    def check(self) -> None:
+        """Raise a MissingCodecError if the commands are not installed."""
+        for command in (self.encode[0], self.decode[0]):
+            if shutil.which(command) is None:
+                raise MissingCodecError(f"the command {command} is not installed: apt install {self.package}")
+
+    def settings(self, bitrates: Sequence[float]) -> list[Setting]:
+        return [Setting(f"{kbps:g} kbit/s", kbps) for kbps in sorted({max(self.lowest, wish) for wish in bitrates})]
+
+    def code(self, clip: Audio, sample_rate: int, setting: Setting) -> Coded:
+        with tempfile.TemporaryDirectory() as folder:
+            original, coded, decoded = (Path(folder, name) for name in ("in.wav", f"coded{self.suffix}", "out.wav"))
+            rate = self.input_rate(sample_rate, setting.value)
+            sound.write(original, sound.resample(clip, sample_rate, rate), rate, subtype="PCM_24")
+            encode = [part.format(kbps=f"{setting.value:g}") for part in self.encode]
+            started = time.perf_counter()
+            _run([*encode, str(original), *(["-o"] if self.encode[0] == "oggenc" else []), str(coded)])
+            encoded_at = time.perf_counter()
+            _run([*self.decode, str(coded), *(["-o"] if self.decode[0] == "oggdec" else []), str(decoded)])
+            decoded_at = time.perf_counter()
+            try:
+                heard, heard_rate = sound.read(decoded)
+                data = coded.read_bytes()
+            except (AudioError, OSError) as error:
+                raise DacError(f"{self.name}: nothing came of a clip at {setting.name} ({error})") from error
+        return Coded(
+            decoded=sound.resample(heard, heard_rate, sample_rate, clip.shape[-1]),
+            n_bytes=len(data),
+            payload_bytes=self.payload(data),
+            encode_seconds=encoded_at - started,
+            decode_seconds=decoded_at - encoded_at,
+        )
+
+    def _versions(self) -> str:
+        lines = []
+        for command in dict.fromkeys((self.encode[0], self.decode[0])):
+            done = subprocess.run([command, "--version"], capture_output=True, text=True, timeout=_TIMEOUT_S)
+            lines.append((done.stdout + done.stderr).strip().splitlines()[0])
+        return ", ".join(lines)
+
+
+def _run(command: list[str]) -> None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise DacError(f"{command[0]} can't be run: {error}") from error
+    if done.returncode != 0:
+        why = (done.stderr.strip() or done.stdout.strip() or "without a word").splitlines()[-1]
+        raise DacError(f"{command[0]} failed with exit code {done.returncode}: {why}")
+
+
+def _full_band(sample_rate: int, kbps: float) -> int:
+    """Opus works at 48 kHz whatever it is given; a resampler of ours is better than the one of opus-tools."""
+    return 48000
+
+
+def _as_it_is(sample_rate: int, kbps: float) -> int:
+    """lame knows best which rate suits a bitrate."""
+    return sample_rate
+
+
+def _vorbis_rate(sample_rate: int, kbps: float) -> int:
+    return min(sample_rate, next(rate for lowest, rate in _VORBIS_RATES if kbps >= lowest))
+
+
+def _opus_payload(data: bytes) -> int:
+    return ogg_payload(data, n_headers=2)
+
+
+def _vorbis_payload(data: bytes) -> int:
+    """Without the codebooks in the header, 3 to 4 kB, which a longer piece would hardly notice."""
+    return ogg_payload(data, n_headers=3)
+
+
+_SMALL = ("--discard-comments", "--padding", "0")
+
+# Frames of 60 ms need fewer headers than the usual 20 ms, and of few bits they take many.
+OPUS = CommandCodec(
+    name="opus",
+    package="opus-tools",
+    suffix=".opus",
+    encode=("opusenc", "--quiet", "--bitrate", "{kbps}", "--comp", "10", "--framesize", "60", *_SMALL),
+    decode=("opusdec", "--quiet", "--rate", "48000", "--float"),
+    lowest=6.0,
+    input_rate=_full_band,
+    payload=_opus_payload,
+)
+
+MP3 = CommandCodec(
+    name="mp3",
+    package="lame",
+    suffix=".mp3",
+    encode=("lame", "--quiet", "-m", "m", "--abr", "{kbps}", "-q", "0"),
+    decode=("lame", "--quiet", "--decode"),
+    lowest=8.0,
+    input_rate=_as_it_is,
+    payload=len,
+)
+
+VORBIS = CommandCodec(
+    name="vorbis",
+    package="vorbis-tools",
+    suffix=".ogg",
+    encode=("oggenc", "--quiet", "--bitrate", "{kbps}", "--discard-comments"),
+    decode=("oggdec", "--quiet", "--bits", "16"),
+    lowest=_VORBIS_RATES[-1][0],
+    input_rate=_vorbis_rate,
+    payload=_vorbis_payload,
+)

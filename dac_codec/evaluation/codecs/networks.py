@@ -1,0 +1,152 @@
+"""EnCodec and SNAC, by their authors' packages, where their weights are at hand: nothing is fetched here."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dac_codec import audio as sound
+from dac_codec.audio import Audio
+from dac_codec.evaluation.codecs.interface import Coded, MissingCodecError, Setting, nearest
+
+_ENCODEC_FILES = {24: "encodec_24khz-d7cc33bc.th", 48: "encodec_48khz-7e698e3e.th"}
+_SNAC_REPOSITORY = "hubertsiuzdak/snac_44khz"
+
+
+@dataclass(frozen=True)
+class Encodec:
+    """EnCodec (Défossez et al., 2022), without its entropy coder.
+
+    Args:
+        name: in tables.
+        khz: 24 (mono) or 48 (stereo, which mono is given as, twice).
+    """
+
+    name: str
+    khz: int
+
+    @property
+    def about(self) -> str:
+        return f"encodec {version('encodec')}, the {self.khz} kHz model"
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{self.name} {self.about} {_ENCODEC_FILES[self.khz]}"
+
+    def check(self) -> None:
+        """Raise a MissingCodecError if the package or its weights are missing."""
+        if find_spec("encodec") is None:
+            raise MissingCodecError("the package encodec is not installed: pip install encodec")
+        if not Path(torch.hub.get_dir(), "checkpoints", _ENCODEC_FILES[self.khz]).exists():
+            call = f"EncodecModel.encodec_model_{self.khz}khz()"
+            raise MissingCodecError(
+                f"its weights are not here: python -c 'from encodec import EncodecModel; {call}' fetches them"
+            )
+
+    def settings(self, bitrates: Sequence[float]) -> list[Setting]:
+        possible = _encodec(self.khz).target_bandwidths
+        return [Setting(f"{possible[i]:g} kbit/s", possible[i]) for i in nearest(bitrates, possible)]
+
+    @torch.no_grad()
+    def code(self, clip: Audio, sample_rate: int, setting: Setting) -> Coded:
+        from encodec.compress import compress
+
+        model = _encodec(self.khz)
+        model.set_target_bandwidth(setting.value)
+        resampled = sound.resample(clip, sample_rate, model.sample_rate)
+        waveform = torch.from_numpy(np.repeat(resampled, model.channels, 0))
+        started = time.perf_counter()
+        frames = model.encode(waveform[None])
+        encoded_at = time.perf_counter()
+        decoded = model.decode(frames)[0]
+        decoded_at = time.perf_counter()
+        codes = torch.cat([codes for codes, _ in frames], -1)[0]
+        return Coded(
+            decoded=_as_the_clip(decoded, model.sample_rate, clip, sample_rate),
+            n_bytes=len(compress(model, waveform, use_lm=False)),
+            payload_bytes=codes.numel() * math.log2(model.quantizer.bins) / 8,
+            encode_seconds=encoded_at - started,
+            decode_seconds=decoded_at - encoded_at,
+            codes=codes.numpy(),
+            codebook_size=model.quantizer.bins,
+        )
+
+
+@dataclass(frozen=True)
+class Snac:
+    """SNAC (Siuzdak et al., 2024), the 44 kHz model. It has no file format: the bits of its codes are its size."""
+
+    name: str
+
+    @property
+    def about(self) -> str:
+        return f"snac {version('snac')}, {_SNAC_REPOSITORY}; no file format, the bits of the codes alone count"
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{self.name} {self.about}"
+
+    def check(self) -> None:
+        """Raise a MissingCodecError if the package or its weights are missing."""
+        if find_spec("snac") is None:
+            raise MissingCodecError("the package snac is not installed: pip install snac")
+        if _snac_folder() is None:
+            call = f'SNAC.from_pretrained("{_SNAC_REPOSITORY}")'
+            raise MissingCodecError(f"its weights are not here: python -c 'from snac import SNAC; {call}' fetches them")
+
+    def settings(self, bitrates: Sequence[float]) -> list[Setting]:
+        return [Setting()]
+
+    @torch.no_grad()
+    def code(self, clip: Audio, sample_rate: int, setting: Setting) -> Coded:
+        model = _snac()
+        waveform = torch.from_numpy(sound.resample(clip, sample_rate, model.sampling_rate))[None]
+        started = time.perf_counter()
+        codes = model.encode(waveform)
+        encoded_at = time.perf_counter()
+        decoded = model.decode(codes)[0]
+        decoded_at = time.perf_counter()
+        bits = sum(one.numel() for one in codes) * math.log2(model.codebook_size)
+        return Coded(
+            decoded=_as_the_clip(decoded, model.sampling_rate, clip, sample_rate),
+            n_bytes=math.ceil(bits / 8),
+            payload_bytes=bits / 8,
+            encode_seconds=encoded_at - started,
+            decode_seconds=decoded_at - encoded_at,
+        )
+
+
+def _as_the_clip(decoded: torch.Tensor, rate: int, clip: Audio, sample_rate: int) -> Audio:
+    return sound.resample(decoded.mean(0, keepdim=True).numpy(), rate, sample_rate, clip.shape[-1])
+
+
+@lru_cache(maxsize=2)
+def _encodec(khz: int) -> Any:
+    from encodec.model import EncodecModel
+
+    return EncodecModel.encodec_model_24khz() if khz == 24 else EncodecModel.encodec_model_48khz()
+
+
+@lru_cache(maxsize=1)
+def _snac() -> Any:
+    from snac import SNAC
+
+    return SNAC.from_pretrained(str(_snac_folder()))
+
+
+def _snac_folder() -> Path | None:
+    """Where the Hugging Face hub keeps SNAC's weights, if it does."""
+    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    snapshots = home / "hub" / f"models--{_SNAC_REPOSITORY.replace('/', '--')}" / "snapshots"
+    return next((file.parent for file in sorted(snapshots.glob("*/pytorch_model.bin"))), None)

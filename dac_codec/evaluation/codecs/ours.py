@@ -1,0 +1,84 @@
+"""Our codec, through the file format, at so many codebooks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import dac_codec
+from dac_codec import pretrained
+from dac_codec.audio import Audio
+from dac_codec.codec import DacFile, compress, decompress
+from dac_codec.evaluation.codecs.interface import Coded, MissingCodecError, Setting, nearest
+from dac_codec.model import DAC
+
+
+@dataclass(frozen=True)
+class Ours:
+    """A model of this package.
+
+    Args:
+        name: in tables.
+        model: a name, a folder or a file.
+        device: "auto", "cpu" or "cuda".
+    """
+
+    name: str
+    model: str
+    device: str = "auto"
+
+    @property
+    def about(self) -> str:
+        model = load(self.model)
+        return f"{model.name}, {model.sample_rate} Hz, {model.n_codebooks} codebooks of {model.codebook_size}"
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{self.name} {dac_codec.__version__} {pretrained.fingerprint(load(self.model)).hex()}"
+
+    def settings(self, bitrates: Sequence[float]) -> list[Setting]:
+        model = load(self.model)
+        rates = [model.config.bitrate(n) / 1000 for n in range(1, model.n_codebooks + 1)]
+        counts = [index + 1 for index in nearest(bitrates, rates)]
+        return [Setting(f"{n} codebook{'s' if n > 1 else ''}", n) for n in counts]
+
+    def code(self, clip: Audio, sample_rate: int, setting: Setting) -> Coded:
+        model = load(self.model)
+        started = time.perf_counter()
+        data = compress((clip, sample_rate), model, int(setting.value), device=self.device).to_bytes()
+        encoded_at = time.perf_counter()
+        file = DacFile.from_bytes(data)
+        decoded, _ = decompress(file, model, device=self.device)
+        decoded_at = time.perf_counter()
+        codes = file.codes[0].numpy()
+        return Coded(
+            decoded=decoded.numpy(),
+            n_bytes=len(data),
+            payload_bytes=codes.size * file.header.bits_per_code / 8,
+            encode_seconds=encoded_at - started,
+            decode_seconds=decoded_at - encoded_at,
+            codes=codes,
+            codebook_size=file.header.codebook_size,
+        )
+
+
+def published(name: str, model: str, device: str) -> Ours:
+    """The reference's published weights, whose codes this package reproduces.
+
+    Raises:
+        MissingCodecError: they were not fetched yet.
+    """
+    where = {info.name: info.where for info in pretrained.available()}[model]
+    if where == "downloadable":
+        raise MissingCodecError(
+            f"its weights are not here: `dac-codec compress --model {model}` on any sound fetches them"
+        )
+    return Ours(name, model, device)
+
+
+@lru_cache(maxsize=2)
+def load(model: str) -> DAC:
+    """The model of this process."""
+    return pretrained.load(model)

@@ -1,0 +1,55 @@
+"""Codecs by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dac_codec.errors import DacError
+from dac_codec.evaluation.codecs.commands import MP3, OPUS, VORBIS
+from dac_codec.evaluation.codecs.interface import Codec, MissingCodecError
+from dac_codec.evaluation.codecs.networks import Encodec, Snac
+from dac_codec.evaluation.codecs.ours import Ours, published
+from dac_codec.evaluation.codecs.points import ABOUT, Point
+
+_OTHERS = {
+    one.name: one for one in (OPUS, MP3, VORBIS, Encodec("encodec24", 24), Encodec("encodec48", 48), Snac("snac"))
+}
+
+NAMES = ("ours", "dac", *_OTHERS, *ABOUT)
+"""What `make_codecs` knows: our model, the reference's published weights, other codecs, and points of reference."""
+
+
+def make_codecs(names: Sequence[str], model: str, device: str) -> tuple[list[Codec], list[str]]:
+    """The codecs of these names, and a line for each that can't be used here.
+
+    Args:
+        names: of `NAMES`.
+        model: a name, a folder or a file, for "ours".
+        device: "auto", "cpu" or "cuda", for networks of this package.
+
+    Raises:
+        DacError: an unknown name, or the model can't be loaded.
+    """
+    codecs: list[Codec] = []
+    missing = []
+    for name in dict.fromkeys(names):
+        if name not in NAMES:
+            raise DacError(f"no codec is called {name!r}, expected one of {', '.join(NAMES)}")
+        try:
+            codecs.append(_make(name, model, device))
+        except MissingCodecError as error:
+            missing.append(f"{name} is left out, {error}")
+    if not codecs:
+        raise DacError(f"none of the codecs can be used here: {'; '.join(missing)}")
+    return codecs, missing
+
+
+def _make(name: str, model: str, device: str) -> Codec:
+    if name == "ours":
+        return Ours(name, model, device)
+    if name == "dac":
+        return published(name, "44khz", device)
+    if name in ABOUT:
+        return Point(name)
+    _OTHERS[name].check()
+    return _OTHERS[name]

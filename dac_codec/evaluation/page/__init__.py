@@ -1,0 +1,101 @@
+"""One page with everything in it: plots, tables, spectrograms, and players to compare by ear, openly or blind."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from html import escape
+from importlib import resources
+from typing import Any
+
+from dac_codec import audio
+from dac_codec.evaluation import baselines, png
+from dac_codec.evaluation.clips import POOLED, Clip
+from dac_codec.evaluation.metrics import Metric
+from dac_codec.evaluation.page.sections import codebooks, differences_tables, legend, means_tables, methods, plots
+from dac_codec.evaluation.results import Result, flac
+from dac_codec.evaluation.summary import Difference, Mean
+
+HIDDEN_REFERENCE, ANCHOR = "original", "anchor"
+"""What ITU-R BS.1534 puts among the codecs of a blind test."""
+
+
+def page(
+    facts: dict[str, Any],
+    means: Sequence[Mean],
+    differences: Sequence[Difference],
+    metrics: Sequence[Metric],
+    clips: Sequence[Clip],
+    sample_rate: int,
+    results: Sequence[Result],
+) -> str:
+    """The page. It needs no network, and its Content-Security-Policy forbids it.
+
+    Args:
+        facts: what was measured, and how.
+        means, differences: to be shown.
+        metrics: that were taken.
+        clips: that can be heard.
+        sample_rate: of the clips.
+        results: with the sound of each of these clips.
+    """
+    order = [codec["name"] for codec in facts["codecs"]]
+    coded = [name for name in order if any(mean.codec == name and mean.kbps.mean for mean in means)]
+    # A single domain is all there is.
+    single = len({mean.domain for mean in means}) == 2
+    means = [mean for mean in means if not (single and mean.domain == POOLED)]
+    differences = [one for one in differences if not (single and one.domain == POOLED)]
+    parts = {
+        "style": _resource("style.css"),
+        "script": _resource("script.js"),
+        "facts": escape(f"{facts['clips']} clips, {sample_rate / 1000:g} kHz mono, dac_codec {facts['version']}"),
+        "legend": legend(coded, order),
+        "plots": plots(means, metrics, order),
+        "means": means_tables(means, metrics),
+        "differences": differences_tables(differences, metrics),
+        "codebooks": codebooks(means),
+        "methods": methods(facts),
+        "data": _json([_heard(clip, sample_rate, results) for clip in clips]),
+    }
+    text = _resource("page.html")
+    for name, part in parts.items():
+        text = text.replace(f"<!--{name}-->", part)
+    return text
+
+
+def _heard(clip: Clip, sample_rate: int, results: Sequence[Result]) -> dict[str, Any]:
+    """A clip and what became of it, as the script of the page wants it."""
+    low = baselines.anchor(clip.waveform, sample_rate)
+    versions = [_version(HIDDEN_REFERENCE, "", None, flac(clip.waveform, sample_rate), clip, sample_rate)]
+    versions.append(_version(ANCHOR, "", None, flac(low, sample_rate), clip, sample_rate))
+    versions += [
+        _version(one.codec, one.setting, one.kbps if one.n_bytes else None, one.sound, clip, sample_rate)
+        for one in results
+        if one.clip == clip.name and one.sound is not None and one.codec not in (HIDDEN_REFERENCE, ANCHOR)
+    ]
+    seconds = clip.waveform.shape[-1] / sample_rate
+    return {
+        "name": clip.name,
+        "domain": clip.domain,
+        "seconds": seconds,
+        "khz": sample_rate / 2000,
+        "versions": versions,
+    }
+
+
+def _version(codec: str, setting: str, kbps: float | None, heard: str, clip: Clip, sample_rate: int) -> dict[str, Any]:
+    waveform, _ = audio.read(io.BytesIO(base64.b64decode(heard)), name=clip.name)
+    picture = base64.b64encode(png.spectrogram(waveform)).decode()
+    rate = None if kbps is None else round(kbps, 2)
+    return {"codec": codec, "setting": setting, "kbps": rate, "sound": heard, "picture": picture}
+
+
+def _json(value: Any) -> str:
+    """JSON that can't end the element that it stands in."""
+    return json.dumps(value).replace("<", "\\u003c")
+
+
+def _resource(name: str) -> str:
+    return resources.files("dac_codec.evaluation.page").joinpath(name).read_text(encoding="utf-8")

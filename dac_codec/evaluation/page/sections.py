@@ -1,0 +1,155 @@
+"""The parts of the page that need no script, as HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from dac_codec.evaluation.clips import POOLED
+from dac_codec.evaluation.metrics import Metric
+from dac_codec.evaluation.plots import marker, rate_distortion
+from dac_codec.evaluation.statistics import Estimate
+from dac_codec.evaluation.summary import Difference, Mean
+
+
+def legend(coded: Sequence[str], order: Sequence[str]) -> str:
+    """The codecs' names with their markers."""
+    items = [
+        f'<li class="series c{order.index(name) % 8}"><svg viewBox="-7 -7 14 14" aria-hidden="true">'
+        f'<path d="{marker(order.index(name))}"/></svg>{escape(name)}</li>'
+        for name in coded
+    ]
+    return f'<ul class="legend">{"".join(items)}</ul>'
+
+
+def plots(means: Sequence[Mean], metrics: Sequence[Metric], order: Sequence[str]) -> str:
+    """A row of plots for each metric, one for each domain."""
+    rows = []
+    for metric in metrics:
+        figures = []
+        for domain in _domains(means):
+            if metric.domain is not None and domain == POOLED:
+                continue
+            picture = rate_distortion([mean for mean in means if mean.domain == domain], metric, order)
+            if picture:
+                figures.append(f"<figure><figcaption>{escape(domain)}</figcaption>{picture}</figure>")
+        if figures:
+            unit = f" ({escape(metric.unit)})" if metric.unit else ""
+            rows.append(f"<h3>{escape(metric.label)}{unit} <small>{_direction(metric)}</small></h3>")
+            rows.append(f'<div class="plots">{"".join(figures)}</div>')
+    return "".join(rows)
+
+
+def means_tables(means: Sequence[Mean], metrics: Sequence[Metric]) -> str:
+    """A table for each domain."""
+    tables = []
+    for domain in _domains(means):
+        group = [mean for mean in means if mean.domain == domain]
+        taken = [metric for metric in metrics if any(metric.name in mean.measures for mean in group)]
+        heads = ["codec", "setting", "kbit/s", "without headers", "encodes", "decodes"]
+        head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads) + "".join(
+            f'<th scope="col">{escape(metric.label)} <small>{_arrow(metric)}</small></th>' for metric in taken
+        )
+        rows = "".join(_mean_row(mean, taken) for mean in group)
+        tables.append(_details(f"{domain}: {group[0].clips} clips", f"<tr>{head}</tr>", rows))
+    return "".join(tables)
+
+
+def differences_tables(differences: Sequence[Difference], metrics: Sequence[Metric]) -> str:
+    """A table for each domain."""
+    if not differences:
+        return "<p>There is nothing to compare the first codec with.</p>"
+    tables = []
+    for domain in _domains(differences):
+        group = [one for one in differences if one.domain == domain]
+        taken = [metric for metric in metrics if any(metric.name in one.measures for one in group)]
+        head = "".join(f'<th scope="col">{name}</th>' for name in ("codec", "kbit/s", "against", "kbit/s")) + "".join(
+            f'<th scope="col">{escape(metric.label)} <small>{_arrow(metric)}</small></th>' for metric in taken
+        )
+        rows = []
+        for one in group:
+            cells = [
+                _cell(one.measures.get(metric.name), one.verdicts.get(metric.name, ""), signed=True) for metric in taken
+            ]
+            rows.append(
+                f'<tr><th scope="row">{escape(one.codec)} {escape(one.setting)}</th><td>{one.kbps:.2f}</td>'
+                f"<td>{escape(one.other)} {escape(one.other_setting)}</td><td>{one.other_kbps:.2f}</td>"
+                f"{''.join(cells)}</tr>"
+            )
+        tables.append(_details(domain, f"<tr>{head}</tr>", "".join(rows)))
+    return "".join(tables)
+
+
+def codebooks(means: Sequence[Mean]) -> str:
+    """How much of their bits codebooks use, over all clips."""
+    last = _domains(means)[-1]
+    rows = []
+    for mean in means:
+        if mean.domain == last and mean.codebooks is not None:
+            entropies = " ".join(f"{bits:.2f}" for bits in mean.codebooks.entropy)
+            shares = " ".join(f"{100 * share:.0f}%" for share in mean.codebooks.used)
+            rows.append(
+                f'<tr><th scope="row">{escape(mean.codec)} {escape(mean.setting)}</th>'
+                f"<td>{100 * mean.codebooks.efficiency:.1f}%</td><td>{entropies}</td><td>{shares}</td>"
+                f"<td>{mean.codebooks.frames}</td></tr>"
+            )
+    if not rows:
+        return "<p>No codec here has codebooks.</p>"
+    heads = ("codec", "bitrate efficiency", "entropy of each codebook, bits", "entries used", "frames")
+    head = "".join(f'<th scope="col">{name}</th>' for name in heads)
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+
+
+def methods(facts: dict[str, Any]) -> str:
+    """What was run, where the measures are defined, and what is missing."""
+    codecs = "".join(f"<dt>{escape(one['name'])}</dt><dd>{_marked(one['about'])}</dd>" for one in facts["codecs"])
+    metrics = "".join(f"<dt>{escape(one['label'])}</dt><dd>{escape(one['source'])}</dd>" for one in facts["metrics"])
+    missing = "".join(f"<li>{_marked(line)}</li>" for line in [*facts["left_out"], *facts["failures"]])
+    return f"<h3>Codecs</h3><dl>{codecs}</dl><h3>Measures</h3><dl>{metrics}</dl>" + (
+        f"<h3>Left out</h3><ul>{missing}</ul>" if missing else ""
+    )
+
+
+def _domains(rows: Sequence[Mean] | Sequence[Difference]) -> list[str]:
+    return list(dict.fromkeys(row.domain for row in rows))
+
+
+def _mean_row(mean: Mean, metrics: Sequence[Metric]) -> str:
+    speeds = [f"<td>{'' if one is None else f'{one:.1f}x'}</td>" for one in (mean.encode_speed, mean.decode_speed)]
+    cells = [_cell(mean.measures.get(metric.name)) for metric in metrics]
+    return (
+        f'<tr><th scope="row">{escape(mean.codec)}</th><td>{escape(mean.setting)}</td>{_cell(mean.kbps)}'
+        f"<td>{mean.payload_kbps:.2f}</td>{''.join(speeds)}{''.join(cells)}</tr>"
+    )
+
+
+def _cell(estimate: Estimate | None, kind: str = "", signed: bool = False) -> str:
+    if estimate is None or estimate.mean is None:
+        return "<td></td>"
+    plus = "+" if signed else ""
+    low, high = estimate.low, estimate.high
+    interval = "" if low is None or high is None else f"<small>{low:{plus}.3f} to {high:{plus}.3f}</small>"
+    verdict = f"<small>{kind}</small>" if kind else ""
+    return f'<td class="{kind}">{estimate.mean:{plus}.3f}{interval}{verdict}</td>'
+
+
+def _details(title: str, head: str, rows: str) -> str:
+    return (
+        f"<details open><summary>{escape(title)}</summary>"
+        f'<div class="scroll"><table><thead>{head}</thead><tbody>{rows}</tbody></table></div></details>'
+    )
+
+
+def _direction(metric: Metric) -> str:
+    return "higher is better" if metric.higher_is_better else "lower is better"
+
+
+def _arrow(metric: Metric) -> str:
+    return f'<abbr title="{_direction(metric)}">{"↑" if metric.higher_is_better else "↓"}</abbr>'
+
+
+def _marked(text: str) -> str:
+    """Text whose `code` is shown as such."""
+    parts = escape(text).split("`")
+    return "".join(f"<code>{part}</code>" if index % 2 else part for index, part in enumerate(parts))

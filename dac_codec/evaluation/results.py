@@ -1,0 +1,118 @@
+"""What a codec made of a clip, kept in a file of its own, so that finished work is never done again."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from dac_codec import audio as sound
+from dac_codec.audio import Audio
+from dac_codec.errors import DacError
+from dac_codec.evaluation.clips import Clip
+from dac_codec.files import replacing
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Result:
+    """How one way to code one clip fares.
+
+    Attributes:
+        clip, domain: of the clip.
+        seconds: length of the clip.
+        codec, setting: names.
+        n_bytes, payload_bytes, encode_seconds, decode_seconds, codebook_size: see `Coded`.
+        measures: by the metrics' names; None where one is not defined.
+        codes: base64 of [N, F] uint16, little-endian, row by row; None where there are none.
+        n_codebooks: N.
+        sound: base64 of what was decoded, as 16-bit FLAC; None where nobody will listen to it.
+    """
+
+    clip: str
+    domain: str
+    seconds: float
+    codec: str
+    setting: str
+    n_bytes: int
+    payload_bytes: float
+    encode_seconds: float
+    decode_seconds: float
+    measures: dict[str, float | None]
+    codes: str | None = None
+    n_codebooks: int = 0
+    codebook_size: int = 0
+    sound: str | None = None
+
+    @property
+    def kbps(self) -> float:
+        """Kilobits per second that the file takes, every byte of it."""
+        return self.n_bytes * 8 / self.seconds / 1000
+
+    @property
+    def payload_kbps(self) -> float:
+        """Kilobits per second without headers and framing."""
+        return self.payload_bytes * 8 / self.seconds / 1000
+
+    def counts(self) -> np.ndarray | None:
+        """How often each entry of each codebook was chosen [N, codebook_size]."""
+        if self.codes is None:
+            return None
+        codes = np.frombuffer(base64.b64decode(self.codes), "<u2").reshape(self.n_codebooks, -1)
+        return np.stack([np.bincount(stage, minlength=self.codebook_size) for stage in codes])
+
+    def save(self, path: Path) -> None:
+        """Write to a file; it is there whole or not at all.
+
+        Raises:
+            DacError: the file can't be written.
+        """
+        try:
+            with replacing(path) as temporary:
+                temporary.write_text(json.dumps(asdict(self), allow_nan=False))
+        except OSError as error:
+            raise DacError(f"can't write {path}: {error.strerror or error}") from error
+
+    @classmethod
+    def load(cls, path: Path) -> Result | None:
+        """Read from a file; None if there is none, or one that makes no sense."""
+        try:
+            values = json.loads(path.read_bytes())
+            return cls(**{field.name: values[field.name] for field in fields(cls)})
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+
+def key(clip: Clip, sample_rate: int, codec: str, setting: str, metrics: str, with_sound: bool) -> str:
+    """The name of a result: another one as soon as anything that it depends on is another.
+
+    Args:
+        clip: with its waveform.
+        sample_rate: of the clip.
+        codec: the codec's fingerprint.
+        setting: the setting's name.
+        metrics: the fingerprints of the metrics.
+        with_sound: whether the result holds what was decoded.
+    """
+    waveform = hashlib.sha256(np.ascontiguousarray(clip.waveform, "<f4").tobytes()).hexdigest()
+    parts = [_FORMAT, clip.name, clip.domain, waveform, sample_rate, codec, setting, metrics, with_sound]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def flac(waveform: Audio, sample_rate: int) -> str:
+    """Base64 of a sound [1, T] as 16-bit FLAC, which colours nothing and which browsers play."""
+    stream = io.BytesIO()
+    sound.write(stream, waveform, sample_rate, "flac", "PCM_16")
+    return base64.b64encode(stream.getvalue()).decode()
+
+
+def defined(value: float) -> float | None:
+    """A measure as JSON knows it."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,70 @@
+"""Results as CSV, for programs, and as a Markdown table, for a model card."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+
+from dac_codec.evaluation.metrics import Metric
+from dac_codec.evaluation.results import Result
+from dac_codec.evaluation.statistics import Estimate
+from dac_codec.evaluation.summary import Difference, Mean
+
+
+def clips_csv(results: Sequence[Result], metrics: Sequence[Metric]) -> str:
+    """A row for each clip, codec and setting; a measure that is not defined is an empty field."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    names = [metric.name for metric in metrics]
+    columns = ("clip", "domain", "seconds", "codec", "setting", "bytes", "kbps", "payload_kbps")
+    writer.writerow([*columns, "encode_speed", "decode_speed", *names])
+    for one in results:
+        fixed = (one.clip, one.domain, one.seconds, one.codec, one.setting, one.n_bytes, one.kbps, one.payload_kbps)
+        speeds = [one.seconds / spent if spent else None for spent in (one.encode_seconds, one.decode_seconds)]
+        writer.writerow([*fixed, *speeds, *(one.measures.get(name) for name in names)])
+    return stream.getvalue()
+
+
+def means_markdown(means: Sequence[Mean], metrics: Sequence[Metric]) -> str:
+    """Means by domain, codec and setting, with 95% confidence intervals."""
+    headings = [f"{metric.label}{f' ({metric.unit})' if metric.unit else ''}" for metric in metrics]
+    lines = [
+        f"| {' | '.join(['domain', 'clips', 'codec', 'setting', 'kbit/s', *headings])} |",
+        "|---|---:|---|---|---:|" + "---:|" * len(metrics),
+    ]
+    for mean in means:
+        values = [shown(mean.measures[metric.name]) if metric.name in mean.measures else "" for metric in metrics]
+        kbps = f"{mean.kbps.mean or 0.0:.2f}"
+        lines.append(f"| {' | '.join([mean.domain, str(mean.clips), mean.codec, mean.setting, kbps, *values])} |")
+    return "\n".join(lines)
+
+
+def differences_markdown(differences: Sequence[Difference], metrics: Sequence[Metric]) -> str:
+    """The first codec less each other at the nearest bitrate; "+" where it is better, "-" where it is worse."""
+    headings = ["domain", "codec", "kbit/s", "against", "kbit/s", *(metric.label for metric in metrics)]
+    lines = [
+        f"| {' | '.join(headings)} |",
+        "|---|---|---:|---|---:|" + "---:|" * len(metrics),
+    ]
+    signs = {"better": " +", "worse": " -", "undecided": ""}
+    for one in differences:
+        values = [
+            shown(one.measures[metric.name]) + signs[one.verdicts[metric.name]] if metric.name in one.measures else ""
+            for metric in metrics
+        ]
+        names = [f"{one.codec}, {one.setting}", f"{one.kbps:.2f}", f"{one.other}, {one.other_setting}"]
+        lines.append(f"| {' | '.join([one.domain, *names, f'{one.other_kbps:.2f}', *values])} |")
+    return "\n".join(lines)
+
+
+def shown(estimate: Estimate) -> str:
+    """A mean and its confidence interval.
+
+    >>> shown(Estimate(1.5, 1.25, 1.75, 9))
+    '1.500 [1.250, 1.750]'
+    """
+    mean, low, high, _ = estimate
+    if mean is None:
+        return ""
+    return f"{mean:.3f}" if low is None or high is None else f"{mean:.3f} [{low:.3f}, {high:.3f}]"

@@ -1,0 +1,79 @@
+"""Which sounds are measured."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from dac_codec.errors import AudioError
+from dac_codec.evaluation import clips
+from tests.evaluation.sounds import RATE, speech_like
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    rows = []
+    for index, (domain, seconds) in enumerate([("speech", 0.7), ("speech", 0.9), ("music", 6.0), ("effects", 0.4)]):
+        soundfile.write(tmp_path / f"{index}.wav", speech_like(seconds, index)[0], RATE)
+        rows.append((f"{index}.wav", domain, "test"))
+    rows.append(("not-there.wav", "speech", "train"))
+    with (tmp_path / "manifest.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("path", "domain", "split"), *rows])
+    return tmp_path / "manifest.csv"
+
+
+def test_clips_of_a_manifest_have_one_length(manifest: Path, tmp_path: Path) -> None:
+    found = clips.held_out_clips(manifest, RATE, per_domain=3, seconds=1.5)
+    assert [clip.name for clip in found] == [
+        "effects-00",
+        "music-00",
+        "music-01",
+        "music-02",
+        "speech-00",
+        "speech-01",
+    ]
+    assert {clip.waveform.shape for clip in found} == {(1, int(1.5 * RATE))}
+    assert [clip.name for clip in clips.find_clips(manifest, RATE)] == [
+        clip.name for clip in clips.held_out_clips(manifest, RATE)
+    ]
+    with pytest.raises(AudioError, match="val split"):
+        clips.find_clips(manifest, RATE, split="val")
+    (tmp_path / "no-manifest.csv").write_bytes(b"\xff\xfe\x00")
+    for name in ("none.csv", "no-manifest.csv"):
+        with pytest.raises(AudioError, match="manifest"):
+            clips.find_clips(tmp_path / name, RATE)
+
+
+def test_files_of_a_folder(tmp_path: Path) -> None:
+    long = np.concatenate([speech_like(3.0), speech_like(10.0, 1), speech_like(3.0)], 1)
+    for name, waveform in (("a/long.wav", long), ("b/sub/short.flac", speech_like(0.5)), ("top.wav", speech_like(0.5))):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        soundfile.write(tmp_path / name, np.stack([waveform[0], -0.5 * waveform[0]], 1), RATE, subtype="PCM_16")
+    (tmp_path / "a" / "bad.wav").write_bytes(b"no sound")
+    with pytest.warns(UserWarning, match=r"bad\.wav"):
+        found = {clip.name: clip for clip in clips.find_clips(tmp_path, RATE)}
+    assert {clip.name: clip.domain for clip in found.values()} == {
+        "a/long.wav": "a",
+        "b/sub/short.flac": "b",
+        "top.wav": "other",
+    }
+    assert found["top.wav"].waveform.shape == (1, RATE // 2)
+    # The middle of the long one, mixed down.
+    assert np.abs(found["a/long.wav"].waveform - 0.25 * speech_like(10.0, 1)).max() < 1e-3
+
+
+def test_one_file_and_none(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", speech_like(0.5)[0], RATE)
+    (clip,) = clips.find_clips(tmp_path / "a.wav", RATE // 2)
+    assert (clip.name, clip.domain, clip.waveform.shape) == ("a.wav", clips.POOLED, (1, RATE // 4))
+    (clip,) = clips.find_clips(tmp_path, RATE)
+    assert clip.domain == clips.POOLED
+    (tmp_path / "a.wav").write_bytes(b"")
+    (tmp_path / "empty").mkdir()
+    for data in (tmp_path, tmp_path / "a.wav", tmp_path / "empty", tmp_path / "nowhere.wav"):
+        with pytest.raises(AudioError):
+            clips.find_clips(data, RATE)

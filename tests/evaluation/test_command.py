@@ -1,0 +1,66 @@
+"""`dac-codec evaluate`, from the command line to its folder."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import soundfile
+from click.testing import CliRunner
+
+from dac_codec import pretrained
+from dac_codec.cli import main
+from tests.conftest import golden_model
+from tests.evaluation.sounds import RATE, speech_like
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    for name in ("speech/a.wav", "music/b.wav"):
+        (tmp_path / "data" / name).parent.mkdir(parents=True)
+        soundfile.write(tmp_path / "data" / name, speech_like(0.6)[0], RATE)
+    pretrained.save(golden_model("44khz"), tmp_path / "model")
+    return tmp_path / "data"
+
+
+def test_evaluate_and_again_with_more(data: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "dac_codec.cli", "evaluate", "data", "--model", "model", "-o", "out"]
+    command += ["--bitrates", "0.5,99"]
+    done = subprocess.run([*command, "--codecs", "ours,silence"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "| all | 2 | ours | 1 codebook |" in done.stdout
+    assert "Open out/index.html" in done.stderr
+    first = {file: file.stat().st_mtime_ns for file in (tmp_path / "out" / "cache").iterdir()}
+    assert len(first) == 2 * 3
+    done = subprocess.run(
+        [*command, "--codecs", "ours,anchor", "--quiet"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    now = {file: file.stat().st_mtime_ns for file in (tmp_path / "out" / "cache").iterdir()}
+    assert len(now) == 2 * 4
+    assert first.items() <= now.items()
+    with (tmp_path / "out" / "clips.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["codec"] for row in rows} == {"ours", "anchor"}
+    for row in rows:
+        size = float(row["bytes"])
+        assert float(row["kbps"]) == pytest.approx(size * 8 / float(row["seconds"]) / 1000)
+
+
+def test_wrong_words_are_said_in_one_line(data: Path, tmp_path: Path) -> None:
+    for arguments, code, message in (
+        (["nowhere"], 2, "does not exist"),
+        ([str(data), "--codecs", "ours,flac"], 2, "'flac' is none of the codecs ours,"),
+        ([str(data), "--bitrates", "2,x"], 2, "such as 2,4,6,8"),
+        ([str(data), "--bitrates", "0"], 2, "such as 2,4,6,8"),
+        ([str(data), "--model", str(data)], 1, "Error: "),
+        ([str(data / "speech" / "a.wav"), "-o", str(data / "speech" / "a.wav" / "b")], 1, "can't make the folder"),
+    ):
+        result = CliRunner().invoke(main, ["evaluate", *arguments])
+        assert result.exit_code == code, result.output
+        assert message in result.output
+        assert "Traceback" not in result.output

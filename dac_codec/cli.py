@@ -135,6 +135,11 @@ _device = click.option(
     show_default=True,
     help="Where the network runs; auto takes a GPU if there is one.",
 )
+_fast = click.option(
+    "--fast",
+    is_flag=True,
+    help="Compute in bfloat16 where the processor is quicker at that: near to the exact result, and not the same.",
+)
 _force = click.option("--force", is_flag=True, help="Overwrite files that exist.")
 _quiet = click.option("--quiet", is_flag=True, help="Show only warnings and errors.")
 
@@ -172,6 +177,7 @@ def _output(text: str, required: bool = False) -> Callable[[Callable[..., None]]
     help="Standard input is samples without a header; ENCODING is s16le, s24le, s32le or f32le.",
 )
 @_device
+@_fast
 @_force
 @_quiet
 def compress(
@@ -183,6 +189,7 @@ def compress(
     chunk_frames: int | None,
     raw: tuple[int, int, str] | None,
     device: str,
+    fast: bool,
     force: bool,
     quiet: bool,
 ) -> None:
@@ -205,7 +212,7 @@ def compress(
     from dac_codec import audio, codec, pretrained
 
     _check_device(device)
-    loaded = pretrained.load(model or pretrained.DEFAULT_MODEL, progress=not quiet)
+    loaded = codec.load_model(model or pretrained.DEFAULT_MODEL, device, not quiet, fast)
     try:
         quantizers = codec.choose_quantizers(loaded, quantizers, None if bitrate is None else 1000 * bitrate)
     except DacError as error:
@@ -243,6 +250,7 @@ def compress(
 @_output("The sound file, or a folder for several inputs; - is standard output. [default: beside each input]")
 @_model
 @_device
+@_fast
 @_force
 @click.option("--start", metavar="TIME", callback=_seconds, help="Leave out what is before: seconds, or h:m:s.")
 @click.option("--duration", metavar="TIME", callback=_seconds, help="Decode no more than this.")
@@ -265,6 +273,7 @@ def decompress(
     output: str | None,
     model: str | None,
     device: str,
+    fast: bool,
     force: bool,
     start: float | None,
     duration: float | None,
@@ -290,7 +299,7 @@ def decompress(
     from dac_codec import audio, codec
 
     _check_device(device)
-    models = _Models(model, device, progress=not quiet)
+    models = _Models(model, device, not quiet, fast)
     show_progress = not quiet and len(plan.jobs) == 1
 
     def work(job: Job) -> str:
@@ -513,14 +522,16 @@ class _Models:
         given: the model that the user named, loaded at once; None for those that the files name.
         device: where they run.
         progress: whether to show a download.
+        fast: whether they may compute in bfloat16.
     """
 
-    def __init__(self, given: str | None, device: str, progress: bool) -> None:
-        from dac_codec import pretrained
+    def __init__(self, given: str | None, device: str, progress: bool, fast: bool = False) -> None:
+        from dac_codec import codec
 
-        self._given = None if given is None else pretrained.load(given, progress=progress)
+        self._given = None if given is None else codec.load_model(given, device, progress, fast)
         self._device = device
         self._progress = progress
+        self._fast = fast
         self._by_name: dict[str, DAC] = {}
         self._lock = threading.Lock()
 
@@ -537,7 +548,8 @@ class _Models:
         name = header.model_name
         with self._lock:
             if name not in self._by_name:
-                self._by_name[name] = codec.model_of(header, None, self._device, self._progress)
+                named = codec.model_of(header, None, self._device, self._progress, self._fast)
+                self._by_name[name] = named
             return self._by_name[name]
 
 

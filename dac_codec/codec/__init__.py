@@ -15,7 +15,7 @@ from dac_codec.codec.encoding import (
 )
 from dac_codec.codec.files import DacFile, load, write_bytes
 from dac_codec.codec.legacy import from_legacy, to_legacy
-from dac_codec.codec.models import choose_quantizers, model_of
+from dac_codec.codec.models import choose_quantizers, load_model, model_of
 
 __all__ = [
     "BEGINNING_SECONDS",
@@ -32,6 +32,7 @@ __all__ = [
     "decompress_stream",
     "from_legacy",
     "load",
+    "load_model",
     "model_of",
     "to_legacy",
     "write_bytes",

@@ -45,6 +45,7 @@ def model_of(
     model: str | os.PathLike[str] | DAC | None,
     device: str | torch.device = "auto",
     progress: bool = False,
+    fast: bool = False,
 ) -> DAC:
     """The model that a file needs: the given one, else the one that the file names; checked against the file.
 
@@ -59,13 +60,21 @@ def model_of(
                 f"the file was written with {model_id(header)}, which is neither bundled nor published: name its "
                 "weights"
             )
-    loaded = load_model(model, device, progress)
+    loaded = load_model(model, device, progress, fast)
     check_model(header, loaded)
     return loaded
 
 
-def load_model(model: str | os.PathLike[str] | DAC, device: str | torch.device, progress: bool) -> DAC:
-    """A loaded model on its device, made fast; one that was prepared already stays as it is.
+def load_model(
+    model: str | os.PathLike[str] | DAC, device: str | torch.device = "auto", progress: bool = False, fast: bool = False
+) -> DAC:
+    """A model on its device, made fast (see `engine.prepare`); one that is that already stays as it is.
+
+    Args:
+        model: a loaded model, or what `DAC.from_pretrained` takes.
+        device: "auto" takes a CUDA device if there is one.
+        progress: whether to show a download.
+        fast: whether it may compute in bfloat16, where the device is quicker at that.
 
     Raises:
         CheckpointError: the model can't be loaded.
@@ -73,12 +82,17 @@ def load_model(model: str | os.PathLike[str] | DAC, device: str | torch.device, 
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    loaded = model if isinstance(model, DAC) else pretrained.load(model, progress=progress)
     try:
-        loaded = model if isinstance(model, DAC) else pretrained.load(model, progress=progress)
-        loaded = loaded.to(device)
-        return loaded if isinstance(loaded, PreparedDAC) else prepare(loaded, exact=True)
+        if not _is_on(loaded.device, torch.device(device)):
+            loaded = loaded.to(device)
+        return loaded if isinstance(loaded, PreparedDAC) else prepare(loaded, exact=not fast)
     except (RuntimeError, AssertionError) as error:
         raise DacError(f"can't use the device {str(device)!r}: {error}") from error
+
+
+def _is_on(device: torch.device, wanted: torch.device) -> bool:
+    return device.type == wanted.type and wanted.index in (None, device.index)
 
 
 def model_id(header: Header) -> str:

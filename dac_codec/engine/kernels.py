@@ -6,6 +6,7 @@ once: every layer becomes a matrix product over rows that lie in memory already.
 
 from __future__ import annotations
 
+import threading
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -120,6 +121,7 @@ class FastKernel(Kernel):
         else:
             self._weight = weight[:, :, None].to(dtype).contiguous(memory_format=torch.channels_last)
         self._layouts: dict[tuple[int, int], Tensor] = {}
+        self._lock = threading.Lock()
 
     def n_inputs(self, n_outputs: int) -> int:
         """As of every kernel."""
@@ -146,15 +148,16 @@ class FastKernel(Kernel):
     def _layout(self, rows: Tensor) -> Tensor:
         """The weights as oneDNN wants them for such an input; for another one it would lay them out at every call."""
         key = (rows.shape[0], rows.shape[3])
-        layout = self._layouts.pop(key, None)
-        if layout is None:
-            layout = torch.ops.mkldnn._reorder_convolution_weight(
-                self._weight, [0, 0], [1, 1], [1, self.dilation], 1, list(rows.shape)
-            )
-        self._layouts[key] = layout  # The latest one comes last.
-        if len(self._layouts) > _LAYOUTS:
-            del self._layouts[next(iter(self._layouts))]
-        return layout
+        with self._lock:  # Streams in several threads may share the weights.
+            layout = self._layouts.pop(key, None)
+            if layout is None:
+                layout = torch.ops.mkldnn._reorder_convolution_weight(
+                    self._weight, [0, 0], [1, 1], [1, self.dilation], 1, list(rows.shape)
+                )
+            self._layouts[key] = layout  # The latest one comes last.
+            if len(self._layouts) > _LAYOUTS:
+                del self._layouts[next(iter(self._layouts))]
+            return layout
 
     def _in_rows(self, x: Tensor) -> Tensor:
         return x if self.in_samples == 1 else x.reshape(x.shape[0], x.shape[1] // self.in_samples, -1)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dac_codec.codec import DacFile, DacStream, compress, compress_stream, decompress, decompress_stream
+    from dac_codec.engine import prepare
     from dac_codec.errors import (
         AudioError,
         BitstreamError,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "dac_codec.codec": ("DacFile", "DacStream", "compress", "compress_stream", "decompress", "decompress_stream"),
+    "dac_codec.engine": ("prepare",),
     "dac_codec.errors": (
         "AudioError",
         "BitstreamError",
@@ -57,6 +59,7 @@ __all__ = [
     "compress_stream",
     "decompress",
     "decompress_stream",
+    "prepare",
 ]
 
 

@@ -19,7 +19,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dac_codec import DAC, StreamingDecoder, StreamingEncoder, streaming
+from dac_codec import DAC, StreamingDecoder, StreamingEncoder, prepare, streaming
 from dac_codec.errors import DacError
 from dac_codec.pretrained import DEFAULT_MODEL
 
@@ -77,7 +77,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=3.0, help="of sound that each row codes in each round")
     arguments = parser.parse_args()
     try:
-        model = DAC.from_pretrained(arguments.model)
+        model = prepare(DAC.from_pretrained(arguments.model), exact=True)
     except DacError as error:
         print(f"benchmark_streaming: {error}", file=sys.stderr)
         return 1

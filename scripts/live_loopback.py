@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dac_codec import DAC, StreamingDecoder, StreamingEncoder, audio, bitstream, pretrained
+from dac_codec import DAC, StreamingDecoder, StreamingEncoder, audio, bitstream, prepare, pretrained
 from dac_codec.errors import DacError
 from dac_codec.streaming import decoder_look_ahead, encoder_look_ahead
 
@@ -112,7 +112,7 @@ def main() -> int:
     if not 0 <= arguments.speed < math.inf:
         parser.error(f"--speed must be 0 or more, not {arguments.speed}")
     try:
-        model = DAC.from_pretrained(arguments.model)
+        model = prepare(DAC.from_pretrained(arguments.model), exact=True)
         waveform, rate = audio.read(arguments.sound)
         sound = audio.resample(waveform[:1], rate, model.sample_rate)
         arrived, started, heard = loop(sound, model, arguments.chunk_frames, arguments.speed)

@@ -31,16 +31,19 @@ class Network:
         module: its weights are taken as they are now: their device and type are the network's.
         dtype: that the convolutions compute in; None for the model's own arithmetic, in the order of its own sums.
         snake: what computes the activations.
+        exact: whether convolutions in single precision may not be made in TensorFloat-32, as CUDA devices like to.
 
     Attributes:
         device: where it computes.
         dtype: of what goes in and comes out.
     """
 
-    def __init__(self, module: nn.Module, dtype: torch.dtype | None, snake: SnakeFunction | None = None) -> None:
+    def __init__(
+        self, module: nn.Module, dtype: torch.dtype | None, snake: SnakeFunction | None = None, exact: bool = False
+    ) -> None:
         parameter = next(module.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
-        self._is_exact = dtype in (None, parameter.dtype)
+        self._is_exact = exact
         strides = [conv.stride[0] for conv in convolutions(module) if isinstance(conv, nn.ConvTranspose1d)]
         self._hop_length = math.prod(strides)
         with torch.no_grad():
@@ -87,7 +90,7 @@ class Network:
         self._layers.restore(state)
 
     def _arithmetic(self) -> AbstractContextManager[object]:
-        """On a CUDA device, convolutions in single precision are made in TensorFloat-32 unless that is forbidden."""
+        """What holds while the layers compute."""
         if self.device.type == "cuda" and self._is_exact:
-            return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=False)
+            return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
         return nullcontext()

@@ -31,26 +31,27 @@ class PreparedDAC(DAC):
         model: any model.
         dtype: that the convolutions compute in.
         snake: what computes the activations, in place of `snake_into`.
+        exact: whether TensorFloat-32 is forbidden.
     """
 
-    def __init__(self, model: DAC, dtype: torch.dtype, snake: SnakeFunction | None = None) -> None:
+    def __init__(self, model: DAC, dtype: torch.dtype, snake: SnakeFunction | None = None, exact: bool = False) -> None:
         nn.Module.__init__(self)
         self.config, self.name = model.config, model.name
         shared: dict[int, object] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
         for part in ("encoder", "quantizer", "decoder"):
             setattr(self, part, copy.deepcopy(getattr(model, part), shared))
-        self.dtype, self._snake = dtype, snake
+        self.dtype, self._snake, self._exact = dtype, snake, exact
         self.eval()
 
     @cached_property
     def encoder_network(self) -> Network:
         """The encoder made fast; for each signal, a fresh one."""
-        return Network(self.encoder, self.dtype, self._snake)
+        return Network(self.encoder, self.dtype, self._snake, self._exact)
 
     @cached_property
     def decoder_network(self) -> Network:
         """The decoder made fast; for each signal, a fresh one."""
-        return Network(self.decoder, self.dtype, self._snake)
+        return Network(self.decoder, self.dtype, self._snake, self._exact)
 
     @cached_property
     def folded_quantizer(self) -> FoldedQuantizer:
@@ -126,7 +127,8 @@ def prepare(
         chosen = getattr(torch, dtype)
         if exact and chosen != own:
             raise ValueError(f"an exact result needs the model's own type, {own}, not {chosen}")
-    return PreparedDAC(model, chosen, compiled_snake() if compile and model.device.type == "cpu" else None)
+    compiled = compiled_snake() if compile and model.device.type == "cpu" else None
+    return PreparedDAC(model, chosen, compiled, exact)
 
 
 def encoder_network(model: DAC) -> Network:

@@ -10,7 +10,7 @@ from functools import lru_cache
 import dac_codec
 from dac_codec import pretrained
 from dac_codec.audio import Audio
-from dac_codec.codec import DacFile, compress, decompress
+from dac_codec.codec import DacFile, compress, decompress, load_model
 from dac_codec.evaluation.codecs.interface import Coded, MissingCodecError, Setting, nearest
 from dac_codec.model import DAC
 
@@ -81,4 +81,4 @@ def published(name: str, model: str, device: str) -> Ours:
 @lru_cache(maxsize=2)
 def load(model: str) -> DAC:
     """The model of this process."""
-    return pretrained.load(model)
+    return load_model(model, "cpu")

@@ -1,0 +1,229 @@
+"""A prepared model is the same network."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dac_codec import engine, pretrained, spectral
+from dac_codec.engine import PreparedDAC, kernels, layers, network, prepare
+from dac_codec.model import DAC
+from dac_codec.spectral import Spectra
+from dac_codec.streaming import StreamingDecoder, StreamingEncoder
+from tests.conftest import GOLDEN, golden_model
+from tests.streaming.networks import TINY, lively, noise, pieces, run
+
+RATES = [(2, 3), (3, 5), (4,), (5, 2, 3)]
+MODELS = [
+    lively(replace(TINY, encoder_rates=rates, decoder_rates=rates[::-1], latent_dim=None, causal=causal))
+    for rates in RATES
+    for causal in (False, True)
+]
+
+
+@given(st.sampled_from(MODELS), st.integers(1, 400), st.integers(1, 3), st.sampled_from([None, 1, 2]))
+@settings(deadline=None, max_examples=40)
+@torch.no_grad()
+def test_it_is_the_model(model: DAC, n_samples: int, batch: int, n_quantizers: int | None) -> None:
+    prepared = prepare(model)
+    assert prepared.dtype == torch.float64  # What is in double precision is not made less.
+    audio = noise(batch, 1, n_samples)
+    expected, found = model(audio, n_quantizers=n_quantizers), prepared(audio, n_quantizers=n_quantizers)
+    assert torch.equal(found["codes"], expected["codes"])
+    for name, value in expected.items():
+        assert torch.allclose(found[name], value, atol=1e-10), name
+    assert torch.allclose(prepared.decode_codes(found["codes"]), model.decode_codes(found["codes"]), atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["44khz", "24khz"])
+@torch.no_grad()
+def test_golden_values(name: str) -> None:
+    golden = np.load(GOLDEN / f"dac_{name}_tiny_io.npz")
+    prepared = prepare(golden_model(name), exact=True)
+    audio = torch.from_numpy(golden["audio"])
+    encoded = prepared.encode(audio)
+    assert np.array_equal(encoded.codes, golden["codes"])
+    assert np.allclose(encoded.latents, golden["latents"], atol=1e-4 * np.abs(golden["latents"]).max())
+    assert float(encoded.commitment_loss) == pytest.approx(float(golden["commitment_loss"]), rel=1e-4)
+    n_reference = golden["decoded"].shape[-1]
+    decoded = prepared.decode(torch.from_numpy(golden["z"]))[..., :n_reference]
+    assert np.allclose(decoded, golden["decoded"], atol=1e-4)
+    assert np.allclose(prepared.decode_codes(encoded.codes)[..., :n_reference], golden["decoded"], atol=1e-4)
+
+
+@given(st.lists(st.integers(0, 300), min_size=1, max_size=5).filter(any), st.sampled_from(MODELS))
+@settings(deadline=None, max_examples=20)
+@torch.no_grad()
+def test_streams_of_it_are_the_whole(sizes: list[int], model: DAC) -> None:
+    prepared = prepare(model)
+    audio = noise(2, 1, 1000)
+    encoder, decoder = StreamingEncoder(prepared, batch_size=2), StreamingDecoder(prepared, 2)
+    codes = run(encoder.push, encoder.flush, pieces(audio, sizes))
+    assert torch.equal(codes, model.encode(audio).codes)
+    audio = run(decoder.push, decoder.flush, pieces(codes, sizes))
+    assert torch.allclose(audio, model.decode_codes(codes), atol=1e-10)
+
+
+@torch.no_grad()
+def test_blocks_and_tiles_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = MODELS[2]
+    audio = noise(2, 1, 3000)
+    expected = model(audio)
+    monkeypatch.setattr(layers, "_TILE_BYTES", 1)
+    monkeypatch.setattr(layers, "_SHORTEST_TILE", 4)
+    monkeypatch.setattr(network, "block_samples", lambda device: 300)
+    found = prepare(model)(audio)
+    assert torch.equal(found["codes"], expected["codes"])
+    assert torch.allclose(found["audio"], expected["audio"], atol=1e-10)
+
+
+def test_streams_share_the_weights() -> None:
+    prepared = prepare(golden_model("44khz"))
+    one, other = StreamingDecoder(prepared), StreamingDecoder(prepared)
+
+    def kernels_of(layer: object) -> list[object]:
+        found = [layer.kernel] if isinstance(layer, layers.Convolution) else []
+        inner = getattr(layer, "layers", []) or [
+            getattr(layer, name) for name in ("wide", "mix") if hasattr(layer, name)
+        ]
+        return found + [kernel for child in inner for kernel in kernels_of(child)]
+
+    first, second = (kernels_of(stream._layers._layers) for stream in (one, other))
+    assert len(first) > 10
+    assert all(a is b for a, b in zip(first, second, strict=True))
+
+
+def test_it_is_that_model_in_every_other_respect(tmp_path: Path) -> None:
+    model = golden_model("44khz").train()
+    prepared = prepare(model)
+    assert model.training
+    assert not prepared.training
+    assert pretrained.fingerprint(prepared) == pretrained.fingerprint(model)
+    assert (prepared.config, prepared.name, prepared.device) == (model.config, model.name, model.device)
+    assert all(mine is theirs for mine, theirs in zip(prepared.parameters(), model.parameters(), strict=True))
+    prepared.save_pretrained(tmp_path / "saved")
+    assert type(DAC.from_pretrained(tmp_path / "saved")) is DAC
+
+
+@torch.no_grad()
+def test_weights_that_move_are_taken_up_again() -> None:
+    model = lively(TINY)
+    prepared = prepare(model, dtype="float32")
+    audio = noise(1, 1, 100, dtype=torch.float32)
+    prepared.encode(audio)
+    with torch.no_grad():
+        model.quantizer.stages()[0].codebook.weight.neg_()
+    prepared.to("cpu")
+    assert torch.equal(prepared.encode(audio).codes, prepare(model, dtype="float32").encode(audio).codes)
+
+
+@torch.no_grad()
+def test_bfloat16_is_near() -> None:
+    """The bound that the documentation gives, with the bundled model on real sound."""
+    import soundfile
+
+    sound, rate = soundfile.read(Path(engine.__file__).parents[1] / "evaluation" / "demo.flac", dtype="float32")
+    model = DAC.from_pretrained(pretrained.DEFAULT_MODEL)
+    assert rate == model.sample_rate
+    audio = torch.from_numpy(sound if sound.ndim == 1 else sound[:, 0])[None, None]
+    exact, near = prepare(model, exact=True), prepare(model, dtype="bfloat16")
+    codes = exact.encode(audio).codes
+    equal = near.encode(audio).codes == codes
+    assert equal[:, 0].float().mean() > 0.9
+    assert equal.float().mean() > 0.5
+    heard, expected = near.decode_codes(codes), exact.decode_codes(codes)
+    assert not torch.equal(heard, expected)
+    assert heard.dtype == torch.float32
+    distance = spectral.mel_distance(rate)(Spectra(heard), Spectra(expected))
+    assert float(distance) < 0.1
+    assert float(spectral.si_sdr(heard, expected).mean()) > 40
+
+
+def test_auto_asks_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = golden_model("44khz")
+    for answer in (True, False):
+        monkeypatch.setattr(engine.prepared, "_has_bfloat16", lambda device, answer=answer: answer)
+        assert prepare(model).dtype == (torch.bfloat16 if answer else torch.float32)
+        assert prepare(model, exact=True).dtype == torch.float32
+        assert prepare(model, dtype="bfloat16").dtype == torch.bfloat16
+
+
+def test_exact_and_another_type_contradict_each_other() -> None:
+    with pytest.raises(ValueError, match="own type"):
+        prepare(golden_model("44khz"), dtype="bfloat16", exact=True)
+
+
+@pytest.mark.parametrize("n_quantizers", [0, 99, 2.5])
+def test_wrong_n_quantizers_are_named(n_quantizers: int) -> None:
+    with pytest.raises(ValueError, match="between 1 and"):
+        prepare(golden_model("44khz")).encode(torch.zeros(1, 1, 100), n_quantizers)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+@torch.no_grad()
+def test_compiled_activations() -> None:
+    kernels.compiled_snake.cache_clear()
+    model = golden_model("44khz")
+    compiled, plain = prepare(model, compile=True, exact=True), prepare(model, exact=True)
+    assert compiled._snake is not None
+    audio = noise(1, 1, 20_000, dtype=torch.float32)
+    codes = plain.encode(audio).codes
+    assert (compiled.encode(audio).codes == codes).float().mean() > 0.999
+    assert torch.allclose(compiled.decode_codes(codes), plain.decode_codes(codes), atol=1e-4)
+
+
+_NO_COMPILER = """
+import warnings
+import torch
+from tests.conftest import golden_model
+from dac_codec.engine import prepare
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    prepared = prepare(golden_model("44khz"), compile=True)
+told = [str(warning.message) for warning in caught if "activations are not compiled" in str(warning.message)]
+assert len(told) == 1 and "\\n" not in told[0], told
+assert prepared.encode(torch.zeros(1, 1, 1000)).codes.shape[-1] == 2
+print("went on")
+"""
+
+
+def test_without_a_compiler(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _NO_COMPILER],
+        env={
+            "PATH": str(tmp_path),
+            "CXX": "/nonexistent/c++",
+            "PYTHONPATH": ":".join(sys.path),
+            "TORCHINDUCTOR_CACHE_DIR": str(tmp_path),
+            "HOME": str(tmp_path),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "went on\n", done.stderr
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@torch.no_grad()
+def test_on_a_gpu() -> None:
+    model = golden_model("44khz")
+    audio = noise(2, 1, 20_000, dtype=torch.float32)
+    codes = model.encode(audio).codes
+    assert type(prepare(model, "cuda")) is PreparedDAC
+    exact = prepare(model, "cuda", exact=True)
+    assert model.device.type == "cpu"
+    assert (exact.encode(audio.cuda()).codes.cpu() == codes).float().mean() > 0.999
+    assert torch.allclose(exact.decode_codes(codes.cuda()).cpu(), model.decode_codes(codes), atol=1e-4)
+    near = prepare(model, "cuda").decode_codes(codes.cuda()).cpu()
+    assert torch.allclose(near, model.decode_codes(codes), atol=0.05)

@@ -225,8 +225,10 @@ def working(python: str, folder: Path, device: str) -> Iterator[Worker]:
     script = Path(__file__).with_name("benchmark_worker.py")
     # Warnings of codecs about their own past would tear the progress bar.
     command = [python, "-W", "ignore", str(script), str(folder), device, str(torch.get_num_threads())]
+    # So would the profiler's complaint that a machine has no GPU.
+    environment = {**os.environ, "KINETO_LOG_LEVEL": "99"}
     try:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     except OSError as error:
         raise DacError(f"{python} can't be started: {error.strerror}") from error
     assert process.stdin is not None
@@ -334,6 +336,7 @@ class Benchmark:
                     "title": OURS[codec],
                     "equal_codes": float((found["codes"] == expected["codes"]).double().mean()),
                     "largest_difference": float((same - theirs.audio).abs().max()),
+                    "largest_sample": float(theirs.audio.abs().max()),
                     "mel_distance_same_codes": float(distance(Spectra(same), theirs)),
                     "mel_distance_own_codes": float(distance(Spectra(own), theirs)),
                 }

@@ -102,6 +102,7 @@ def _command_line(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _accuracy(rows: list[dict[str, Any]]) -> Iterator[str]:
+    yield f"Its largest sample is {rows[0]['largest_sample']:.2g}.\n"
     yield "| | equal codes | same codes: largest difference | mel distance | own codes: mel distance |"
     yield "|---|---:|---:|---:|---:|"
     for row in rows:

@@ -32,23 +32,22 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
 def _backward_kernel(  # type: ignore[no-untyped-def]
     x_pointer, alpha_pointer, gradient_pointer, dx_pointer, dalpha_pointer, n_channels, n_samples, BLOCK: tl.constexpr
 ):
-    """One channel of one item; `dalpha_pointer` takes a value for each item and channel."""
+    """A block of one channel of one item; `dalpha_pointer` takes a value for each."""
     row = tl.program_id(0).to(tl.int64)
+    block = tl.program_id(1)
     alpha = tl.load(alpha_pointer + row % n_channels)
     inverse = 1.0 / (alpha + 1e-9)
-    total = tl.zeros((BLOCK,), tl.float32)
-    for start in range(0, n_samples, BLOCK):
-        places = start + tl.arange(0, BLOCK)
-        inside = places < n_samples
-        offsets = row * n_samples + places
-        x = tl.load(x_pointer + offsets, mask=inside, other=0.0).to(tl.float32)
-        gradient = tl.load(gradient_pointer + offsets, mask=inside, other=0.0).to(tl.float32)
-        sine = tl.sin(alpha * x)
-        double_sine = 2.0 * sine * tl.cos(alpha * x)
-        dx = gradient * (1.0 + alpha * inverse * double_sine)
-        tl.store(dx_pointer + offsets, dx.to(dx_pointer.dtype.element_ty), mask=inside)
-        total += gradient * inverse * (x * double_sine - inverse * sine * sine)
-    tl.store(dalpha_pointer + row, tl.sum(total, 0))
+    places = block * BLOCK + tl.arange(0, BLOCK)
+    inside = places < n_samples
+    offsets = row * n_samples + places
+    x = tl.load(x_pointer + offsets, mask=inside, other=0.0).to(tl.float32)
+    gradient = tl.load(gradient_pointer + offsets, mask=inside, other=0.0).to(tl.float32)
+    sine = tl.sin(alpha * x)
+    double_sine = 2.0 * sine * tl.cos(alpha * x)
+    dx = gradient * (1.0 + alpha * inverse * double_sine)
+    tl.store(dx_pointer + offsets, dx.to(dx_pointer.dtype.element_ty), mask=inside)
+    dalpha = gradient * inverse * (x * double_sine - inverse * sine * sine)
+    tl.store(dalpha_pointer + row * tl.num_programs(1) + block, tl.sum(dalpha, 0))
 
 
 def forward(x: Tensor, alpha: Tensor) -> Tensor:
@@ -67,13 +66,13 @@ def backward(x: Tensor, alpha: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor
     """Gradients of x [B, C, T] and alpha [1, C, 1] from that of the output; all contiguous."""
     batch, n_channels, n_samples = x.shape
     dx = torch.empty_like(x)
-    partial = alpha.new_empty(batch, n_channels)
+    partial = alpha.new_empty(batch, n_channels, triton.cdiv(n_samples, _BLOCK))
     if x.numel():
         with torch.cuda.device_of(x):
-            _backward_kernel[(batch * n_channels,)](x, alpha, gradient, dx, partial, n_channels, n_samples, _BLOCK)
-    else:
-        partial.zero_()
-    return dx, partial.sum(0).view_as(alpha)
+            _backward_kernel[(batch * n_channels, partial.shape[2])](
+                x, alpha, gradient, dx, partial, n_channels, n_samples, _BLOCK
+            )
+    return dx, partial.sum((0, 2)).view_as(alpha)
 
 
 def _launch(x: Tensor, alpha: Tensor, y: Tensor, channel_stride: int) -> None:

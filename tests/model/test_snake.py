@@ -76,20 +76,20 @@ from tests.model.test_snake import alphas, signal, written_out
 torch.cuda.device_of = lambda x: torch.no_grad()
 alpha = alphas(1, 5, 1)
 alpha[0, 0] = 0.3
-for dtype, atol in ((torch.float32, 1e-5), (torch.bfloat16, 0.05)):
+for dtype, rtol, atol in ((torch.float32, 1e-5, 1e-5), (torch.bfloat16, 1e-2, 1e-2)):
     for n_samples in (1, 1024, 1500):
         x = signal(2, 5, n_samples, dtype=dtype)
         exact, exact_alpha = x.double().requires_grad_(), alpha.double().requires_grad_()
         y = written_out(exact, exact_alpha)
         upstream = signal(2, 5, n_samples, dtype=dtype).flip(2).contiguous()
         y.backward(upstream.double())
-        assert torch.allclose(snake_triton.forward(x, alpha).double(), y, atol=atol)
+        assert torch.allclose(snake_triton.forward(x, alpha).double(), y, rtol, atol)
         dx, dalpha = snake_triton.backward(x, alpha, upstream)
-        assert torch.allclose(dx.double(), exact.grad, atol=2 * atol), (dx.double() - exact.grad).abs().max()
+        assert torch.allclose(dx.double(), exact.grad, rtol, atol)
         assert torch.allclose(dalpha.double(), exact_alpha.grad, rtol=1e-4, atol=1e-3)
         rows = torch.zeros(2, n_samples + 3, 5, dtype=dtype)
         snake_triton.forward_channels_last(x.transpose(1, 2).contiguous(), alpha.view(-1), rows[:, 2:-1])
-        assert torch.allclose(rows[:, 2:-1].double(), y.transpose(1, 2), atol=atol)
+        assert torch.allclose(rows[:, 2:-1].double(), y.transpose(1, 2), rtol, atol)
 print("the same")
 """
 
@@ -121,9 +121,9 @@ def test_on_a_gpu(dtype: torch.dtype) -> None:
     there, there_alpha = x.cuda().requires_grad_(), alpha.cuda().requires_grad_()
     found = snake(there, there_alpha)
     found.float().sum().backward()
-    atol = 1e-5 if dtype == torch.float32 else 0.05
-    assert torch.allclose(found.double().cpu(), y, atol=atol)
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-2
+    assert torch.allclose(found.double().cpu(), y, tolerance, tolerance)
     assert there.grad is not None
     assert there_alpha.grad is not None
-    assert torch.allclose(there.grad.double().cpu(), exact.grad, atol=2 * atol)
+    assert torch.allclose(there.grad.double().cpu(), exact.grad, tolerance, tolerance)
     assert torch.allclose(there_alpha.grad.double().cpu(), exact_alpha.grad, rtol=1e-3, atol=1e-2)

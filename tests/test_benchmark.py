@@ -128,15 +128,19 @@ def test_the_reference_is_compared_with(tmp_path: Path, model: DAC) -> None:
     package = tmp_path / "others" / "dac"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text(DOUBLE)
-    done = run(tmp_path, "--models", "tiny", "--rows", "plain", "descript-audio-codec", path=tmp_path / "others")
+    done = run(
+        tmp_path, "--models", "tiny", "--rows", "plain", "exact", "descript-audio-codec", path=tmp_path / "others"
+    )
     assert done.returncode == 0, done.stderr
     report = read(tmp_path)
     assert report["left_out"] == []
     network = report["networks"]["tiny"]
-    ours, theirs = network["speed"]
+    ours, exact, theirs = network["speed"]
+    assert exact["arithmetic"] == "float32"
     assert theirs["encode"]["ratio"] == 1
     assert ours["encode"]["ratio"] == pytest.approx(theirs["encode"]["seconds"] / ours["encode"]["seconds"])
-    (found,) = network["accuracy"]
+    found, of_the_engine = network["accuracy"]
+    assert of_the_engine["largest_difference"] == pytest.approx(0.001, rel=1e-2)
     n_codes = model.n_codebooks * -(-round(0.2 * model.sample_rate) // model.hop_length)
     assert found["equal_codes"] == pytest.approx(1 - 1 / n_codes)
     assert found["largest_difference"] == pytest.approx(0.001, rel=1e-2)

@@ -211,8 +211,8 @@ Activation = Callable[[Tensor, Tensor], None]
 """Writes f(x) of x [B, T, C] into the second tensor, of the same shape and maybe another type; x is not kept."""
 
 
-SnakeFunction = Callable[[Tensor, Tensor, Tensor], None]
-"""`snake_into`, or what does the same: x [B, T, C], alpha [C], and where the result goes."""
+SnakeFunction = Callable[[Tensor, Tensor, Tensor, Tensor], None]
+"""`snake_into`, or what does the same."""
 
 
 class FusedSnake:
@@ -226,16 +226,17 @@ class FusedSnake:
 
     def __init__(self, module: Snake, dtype: torch.dtype, function: SnakeFunction) -> None:
         self._alpha = module.alpha.detach().to(dtype).view(-1)
+        self._inverse = (self._alpha + TINY).reciprocal()
         self._function = function
 
     def __call__(self, x: Tensor, out: Tensor) -> None:
-        self._function(x, self._alpha, out)
+        self._function(x, self._alpha, self._inverse, out)
 
 
-def _one_pass(x: Tensor, alpha: Tensor, out: Tensor) -> None:
+def _one_pass(x: Tensor, alpha: Tensor, inverse: Tensor, out: Tensor) -> None:
     x = x.to(alpha.dtype)
     sine = torch.sin(alpha * x)
-    out.copy_(x + sine * sine * (alpha + TINY).reciprocal())
+    out.copy_(x + sine * sine * inverse)
 
 
 @lru_cache(maxsize=1)
@@ -243,7 +244,7 @@ def compiled_snake() -> SnakeFunction | None:
     """Snake as one compiled pass over memory; None, and a warning, where it can't be compiled."""
     function: SnakeFunction = torch.compile(_one_pass, dynamic=True)
     try:
-        function(torch.zeros(2, 3, 4), torch.ones(4), torch.empty(2, 3, 4))
+        function(torch.zeros(2, 3, 4), torch.ones(4), torch.ones(4), torch.empty(2, 3, 4))
     except Exception as error:  # Whatever a compiler may say.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         warnings.warn(f"activations are not compiled: {reason}", stacklevel=3)

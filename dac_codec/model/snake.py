@@ -35,12 +35,13 @@ def snake(x: Tensor, alpha: Tensor) -> Tensor:
     return y
 
 
-def snake_into(x: Tensor, alpha: Tensor, out: Tensor) -> None:
+def snake_into(x: Tensor, alpha: Tensor, inverse: Tensor, out: Tensor) -> None:
     """The same over a signal with its channels last, without a gradient.
 
     Args:
         x: [B, T, C], contiguous.
         alpha: [C]; the arithmetic is of its type.
+        inverse: [C], of alpha + 1e-9.
         out: [B, T, C], where the result goes; of any floating type, each item contiguous.
     """
     kernels = _triton_kernels() if x.is_cuda and alpha.dtype == torch.float32 else None
@@ -52,9 +53,9 @@ def snake_into(x: Tensor, alpha: Tensor, out: Tensor) -> None:
     squared = torch.mul(x, alpha, out=_scratch("squared", x, alpha.dtype)).sin_()
     squared.mul_(squared)
     if out.dtype == x.dtype:
-        torch.addcmul(x, squared, (alpha + TINY).reciprocal(), out=out)
+        torch.addcmul(x, squared, inverse, out=out)
     else:
-        out.copy_(squared.mul_((alpha + TINY).reciprocal()).add_(x))
+        out.copy_(torch.addcmul(x, squared, inverse, out=squared))
 
 
 _LARGEST_SCRATCH = 1 << 20

@@ -134,7 +134,8 @@ class FastKernel(Kernel):
         """As of every kernel."""
         batch = x.shape[0]
         if self._is_narrow:
-            return F.linear(x.squeeze(2).unfold(1, self.taps, 1), self._weight, self._bias)
+            y = F.linear(x.squeeze(2).unfold(1, self.taps, 1), self._weight, self._bias)
+            return y.reshape(batch, -1, self.out_channels)
         rows = _as_image(self._in_rows(x))
         if self._packed:
             y = torch.ops.mkldnn._convolution_pointwise(

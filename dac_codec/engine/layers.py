@@ -14,7 +14,7 @@ from typing import TypeAlias, TypeVar
 import torch
 from torch import Tensor, nn
 
-from dac_codec.engine.kernels import Activation, FastKernel, FusedSnake, Kernel, PlainKernel, SnakeFunction, relu
+from dac_codec.engine.kernels import Activation, FusedSnake, Kernel, PlainKernel, SnakeFunction, fast_kernel, relu
 from dac_codec.model.decoder import Decoder, DecoderBlock
 from dac_codec.model.encoder import Encoder, EncoderBlock
 from dac_codec.model.layers import ResidualUnit, Snake, edges
@@ -24,8 +24,8 @@ State: TypeAlias = "dict[str, Tensor | int]"
 
 AnyLayer = TypeVar("AnyLayer", bound="Layer")
 
-_TILE_BYTES = 1 << 21
-"""Of the widest signal inside a block of layers that is worked on at once: what stays in the cache."""
+_TILE_BYTES = 1 << 23
+"""Of the widest signal inside a block of layers that is worked on at once: what stays in the last cache."""
 
 _SHORTEST_TILE = 64
 """Samples; with fewer at a time, the time goes into calls and not into numbers."""
@@ -101,7 +101,7 @@ class Convolution(Layer):
     def __init__(
         self, conv: nn.Conv1d | nn.ConvTranspose1d, activation: Activation | None, dtype: torch.dtype | None
     ) -> None:
-        self.kernel: Kernel = PlainKernel(conv) if dtype is None else FastKernel(conv, dtype)
+        self.kernel: Kernel = PlainKernel(conv) if dtype is None else fast_kernel(conv, dtype)
         self.activation = activation
         self.in_channels = conv.in_channels
         self.device = conv.weight.device

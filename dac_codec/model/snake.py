@@ -6,10 +6,11 @@ the DAC paper. The tiny constant is the reference's.
 
 from __future__ import annotations
 
+import math
 import threading
 from functools import lru_cache
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +18,13 @@ from torch.autograd.function import once_differentiable
 
 TINY = 1e-9
 """Keeps an alpha of zero from dividing by zero."""
+
+SQUARED_SINE = (0.77865517, 2.46533478)
+"""c and a for which sin^2(pi u) is 4 a (w - a w^2) where w = u^2 - c u^4, within 8.4e-4 of itself for |u| <= 1/2.
+
+That is less than what bfloat16 rounds to. sin^2(2 x) = 4 (sin^2(x) - sin^4(x)), and a w stands for sin^2(pi u / 2); the
+two numbers make the largest relative error as small as it can be.
+"""
 
 
 def snake(x: Tensor, alpha: Tensor) -> Tensor:
@@ -35,27 +43,64 @@ def snake(x: Tensor, alpha: Tensor) -> Tensor:
     return y
 
 
-def snake_into(x: Tensor, alpha: Tensor, inverse: Tensor, out: Tensor) -> None:
+class Scales(NamedTuple):
+    """What a layer's Snake multiplies by, each [C].
+
+    Attributes:
+        alpha: its frequencies.
+        inverse: 1 / (alpha + 1e-9).
+        turns: alpha / pi.
+        height: 4 a / (alpha + 1e-9), with the a of `SQUARED_SINE`.
+    """
+
+    alpha: Tensor
+    inverse: Tensor
+    turns: Tensor
+    height: Tensor
+
+
+def scales(alpha: Tensor) -> Scales:
+    """What `snake_into` needs to know of the alphas [C]."""
+    inverse = (alpha + TINY).reciprocal()
+    return Scales(alpha, inverse, alpha / math.pi, 4 * SQUARED_SINE[1] * inverse)
+
+
+def snake_into(x: Tensor, scales: Scales, out: Tensor) -> None:
     """The same over a signal with its channels last, without a gradient.
 
     Args:
         x: [B, T, C], contiguous.
-        alpha: [C]; the arithmetic is of its type.
-        inverse: [C], of alpha + 1e-9.
-        out: [B, T, C], where the result goes; of any floating type, each item contiguous.
+        scales: of the alphas; the arithmetic is of their type.
+        out: [B, T, C], where the result goes; of any floating type, each item contiguous. On a CPU, the sine is as
+            accurate as this type can show.
     """
+    alpha = scales.alpha
     kernels = _triton_kernels() if x.is_cuda and alpha.dtype == torch.float32 else None
     if kernels is not None:
         kernels.forward_channels_last(x.contiguous(), alpha, out)
         return
     if x.dtype != alpha.dtype:
         x = _scratch("input", x, alpha.dtype).copy_(x)
-    squared = torch.mul(x, alpha, out=_scratch("squared", x, alpha.dtype)).sin_()
-    squared.mul_(squared)
-    if out.dtype == x.dtype:
-        torch.addcmul(x, squared, inverse, out=out)
+    if out.dtype == torch.bfloat16:
+        squared, height = _rough_squared_sine(x, scales.turns), scales.height
     else:
-        out.copy_(torch.addcmul(x, squared, inverse, out=squared))
+        squared, height = torch.mul(x, alpha, out=_scratch("squared", x, alpha.dtype)).sin_(), scales.inverse
+        squared.mul_(squared)
+    if out.dtype == x.dtype:
+        torch.addcmul(x, squared, height, out=out)
+    else:
+        out.copy_(torch.addcmul(x, squared, height, out=squared))
+
+
+def _rough_squared_sine(x: Tensor, turns: Tensor) -> Tensor:
+    """sin^2(pi turns x) / (4 a), as `SQUARED_SINE` has it: in less than half the time that a sine takes."""
+    c, a = SQUARED_SINE
+    squared = torch.mul(x, turns, out=_scratch("squared", x, turns.dtype))
+    squared.sub_(torch.round(squared, out=_scratch("rounded", x, turns.dtype)))
+    squared.mul_(squared)
+    for factor in (c, a):
+        torch.addcmul(squared, squared, squared, value=-factor, out=squared)
+    return squared
 
 
 _LARGEST_SCRATCH = 1 << 20

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,16 +11,20 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from dac_codec.engine import kernels
-from dac_codec.engine.kernels import FastKernel, PlainKernel
+from dac_codec.engine.kernels import FastKernel, Kernel, MinimalKernel, PlainKernel, RowConvolution, fast_kernel
 
 CHANNELS = [1, 2, 7, 8, 16, 33]
 
 
 def outputs(
-    conv: nn.Conv1d | nn.ConvTranspose1d, n_places: int, batch: int, dtype: torch.dtype
+    conv: nn.Conv1d | nn.ConvTranspose1d,
+    n_places: int,
+    batch: int,
+    dtype: torch.dtype,
+    kind: Callable[..., Kernel] = FastKernel,
 ) -> tuple[Tensor, Tensor]:
-    """What the plain and the fast kernel give for so many places of the kernel."""
-    plain, fast = PlainKernel(conv), FastKernel(conv, dtype)
+    """What the plain and a fast kernel give for so many places of the kernel."""
+    plain, fast = PlainKernel(conv), kind(conv, dtype)
     n_outputs = n_places * (conv.stride[0] if isinstance(conv, nn.ConvTranspose1d) else 1)
     n_plain, n_fast = plain.n_inputs(n_outputs), fast.n_inputs(n_outputs)
     assert n_fast >= n_plain
@@ -82,18 +88,42 @@ def test_without_layouts_of_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.allclose(found.double(), expected, atol=1e-5)
 
 
-@given(st.integers(1, 10_000))
-def test_lengths_are_few_and_waste_little(n_rows: int) -> None:
-    rounded = kernels._rounded(n_rows)
-    assert n_rows <= rounded <= 1.25 * n_rows + 1
-    assert kernels._rounded(rounded) == rounded
-    assert bin(rounded).rstrip("0").count("1") <= 3
+@given(st.integers(1, 10_000), st.integers(2, 6))
+def test_lengths_are_few_and_waste_little(n_rows: int, bits: int) -> None:
+    rounded = kernels._rounded(n_rows, bits)
+    assert n_rows <= rounded <= (1 + 2 ** (1 - bits)) * n_rows
+    assert kernels._rounded(rounded, bits) == rounded
+    assert bin(rounded).rstrip("0").count("1") <= bits
+
+
+@given(st.integers(1, 4), st.integers(1, 9), st.integers(1, 200), st.integers(1, 3), st.booleans())
+@settings(deadline=None, max_examples=60)
+def test_fewer_products_give_the_same(n_in: int, dilation: int, n_places: int, batch: int, packed: bool) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv1d(8 * n_in, 24, 7, dilation=dilation).double()
+    with pytest.MonkeyPatch.context() as patch:
+        if not packed:
+            patch.setattr(kernels, "_can_pack", lambda device, dtype: False)
+        expected, found = outputs(conv, n_places, batch, torch.float32, MinimalKernel)
+    assert torch.allclose(found.double(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("n_channels", "kind"), [(192, MinimalKernel), (191, FastKernel)])
+def test_wide_layers_have_fewer_products(n_channels: int, kind: type[Kernel]) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv1d(n_channels, 192, 7, dilation=3).double()
+    if not kernels._can_pack(conv.weight.device, torch.bfloat16):
+        pytest.skip("oneDNN lays out nothing here")
+    assert type(fast_kernel(conv, torch.bfloat16)) is kind
+    assert type(fast_kernel(conv, torch.float32)) is FastKernel
+    expected, found = outputs(conv, 100, 2, torch.bfloat16, kind)
+    assert torch.allclose(found.double(), expected, atol=0.03)
 
 
 def test_layouts_are_kept_and_forgotten() -> None:
-    kernel = FastKernel(nn.Conv1d(8, 8, 3), torch.float32)
-    if not kernel._packed:
+    convolution = RowConvolution(torch.randn(8, 8, 3), None, 1, torch.float32)
+    if not convolution.is_packed:
         pytest.skip("oneDNN lays out nothing here")
     for n_rows in (10, 20, 10, 40, 10):
-        kernel(torch.zeros(1, n_rows, 8))
-    assert list(kernel._layouts) == [(1, 40), (1, 10)]
+        convolution(torch.zeros(1, n_rows, 8))
+    assert list(convolution._layouts) == [(1, 40), (1, 10)]

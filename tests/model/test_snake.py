@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dac_codec.model.snake import TINY, snake, snake_into
+from dac_codec.model.snake import _rough_squared_sine, scales, snake, snake_into
 
 
 def written_out(x: Tensor, alpha: Tensor) -> Tensor:
@@ -60,13 +60,22 @@ def test_into_a_part_of_another_signal(shape: tuple[int, int, int], dtype: torch
     x, alpha = signal(*shape, dtype=dtype), alphas(shape[2])
     before = x.clone()
     whole = torch.full((shape[0], shape[1] + 3, shape[2]), 7.0, dtype=out_dtype)
-    snake_into(x, alpha, (alpha + TINY).reciprocal(), whole[:, 2:-1])
+    snake_into(x, scales(alpha), whole[:, 2:-1])
     assert torch.allclose(
         whole[:, 2:-1].double(), written_out(x, alpha), atol=2e-6 if out_dtype == torch.float32 else 0.05
     )
     assert (whole[:, :2] == 7).all()
     assert (whole[:, -1] == 7).all()
     assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("largest", [1e-4, 1.0, 30.0])
+def test_the_rough_sine_is_good_enough_for_bfloat16(largest: float) -> None:
+    x = torch.linspace(-largest, largest, 100_000)[None, :, None]
+    factors = scales(torch.ones(1))
+    found = _rough_squared_sine(x, factors.turns).double() * factors.height
+    expected = torch.sin(x.double()).square()
+    assert torch.allclose(found, expected, rtol=8.5e-4, atol=1e-6 * min(1, largest) * largest)
 
 
 _INTERPRETED = """

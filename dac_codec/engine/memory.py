@@ -1,0 +1,25 @@
+"""What the network needs of memory again and again."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import lru_cache
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # The parameters' numbers in malloc.h of the GNU C library.
+_KEPT_BYTES, _LARGEST_KEPT_BYTES = 1 << 28, 1 << 26
+
+
+@lru_cache(maxsize=1)
+def keep_freed_memory() -> None:
+    """Have this process keep up to 256 MiB of what it frees, in blocks of up to 64 MiB, to use it again.
+
+    A signal on its way through the network is some thousand blocks of a few MiB. The GNU C library gives such blocks
+    back to the system at once, which fills each page with zeros before it is had again: up to a tenth of the time. With
+    any other C library, nothing happens.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # No such function, or no such library, as on Windows.
+        return
+    mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT_BYTES)
+    mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)

@@ -46,6 +46,7 @@ class DataConfig(_Section):
 
     Attributes:
         sounds: a folder, a manifest, or a mapping from domains to lists of them.
+        least_bandwidth: Hz; sounds of which a manifest says that they hold less are left out.
         excerpt: length of an excerpt in seconds; rounded to whole frames.
         weights: how often each domain is drawn; null: all equally often, "by_duration": no balance between them.
         validation_clips, validation_seconds: number and greatest length of the clips of a validation.
@@ -53,6 +54,7 @@ class DataConfig(_Section):
     """
 
     sounds: str | dict[str, str | list[str]]
+    least_bandwidth: NonNegativeFloat = 0.0
     excerpt: PositiveFloat = 0.38
     weights: dict[str, NonNegativeFloat] | Literal["by_duration"] | None = None
     quietest: float = -40.0

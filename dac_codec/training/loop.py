@@ -466,7 +466,12 @@ class _Generator(nn.Module):
 def _sounds(config: TrainConfig, fabric: Fabric) -> tuple[Sequence[Sound], Sequence[Sound]]:
     """What to train and what to validate with; files that can't be read are named and counted."""
     train, val = (
-        find_sounds(config.data.sounds, split, progress=fabric.is_global_zero and split == "train")
+        find_sounds(
+            config.data.sounds,
+            split,
+            progress=fabric.is_global_zero and split == "train",
+            least_bandwidth=config.data.least_bandwidth,
+        )
         for split in ("train", "val")
     )
     if fabric.is_global_zero:

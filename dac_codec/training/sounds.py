@@ -18,7 +18,8 @@ from dac_codec import audio
 from dac_codec.errors import AudioError
 
 Place: TypeAlias = str | os.PathLike[str]
-"""A folder of sound files, or a manifest: a CSV file with the columns path, domain, duration and split."""
+"""A folder of sound files, or a manifest: a CSV file with the columns path, domain, duration and split, and perhaps
+bandwidth."""
 
 Source: TypeAlias = Place | Mapping[str, Place | Iterable[Place]]
 """One place, or the place or places of each domain."""
@@ -46,7 +47,7 @@ class Found(NamedTuple):
     unreadable: list[str]
 
 
-def find_sounds(source: Source, split: str, progress: bool = False) -> Found:
+def find_sounds(source: Source, split: str, progress: bool = False, least_bandwidth: float = 0.0) -> Found:
     """Find the sound files of one split.
 
     A folder is searched with all folders below it, and has the splits "train" and "val". A file is in "val" if the
@@ -60,6 +61,7 @@ def find_sounds(source: Source, split: str, progress: bool = False) -> Found:
             manifest (all its sounds then count as that domain), or several of these.
         split: "train" or "val", or what else a manifest has.
         progress: show a progress bar on a terminal while headers are read.
+        least_bandwidth: Hz; sounds of which a manifest says that they hold less are left out.
 
     Returns:
         The sounds, in an order that depends on nothing but the source, and what can't be read.
@@ -68,7 +70,7 @@ def find_sounds(source: Source, split: str, progress: bool = False) -> Found:
         AudioError: a place doesn't exist or is no manifest, or nothing that can be read is in the split.
     """
     if not isinstance(source, Mapping) and not _is_folder(Path(source).expanduser()):
-        return Found(read_manifest(source, split), [])
+        return Found(read_manifest(source, split, least_bandwidth), [])
     if not isinstance(source, Mapping):
         source = {"all": source}
     sounds: dict[str, list[Sound]] = {}
@@ -80,7 +82,8 @@ def find_sounds(source: Source, split: str, progress: bool = False) -> Found:
                 found, reasons = _scan(path, domain, progress)
                 unreadable += reasons
             else:
-                found = {name: [replace(one, domain=domain) for one in group] for name, group in _rows(path).items()}
+                rows = _rows(path, least_bandwidth)
+                found = {name: [replace(one, domain=domain) for one in group] for name, group in rows.items()}
             for name, group in found.items():
                 sounds.setdefault(name, []).extend(group)
     if not sounds.get(split):
@@ -94,13 +97,15 @@ def find_sounds(source: Source, split: str, progress: bool = False) -> Found:
     return Found(sounds[split], unreadable)
 
 
-def read_manifest(manifest: Place, split: str) -> list[Sound]:
+def read_manifest(manifest: Place, split: str, least_bandwidth: float = 0.0) -> list[Sound]:
     """The files of one split of a manifest, as `scripts/prepare_data.py` writes it; their paths are relative to it.
+
+    Those whose column "bandwidth" is below `least_bandwidth`, in Hz, are left out; without that column there are none.
 
     Raises:
         AudioError: no such manifest, a line of it that makes no sense, or nothing in that split.
     """
-    splits = _rows(Path(manifest).expanduser())
+    splits = _rows(Path(manifest).expanduser(), least_bandwidth)
     if split not in splits:
         raise AudioError(f"{manifest} has no files in its {split} split, expected one of: {', '.join(splits) or '-'}")
     return splits[split]
@@ -116,8 +121,8 @@ def _is_folder(path: Path) -> bool:
     raise AudioError(f"{path}: {found}, expected a folder of sound files or a manifest; check the path")
 
 
-def _rows(manifest: Path) -> dict[str, list[Sound]]:
-    """The sounds of a manifest by split, each in the manifest's order."""
+def _rows(manifest: Path, least_bandwidth: float) -> dict[str, list[Sound]]:
+    """The sounds of a manifest that have that bandwidth by split, each in the manifest's order."""
     splits: dict[str, list[Sound]] = {}
     try:
         with manifest.open(newline="", encoding="utf-8") as file:
@@ -129,8 +134,10 @@ def _rows(manifest: Path) -> dict[str, list[Sound]]:
                     "scripts/prepare_data.py writes a manifest"
                 )
             for row in reader:
-                sound = _sound(row, f"{manifest}, line {reader.line_num}", manifest.parent)
-                splits.setdefault(row["split"], []).append(sound)
+                line = f"{manifest}, line {reader.line_num}"
+                sound = _sound(row, line, manifest.parent)
+                if "bandwidth" not in row or _number(row, "bandwidth", line, "Hz") >= least_bandwidth:
+                    splits.setdefault(row["split"], []).append(sound)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise AudioError(
             f"{manifest} is not a manifest that can be read ({error}); scripts/prepare_data.py writes one"
@@ -143,13 +150,18 @@ def _sound(row: Mapping[str, str | None], line: str, folder: Path) -> Sound:
     for name in _COLUMNS:
         if not row[name]:
             raise AudioError(f"{line}: nothing in the column {name!r}; complete the line, or delete it")
+    return Sound(folder / (row["path"] or ""), row["domain"] or "", _number(row, "duration", line, "seconds"))
+
+
+def _number(row: Mapping[str, str | None], name: str, line: str, unit: str) -> float:
+    """The positive number in a column of a manifest's row; `line` is what an error calls the row."""
     try:
-        duration = float(row["duration"] or "")
+        value = float(row[name] or "")
     except ValueError:
-        duration = math.nan
-    if not 0.0 < duration < math.inf:
-        raise AudioError(f"{line}: the duration is {row['duration']!r}, expected a positive number of seconds")
-    return Sound(folder / (row["path"] or ""), row["domain"] or "", duration)
+        value = math.nan
+    if not 0.0 < value < math.inf:
+        raise AudioError(f"{line}: the {name} is {row[name]!r}, expected a positive number of {unit}")
+    return value
 
 
 def _scan(folder: Path, domain: str, progress: bool) -> tuple[dict[str, list[Sound]], list[str]]:

@@ -86,6 +86,7 @@ def test_an_excerpt_is_a_whole_number_of_frames() -> None:
         ("loss.mel_bands=[5]", "mel_bands has 1 scales"),
         ("trainer.stages=[{until: 5},{until: 5}]", "end later"),
         ("data.sounds=null", "data.sounds"),
+        ("data.least_bandwidth=-1", "data.least_bandwidth"),
     ],
 )
 def test_a_wrong_value_is_named(override: str, message: str) -> None:

@@ -109,6 +109,21 @@ def test_a_manifest_keeps_its_domains_and_splits(tmp_path: Path) -> None:
         read_manifest(manifest, "val")
 
 
+def test_sounds_with_little_bandwidth_are_left_out_where_that_is_asked_for(tmp_path: Path) -> None:
+    manifest = tmp_path / "sounds.csv"
+    rows = ("a.wav,speech,1,22050,train", "b.wav,speech,1,8000,train", "c.wav,music,1,16000,train")
+    manifest.write_text("\n".join(("path,domain,duration,bandwidth,split", *rows)))
+    for source in (manifest, {"speech": manifest}):
+        assert [one.path.name for one in find_sounds(source, "train").sounds] == ["a.wav", "b.wav", "c.wav"]
+        wide = find_sounds(source, "train", least_bandwidth=16000.0).sounds
+        assert [one.path.name for one in wide] == ["a.wav", "c.wav"]
+    manifest.write_text(HEADER + "a.wav,speech,1,train\n")
+    assert len(find_sounds(manifest, "train", least_bandwidth=16000.0).sounds) == 1
+    manifest.write_text("path,domain,duration,bandwidth,split\na.wav,speech,1,,train\n")
+    with pytest.raises(AudioError, match=r"line 2: the bandwidth is '', expected a positive number of Hz"):
+        find_sounds(manifest, "train")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

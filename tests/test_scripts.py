@@ -1,89 +1,18 @@
-"""The scripts that build the data set and measure a model."""
+"""The scripts that measure a model and what training it costs."""
 
 from __future__ import annotations
 
-import csv
-import importlib.util
-import shutil
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
-import pytest
 import soundfile
 
 from dac_codec import pretrained
 from tests.conftest import golden_model
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
-
-
-@pytest.fixture(scope="module")
-def prepare_data() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("prepare_data", SCRIPTS / "prepare_data.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["prepare_data"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_split_is_by_hash(prepare_data: ModuleType) -> None:
-    counts = Counter(prepare_data.split_of(f"a/{index}.ogg") for index in range(10_000))
-    assert 9500 < counts["train"] < 9700
-    assert 150 < counts["val"] < 250
-    assert 150 < counts["test"] < 250
-    assert prepare_data.split_of("a/1.ogg") == prepare_data.split_of("a/1.ogg")
-
-
-@pytest.mark.parametrize(
-    ("path", "spoken"),
-    [
-        ("x/cow_desc_fr.ogg", True),
-        ("x/cow_desc.ogg", True),
-        ("x/symbols/math/7_zh_tw.ogg", True),
-        ("x/symbols/alphabets/german/a_with_umlaut.ogg", True),
-        ("x/cow.ogg", False),
-        ("x/vehicles/emergency/firetruck.ogg", False),
-    ],
-)
-def test_spoken_words_are_told_from_effects(prepare_data: ModuleType, path: str, spoken: bool) -> None:
-    assert bool(prepare_data.SPOKEN.search(path)) is spoken
-
-
-@pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="needs dpkg")
-def test_a_package_becomes_a_manifest(
-    prepare_data: ModuleType,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    tree, cache = tmp_path / "tree", tmp_path / "cache"
-    (tree / "DEBIAN").mkdir(parents=True)
-    (tree / "DEBIAN" / "control").write_text(
-        "Package: some-sounds\nVersion: 1.2-3\nArchitecture: all\nMaintainer: Nobody <no@body>\nDescription: sounds\n"
-    )
-    (tree / "usr").mkdir()
-    soundfile.write(tree / "usr" / "good.flac", np.zeros(22050), 44100)
-    (tree / "usr" / "bad.ogg").write_bytes(b"OggS nonsense")
-    cache.mkdir()
-    subprocess.run(["dpkg-deb", "--build", tree, cache / "some-sounds_1.2-3_all.deb"], check=True, capture_output=True)
-
-    package = prepare_data.Package("some-sounds", "CC0-1.0", "effects")
-    monkeypatch.setattr(prepare_data, "PACKAGES", (package,))
-    monkeypatch.setattr(sys, "argv", ["prepare_data", "--cache", str(cache)])
-    assert prepare_data.main() == 0
-    first = (cache / "manifest.csv").read_bytes()
-    assert "bad.ogg" in capsys.readouterr().err
-    assert prepare_data.main() == 0
-    assert (cache / "manifest.csv").read_bytes() == first
-    (row,) = csv.DictReader(first.decode().splitlines())
-    assert row["path"] == "some-sounds/usr/good.flac"
-    assert (row["domain"], row["version"], row["licence"], row["duration"]) == ("effects", "1.2-3", "CC0-1.0", "0.5")
 
 
 def test_the_evaluation_leaves_a_report(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dac_codec import audio
 from dac_codec.audio import Audio
-from dac_codec.training.duplicates import Landmarks, find_matches, groups, landmarks
+from dac_codec.training.duplicates import ALIKE, Landmarks, find_matches, groups, landmarks, likeness
 
 RATE = 44100
 
@@ -55,24 +55,42 @@ VERSIONS = {
 }
 
 
+def mono(wave: Audio, rate: int) -> Audio:
+    return audio.resample(wave.mean(0, keepdims=True), rate, 8000)
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_version_of_a_recording_is_known_again(version: str) -> None:
     others = [landmarks(melody(seed), RATE) for seed in range(1, 4)]
     matches = find_matches([landmarks(ORIGINAL, RATE), *others, landmarks(*VERSIONS[version])])
-    assert [(match.first, match.second) for match in matches] == [(0, 4)]
-    assert matches[0].share > 0.25
+    (match,) = [match for match in matches if match.share > 0.1]
+    assert (match.first, match.second) == (0, 4)
+    assert match.share > 0.25
+    assert likeness(mono(ORIGINAL, RATE), mono(*VERSIONS[version])) > 0.85
+    assert likeness(mono(*VERSIONS[version]), mono(melody(1), RATE)) < 0.6
 
 
 def test_other_recordings_are_not() -> None:
-    notes = [melody(seed) for seed in range(20)]
-    hiss = [np.random.default_rng(seed).standard_normal((1, 2 * RATE)).astype(np.float32) for seed in range(10)]
-    hum = np.sin(2 * np.pi * 50 * np.arange(4 * RATE) / RATE, dtype=np.float32)[None]
-    with_hum = [one + hum for one in notes[:5]]
+    notes = [melody(seed, 2.0) for seed in range(10)]
+    hiss = [np.random.default_rng(seed).standard_normal((1, RATE)).astype(np.float32) for seed in range(5)]
+    hum = np.sin(2 * np.pi * 50 * np.arange(2 * RATE) / RATE, dtype=np.float32)[None]
     silent = [np.zeros((1, RATE), np.float32), np.zeros((1, 100), np.float32)]
-    clicks = [np.pad(np.ones((1, 1), np.float32), ((0, 0), (place, 9000 - place))) for place in (0, 99, 5000)]
-    sounds = [landmarks(one, RATE) for one in (*notes[5:], *with_hum, *hiss, *silent, *clicks)]
-    assert find_matches(sounds) == []
+    waves = [*notes[5:], *(one + 0.3 * hum for one in notes[:5]), *hiss, *silent]
+    matches = find_matches([landmarks(one, RATE) for one in waves])
+    found = [likeness(mono(waves[match.first], RATE), mono(waves[match.second], RATE)) for match in matches]
+    assert max(found, default=0.0) < ALIKE
     assert find_matches([]) == []
+
+
+def test_likeness_is_that_of_the_overlap() -> None:
+    wave = np.random.default_rng(0).standard_normal((1, 1000)).astype(np.float32)
+    end = wave[:, 300:]
+    assert likeness(wave, wave) == pytest.approx(1.0)
+    assert likeness(-0.01 * wave, end) == likeness(end, -0.01 * wave) == pytest.approx(1.0)
+    assert likeness(wave[:, :700], end) < 0.3  # only 400 of 700 samples are common
+    assert likeness(wave[:, :700], wave[:, 200:900]) == pytest.approx(1.0)
+    assert likeness(wave, np.zeros((1, 500), np.float32)) == 0.0
+    assert likeness(np.pad(wave, ((0, 0), (5000, 0))), wave) == pytest.approx(1.0)
 
 
 def test_the_number_of_common_landmarks_is_exact() -> None:
@@ -85,6 +103,20 @@ def test_the_number_of_common_landmarks_is_exact() -> None:
     ]
     (match,) = find_matches(sounds)
     assert match == (0, 1, 50, 1.0)
+    assert not match.certain
+
+
+def test_a_part_in_common_is_enough() -> None:
+    random = np.random.default_rng(0)
+    first, second = (random.permutation(2**22)[:20000].astype(np.uint32) for _ in range(2))
+    frames = np.sort(random.integers(0, 20000, 20000)).astype(np.int32)
+    assert find_matches([Landmarks(first, frames), Landmarks(second, frames)]) == []
+    second[5000:5400] = first[:400]
+    shifted = frames.copy()
+    shifted[5000:5400] = frames[:400] + 777
+    (match,) = find_matches([Landmarks(first, frames), Landmarks(second, shifted)])
+    assert 395 <= match.common <= 410
+    assert match.certain
 
 
 @settings(max_examples=50, deadline=None)

@@ -1,0 +1,373 @@
+"""The script that builds the data set, on small packages."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import itertools
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "prepare_data.py"
+RATE = 44100
+
+needs_dpkg = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="needs dpkg")
+
+COPYRIGHT = """\
+Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
+Upstream-Name: sounds
+
+Files: *
+Copyright: somebody
+License: GPL-2+
+
+Files: sfx/[a]?.flac
+ music/*
+Copyright: somebody else
+License: CC-BY-SA-3.0
+ The text of it,
+ .
+ with empty lines.
+
+License: GPL-2+
+ On Debian systems
+"""
+
+
+@pytest.fixture(scope="module")
+def prepare_data() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("prepare_data", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["prepare_data"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def noises(seed: int, seconds: float = 1.0) -> np.ndarray:
+    """Noise bursts at random pitches [T]: every seed is another recording."""
+    random = np.random.default_rng(seed)
+    time = np.arange(round(seconds * RATE)) / RATE
+    wave = np.zeros_like(time)
+    for _ in range(round(16 * seconds)):
+        begin, pitch = random.uniform(0, seconds), random.uniform(100, 4500)
+        wave += (time > begin) * np.exp(-20 * np.maximum(0, time - begin)) * np.sin(2 * np.pi * pitch * time)
+    return 0.1 * wave + 0.001 * random.standard_normal(len(time))
+
+
+def build_package(cache: Path, name: str, files: dict[str, Any], copyright_text: str = COPYRIGHT) -> None:
+    """A package in the cache: each file is samples, samples and their rate, or bytes."""
+    tree = cache / f"{name}.tree"
+    (tree / "DEBIAN").mkdir(parents=True)
+    (tree / "DEBIAN" / "control").write_text(
+        f"Package: {name}\nVersion: 1.2-3\nArchitecture: all\nMaintainer: Nobody <no@body>\nDescription: sounds\n"
+    )
+    for path, content in {f"doc/{name}/copyright": copyright_text.encode(), **files}.items():
+        target = tree / "usr" / "share" / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, bytes):
+            target.write_bytes(content)
+        else:
+            samples, rate = content if isinstance(content, tuple) else (content, RATE)
+            soundfile.write(target, samples, rate)
+    archive = cache / f"{name}_1.2-3_all.deb"
+    subprocess.run(["dpkg-deb", "--build", tree, archive], check=True, capture_output=True)
+    shutil.rmtree(tree)
+
+
+def build(
+    prepare_data: ModuleType, monkeypatch: pytest.MonkeyPatch, cache: Path, *packages: Any
+) -> tuple[int, dict[str, dict[str, str]], list[dict[str, str]]]:
+    """Run the script. Returns its status, the manifest's rows by path without the package, and the duplicates."""
+    monkeypatch.setattr(prepare_data, "PACKAGES", packages)
+    monkeypatch.setattr(sys, "argv", ["prepare_data", "--cache", str(cache)])
+    status = prepare_data.main()
+    tables = []
+    for name in ("manifest.csv", "duplicates.csv"):
+        path = cache / name
+        tables.append(list(csv.DictReader(path.read_text().splitlines())) if path.exists() else [])
+    return status, {row["path"].partition("/usr/share/")[2]: row for row in tables[0]}, tables[1]
+
+
+def path_in(prepare_data: ModuleType, split: str, held_out: int, pattern: str) -> str:
+    """The first path of a pattern with some letters in it that falls into a split by its hash."""
+    paths = (pattern.format("".join(letters)) for letters in itertools.product("bcdfgh", repeat=4))
+    return next(path for path in paths if prepare_data.split_of(path, held_out) == split)
+
+
+def test_the_split_is_by_hash(prepare_data: ModuleType) -> None:
+    counts = Counter(prepare_data.split_of(f"a/{index}.ogg") for index in range(10_000))
+    assert 9500 < counts["train"] < 9700
+    assert 150 < counts["val"] < 250
+    assert 150 < counts["test"] < 250
+    assert prepare_data.split_of("a/1.ogg") == prepare_data.split_of("a/1.ogg")
+    # The bundled model was trained on the first and not on the others.
+    folder = "tuxpaint-stamps-default/usr/share/tuxpaint/stamps"
+    assert prepare_data.split_of(f"{folder}/animals/amphibians/frog-1_desc_be.ogg") == "train"
+    assert prepare_data.split_of(f"{folder}/animals/birds/heron_greatblue_flying.ogg") == "val"
+    assert prepare_data.split_of(f"{folder}/seasonal/christmas/santahat.ogg") == "test"
+
+
+@pytest.mark.parametrize(
+    ("name", "original", "series"),
+    [
+        ("celtic_fast.ogg", "celtic", "celtic"),
+        ("track3_enhanced.opus", "track3", "track"),
+        ("con_wood_07.ogg", "con_wood_07", "con_wood"),
+        ("swordhit_10a.ogg", "swordhit_10a", "swordhit"),
+        ("37.ogg", "37", "37"),
+        ("breakfast.ogg", "breakfast", "breakfast"),
+    ],
+)
+def test_versions_and_takes_are_told_by_their_names(
+    prepare_data: ModuleType, name: str, original: str, series: str
+) -> None:
+    assert prepare_data.original(f"a/b/{name}") == original
+    assert prepare_data.series(f"a/b/{name}") == series
+
+
+@pytest.mark.parametrize(
+    ("path", "spoken"),
+    [
+        ("x/cow_desc_fr.ogg", True),
+        ("x/cow_desc.ogg", True),
+        ("x/symbols/math/7_zh_tw.ogg", True),
+        ("x/symbols/alphabets/german/a_with_umlaut.ogg", True),
+        ("x/cow.ogg", False),
+        ("x/vehicles/emergency/firetruck.ogg", False),
+    ],
+)
+def test_spoken_words_are_told_from_effects(prepare_data: ModuleType, path: str, spoken: bool) -> None:
+    assert bool(prepare_data.SPOKEN.search(path)) is spoken
+
+
+@pytest.mark.parametrize(
+    ("package", "path", "domain", "source"),
+    [
+        ("0ad-data", "usr/share/games/0ad/mods/public/public/audio/voice/greek/civ/a_1.ogg", "speech", None),
+        ("0ad-data", "usr/share/games/0ad/mods/public/public/audio/voice/global/civ_dog_bark.ogg", "effects", None),
+        ("0ad-data", "usr/share/games/0ad/mods/public/public/audio/music/Sunrise.ogg", "music", None),
+        ("supertuxkart-data", "usr/share/games/supertuxkart/data/music/bay.ogg", "music", "data/music/bay.ogg"),
+        ("supertuxkart-data", "usr/share/games/supertuxkart/data/sfx/rain.ogg", "effects", "data/sfx/rain.ogg"),
+        ("freedroidrpg-data", "usr/share/freedroidrpg/data/base/titles/StartOfGame.ogg", "speech", None),
+        ("sonic-pi-samples", "usr/share/sonic-pi/samples/a.flac", "effects", "etc/samples/a.flac"),
+        (
+            "hydrogen-drumkits",
+            "usr/share/hydrogen/data/drumkits/circAfrique v4/Bell 1.wav",
+            "effects",
+            "drumkits/circAfrique.h2drumkit",
+        ),
+        (
+            "asterisk-core-sounds-it-g722",
+            "usr/share/asterisk/sounds/it_IT_m_Carlo/digits/1.flac",
+            "speech",
+            "it-digits/1.flac",
+        ),
+        (
+            "asterisk-core-sounds-it-g722",
+            "usr/share/asterisk/sounds/it_IT_m_Carlo/beep.flac",
+            "effects",
+            "it-beep.flac",
+        ),
+    ],
+)
+def test_every_path_has_a_domain_and_its_paragraph_of_the_copyright_file(
+    prepare_data: ModuleType, package: str, path: str, domain: str, source: str | None
+) -> None:
+    (found,) = [one for one in prepare_data.PACKAGES if one.name == package]
+    expected = re.escape(source or path) + "$"
+    sound = prepare_data.Sound(path, 1, "", RATE, RATE, "", None)
+    (entry,) = prepare_data.entries_of(
+        found, "1", [(re.compile(""), "another"), (re.compile(expected), "its own")], [sound]
+    )
+    assert (entry.domain, entry.licence) == (domain, "its own")
+
+
+@needs_dpkg
+def test_a_package_becomes_a_manifest(
+    prepare_data: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {
+        "sounds/music/good.flac": np.tile(noises(0), 2),
+        "sounds/sfx/ab.flac": noises(1),
+        "sounds/sfx/[a]b.flac": noises(2),
+        "sounds/sfx/[a]b.png": b"a picture",
+        "sounds/silence.wav": np.zeros(RATE),
+        "sounds/bad.ogg": b"OggS nonsense",
+    }
+    build_package(tmp_path, "some-sounds", files)
+    package = prepare_data.Package(
+        "some-sounds", "effects", ((re.compile("/music/"), "music"),), ("usr/share/sounds/", ""), "unused"
+    )
+    status, rows, pairs = build(prepare_data, monkeypatch, tmp_path, package)
+    printed = capsys.readouterr()
+    assert status == 0
+    assert "bad.ogg" in printed.err
+    assert "silence.wav: silent" in printed.err
+    assert pairs == []
+    assert {path: row["licence"] for path, row in rows.items()} == {
+        "sounds/music/good.flac": "CC-BY-SA-3.0",
+        "sounds/sfx/ab.flac": "GPL-2+",
+        "sounds/sfx/[a]b.flac": "CC-BY-SA-3.0",
+    }
+    row = rows["sounds/music/good.flac"]
+    assert (row["domain"], row["version"], row["duration"], row["bandwidth"]) == ("music", "1.2-3", "2.0", "22050")
+    assert "| some-sounds | 1.2-3 | CC-BY-SA-3.0 and GPL-2+ | effects | 2 |" in printed.out
+    kept = {path.name for path in (tmp_path / "some-sounds").rglob("*") if path.is_file()}
+    assert kept == {"good.flac", "ab.flac", "[a]b.flac", "silence.wav", "bad.ogg", "copyright"}
+
+    # Again: nothing is read that was read before, and the tables are the same.
+    tables = [(tmp_path / name).read_bytes() for name in ("manifest.csv", "duplicates.csv")]
+    monkeypatch.setattr(prepare_data.duplicates, "landmarks", None)
+    assert build(prepare_data, monkeypatch, tmp_path, package)[0] == 0
+    assert [(tmp_path / name).read_bytes() for name in ("manifest.csv", "duplicates.csv")] == tables
+
+
+@needs_dpkg
+def test_duplicates_are_in_one_split(prepare_data: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def held_out(split: str, pattern: str) -> str:
+        return path_in(prepare_data, split, prepare_data.HELD_OUT, f"new/usr/share/{pattern}").removeprefix(
+            "new/usr/share/"
+        )
+
+    heard = path_in(prepare_data, "train", 2, "heard/usr/share/{}.flac").removeprefix("heard/usr/share/")
+    alone, copy, excerpt = (held_out("test", f"{name}{{}}") for name in ("alone", "copy", "excerpt"))
+    validated, tested = held_out("val", "validated{}"), held_out("test", "tested{}")
+    piece = held_out("test", "piece{}")
+    narrow = held_out("test", "narrow{}")
+    build_package(tmp_path, "heard", {heard: noises(0, 4.0)})
+    files = {
+        f"{alone}_1.wav": noises(1),
+        f"{alone}_2.wav": noises(5),
+        f"{copy}.flac": noises(0, 4.0),  # the samples of what was trained on
+        f"{excerpt}.ogg": 0.3 * noises(0, 4.0)[30000:120000],  # a part of it, lossy and quieter
+        f"{validated}.wav": noises(2, 2.0),
+        f"{tested}.ogg": noises(2, 2.0),
+        f"{piece}.wav": noises(3),
+        f"elsewhere/{piece}_fast.wav": noises(4),
+        f"{narrow}.wav": (noises(7)[::2], RATE // 2),
+    }
+    build_package(tmp_path, "new", files)
+    packages = [
+        prepare_data.Package("heard", "effects", heard=True),
+        prepare_data.Package("new", "effects"),
+    ]
+    status, rows, pairs = build(prepare_data, monkeypatch, tmp_path, *packages)
+    assert status == 0
+    splits = {path: row["split"] for path, row in rows.items()}
+    assert {splits[path] for path in (heard, f"{copy}.flac", f"{excerpt}.ogg", f"{narrow}.wav")} == {"train"}
+    assert splits[f"{alone}_1.wav"] == splits[f"{alone}_2.wav"] == "test"
+    assert splits[f"{validated}.wav"] == splits[f"{tested}.ogg"] == "val"
+    assert splits[f"{piece}.wav"] == splits[f"elsewhere/{piece}_fast.wav"]
+    assert len(rows) == len(files) + 1
+    names = {Path(path).name: path for path in rows}
+    found = {(names[Path(row["first"]).name], names[Path(row["second"]).name], row["reason"]) for row in pairs}
+    assert found == {
+        (heard, f"{copy}.flac", "samples"),
+        (heard, f"{excerpt}.ogg", "sound"),
+        (f"{tested}.ogg", f"{validated}.wav", "sound"),
+        (f"elsewhere/{piece}_fast.wav", f"{piece}.wav", "name"),
+    }
+
+    _, rows, _ = build(prepare_data, monkeypatch, tmp_path, prepare_data.Package("new", "effects"))
+    assert rows[f"{copy}.flac"]["split"] == rows[f"{excerpt}.ogg"]["split"] == "test"
+    only = prepare_data.Package("new", "effects", only_trained_on=True)
+    _, rows, _ = build(prepare_data, monkeypatch, tmp_path, only)
+    assert {row["split"] for row in rows.values()} == {"train"}
+
+
+@needs_dpkg
+def test_sounds_in_zip_archives_are_found(
+    prepare_data: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soundfile.write(tmp_path / "a.flac", noises(0), RATE)
+    with zipfile.ZipFile(tmp_path / "public.zip", "w") as archive:
+        archive.write(tmp_path / "a.flac", "audio/music/a.flac")
+        archive.write(tmp_path / "a.flac", "../escaped.flac")
+        archive.writestr("art/a.png", b"a picture")
+    build_package(tmp_path, "zipped", {"mods/public.zip": (tmp_path / "public.zip").read_bytes()})
+    status, rows, _ = build(prepare_data, monkeypatch, tmp_path, prepare_data.Package("zipped", "music"))
+    assert status == 0
+    assert set(rows) == {"mods/public/audio/music/a.flac", "mods/public/escaped.flac"}
+    assert not list((tmp_path / "zipped").rglob("*.zip"))
+
+
+@needs_dpkg
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg")
+def test_g722_is_decoded_and_only_trained_on(
+    prepare_data: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wave = 0.3 * np.sin(2 * np.pi * 440 * np.arange(2 * 16000) / 16000)
+    soundfile.write(tmp_path / "a.wav", wave, 16000)
+    command = ["ffmpeg", "-v", "error", "-i", tmp_path / "a.wav", "-f", "g722", tmp_path / "a.g722"]
+    subprocess.run(command, check=True)
+    coded = (tmp_path / "a.g722").read_bytes()
+    assert len(coded) == 16000  # 64 kbit/s
+    build_package(tmp_path, "calls", {f"a{index}/it's fine.g722": coded for index in range(70)})
+    status, rows, _ = build(prepare_data, monkeypatch, tmp_path, prepare_data.Package("calls", "speech"))
+    assert status == 0
+    assert len(rows) == 70
+    for row in rows.values():
+        found = (row["duration"], row["sample_rate"], row["bandwidth"], row["split"])
+        assert found == ("2.0", "16000", "8000", "train")
+    decoded, _ = soundfile.read(tmp_path / "calls/usr/share/a0/it's fine.flac")
+    likeness = [np.corrcoef(decoded[delay : delay + 30000], wave[:30000])[0, 1] for delay in range(50)]
+    assert max(likeness) > 0.99
+
+
+@needs_dpkg
+def test_what_is_missing_is_said_in_one_sentence(
+    prepare_data: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build_package(tmp_path, "calls", {"a.g722": bytes(1000)})
+    which = shutil.which
+    monkeypatch.setattr(shutil, "which", lambda name: None if name == "ffmpeg" else which(name))
+    package = prepare_data.Package("calls", "speech")
+    assert build(prepare_data, monkeypatch, tmp_path, package)[0] == 1
+    assert "apt-get install ffmpeg" in capsys.readouterr().err
+    assert not (tmp_path / "calls").exists()
+    (tmp_path / "broken_1_all.deb").write_bytes(b"not a package")
+    assert build(prepare_data, monkeypatch, tmp_path, prepare_data.Package("broken", "speech"))[0] == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("prepare_data: dpkg-deb failed with status 2: ")
+    assert not (tmp_path / "manifest.csv").exists()
+
+
+@needs_dpkg
+def test_an_interrupted_run_goes_on(
+    prepare_data: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("one", "two"):
+        build_package(tmp_path, name, {f"{index}.flac": noises(index) for index in range(3)})
+    (tmp_path / "one.unpacking").mkdir()
+    (tmp_path / "one.unpacking" / "half.flac").write_bytes(b"half")
+    packages = [prepare_data.Package(name, "effects") for name in ("one", "two")]
+    landmarks = prepare_data.duplicates.landmarks
+    calls: list[int] = []
+
+    def interrupted(*arguments: Any) -> Any:
+        calls.append(0)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return landmarks(*arguments)
+
+    monkeypatch.setattr(prepare_data.duplicates, "landmarks", interrupted)
+    assert build(prepare_data, monkeypatch, tmp_path, *packages)[0] == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    assert not (tmp_path / "manifest.csv").exists()
+    status, rows, pairs = build(prepare_data, monkeypatch, tmp_path, *packages)
+    assert status == 0
+    assert len(calls) == 7  # the four sounds that were read before weren't read again
+    assert set(rows) == {"0.flac", "1.flac", "2.flac"}
+    assert len(pairs) == 3

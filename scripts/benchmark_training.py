@@ -2,9 +2,11 @@
 
     python scripts/benchmark_training.py experiment=44khz data.sounds=/my/sounds
 
-prints a table with a row for float32, bf16 and compiled training, one after the other in the same run. Before the steps
-that count there are some that don't. "loader" is the rate at which one worker alone prepares excerpts. On a GPU the
-device is waited for at the border of every part, so that a step takes a little longer than in a real run.
+prints a table with a row for float32, bf16 and compiled training, and then one for each thing that makes a step
+quicker and that is not a setting: what a step costs in float32 without it. The rows take turns, in rounds of a few
+steps, so that all see the same machine. Before the steps that count there are some that don't. "loader" is the rate at
+which one worker alone prepares excerpts. On a GPU the device is waited for at the border of every part, so that a step
+takes a little longer than in a real run.
 """
 
 from __future__ import annotations
@@ -15,24 +17,29 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch import Tensor
+from tqdm import tqdm
 
 from dac_codec.errors import DacError
+from dac_codec.model import layers
+from dac_codec.model.discriminator import Discriminator
+from dac_codec.model.snake import TINY
+from dac_codec.spectral import Spectra
 from dac_codec.training.config import TrainConfig
 from dac_codec.training.data import batches
 from dac_codec.training.loop import Trainer
 
 PARTS = ("data", "generator forward", "discriminators", "losses", "adversary", "backward, update")
-WARM_UP, MEASURED = 5, 20
+WARM_UP, A_ROUND = 5, 5
 
 
 class Stopwatch(Trainer):
@@ -85,21 +92,61 @@ class Stopwatch(Trainer):
             torch.cuda.synchronize()
 
 
-def measure(config: TrainConfig) -> dict[str, float]:
-    """Median milliseconds of a step and of its parts, peak memory in GiB."""
-    run = Stopwatch(config)
-    run.measured_steps(WARM_UP)
-    run.seconds.clear()
-    if run.fabric.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    run.measured_steps(MEASURED)
-    found = {part: 1000 * statistics.median(values) for part, values in run.seconds.items()}
-    found["backward, update"] = found["step"] - sum(found.get(part, 0.0) for part in PARTS)
-    if run.fabric.device.type == "cuda":
-        found["GiB"] = torch.cuda.max_memory_allocated() / 2**30
-    else:
-        found["GiB"] = psutil.Process().memory_info().rss / 2**30
-    return found
+@contextmanager
+def without(change: str) -> Iterator[None]:
+    """Train without one of `CHANGES` meanwhile, the way it would be written at first."""
+    with ExitStack() as stack:
+
+        def put(owner: object, name: str, value: object) -> None:
+            stack.callback(setattr, owner, name, getattr(owner, name))
+            setattr(owner, name, value)
+
+        if change == "Snake as one function":
+            put(layers, "snake", lambda x, alpha: x + (alpha + TINY).reciprocal() * torch.sin(alpha * x).pow(2))
+        elif change == "fused optimizer":
+            put(torch.optim, "AdamW", partial(_unfused, torch.optim.AdamW))
+        elif change == "shared spectrograms":
+            magnitude = Spectra.magnitude
+            put(Spectra, "magnitude", lambda spectra, window: magnitude(Spectra(spectra.audio), window))
+        elif change == "real and fake together":
+            put(Discriminator, "forward", _one_by_one(Discriminator.forward))
+        yield
+
+
+def _unfused(optimizer: type[torch.optim.Optimizer], *arguments: Any, **settings: Any) -> torch.optim.Optimizer:
+    return optimizer(*arguments, **settings | {"fused": False})
+
+
+def _one_by_one(forward: Callable[[Discriminator, Tensor], list[list[Tensor]]]) -> Callable[..., list[list[Tensor]]]:
+    """Judge the halves of a batch, which are real and fake, one after the other."""
+
+    def judge(discriminator: Discriminator, audio: Tensor) -> list[list[Tensor]]:
+        maps = [forward(discriminator, half) for half in audio.chunk(2)]
+        return [[torch.cat(parts) for parts in zip(*groups, strict=True)] for groups in zip(*maps, strict=True)]
+
+    return judge
+
+
+class Row:
+    """A way to train, and what it was measured to cost."""
+
+    def __init__(self, config: TrainConfig, left_out: str) -> None:
+        self._left_out = left_out
+        with without(left_out):
+            self._run = Stopwatch(config)
+            self._run.measured_steps(WARM_UP)
+        self._run.seconds.clear()
+
+    def measure(self) -> None:
+        """A round of steps that count."""
+        with without(self._left_out):
+            self._run.measured_steps(A_ROUND)
+
+    def found(self) -> dict[str, float]:
+        """Median milliseconds of a step and of its parts."""
+        found = {part: 1000 * statistics.median(values) for part, values in self._run.seconds.items()}
+        found["backward, update"] = found["step"] - sum(found.get(part, 0.0) for part in PARTS)
+        return found
 
 
 def loader_rate(config: TrainConfig) -> float:
@@ -120,34 +167,46 @@ VARIANTS = {
     "bf16, compiled": ("trainer.precision=bf16-mixed", "trainer.compile=true"),
 }
 
+CHANGES = ("Snake as one function", "fused optimizer", "shared spectrograms", "real and fake together")
+
 
 def main() -> int:
     """Measure and print. Returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="variants to measure")
+    rows = {**dict.fromkeys(VARIANTS, ""), **{f"without {change}": change for change in CHANGES}}
+    parser.add_argument("--only", nargs="+", choices=rows, default=list(rows), help="rows to measure")
+    parser.add_argument("--rounds", type=int, default=4, help=f"of {A_ROUND} steps [4]")
     parser.add_argument("overrides", nargs="+", help="settings, as scripts/train.py takes them")
     arguments = parser.parse_args()
     folder = str(Path(__file__).parents[1] / "configs")
-    rows: dict[str, dict[str, float]] = {}
-    try:
-        for name in arguments.only:
-            with initialize_config_dir(folder, version_base="1.3"), tempfile.TemporaryDirectory() as scratch:
-                settings = (*arguments.overrides, "trainer.compile=false", *VARIANTS[name], f"trainer.folder={scratch}")
-                values: Any = OmegaConf.to_container(compose("train", list(settings)), resolve=True)
+    measured: dict[str, Row] = {}
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(initialize_config_dir(folder, version_base="1.3"))
+            for name in arguments.only:
+                scratch = stack.enter_context(tempfile.TemporaryDirectory())
+                settings = ["trainer.compile=false", *VARIANTS.get(name, ()), f"trainer.folder={scratch}"]
+                values: Any = OmegaConf.to_container(compose("train", [*arguments.overrides, *settings]), resolve=True)
                 config = TrainConfig.parse(values)
-                if not rows:
+                if not measured:
                     print(f"loader: {loader_rate(config):.0f} excerpts/s from one worker\n", flush=True)
-                rows[name] = measure(config)
-    except (DacError, ValueError) as error:
-        print(f"benchmark_training: {error}", file=sys.stderr)
-        return 1
+                measured[name] = Row(config, rows[name])
+            for _ in tqdm(range(arguments.rounds), desc="rounds", disable=None):
+                for row in measured.values():
+                    row.measure()
+        except (DacError, ValueError) as error:
+            print(f"benchmark_training: {error}", file=sys.stderr)
+            return 1
     excerpts = config.trainer.batch_size * config.trainer.accumulate
-    print("| | steps/s | excerpts/s | ms a step | " + " | ".join(PARTS) + " | GiB |")
-    print("|---" * (len(PARTS) + 5) + "|")
-    for name, found in rows.items():
-        shares = " | ".join(f"{found.get(part, 0.0) / found['step']:.0%}" for part in PARTS)
-        rate = 1000 / found["step"]
-        print(f"| {name} | {rate:.2f} | {rate * excerpts:.1f} | {found['step']:.0f} | {shares} | {found['GiB']:.1f} |")
+    found = {name: row.found() for name, row in measured.items()}
+    first = next(iter(found.values()))["step"]
+    print("| | steps/s | excerpts/s | ms a step | speed to the first row | " + " | ".join(PARTS) + " |")
+    print("|---|" + "---:|" * (len(PARTS) + 4))
+    for name, parts in found.items():
+        step = parts["step"]
+        shares = " | ".join(f"{parts.get(part, 0.0) / step:.0%}" for part in PARTS)
+        rates = f"{1000 / step:.2f} | {1000 * excerpts / step:.1f} | {step:.0f} | {first / step:.2f}"
+        print(f"| {name} | {rates} | {shares} |")
     return 0
 
 

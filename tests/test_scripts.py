@@ -52,12 +52,22 @@ def test_the_latency_table() -> None:
     assert len(lines) == 2 + 2 * 5
 
 
+WITHOUT = [
+    f"without {change}"
+    for change in ("Snake as one function", "fused optimizer", "shared spectrograms", "real and fake together")
+]
+
+
 def test_the_cost_of_training_is_measured(tmp_path: Path) -> None:
     for name in ("a", "b"):
         soundfile.write(tmp_path / f"{name}.wav", np.random.default_rng(0).uniform(-0.1, 0.1, 44100), 44100)
     settings = ["experiment=overfit", f"data.sounds={tmp_path}", "model.encoder_dim=2", "model.decoder_dim=16"]
     command = [sys.executable, str(SCRIPTS / "benchmark_training.py"), *settings, "trainer.batch_size=1"]
-    done = subprocess.run([*command, "--only", "float32"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, "--rounds", "1", "--only", "float32", *WITHOUT], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert "excerpts/s from one worker" in done.stdout
-    assert "| float32 |" in done.stdout
+    rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("|")]
+    assert [row[0] for row in rows[2:]] == ["| float32", *(f"| {name}" for name in WITHOUT)]
+    assert all(float(row[3]) > 0 for row in rows[2:])

@@ -506,7 +506,7 @@ def _excerpts(config: TrainConfig, sounds: Sequence[Sound]) -> ExcerptDataset:
 
 def _optimizer(module: nn.Module, learning_rate: float) -> torch.optim.AdamW:
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    return torch.optim.AdamW(trained, learning_rate, betas=(0.8, 0.99))
+    return torch.optim.AdamW(trained, learning_rate, betas=(0.8, 0.99), fused=True)
 
 
 def _generator_of(seeds: Sequence[int]) -> torch.Generator:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+# Two tests run at a time: more threads than cores would wait for each other. What a test starts inherits it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 

@@ -347,40 +347,40 @@ def test_a_tree_is_made_again() -> None:
 @pytest.mark.parametrize(
     ("names", "expected"),
     [
-        (["a.wav", "a.flac", "b.wav"], {"a.wav.dac", "a.flac.dac", "b.dac"}),
-        (["A.wav", "a.flac"], {"A.wav.dac", "a.flac.dac"}),
-        (["a.wav", "a.flac", "a.wav.wav"], {"a.wav.dac", "a.flac.dac", "a.wav.wav.dac"}),
+        (["a.wav", "a.flac", "b.wav"], ["a.wav.dac", "a.flac.dac", "b.dac"]),
+        (["A.wav", "a.flac"], ["A.wav.dac", "a.flac.dac"]),
+        (["a.wav", "a.flac", "a.wav.wav"], ["a.wav.dac", "a.flac.dac", "a.wav.wav.dac"]),
     ],
     ids=str,
 )
-def test_colliding_outputs_keep_their_full_names(names: list[str], expected: set[str]) -> None:
+def test_colliding_outputs_keep_their_full_names(names: list[str], expected: list[str]) -> None:
     for name in names:
         write_sound(f"in/{name}")
     paths = [f"in/{name}" for name in names]
     for inputs, output in ((["in"], "tree"), (paths, "files"), (paths[::-1], "reversed")):
         result = run("compress", *inputs, "-o", output)
         assert result.exit_code == 0, result.stderr
-        assert files_below(output) == expected
+        assert files_below(output) == set(expected)
     # What lies there already changes no name.
     assert run("compress", "in", "-o", "tree", "--force").exit_code == 0
-    assert files_below("tree") == expected
+    assert files_below("tree") == set(expected)
 
 
 @pytest.mark.usefixtures("instant")
 @pytest.mark.parametrize(
     ("names", "expected"),
     [
-        (["a.wav.dac", "b.dac", "c.v2.dac"], {"a.wav", "b.wav", "c.v2.wav"}),
-        (["a.wav.dac", "a.flac.dac"], {"a.wav.wav", "a.flac.wav"}),
-        (["a.wav.dac", "a.dac"], {"a.wav.wav", "a.wav"}),
+        (["a.wav.dac", "b.dac", "c.v2.dac"], ["a.wav", "b.wav", "c.v2.wav"]),
+        (["a.wav.dac", "a.flac.dac"], ["a.wav.wav", "a.flac.wav"]),
+        (["a.wav.dac", "a.dac"], ["a.wav.wav", "a.wav"]),
     ],
     ids=str,
 )
-def test_names_of_decompressed_files(names: list[str], expected: set[str], compressed: DacFile) -> None:
+def test_names_of_decompressed_files(names: list[str], expected: list[str], compressed: DacFile) -> None:
     for name in names:
         write_dac(f"in/{name}", compressed)
     assert run("decompress", "in", "-o", "out", "--model", "any").exit_code == 0
-    assert files_below("out") == expected
+    assert files_below("out") == set(expected)
 
 
 @pytest.mark.usefixtures("instant")

@@ -85,7 +85,7 @@ def _middle(file: Path, sample_rate: int) -> Audio:
 
 
 def held_out_clips(
-    manifest: Path, sample_rate: int, per_domain: int = 18, seconds: float = 5.0, split: str = "test"
+    manifest: Path, sample_rate: int, per_domain: int = 40, seconds: float = 5.0, split: str = "test"
 ) -> list[Clip]:
     """Clips of one length from a split of a data set.
 

@@ -27,6 +27,9 @@ AnyLayer = TypeVar("AnyLayer", bound="Layer")
 _TILE_BYTES = 1 << 23
 """Of the widest signal inside a block of layers that is worked on at once: what stays in the last cache."""
 
+_DEVICE_TILE_BYTES = 1 << 28
+"""The same on a GPU, where starting to work on a few MiB takes as long as the work: what there is memory for."""
+
 _SHORTEST_TILE = 64
 """Samples; with fewer at a time, the time goes into calls and not into numbers."""
 
@@ -213,7 +216,8 @@ class Tiled(Chain):
         self.widest = widest
 
     def step(self, x: Tensor, last: bool) -> Tensor:
-        n_samples = max(_SHORTEST_TILE, _TILE_BYTES // (self.widest * x.shape[0]))
+        n_bytes = _TILE_BYTES if x.device.type == "cpu" else _DEVICE_TILE_BYTES
+        n_samples = max(_SHORTEST_TILE, n_bytes // (self.widest * x.shape[0]))
         tiles = x.split(1 << (n_samples.bit_length() - 1), 1)
         outputs = [super(Tiled, self).step(tile, last and tile is tiles[-1]) for tile in tiles]
         if len(outputs) == 1:

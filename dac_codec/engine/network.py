@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from contextlib import AbstractContextManager, nullcontext
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,9 @@ from dac_codec.engine.kernels import SnakeFunction
 from dac_codec.engine.layers import State, chain
 from dac_codec.model.layers import convolutions
 from dac_codec.model.snake import snake_into
+
+_on_a_gpu = threading.Lock()
+"""Held by the network that computes on a GPU."""
 
 
 def block_samples(device: torch.device) -> int:
@@ -89,8 +94,15 @@ class Network:
         """Go on from what `state` gave."""
         self._layers.restore(state)
 
-    def _arithmetic(self) -> AbstractContextManager[object]:
-        """What holds while the layers compute."""
-        if self.device.type == "cuda" and self._is_exact:
-            return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-        return nullcontext()
+    @contextmanager
+    def _arithmetic(self) -> Iterator[None]:
+        """What holds while the layers compute.
+
+        On a GPU that is one network at a time: two would take twice the memory, and the flags are the whole process's.
+        """
+        if self.device.type != "cuda":
+            yield
+            return
+        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+        with _on_a_gpu, exact if self._is_exact else nullcontext():
+            yield

@@ -11,7 +11,7 @@ from dac_codec.model.layers import convolutions, edges
 
 
 class Context(NamedTuple):
-    """Frames that a frame's samples depend on, beside the frame itself.
+    """Frames that a frame depends on, beside itself.
 
     Attributes:
         before: frames before it.
@@ -43,6 +43,14 @@ def decoder_look_ahead(model: DAC) -> int:
         else:
             behind += conv.dilation[0] * (conv.kernel_size[0] - 1) - edges(conv)[0]
     return behind
+
+
+def encoder_context(model: DAC) -> Context:
+    """Frames of samples before and after a frame that its codes depend on."""
+    first = 0  # The first input that output 0 depends on, from the last layer to the first.
+    for conv in reversed(list(convolutions(model.encoder))):
+        first = first * conv.stride[0] - edges(conv)[0]
+    return Context(-(first // model.hop_length), -(-encoder_look_ahead(model) // model.hop_length))
 
 
 def decoder_context(model: DAC) -> Context:

@@ -16,7 +16,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import asdict
 from pathlib import Path
@@ -29,6 +29,7 @@ from dac_codec.jobs import DASH, Guard, Job, Plan, decompressed_names, find_audi
 
 if TYPE_CHECKING:
     from dac_codec.bitstream import Header, LegacyFile
+    from dac_codec.codec import Batches, Coder
     from dac_codec.model import DAC
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -219,7 +220,7 @@ def compress(
         raise click.UsageError(str(error)) from error
     show_progress = not quiet and len(plan.jobs) == 1
 
-    def work(job: Job) -> str:
+    def work(job: Job, coder: Coder) -> str:
         started = time.perf_counter()
         source = job.input()
         if raw is None or isinstance(source, Path):
@@ -235,14 +236,14 @@ def compress(
                 device=device,
                 progress=show_progress,
                 chunk_frames=chunk_frames,
+                coder=coder,
             )
         job.flush()
-        speed = result.duration / (time.perf_counter() - started)
         sizes = f"{_size(job.input_size())} -> {_size(result.n_bytes)}"
-        return f"{sizes} ({result.header.bitrate / 1000:.1f} kbit/s, {speed:.1f}x real time)"
+        return _told(sizes, f"{result.header.bitrate / 1000:.1f} kbit/s", _speed(result.duration, started, coder))
 
-    with _side_by_side(plan, device) as n_at_once:
-        _run(plan, work, force, quiet, n_at_once)
+    with _side_by_side(plan, device) as (n_at_once, batches):
+        _run(plan, work, force, quiet, n_at_once, batches)
 
 
 @main.command()
@@ -302,7 +303,7 @@ def decompress(
     models = _Models(model, device, not quiet, fast)
     show_progress = not quiet and len(plan.jobs) == 1
 
-    def work(job: Job) -> str:
+    def work(job: Job, coder: Coder) -> str:
         started = time.perf_counter()
         with codec.DacStream(job.input()) as stream:
             loaded = models.of(stream.header)
@@ -318,9 +319,10 @@ def decompress(
                 allow_truncated=True,
                 fmt=None if raw is None else "raw",
                 subtype=None if raw is None else audio.RAW_ENCODINGS[raw],
+                coder=coder,
             )
         job.flush()
-        speed = result.duration / (time.perf_counter() - started)
+        speed = _speed(result.duration, started, coder)
         if result.cut is not None:
             kept = f"{result.cut}; the {result.duration:.2f} s before that are in {job.target_name}"
             if not allow_truncated:
@@ -330,10 +332,10 @@ def decompress(
             raise BitstreamError(
                 f"{len(result.gaps)} gaps are concealed in {job.target_name} (--allow-gaps accepts that)"
             )
-        return f"{_size(job.input_size())} -> {result.duration:.2f} s ({speed:.1f}x real time)"
+        return _told(f"{_size(job.input_size())} -> {result.duration:.2f} s", speed)
 
-    with _side_by_side(plan, device) as n_at_once:
-        _run(plan, work, force, quiet, n_at_once)
+    with _side_by_side(plan, device) as (n_at_once, batches):
+        _run(plan, work, force, quiet, n_at_once, batches)
 
 
 @main.command()
@@ -389,7 +391,7 @@ def convert(inputs: tuple[str, ...], output: str, model: str | None, force: bool
 
     models = _Models(model, "cpu", progress=not quiet)
 
-    def work(job: Job) -> str:
+    def work(job: Job, _: Coder) -> str:
         file = codec.load(job.input())
         loaded = models.of(None if isinstance(file, bitstream.LegacyFile) else file.header)
         if isinstance(file, bitstream.LegacyFile):
@@ -568,58 +570,74 @@ def _not_empty(plan: Plan) -> Plan:
 
 
 @contextmanager
-def _side_by_side(plan: Plan, device: str) -> Iterator[int]:
-    """How many jobs to do at once; within, each has its share of the processor's cores.
+def _side_by_side(plan: Plan, device: str) -> Iterator[tuple[int, Batches | None]]:
+    """How many jobs to do at once, and where they meet; within, each has its share of the processor's cores.
 
     On a CPU, one core for each of two files gets more done than two cores for one file after the other, as long as no
-    long file is left over that the other cores could help with. On a GPU, reading and writing keep the cores busy.
+    long file is left over that the other cores could help with. On a GPU, short files go through the network together,
+    while the cores read and write others.
     """
     import torch
 
+    from dac_codec import codec
+
     n_cores = torch.get_num_threads()
-    n_at_once = min(n_cores, _MOST_AT_ONCE, plan.independent())
-    if device == "cpu" or not torch.cuda.is_available():
-        n_at_once = max(1, min(n_at_once, int(plan.evenness())))
-    torch.set_num_threads(n_cores // n_at_once)  # of every thread that begins from now on
+    batches = codec.together(device, plan.independent())
+    if batches is not None:
+        n_at_once = batches.n_at_once
+    else:
+        n_at_once = max(1, min(n_cores, _MOST_AT_ONCE, plan.independent(), int(plan.evenness())))
+    torch.set_num_threads(max(1, n_cores // n_at_once))  # of every thread that begins from now on
     try:
-        yield n_at_once
+        yield n_at_once, batches
     finally:
         torch.set_num_threads(n_cores)
 
 
-def _run(plan: Plan, work: Callable[[Job], str], force: bool, quiet: bool, n_at_once: int = 1) -> None:
+def _run(
+    plan: Plan,
+    work: Callable[[Job, Coder], str],
+    force: bool,
+    quiet: bool,
+    n_at_once: int = 1,
+    batches: Batches | None = None,
+) -> None:
     """Do every job, whatever becomes of the others, and end the run with exit code 1 if any failed.
 
     Args:
         plan: the jobs.
-        work: does one job, and says in a few words how it went.
+        work: does one job, with what takes it through the network, and says in a few words how it went.
         force: whether to overwrite files that were there before the run.
         quiet: whether to show nothing but warnings and errors.
         n_at_once: jobs that are done at a time. What is said of them is said in their order.
+        batches: where they meet at the network; None: nowhere.
     """
     from tqdm import tqdm
 
+    from dac_codec import codec
     from dac_codec.overlap import side_by_side
 
     failures = [_named(name, error) for name, error in plan.failures]
     guard = Guard(plan.jobs, force)
     hide_bar = True if quiet or len(plan.jobs) == 1 else None  # None: unless it is a terminal
 
-    def attempt(job: Job) -> tuple[list[str], str | Exception]:
+    def attempt(index: int) -> tuple[list[str], str | Exception]:
         lines: list[str] = []
         _held_back.set(None if n_at_once == 1 else lines)
-        try:
-            guard.check(job.target)
+        job = plan.jobs[index]
+        with nullcontext(codec.ALONE) if batches is None else batches.member(index) as coder:
             try:
-                return lines, work(job)
-            finally:
-                guard.remember(job.target)
-        except BrokenPipeError:
-            raise
-        except (DacError, OSError, MemoryError) as error:
-            return lines, error
+                guard.check(job.target)
+                try:
+                    return lines, work(job, coder)
+                finally:
+                    guard.remember(job.target)
+            except BrokenPipeError:
+                raise
+            except (DacError, OSError, MemoryError) as error:
+                return lines, error
 
-    with _shown_warnings(), closing(side_by_side(attempt, plan.jobs, n_at_once)) as outcomes:
+    with _shown_warnings(), closing(side_by_side(attempt, range(len(plan.jobs)), n_at_once)) as outcomes:
         bar = tqdm(outcomes, total=len(plan.jobs), unit="file", leave=False, disable=hide_bar)
         for job, (lines, outcome) in zip(plan.jobs, bar, strict=True):
             for line in lines:
@@ -629,6 +647,19 @@ def _run(plan: Plan, work: Callable[[Job], str], force: bool, quiet: bool, n_at_
             elif not quiet:
                 tqdm.write(f"{job.source_name} -> {job.target_name}  {outcome}", file=sys.stderr)
     _finish(failures)
+
+
+def _speed(duration: float, started: float, coder: Coder) -> str:
+    """How fast so many seconds of sound were done; nothing of a file that had to wait for others."""
+    from dac_codec import codec
+
+    return f"{duration / (time.perf_counter() - started):.1f}x real time" if coder is codec.ALONE else ""
+
+
+def _told(what: str, *notes: str) -> str:
+    """What was done, with notes in parentheses; empty ones are left out."""
+    joined = ", ".join(filter(None, notes))
+    return f"{what} ({joined})" if joined else what
 
 
 @contextmanager

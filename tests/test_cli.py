@@ -88,6 +88,12 @@ def three_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
 
 
+@pytest.fixture
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several files go through the network together."""
+    monkeypatch.setattr(codec, "together", lambda device, n_files: codec.Batches(n_files) if n_files > 1 else None)
+
+
 def noise(n_samples: int, channels: int = 1) -> npt.NDArray[np.float32]:
     """[T, C], the same each time."""
     return 0.1 * np.random.default_rng(0).standard_normal((n_samples, channels)).astype(np.float32)
@@ -740,6 +746,67 @@ def test_files_side_by_side_are_what_they_are_alone(model: Path, monkeypatch: py
     for name in [name for name in names if name != "5.wav"]:
         assert run("compress", name, "-o", "alone.dac", "--model", model, "--force").exit_code == 0
         assert Path("out", name).with_suffix(".dac").read_bytes() == Path("alone.dac").read_bytes()
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+@pytest.mark.filterwarnings("ignore:.*cut short")
+def test_files_that_go_together_are_what_they_are_alone(model: Path) -> None:
+    """Of any length, rate and number of channels, beside one that can't be read and one whose output is there."""
+    shapes = {"0": (3000, 8000, 1), "1": (30000, 48000, 2), "2": (700, 44100, 3), "3": (5000, 44100, 2)}
+    for name, (n_samples, rate, channels) in shapes.items():
+        soundfile.write(f"{name}.flac", (int(name) + 1) / 4 * noise(n_samples, channels), rate)
+    Path("1.flac").write_bytes(Path("1.flac").read_bytes()[:-10000])
+    write_sound("long.wav", 100_000)
+    Path("bad.wav").write_bytes(bytes(1000))
+    write_sound("kept.wav")
+    Path("out").mkdir()
+    Path("out/kept.dac").write_bytes(b"kept")
+    inputs = ["0.flac", "bad.wav", "1.flac", "kept.wav", "2.flac", "long.wav", "3.flac"]
+    result = run("compress", *inputs, "-o", "out", "--model", model)
+    assert result.exit_code == 1
+    lines = [line.replace("Warning: ", "").partition(" ")[0] for line in result.stderr.splitlines()]
+    assert lines == ["0.flac", "1.flac:", "1.flac", "2.flac", "long.wav", "3.flac", "Error:", "Error:", "2"]
+    assert [line.partition(": ")[2].partition(":")[0] for line in errors_of(result)] == ["bad.wav", "kept.wav"]
+    assert files_below("out") == {"0.dac", "1.dac", "2.dac", "3.dac", "kept.dac", "long.dac"}
+    assert Path("out/kept.dac").read_bytes() == b"kept"
+
+    names = [*shapes, "long"]
+    Path("out/2.dac").write_bytes(Path("out/2.dac").read_bytes()[:-5])
+    result = run("decompress", *(f"out/{name}.dac" for name in names), LEGACY, "-o", "heard", "--model", model)
+    lines = [line.partition(" ")[0] for line in result.stderr.splitlines()]
+    assert lines == [*(f"out/{name}.dac" for name in ("0", "1", "3", "long")), str(LEGACY), "Error:"]
+    (error,) = errors_of(result)
+    assert error.startswith("Error: out/2.dac: ")
+    for name in set(names) - {"2"}:
+        source = f"{name}.wav" if name == "long" else f"{name}.flac"
+        together, alone = DacFile.load(f"out/{name}.dac"), codec.compress(source, model)
+        assert together.header == alone.header
+        assert (together.codes == alone.codes).float().mean() > 0.999  # two entries may be equally near
+        waveform, rate = codec.decompress(together, model)
+        heard, heard_rate = soundfile.read(f"heard/{name}.wav", dtype="float32", always_2d=True)
+        assert heard_rate == rate
+        np.testing.assert_allclose(heard.T, waveform, atol=1e-4)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
+def test_interrupting_files_that_wait_for_one_another(model: Path) -> None:
+    """Ctrl-C comes through to those that wait for a file whose sound never comes."""
+    write_sound("in/a.wav")
+    write_sound("in/b.wav")
+    os.mkfifo("in/c.wav")
+    script = "from dac_codec import cli, codec; codec.together = lambda device, n: codec.Batches(n); cli.main()"
+    command = [sys.executable, "-c", script, "compress", "in/a.wav", "in/b.wav", "in/c.wav", "-o", "out"]
+    restore: dict[str, Any] = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    with subprocess.Popen([*command, "--model", str(model)], stderr=subprocess.PIPE, **restore) as shell:
+        with Path("in/c.wav").open("wb"):  # opened at both ends, and silent
+            while len(files_below("out")) < 2:  # temporary ones
+                assert shell.poll() is None
+                time.sleep(0.01)
+            shell.send_signal(signal.SIGINT)
+            time.sleep(0.2)
+        _, messages = shell.communicate(timeout=60)
+    assert (shell.returncode, messages) == (130, b"Interrupted\n")
+    assert files_below("out") == set()
 
 
 @pytest.mark.usefixtures("three_cores")

@@ -4,6 +4,7 @@ Whole in memory (`compress`, `decompress`, `DacFile`), or block by block, in mem
 (`compress_stream`, `decompress_stream`, `DacStream`). Both are the same few generators, and give the same.
 """
 
+from dac_codec.codec.batches import ALONE, Batches, Coder, together
 from dac_codec.codec.decoding import DacStream, Decompressed, decompress, decompress_stream
 from dac_codec.codec.encoding import (
     BEGINNING_SECONDS,
@@ -18,9 +19,12 @@ from dac_codec.codec.legacy import from_legacy, to_legacy
 from dac_codec.codec.models import choose_quantizers, load_model, model_of
 
 __all__ = [
+    "ALONE",
     "BEGINNING_SECONDS",
     "LIVE_CHUNK_FRAMES",
     "TARGET_LUFS",
+    "Batches",
+    "Coder",
     "Compressed",
     "DacFile",
     "DacStream",
@@ -35,5 +39,6 @@ __all__ = [
     "load_model",
     "model_of",
     "to_legacy",
+    "together",
     "write_bytes",
 ]

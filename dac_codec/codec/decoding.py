@@ -22,6 +22,7 @@ from tqdm import tqdm
 from dac_codec import audio as sound
 from dac_codec import bitstream, streaming
 from dac_codec.bitstream import Chunk, Gap, Header, LegacyFile
+from dac_codec.codec.batches import ALONE, Coder
 from dac_codec.codec.concealment import Concealer
 from dac_codec.codec.excerpts import Excerpt, excerpt, sample_range
 from dac_codec.codec.files import DacFile, PathOrFile, naming, opened
@@ -141,6 +142,7 @@ class DacStream:
         duration: float | None = None,
         conceal: bool = False,
         progress: bool = False,
+        coder: Coder = ALONE,
     ) -> Iterator[sound.Audio]:
         """Decode. A file that ends early gives what is before the cut, and then `cut` says so.
 
@@ -153,6 +155,7 @@ class DacStream:
             duration: seconds that are given, if there are as many; None for all.
             conceal: whether to go on behind damage.
             progress: whether to show a progress bar (on a terminal).
+            coder: as for `decompress_stream`.
 
         Yields:
             Waveforms [C, t], float32, at the file's rate: joined, what `decompress` gives.
@@ -163,6 +166,7 @@ class DacStream:
             DacError: `start` or `duration` is out of range.
         """
         if self._legacy is not None:
+            coder.go_alone()
             first, stop = sample_range(self.sample_rate, self._legacy.original_length, start, duration)
             yield decode_legacy(self._legacy, model)[:, first:stop]
             return
@@ -172,7 +176,7 @@ class DacStream:
             self._reader = self._rewound()
         events = _progress(self._events(conceal, part.first_frame, warn=True), self.header, part, progress)
         n_given = 0
-        for block in decode_events(events, self.header, model, part, self._length, at_once=not self.seekable):
+        for block in decode_events(events, self.header, model, part, self._length, not self.seekable, coder):
             n_given += block.shape[1]
             yield block
         if n_given == 0:
@@ -297,6 +301,7 @@ def decompress_stream(
     allow_truncated: bool = False,
     fmt: str | None = None,
     subtype: str | None = None,
+    coder: Coder = ALONE,
 ) -> Decompressed:
     """Decompress a file or a live stream block by block, in memory that doesn't grow with its length.
 
@@ -314,6 +319,7 @@ def decompress_stream(
         allow_truncated: whether a file that ends early is decoded up to there.
         fmt: a file extension, in place of the target's, as for `audio.Writer`.
         subtype: a sample format, as for `audio.Writer`.
+        coder: what takes the codes through the network: a member of `Batches`, where other files go with this one.
 
     Raises:
         TruncatedBitstreamError: the file ends early, and `allow_truncated` is False.
@@ -332,7 +338,7 @@ def decompress_stream(
             n_samples = stream.survey(conceal)
             if stream.cut is not None and not allow_truncated:
                 raise stream.cut
-        blocks = stream.blocks(loaded, start, duration, conceal, progress)
+        blocks = stream.blocks(loaded, start, duration, conceal, progress, coder)
         first = next(blocks)  # What fails before this leaves no trace.
         n_written = 0
         with (
@@ -390,6 +396,7 @@ def decode_events(
     part: Excerpt,
     length: Callable[[int], int],
     at_once: bool,
+    coder: Coder = ALONE,
 ) -> Iterator[sound.Audio]:
     """The sound [C, t] of a file's codes, at the file's rate and loudness; no block is empty.
 
@@ -400,6 +407,7 @@ def decode_events(
         part: what to give of the sound.
         length: called with the number of frames when there are no more, says how many samples they stand for.
         at_once: whether codes are decoded as they come, in however small chunks.
+        coder: as for `decompress_stream`.
     """
     concealer = Concealer(header, streaming.decoder_context(model))
     codes = concealer.codes(_clip(events, part.first_frame, part.last_frame))
@@ -419,7 +427,7 @@ def decode_events(
     stop = math.inf if part.stop is None else part.stop
     skip = part.skip_decoded
     with network_errors():
-        for decoded in concealer.audio(x[:, 0].numpy() for x in streaming.decode_blocks(model, codes, at_once)):
+        for decoded in concealer.audio(x[:, 0].numpy() for x in coder.decode_blocks(model, codes, at_once)):
             skipped = min(skip, decoded.shape[1])
             skip -= skipped
             held = np.concatenate((held, resampler.push(decoded[:, skipped:])), axis=1)

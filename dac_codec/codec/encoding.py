@@ -15,9 +15,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dac_codec import audio as sound
-from dac_codec import bitstream, pretrained, streaming
+from dac_codec import bitstream, pretrained
 from dac_codec.audio.samples import block_length, blocks
 from dac_codec.bitstream import GainSource, Header
+from dac_codec.codec.batches import ALONE, Coder
 from dac_codec.codec.files import DacFile, PathOrFile, created
 from dac_codec.codec.models import FINGERPRINT_BYTES, choose_quantizers, load_model, network_errors
 from dac_codec.errors import AudioError
@@ -109,6 +110,7 @@ def compress_stream(
     device: str | torch.device = "auto",
     progress: bool = False,
     chunk_frames: int | None = None,
+    coder: Coder = ALONE,
 ) -> Compressed:
     """Compress a sound file or live sound block by block, in memory that doesn't grow with its length.
 
@@ -126,6 +128,7 @@ def compress_stream(
         progress: whether to show a progress bar (on a terminal).
         chunk_frames: frames per chunk, which is what damage to one byte costs; None: 3.5 s, and of a pipe
             `LIVE_CHUNK_FRAMES`.
+        coder: what takes the sound through the network: a member of `Batches`, where other files go with this one.
 
     Raises:
         AudioError: the audio can't be read, is empty, is not finite, or changes while it is read.
@@ -154,7 +157,7 @@ def compress_stream(
             chunk_frames = block_frames = LIVE_CHUNK_FRAMES if chunk_frames is None else chunk_frames
         progressing = _progress(samples, header.n_samples, "encoding", progress)
         # The reader must not be closed while it is read in another thread.
-        with created(target) as stream, closing(_codes(progressing, header, model, block_frames)) as blocks:
+        with created(target) as stream, closing(_codes(progressing, header, model, block_frames, coder)) as blocks:
             output = _CountedOutput(stream)
             writer = bitstream.Writer(output, header, chunk_frames)  # type: ignore[arg-type]
             for codes in blocks:
@@ -168,7 +171,11 @@ def compress_stream(
 
 
 def _codes(
-    samples: Iterable[sound.Audio], header: Header, model: DAC, block_frames: int | None = None
+    samples: Iterable[sound.Audio],
+    header: Header,
+    model: DAC,
+    block_frames: int | None = None,
+    coder: Coder = ALONE,
 ) -> Generator[Tensor, None, None]:
     """The codes [C, N, f] of a sound [C, t] at its own rate, as `streaming.encode_blocks` yields them.
 
@@ -184,7 +191,7 @@ def _codes(
 
     live = block_frames is not None
     with network_errors(), nullcontext(resampled()) if live else ahead(resampled()) as ready:
-        yield from streaming.encode_blocks(model, ready, header.n_codebooks, block_frames)
+        yield from coder.encode_blocks(model, ready, header.n_codebooks, block_frames)
 
 
 def _for_the_network(block: sound.Audio, gain_db: float) -> Tensor:

@@ -1,7 +1,7 @@
 """Measure other ways to run the same networks on a CPU beside the engine, and what they cost in accuracy.
 
     pip install onnxscript onnxruntime openvino
-    OMP_NUM_THREADS=1 python scripts/benchmark_backends.py
+    OMP_NUM_THREADS=2 python scripts/benchmark_backends.py --rounds 3
 
 prints the tables of "What was tried and left out" in docs/speed.md. What needs a package that is missing is left out.
 

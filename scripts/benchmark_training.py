@@ -48,6 +48,7 @@ class Stopwatch(Trainer):
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
         self.seconds: defaultdict[str, list[float]] = defaultdict(list)
+        self._stream = self._batches()  # Starting its workers takes longer than a round.
         losses = self.losses.forward
 
         def timed(fake: Tensor, real: Tensor) -> dict[str, Tensor]:
@@ -67,11 +68,10 @@ class Stopwatch(Trainer):
 
     def measured_steps(self, n_steps: int) -> None:
         """Train some steps without saving or validating anything."""
-        stream = self._batches()
         for _ in range(n_steps):
             with self.measure("step"):
                 with self.measure("data"):
-                    reals = [self._heard(next(stream)) for _ in range(self.config.trainer.accumulate)]
+                    reals = [self._heard(next(self._stream)) for _ in range(self.config.trainer.accumulate)]
                 self._train_step(reals)
             self.step += 1
 

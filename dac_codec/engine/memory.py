@@ -1,4 +1,4 @@
-"""What the network needs of memory again and again."""
+"""Memory that the network needs again and again, in inference and in training."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from dac_codec import pretrained
+from dac_codec.engine.memory import keep_freed_memory
 from dac_codec.errors import CheckpointError, DacError
 from dac_codec.model import DAC
 from dac_codec.model.discriminator import Discriminator
@@ -55,6 +56,8 @@ class Trainer:
         self.folder = Path(settings.folder).expanduser()
         self.checkpoints = checkpoint.Checkpoints(self.folder / "checkpoints", settings.keep_last)
         self.fabric = start(config)
+        if self.fabric.device.type == "cpu":
+            keep_freed_memory()
         state = self._find_state()
 
         train, val = _sounds(config, self.fabric)

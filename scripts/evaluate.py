@@ -2,7 +2,7 @@
 
     python scripts/evaluate.py --manifest data/manifest.csv --output report
 
-prints the table of the model card: one codebook and all of them, beside noise and silence. It is `dac-codec evaluate`
+prints a table: one codebook and all of them, beside noise and silence. It is `dac-codec evaluate`
 with these codecs and bitrates, which docs/evaluation.md tells about.
 """
 

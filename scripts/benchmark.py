@@ -144,18 +144,26 @@ def costs(model: DAC) -> dict[str, float]:
     }
 
 
+def load(name: str) -> DAC:
+    """A preset with random weights, always the same ones, or a model with its own.
+
+    Raises:
+        CheckpointError: there is no such preset or model.
+    """
+    if name not in PRESETS:
+        return DAC.from_pretrained(name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return DAC(PRESETS[name]).eval()
+
+
 def write_network(name: str, folder: Path) -> Network:
     """Put a network's weights where all processes find them: random ones for a preset, or those of a model.
 
     Raises:
         CheckpointError: there is no such preset or model.
     """
-    if name in PRESETS:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            model = DAC(PRESETS[name])
-    else:
-        model = DAC.from_pretrained(name)
+    model = load(name)
     folder.mkdir()
     pretrained.save(model, folder / "ours")
     fields = model.config.to_dict()

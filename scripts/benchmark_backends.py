@@ -35,7 +35,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import torch
-from benchmark import PAUSE, LeftOutError, clip, duration, positive, processor
+from benchmark import PAUSE, LeftOutError, clip, duration, load, positive, processor
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -226,19 +226,6 @@ def rows(model: DAC, inputs: dict[str, Tensor], folder: Path) -> Iterator[Row]:
             yield runtimes.row(runtime, arithmetic, rough)
         except LeftOutError as error:
             print(f"{RUNTIMES[runtime]} in {arithmetic} is left out: {error}", file=sys.stderr)
-
-
-def load(name: str) -> DAC:
-    """A preset with random weights, or a model with its own.
-
-    Raises:
-        CheckpointError: there is no such preset or model.
-    """
-    if name not in PRESETS:
-        return DAC.from_pretrained(name)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return DAC(PRESETS[name]).eval()
 
 
 def table(model: DAC, seconds: float, n_rounds: int) -> Iterator[str]:

@@ -18,10 +18,10 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -92,45 +92,51 @@ class Stopwatch(Trainer):
             torch.cuda.synchronize()
 
 
-@contextmanager
-def without(change: str) -> Iterator[None]:
-    """Train without one of `CHANGES` meanwhile, the way it would be written at first."""
-    with ExitStack() as stack:
-
-        def put(owner: object, name: str, value: object) -> None:
-            stack.callback(setattr, owner, name, getattr(owner, name))
-            setattr(owner, name, value)
-
-        if change == "Snake as one function":
-            put(layers, "snake", lambda x, alpha: x + (alpha + TINY).reciprocal() * torch.sin(alpha * x).pow(2))
-        elif change == "fused optimizer":
-            put(torch.optim, "AdamW", partial(_unfused, torch.optim.AdamW))
-        elif change == "shared spectrograms":
-            magnitude = Spectra.magnitude
-            put(Spectra, "magnitude", lambda spectra, window: magnitude(Spectra(spectra.audio), window))
-        elif change == "real and fake together":
-            put(Discriminator, "forward", _one_by_one(Discriminator.forward))
-        yield
+def _plain_snake(x: Tensor, alpha: Tensor) -> Tensor:
+    return x + (alpha + TINY).reciprocal() * torch.sin(alpha * x).pow(2)
 
 
-def _unfused(optimizer: type[torch.optim.Optimizer], *arguments: Any, **settings: Any) -> torch.optim.Optimizer:
-    return optimizer(*arguments, **settings | {"fused": False})
+def _unfused(optimizer: Callable[..., torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
+    return lambda *arguments, **settings: optimizer(*arguments, **settings | {"fused": False})
+
+
+def _computed_anew(magnitude: Callable[[Spectra, int], Tensor]) -> Callable[[Spectra, int], Tensor]:
+    return lambda spectra, window: magnitude(Spectra(spectra.audio), window)
 
 
 def _one_by_one(forward: Callable[[Discriminator, Tensor], list[list[Tensor]]]) -> Callable[..., list[list[Tensor]]]:
-    """Judge the halves of a batch, which are real and fake, one after the other."""
+    """Where the discriminator learns, judge the halves of a batch, which are fake and real, one after the other."""
 
     def judge(discriminator: Discriminator, audio: Tensor) -> list[list[Tensor]]:
+        if not next(discriminator.parameters()).requires_grad:
+            return forward(discriminator, audio)
         maps = [forward(discriminator, half) for half in audio.chunk(2)]
         return [[torch.cat(parts) for parts in zip(*groups, strict=True)] for groups in zip(*maps, strict=True)]
 
     return judge
 
 
+CHANGES: dict[str, tuple[Any, str, Callable[[Any], Any]]] = {
+    "Snake as one function": (layers, "snake", lambda _: _plain_snake),
+    "fused optimizer": (torch.optim, "AdamW", _unfused),
+    "shared spectrograms": (Spectra, "magnitude", _computed_anew),
+    "real and fake together": (Discriminator, "forward", _one_by_one),
+}
+"""What makes a step quicker: where it is, its name there, and what makes of it the way it would be written at first."""
+
+
+def without(change: str | None) -> AbstractContextManager[object]:
+    """Train without one of `CHANGES` meanwhile; None: with all."""
+    if change is None:
+        return nullcontext()
+    owner, name, undo = CHANGES[change]
+    return patch.object(owner, name, undo(getattr(owner, name)))
+
+
 class Row:
     """A way to train, and what it was measured to cost."""
 
-    def __init__(self, config: TrainConfig, left_out: str) -> None:
+    def __init__(self, config: TrainConfig, left_out: str | None) -> None:
         self._left_out = left_out
         with without(left_out):
             self._run = Stopwatch(config)
@@ -167,13 +173,11 @@ VARIANTS = {
     "bf16, compiled": ("trainer.precision=bf16-mixed", "trainer.compile=true"),
 }
 
-CHANGES = ("Snake as one function", "fused optimizer", "shared spectrograms", "real and fake together")
-
 
 def main() -> int:
     """Measure and print. Returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    rows = {**dict.fromkeys(VARIANTS, ""), **{f"without {change}": change for change in CHANGES}}
+    rows = {**dict.fromkeys(VARIANTS), **{f"without {change}": change for change in CHANGES}}
     parser.add_argument("--only", nargs="+", choices=rows, default=list(rows), help="rows to measure")
     parser.add_argument("--rounds", type=int, default=4, help=f"of {A_ROUND} steps [4]")
     parser.add_argument("overrides", nargs="+", help="settings, as scripts/train.py takes them")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 from pathlib import Path
+from types import ModuleType
 
 # Two tests run at a time: more threads than cores would wait for each other. What a test starts inherits it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -13,6 +16,7 @@ import torch
 from dac_codec.model import DAC, DACConfig
 
 GOLDEN = Path(__file__).parent / "golden"
+SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 
 def golden_model(name: str) -> DAC:
@@ -21,3 +25,14 @@ def golden_model(name: str) -> DAC:
     model = DAC(DACConfig.from_dict(checkpoint["metadata"]["kwargs"]))
     model.load_state_dict(checkpoint["state_dict"])
     return model.eval()
+
+
+def load_script(name: str) -> ModuleType:
+    """A script of the repository as a module."""
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import itertools
 import re
 import shutil
@@ -19,7 +18,8 @@ import numpy as np
 import pytest
 import soundfile
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "prepare_data.py"
+from tests.conftest import load_script
+
 RATE = 44100
 
 needs_dpkg = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="needs dpkg")
@@ -47,13 +47,7 @@ License: GPL-2+
 
 @pytest.fixture(scope="module")
 def prepare_data() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("prepare_data", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["prepare_data"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script("prepare_data")
 
 
 def noises(seed: int, seconds: float = 1.0) -> np.ndarray:

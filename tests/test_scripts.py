@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
+import torch
+from torch import Tensor
 
 from dac_codec import pretrained
-from tests.conftest import golden_model
-
-SCRIPTS = Path(__file__).parents[1] / "scripts"
+from tests.conftest import SCRIPTS, golden_model, load_script
 
 
 def test_the_evaluation_leaves_a_report(tmp_path: Path) -> None:
@@ -50,6 +51,36 @@ def test_the_latency_table() -> None:
     assert "| 44khz | 512 (11.6 ms) | 3733 (84.6 ms) | 4757 (107.9 ms) | 204.1 ms |" in lines
     assert "| 44khz, causal | 512 (11.6 ms) | 0 (0.0 ms) | 0 (0.0 ms) | 11.6 ms |" in lines
     assert len(lines) == 2 + 2 * 5
+
+
+def test_each_change_is_left_out_and_comes_back() -> None:
+    """What is put in its place is another thing that gives the same."""
+    script = load_script("benchmark_training")
+    x, alpha = torch.randn(2, 3, 50, generator=torch.Generator().manual_seed(0)), torch.full((1, 3, 1), 0.7)
+    spectra = script.Spectra(x)
+    discriminator = script.Discriminator(sample_rate=8000, periods=[2], fft_sizes=[64], bands=[(0.0, 1.0)])
+    sound = torch.randn(4, 1, 400, generator=torch.Generator().manual_seed(0))
+
+    def found() -> dict[str, Tensor]:
+        return {
+            "Snake as one function": script.layers.snake(x, alpha),
+            "shared spectrograms": spectra.magnitude(16),
+            "real and fake together": torch.cat([one.flatten() for maps in discriminator(sound) for one in maps]),
+        }
+
+    expected = found()
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    for change, (owner, name, _) in script.CHANGES.items():
+        before = getattr(owner, name)
+        with script.without(change):
+            assert getattr(owner, name) is not before
+            now = found()
+            assert all(torch.allclose(now[key], value, atol=1e-5) for key, value in expected.items())
+            assert (spectra.magnitude(16) is spectra.magnitude(16)) == (change != "shared spectrograms")
+            assert torch.optim.AdamW([parameter], fused=True).defaults["fused"] == (change != "fused optimizer")
+        assert getattr(owner, name) is before
+    with pytest.raises(KeyError):
+        script.without("something else")
 
 
 WITHOUT = [

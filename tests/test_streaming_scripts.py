@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import subprocess
@@ -20,9 +19,8 @@ import torch
 from dac_codec import pretrained
 from dac_codec.errors import DacError
 from dac_codec.model import DAC, DACConfig
-from tests.conftest import GOLDEN
+from tests.conftest import GOLDEN, SCRIPTS, load_script
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
 MODEL = GOLDEN / "dac_44khz_tiny.pth"
 
 
@@ -134,13 +132,7 @@ def reference(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def benchmark_memory() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("benchmark_memory", SCRIPTS / "benchmark_memory.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["benchmark_memory"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmark_memory")
 
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="os.wait4 is POSIX")

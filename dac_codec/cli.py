@@ -213,7 +213,8 @@ def compress(
     from dac_codec import audio, codec, pretrained
 
     _check_device(device)
-    loaded = codec.load_model(model or pretrained.DEFAULT_MODEL, device, not quiet, fast)
+    seconds = plan.total(_sound_seconds) if fast else 0.0
+    loaded = codec.load_model(model or pretrained.DEFAULT_MODEL, device, not quiet, fast, seconds)
     try:
         quantizers = codec.choose_quantizers(loaded, quantizers, None if bitrate is None else 1000 * bitrate)
     except DacError as error:
@@ -300,7 +301,7 @@ def decompress(
     from dac_codec import audio, codec
 
     _check_device(device)
-    models = _Models(model, device, not quiet, fast)
+    models = _Models(model, device, not quiet, fast, plan.total(_dac_seconds) if fast and duration is None else 0.0)
     show_progress = not quiet and len(plan.jobs) == 1
 
     def work(job: Job, coder: Coder) -> str:
@@ -525,15 +526,19 @@ class _Models:
         device: where they run.
         progress: whether to show a download.
         fast: whether they may compute in bfloat16.
+        seconds: of audio that there is to decode, as far as is known.
     """
 
-    def __init__(self, given: str | None, device: str, progress: bool, fast: bool = False) -> None:
+    def __init__(
+        self, given: str | None, device: str, progress: bool, fast: bool = False, seconds: float = 0.0
+    ) -> None:
         from dac_codec import codec
 
-        self._given = None if given is None else codec.load_model(given, device, progress, fast)
+        self._given = None if given is None else codec.load_model(given, device, progress, fast, seconds)
         self._device = device
         self._progress = progress
         self._fast = fast
+        self._seconds = seconds
         self._by_name: dict[str, DAC] = {}
         self._lock = threading.Lock()
 
@@ -550,9 +555,25 @@ class _Models:
         name = header.model_name
         with self._lock:
             if name not in self._by_name:
-                named = codec.model_of(header, None, self._device, self._progress, self._fast)
+                named = codec.model_of(header, None, self._device, self._progress, self._fast, self._seconds)
                 self._by_name[name] = named
             return self._by_name[name]
+
+
+def _sound_seconds(path: Path) -> float:
+    """Length of a sound file, of all its channels together, as its header has it."""
+    from dac_codec import audio
+
+    with audio.Reader(path) as reader:
+        return (reader.n_samples or 0) * reader.channels / reader.sample_rate
+
+
+def _dac_seconds(path: Path) -> float:
+    """Length of a .dac file of ours, of all its channels together, as its header has it; of others, 0."""
+    from dac_codec import codec
+
+    with codec.DacStream(path) as stream:
+        return 0.0 if stream.header is None else (stream.header.n_samples or 0) * stream.channels / stream.sample_rate
 
 
 def _check_device(device: str) -> None:

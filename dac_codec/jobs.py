@@ -7,6 +7,7 @@ import stat
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -133,6 +134,15 @@ class Plan:
         """The size of all inputs, in sizes of the largest one: the number of jobs if they are equally large."""
         sizes = [_file_size(job.source) for job in self.jobs]
         return sum(sizes) / max(1, *sizes)
+
+    def total(self, measure: Callable[[Path], float]) -> float:
+        """The sum of a measure over the input files; what can't be measured, such as a pipe, counts as nothing."""
+        measured = 0.0
+        for job in self.jobs:
+            if job.source is not None and job.source.is_file():
+                with suppress(DacError, OSError, MemoryError):
+                    measured += measure(job.source)
+        return measured
 
 
 def make_plan(

@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from benchmark_report import draw, tables
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from dac_codec import audio as sound
@@ -41,7 +41,7 @@ from dac_codec import pretrained
 from dac_codec.errors import DacError
 from dac_codec.files import replacing
 from dac_codec.model import DAC, PRESETS, DACConfig
-from dac_codec.model.layers import convolutions
+from dac_codec.model.layers import operations_per_second
 from dac_codec.spectral import Spectra, mel_distance
 
 OURS = {
@@ -112,25 +112,6 @@ class Network:
 # ----------------------------------------------------------------------------------------------------------------------
 # What is measured
 # ----------------------------------------------------------------------------------------------------------------------
-
-
-def operations_per_second(module: nn.Module, rate: float) -> float:
-    """Floating-point operations that the convolutions in a module do for a second of sound, two for a multiply-add.
-
-    Args:
-        module: convolutions that follow each other.
-        rate: samples or frames a second of the module's input.
-    """
-    total = 0.0
-    for conv in convolutions(module):
-        each = 2.0 * conv.in_channels * conv.out_channels // conv.groups * conv.kernel_size[0]
-        if isinstance(conv, nn.ConvTranspose1d):
-            total += each * rate
-            rate *= conv.stride[0]
-        else:
-            rate /= conv.stride[0]
-            total += each * rate
-    return total
 
 
 def costs(model: DAC) -> dict[str, float]:

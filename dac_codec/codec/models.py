@@ -46,6 +46,7 @@ def model_of(
     device: str | torch.device = "auto",
     progress: bool = False,
     fast: bool = False,
+    seconds: float = 0.0,
 ) -> DAC:
     """The model that a file needs: the given one, else the one that the file names; checked against the file.
 
@@ -60,13 +61,17 @@ def model_of(
                 f"the file was written with {model_id(header)}, which is neither bundled nor published: name its "
                 "weights"
             )
-    loaded = load_model(model, device, progress, fast)
+    loaded = load_model(model, device, progress, fast, seconds)
     check_model(header, loaded)
     return loaded
 
 
 def load_model(
-    model: str | os.PathLike[str] | DAC, device: str | torch.device = "auto", progress: bool = False, fast: bool = False
+    model: str | os.PathLike[str] | DAC,
+    device: str | torch.device = "auto",
+    progress: bool = False,
+    fast: bool = False,
+    seconds: float = 0.0,
 ) -> DAC:
     """A model on its device, made fast (see `engine.prepare`); one that is that already stays as it is.
 
@@ -75,6 +80,7 @@ def load_model(
         device: "auto" takes a CUDA device if there is one.
         progress: whether to show a download.
         fast: whether it may compute in bfloat16, where the device is quicker at that.
+        seconds: of audio that it is loaded for, as far as is known: `engine.prepare` compiles for long jobs.
 
     Raises:
         CheckpointError: the model can't be loaded.
@@ -86,7 +92,7 @@ def load_model(
     try:
         if not _is_on(loaded.device, torch.device(device)):
             loaded = loaded.to(device)
-        return loaded if isinstance(loaded, PreparedDAC) else prepare(loaded, exact=not fast)
+        return loaded if isinstance(loaded, PreparedDAC) else prepare(loaded, exact=not fast, seconds=seconds)
     except (RuntimeError, AssertionError) as error:
         raise DacError(f"can't use the device {str(device)!r}: {error}") from error
 

@@ -17,8 +17,16 @@ from dac_codec.engine.network import Network
 from dac_codec.engine.quantizer import FoldedQuantizer
 from dac_codec.model import DAC
 from dac_codec.model.dac import Encoded
+from dac_codec.model.layers import operations_per_second
 
 Precision = Literal["auto", "float32", "bfloat16"]
+
+LONG_JOB = 4e14
+"""Floating-point operations from which on a job on a CPU is worth a compiler's time.
+
+On two cores, 20 minutes of work: compiled activations save about 3 of them, and compiling takes half of one. The more
+cores there are, the less is saved, and the compiler takes as long as before.
+"""
 
 
 class PreparedDAC(DAC):
@@ -94,8 +102,9 @@ def prepare(
     model: DAC,
     device: str | torch.device | None = None,
     dtype: Precision = "auto",
-    compile: bool = False,
+    compile: bool | Literal["auto"] = "auto",
     exact: bool = False,
+    seconds: float = 0.0,
 ) -> PreparedDAC:
     """The same network made fast: for inference, whole or in a stream.
 
@@ -110,11 +119,13 @@ def prepare(
         dtype: of the convolutions. "auto": bfloat16 where the device has instructions for it and the model is in single
             precision, else the model's own. What layers hand on to one another, the activations and the quantizer stay
             in the model's precision.
-        compile: whether activations are compiled with `torch.compile`, for long jobs: it takes some ten seconds and, on
-            a CPU, a C++ compiler. Where that fails, a warning says so and all goes on without. On a GPU there is
-            nothing to gain: its activations are kernels of their own.
+        compile: whether activations are compiled with `torch.compile`: it takes some ten seconds and, on a CPU, a C++
+            compiler. Where that fails, a warning says so and all goes on without. On a GPU there is nothing to gain:
+            its activations are kernels of their own. "auto": where the job is a long one (`LONG_JOB`), and the
+            convolutions compute in bfloat16, beside which activations take the larger share.
         exact: whether the results have to be those of the model to its own precision: never bfloat16, nor
             TensorFloat-32 on a GPU.
+        seconds: of audio, of all channels, that are to be encoded or decoded, as far as is known.
 
     Raises:
         ValueError: `exact` is asked for together with a type that isn't the model's.
@@ -131,6 +142,8 @@ def prepare(
             raise ValueError(f"an exact result needs the model's own type, {own}, not {chosen}")
     if model.device.type == "cpu":
         keep_freed_memory()
+    if compile == "auto":
+        compile = chosen == torch.bfloat16 and seconds * _operations(model) >= LONG_JOB
     compiled = compiled_snake() if compile and model.device.type == "cpu" else None
     return PreparedDAC(model, chosen, compiled, exact)
 
@@ -165,6 +178,12 @@ def check_quantizers(model: DAC, n_quantizers: int | None) -> int:
     if not isinstance(n_quantizers, int) or not 1 <= n_quantizers <= model.n_codebooks:
         raise ValueError(f"n_quantizers must be between 1 and {model.n_codebooks}, not {n_quantizers}")
     return n_quantizers
+
+
+def _operations(model: DAC) -> float:
+    """Floating-point operations for a second of audio, the mean of encoding and decoding."""
+    encoding = operations_per_second(model.encoder, model.sample_rate)
+    return (encoding + operations_per_second(model.decoder, model.config.frame_rate)) / 2
 
 
 def _has_bfloat16(device: torch.device) -> bool:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dac_codec import engine, pretrained, spectral
-from dac_codec.engine import PreparedDAC, kernels, layers, network, prepare
-from dac_codec.model import DAC
+from dac_codec.engine import PreparedDAC, kernels, layers, network, prepare, prepared
+from dac_codec.model import DAC, PRESETS
 from dac_codec.spectral import Spectra
 from dac_codec.streaming import StreamingDecoder, StreamingEncoder
 from tests.conftest import GOLDEN, golden_model
@@ -179,6 +180,34 @@ def test_compiled_activations() -> None:
     codes = plain.encode(audio).codes
     assert (compiled.encode(audio).codes == codes).float().mean() > 0.999
     assert torch.allclose(compiled.decode_codes(codes), plain.decode_codes(codes), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "options", "expected"),
+    [
+        (0.0, {}, False),
+        (600.0, {"dtype": "bfloat16"}, False),
+        (1e9, {"dtype": "bfloat16"}, True),
+        (1e9, {"dtype": "bfloat16", "compile": False}, False),
+        (1e9, {"dtype": "float32"}, False),
+        (1e9, {"exact": True}, False),
+        (0.0, {"exact": True, "compile": True}, True),
+    ],
+)
+def test_compiles_for_long_jobs(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, options: dict[str, Any], expected: bool
+) -> None:
+    asked = []
+    monkeypatch.setattr(prepared, "compiled_snake", lambda: asked.append(1))
+    prepare(golden_model("44khz"), seconds=seconds, **options)
+    assert bool(asked) == expected
+
+
+def test_how_long_a_job_of_the_published_network_is_long() -> None:
+    """What docs/speed.md says: about an hour of audio, of the mean of encoding and decoding."""
+    with torch.device("meta"):
+        model = DAC(PRESETS["44khz"])
+    assert prepared.LONG_JOB / prepared._operations(model) / 60 == pytest.approx(65, abs=5)
 
 
 _NO_COMPILER = """

@@ -116,12 +116,13 @@ def main() -> int:
     parser.add_argument("variants", type=Path, help="a YAML file, as those of configs/ablations")
     parser.add_argument("overrides", nargs="*", help="for all of them, such as data.sounds=/my/sounds")
     parser.add_argument("--output", type=Path, required=True, help="folder for the runs and table.md")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="how many rows to train at a time")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    parser.add_argument("--jobs", type=int, default=cores, help="how many rows to train at a time")
     arguments = parser.parse_args()
     try:
         common, rows = read_rows(arguments.variants)
         arguments.output.mkdir(parents=True, exist_ok=True)
-        threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
+        threads = max(1, cores // arguments.jobs)
         failures = []
         with (
             ThreadPoolExecutor(arguments.jobs) as pool,

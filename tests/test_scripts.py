@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -102,3 +103,55 @@ def test_the_cost_of_training_is_measured(tmp_path: Path) -> None:
     rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("|")]
     assert [row[0] for row in rows[2:]] == ["| float32", *(f"| {name}" for name in WITHOUT)]
     assert all(float(row[3]) > 0 for row in rows[2:])
+
+
+def write_report(folder: Path, **values: float) -> None:
+    folder.mkdir()
+    means = [
+        {"domain": "all", "codec": "ours", "payload_kbps": 1.0, "measures": {name: [9.0, 9, 9, 1] for name in values}},
+        {
+            "domain": "all",
+            "codec": "ours",
+            "payload_kbps": 7.0,
+            "measures": {n: [v, v, v, 1] for n, v in values.items()},
+        },
+        {"domain": "all", "codec": "opus", "payload_kbps": 8.0, "measures": {name: [7.0, 7, 7, 1] for name in values}},
+    ]
+    metrics = [{"name": name, "higher_is_better": name == "si_sdr"} for name in values]
+    (folder / "report.json").write_text(json.dumps({"means": means, "metrics": metrics}))
+
+
+def test_where_the_line_leads(tmp_path: Path) -> None:
+    """On a straight line, the third point and the bar are where they must be."""
+    for index, (mel, sdr, stft) in enumerate([(1.6, 1.0, 3.0), (1.5, 3.0, 3.1), (1.4, 5.0, 3.2)]):
+        write_report(tmp_path / str(index), mel_distance=mel, si_sdr=sdr, stft_distance=stft)
+    reports = [f"{1000 * 2**index}={tmp_path / str(index)}" for index in range(3)]
+    command = [sys.executable, str(SCRIPTS / "extrapolate.py"), *reports, "--output", str(tmp_path / "curve.svg")]
+    command += ["--bar", "mel_distance=1.2", "si_sdr=4.5", "stft_distance=2"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[2:] == [
+        "| mel_distance | 1.600 | 1.500 | 1.400 | -0.100 | 1.2 | 1.6e+04 steps |",
+        "| si_sdr | 1.000 | 3.000 | 5.000 | +2.000 | 4.5 | met |",
+        "| stft_distance | 3.000 | 3.100 | 3.200 | +0.100 | 2 | never |",
+    ]
+    assert (tmp_path / "curve.svg").read_text().startswith("<?xml")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["5=a", "--bar", "mel_distance=1"], "reports of two numbers of steps"),
+        (["5=a", "6=nowhere", "--bar", "mel_distance=1"], "can't read the report nowhere/report.json"),
+        (["5=a", "6=b", "--bar", "pesq=1"], "the report of step 5 has no pesq; it has mel_distance"),
+    ],
+)
+def test_reports_that_make_no_line(arguments: list[str], said: str, tmp_path: Path) -> None:
+    for name in "ab":
+        write_report(tmp_path / name, mel_distance=1.0)
+    command = [sys.executable, str(SCRIPTS / "extrapolate.py"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("extrapolate: ")
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import warnings
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ import numpy as np
 from dac_codec import audio as sound
 from dac_codec.audio import Audio
 from dac_codec.errors import AudioError
+from dac_codec.manifest import read_split
 
 EXCERPT_SECONDS = 10.0
 """What is taken of a longer file of a folder: its middle."""
@@ -95,16 +94,9 @@ def held_out_clips(
     Raises:
         AudioError: the manifest or one of its files can't be read.
     """
-    try:
-        with manifest.open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row["split"] == split]
-            by_domain = defaultdict(list)
-            for row in rows:
-                by_domain[row["domain"]].append(manifest.parent / row["path"])
-    except (OSError, KeyError, UnicodeDecodeError) as error:
-        raise AudioError(f"{manifest} is not a manifest ({error!r})") from error
-    if not rows:
-        raise AudioError(f"{manifest} has no files in its {split} split")
+    by_domain: dict[str, list[Path]] = {}
+    for one in read_split(manifest, split):
+        by_domain.setdefault(one.domain, []).append(one.path)
     length = int(seconds * sample_rate)
     return [
         clip

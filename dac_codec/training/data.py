@@ -27,8 +27,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from dac_codec import audio as sound
 from dac_codec.audio import Audio
 from dac_codec.errors import AudioError
+from dac_codec.manifest import Sound
 from dac_codec.training import transforms
-from dac_codec.training.sounds import Sound
 from dac_codec.training.transforms import Channel
 
 _MAX_FAILURES = 64  # unreadable files in a row that mean that something is wrong with all of them

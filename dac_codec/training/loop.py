@@ -21,6 +21,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from dac_codec import pretrained
 from dac_codec.engine.memory import keep_freed_memory
 from dac_codec.errors import CheckpointError, DacError
+from dac_codec.manifest import Sound
 from dac_codec.model import DAC
 from dac_codec.model.discriminator import Discriminator
 from dac_codec.model.layers import convolutions
@@ -30,7 +31,7 @@ from dac_codec.training.data import Batch, ExcerptDataset, batches
 from dac_codec.training.losses import ReconstructionLosses, discriminator_loss, generator_losses, weighted_sum
 from dac_codec.training.processes import StopFlag, any_process, start, stop_signals, total
 from dac_codec.training.runlog import RunLog
-from dac_codec.training.sounds import Sound, find_sounds
+from dac_codec.training.sounds import find_sounds
 from dac_codec.training.validation import Validation
 
 logger = logging.getLogger(__name__)

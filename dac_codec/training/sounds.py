@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import math
 import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from tqdm import tqdm
 
-from dac_codec import audio
+from dac_codec import audio, manifest
 from dac_codec.errors import AudioError
-
-Place: TypeAlias = str | os.PathLike[str]
-"""A folder of sound files, or a manifest: a CSV file with the columns path, domain, duration and split, and perhaps
-bandwidth."""
+from dac_codec.manifest import Place, Sound
 
 Source: TypeAlias = Place | Mapping[str, Place | Iterable[Place]]
 """One place, or the place or places of each domain."""
@@ -27,17 +22,7 @@ Source: TypeAlias = Place | Mapping[str, Place | Iterable[Place]]
 VALIDATION_SHARE = 0.02
 """How much of a folder's files is its "val" split."""
 
-_COLUMNS = ("path", "domain", "duration", "split")
 _READERS = 16  # threads that read headers: they wait for the disk more than they compute
-
-
-@dataclass(frozen=True)
-class Sound:
-    """A sound file. `duration` is in seconds, by its header or its manifest."""
-
-    path: Path
-    domain: str
-    duration: float
 
 
 class Found(NamedTuple):
@@ -70,7 +55,7 @@ def find_sounds(source: Source, split: str, progress: bool = False, least_bandwi
         AudioError: a place doesn't exist or is no manifest, or nothing that can be read is in the split.
     """
     if not isinstance(source, Mapping) and not _is_folder(Path(source).expanduser()):
-        return Found(read_manifest(source, split, least_bandwidth), [])
+        return Found(manifest.read_split(source, split, least_bandwidth), [])
     if not isinstance(source, Mapping):
         source = {"all": source}
     sounds: dict[str, list[Sound]] = {}
@@ -82,7 +67,7 @@ def find_sounds(source: Source, split: str, progress: bool = False, least_bandwi
                 found, reasons = _scan(path, domain, progress)
                 unreadable += reasons
             else:
-                rows = _rows(path, least_bandwidth)
+                rows = manifest.read(path, least_bandwidth)
                 found = {name: [replace(one, domain=domain) for one in group] for name, group in rows.items()}
             for name, group in found.items():
                 sounds.setdefault(name, []).extend(group)
@@ -97,20 +82,6 @@ def find_sounds(source: Source, split: str, progress: bool = False, least_bandwi
     return Found(sounds[split], unreadable)
 
 
-def read_manifest(manifest: Place, split: str, least_bandwidth: float = 0.0) -> list[Sound]:
-    """The files of one split of a manifest, as `scripts/prepare_data.py` writes it; their paths are relative to it.
-
-    Those whose column "bandwidth" is below `least_bandwidth`, in Hz, are left out; without that column there are none.
-
-    Raises:
-        AudioError: no such manifest, a line of it that makes no sense, or nothing in that split.
-    """
-    splits = _rows(Path(manifest).expanduser(), least_bandwidth)
-    if split not in splits:
-        raise AudioError(f"{manifest} has no files in its {split} split, expected one of: {', '.join(splits) or '-'}")
-    return splits[split]
-
-
 def _is_folder(path: Path) -> bool:
     """Whether `path` is a folder, and not a file. Raises an AudioError if it is neither."""
     if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where a parent can't be entered
@@ -119,49 +90,6 @@ def _is_folder(path: Path) -> bool:
         return False
     found = "a broken symbolic link" if os.path.islink(path) else "nothing that can be read"  # noqa: PTH114
     raise AudioError(f"{path}: {found}, expected a folder of sound files or a manifest; check the path")
-
-
-def _rows(manifest: Path, least_bandwidth: float) -> dict[str, list[Sound]]:
-    """The sounds of a manifest that have that bandwidth by split, each in the manifest's order."""
-    splits: dict[str, list[Sound]] = {}
-    try:
-        with manifest.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
-            if missing:
-                raise AudioError(
-                    f"{manifest}, line 1: no column {missing[0]!r}, expected {', '.join(_COLUMNS)}; "
-                    "scripts/prepare_data.py writes a manifest"
-                )
-            for row in reader:
-                line = f"{manifest}, line {reader.line_num}"
-                sound = _sound(row, line, manifest.parent)
-                if "bandwidth" not in row or _number(row, "bandwidth", line, "Hz") >= least_bandwidth:
-                    splits.setdefault(row["split"], []).append(sound)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise AudioError(
-            f"{manifest} is not a manifest that can be read ({error}); scripts/prepare_data.py writes one"
-        ) from error
-    return splits
-
-
-def _sound(row: Mapping[str, str | None], line: str, folder: Path) -> Sound:
-    """The sound of a manifest's row; `line` is what an error calls it."""
-    for name in _COLUMNS:
-        if not row[name]:
-            raise AudioError(f"{line}: nothing in the column {name!r}; complete the line, or delete it")
-    return Sound(folder / (row["path"] or ""), row["domain"] or "", _number(row, "duration", line, "seconds"))
-
-
-def _number(row: Mapping[str, str | None], name: str, line: str, unit: str) -> float:
-    """The positive number in a column of a manifest's row; `line` is what an error calls the row."""
-    try:
-        value = float(row[name] or "")
-    except ValueError:
-        value = math.nan
-    if not 0.0 < value < math.inf:
-        raise AudioError(f"{line}: the {name} is {row[name]!r}, expected a positive number of {unit}")
-    return value
 
 
 def _scan(folder: Path, domain: str, progress: bool) -> tuple[dict[str, list[Sound]], list[str]]:

@@ -14,12 +14,12 @@ from dac_codec import audio as sound
 from dac_codec.errors import DacError
 from dac_codec.evaluation import pictures
 from dac_codec.evaluation.metrics import codebook_use
+from dac_codec.manifest import Sound
 from dac_codec.model import DAC
 from dac_codec.spectral import Spectra, mel_distance, multi_scale_stft, si_sdr
 from dac_codec.training.config import TrainConfig
 from dac_codec.training.data import Clip, ClipDataset
 from dac_codec.training.processes import StopFlag, any_process, total
-from dac_codec.training.sounds import Sound
 
 MEASURES = ("val/mel_distance", "val/stft_distance", "val/si_sdr")
 

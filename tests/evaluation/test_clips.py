@@ -19,10 +19,10 @@ def manifest(tmp_path: Path) -> Path:
     rows = []
     for index, (domain, seconds) in enumerate([("speech", 0.7), ("speech", 0.9), ("music", 6.0), ("effects", 0.4)]):
         soundfile.write(tmp_path / f"{index}.wav", speech_like(seconds, index)[0], RATE)
-        rows.append((f"{index}.wav", domain, "test"))
-    rows.append(("not-there.wav", "speech", "train"))
+        rows.append((f"{index}.wav", domain, seconds, "test"))
+    rows.append(("not-there.wav", "speech", 1.0, "train"))
     with (tmp_path / "manifest.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("path", "domain", "split"), *rows])
+        csv.writer(file).writerows([("path", "domain", "duration", "split"), *rows])
     return tmp_path / "manifest.csv"
 
 

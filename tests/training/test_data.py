@@ -20,9 +20,9 @@ from torch import Tensor
 from dac_codec import audio as sound
 from dac_codec.audio import Audio
 from dac_codec.errors import AudioError
+from dac_codec.manifest import Sound, read_split
 from dac_codec.training import data
 from dac_codec.training.data import ClipDataset, ExcerptDataset, batches
-from dac_codec.training.sounds import Sound, read_manifest
 
 RATE = 44100
 
@@ -44,7 +44,7 @@ def noise(path: Path, seconds: float = 1.0, level: float = 0.1, channels: int = 
 @pytest.fixture(scope="session")
 def sounds(manifest: Path) -> list[Sound]:
     """Ten tones of two domains at three rates, one of them unreadable."""
-    return read_manifest(manifest, "train")
+    return read_split(manifest, "train")
 
 
 def heard(of: ExcerptDataset, **options: Any) -> list[Tensor]:
@@ -114,7 +114,7 @@ def test_workers_live_through_a_signal_and_end_with_their_process(sounds: list[S
         "import itertools, multiprocessing, os, signal, sys\n"
         "from dac_codec.training import data, sounds\n"
         "if __name__ == '__main__':\n"
-        "    found = sounds.read_manifest(sys.argv[1], 'train')\n"
+        "    found = sounds.read_split(sys.argv[1], 'train')\n"
         "    of = data.ExcerptDataset(sounds=found, sample_rate=44100, length=1024)\n"
         "    held = data.batches(of, first_step=0, last_step=1000, batch_size=1, workers=1)\n"
         "    next(held)\n"

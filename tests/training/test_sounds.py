@@ -9,7 +9,8 @@ import pytest
 import soundfile
 
 from dac_codec.errors import AudioError
-from dac_codec.training.sounds import Found, Sound, find_sounds, read_manifest
+from dac_codec.manifest import Sound, read_split
+from dac_codec.training.sounds import Found, find_sounds
 
 HEADER = "path,domain,duration,split\n"
 
@@ -103,10 +104,9 @@ def test_a_manifest_keeps_its_domains_and_splits(tmp_path: Path) -> None:
     manifest = tmp_path / "sounds.csv"
     manifest.write_text(HEADER + "b.wav,speech,2.5,test\na.wav,music,1,train\n/c.wav,speech,3,test\n")
     expected = [Sound(tmp_path / "b.wav", "speech", 2.5), Sound(Path("/c.wav"), "speech", 3.0)]
-    assert read_manifest(manifest, "test") == expected
     assert find_sounds(str(manifest), "test") == Found(expected, [])
     with pytest.raises(AudioError, match=r"no files in its val split.*test, train"):
-        read_manifest(manifest, "val")
+        find_sounds(manifest, "val")
 
 
 def test_sounds_with_little_bandwidth_are_left_out_where_that_is_asked_for(tmp_path: Path) -> None:
@@ -124,30 +124,6 @@ def test_sounds_with_little_bandwidth_are_left_out_where_that_is_asked_for(tmp_p
         find_sounds(manifest, "train")
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("path,domain,duration\na.wav,speech,1\n", r"line 1: no column 'split'"),
-        ("", r"line 1: no column 'path'"),
-        (HEADER + "a.wav,speech,1,train\nb.wav,speech,long,train\n", r"line 3: the duration is 'long'"),
-        (HEADER + "a.wav,speech,0,train\n", r"line 2: the duration is '0'"),
-        (HEADER + "a.wav,speech,-1,train\n", r"line 2: the duration is '-1'"),
-        (HEADER + "a.wav,speech,nan,train\n", r"line 2: the duration is 'nan'"),
-        (HEADER + "a.wav,speech,inf,train\n", r"line 2: the duration is 'inf'"),
-        (HEADER + "a.wav,speech,1\n", r"line 2: nothing in the column 'split'"),
-        (HEADER + ",speech,1,train\n", r"line 2: nothing in the column 'path'"),
-        ("\udcff\udcfe", "is not a manifest"),
-    ],
-)
-def test_a_bad_line_of_a_manifest_is_named(tmp_path: Path, text: str, message: str) -> None:
-    manifest = tmp_path / "bad.csv"
-    manifest.write_bytes(text.encode("utf-8", "surrogateescape"))
-    with pytest.raises(AudioError, match=message) as error:
-        read_manifest(manifest, "train")
-    assert str(manifest) in str(error.value)
-    assert "\n" not in str(error.value)
-
-
 def test_places_that_are_not_there(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "gone")
     for source in (tmp_path / "link", {"speech": tmp_path / "link"}):
@@ -157,7 +133,7 @@ def test_places_that_are_not_there(tmp_path: Path) -> None:
         with pytest.raises(AudioError, match="expected a folder"):
             find_sounds(source, "train")
     with pytest.raises(AudioError, match=r"prepare_data\.py"):
-        read_manifest(tmp_path / "gone.csv", "train")
+        read_split(tmp_path / "gone.csv", "train")
 
 
 def test_nothing_in_a_split_says_what_there_is(tmp_path: Path) -> None:

@@ -155,3 +155,14 @@ def test_reports_that_make_no_line(arguments: list[str], said: str, tmp_path: Pa
     assert done.stderr.startswith("extrapolate: ")
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_spectrograms_of_clips(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).uniform(-0.1, 0.1, 44100), 44100)
+    pretrained.save(golden_model("44khz"), tmp_path / "model")
+    command = [sys.executable, str(SCRIPTS / "spectrograms.py"), "a.wav", "--model", "model", "--output", "a.jpg"]
+    done = subprocess.run([*command, "--clips", "a.wav"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "a.jpg").read_bytes().startswith(b"\xff\xd8\xff")
+    done = subprocess.run([*command, "--clips", "b.wav"], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "spectrograms: a.wav: no clip b.wav, expected some of a.wav\n")

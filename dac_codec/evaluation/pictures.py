@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,13 @@ from dac_codec.errors import DacError
 from dac_codec.spectral import Spectra
 
 
-def spectrograms(original: np.ndarray, decoded: np.ndarray, sample_rate: int, path: Path) -> None:
-    """Draw log spectrograms of two clips [1, T], one above the other, to a PNG file.
+def spectrograms(clips: Mapping[str, tuple[np.ndarray, np.ndarray]], sample_rate: int, path: Path) -> None:
+    """Draw log spectrograms of clips side by side, to a PNG or JPEG file: above the original, below what was decoded.
+
+    Args:
+        clips: by title, the two signals [1, T].
+        sample_rate: of all, in Hz.
+        path: of the file; its ending says of which kind.
 
     Raises:
         DacError: matplotlib is not installed.
@@ -21,14 +27,15 @@ def spectrograms(original: np.ndarray, decoded: np.ndarray, sample_rate: int, pa
         from matplotlib.figure import Figure
     except ImportError as error:
         raise DacError("pictures need matplotlib: pip install 'dac_codec[train]'") from error
-    figure = Figure(figsize=(10, 7))
-    axes = figure.subplots(2, 1, sharex=True, sharey=True)
-    extent = (0.0, original.shape[-1] / sample_rate, 0.0, sample_rate / 2000)
-    for axis, clip, title in zip(axes, (original, decoded), ("original", "decoded"), strict=True):
-        magnitude = Spectra(torch.from_numpy(clip)[None]).magnitude(2048)[0]
-        level = 20 * np.log10(magnitude.clamp(min=1e-5).numpy())
-        axis.imshow(level, origin="lower", aspect="auto", extent=extent, vmin=-80, vmax=40, cmap="magma")
-        axis.set(title=title, ylabel="kHz")
-    axes[1].set_xlabel("s")
+    figure = Figure(figsize=(10 if len(clips) == 1 else 5 * len(clips), 7))
+    columns = figure.subplots(2, len(clips), sharex="col", sharey=True, squeeze=False).T
+    for axes, (title, pair) in zip(columns, clips.items(), strict=True):
+        for axis, clip, what in zip(axes, pair, ("original", "decoded"), strict=True):
+            magnitude = Spectra(torch.from_numpy(clip)[None]).magnitude(2048)[0]
+            level = 20 * np.log10(magnitude.clamp(min=1e-5).numpy())
+            extent = (0.0, clip.shape[-1] / sample_rate, 0.0, sample_rate / 2000)
+            axis.imshow(level, origin="lower", aspect="auto", extent=extent, vmin=-80, vmax=40, cmap="magma")
+            axis.set(title=f"{title}, {what}", ylabel="kHz" if axes is columns[0] else None)
+        axes[1].set_xlabel("s")
     figure.tight_layout()
     figure.savefig(path, dpi=80)

@@ -108,7 +108,7 @@ class Validation:
                 reference.parent.mkdir(exist_ok=True)
                 sound.write(reference, original, sample_rate)
             sound.write(folder / f"{name}.flac", decoded, sample_rate)
-            pictures.spectrograms(original, decoded, sample_rate, folder / f"{name}.png")
+            pictures.spectrograms({name: (original, decoded)}, sample_rate, folder / f"{name}.png")
         except OSError as error:
             raise DacError(f"can't write the examples of the validation to {folder}: {error}") from error
         findings.sounds[f"val/{name}"] = folder / f"{name}.flac"

@@ -1,0 +1,48 @@
+"""Draw clips of a data set, and below them what is left of them after a model.
+
+    python scripts/spectrograms.py data/manifest.csv --clips speech-19 music-11 --output weaknesses.jpg
+
+The names are those of the clips in a report of `dac-codec evaluate`, whose clips.csv tells which fare worst.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from dac_codec import pretrained
+from dac_codec.engine import prepare
+from dac_codec.errors import DacError
+from dac_codec.evaluation import pictures
+from dac_codec.evaluation.clips import find_clips
+
+
+def main() -> int:
+    """Draw. Returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="a manifest, or a folder of sounds")
+    parser.add_argument("--clips", nargs="+", required=True, metavar="NAME")
+    parser.add_argument("--model", default=pretrained.DEFAULT_MODEL, help="name, folder or file")
+    parser.add_argument("--output", type=Path, required=True, help="a picture, .png or .jpg")
+    arguments = parser.parse_args()
+    try:
+        model = prepare(pretrained.load(arguments.model), exact=True)
+        found = {clip.name: clip.waveform for clip in find_clips(arguments.data, model.sample_rate)}
+        if missing := [name for name in arguments.clips if name not in found]:
+            raise DacError(f"{arguments.data}: no clip {missing[0]}, expected some of {', '.join(found)}")
+        clips = {}
+        for name in arguments.clips:
+            decoded = model(torch.from_numpy(found[name])[None])["audio"]
+            clips[name] = (found[name], decoded[0].numpy())
+        pictures.spectrograms(clips, model.sample_rate, arguments.output)
+    except (DacError, OSError) as error:
+        print(f"spectrograms: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

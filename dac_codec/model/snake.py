@@ -133,7 +133,9 @@ class _Snake(torch.autograd.Function):
             return y
         wide = x.to(alpha.dtype)
         sine = (alpha * wide).sin_()
-        return torch.addcmul(wide, sine, sine * (alpha + TINY).reciprocal()).to(x.dtype)
+        result = torch.addcmul(wide, sine, sine * (alpha + TINY).reciprocal())
+        # A conversion to what it is already makes torch.compile (of PyTorch 2.11) take the gradient for zero.
+        return result if result.dtype == x.dtype else result.to(x.dtype)
 
     @staticmethod
     @once_differentiable

@@ -136,3 +136,16 @@ def test_on_a_gpu(dtype: torch.dtype) -> None:
     assert there_alpha.grad is not None
     assert torch.allclose(there.grad.double().cpu(), exact.grad, tolerance, tolerance)
     assert torch.allclose(there_alpha.grad.double().cpu(), exact_alpha.grad, rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_compiler_finds_the_same_gradient(dtype: torch.dtype) -> None:
+    gradients = []
+    for function in (snake, torch.compile(snake, backend="aot_eager")):
+        x, alpha = signal(2, 3, 50, dtype=dtype).requires_grad_(), alphas(1, 3, 1).requires_grad_()
+        function(x, alpha).float().square().sum().backward()
+        gradients.append((x.grad, alpha.grad))
+    for one, other in zip(*gradients, strict=True):
+        assert one is not None
+        assert one.abs().max() > 1
+        torch.testing.assert_close(one, other)

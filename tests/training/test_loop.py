@@ -52,19 +52,34 @@ def test_a_validation_leaves_numbers_sounds_and_pictures(tmp_path: Path, manifes
     assert DAC.from_pretrained(tmp_path / "best").n_codebooks == 3
 
 
-@pytest.mark.parametrize("options", [{"ema": 0.5}, {"precision": "bf16-mixed"}, {"compile": True}])
-def test_options_of_the_loop(
-    tmp_path: Path, manifest: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # All of the compiler but the code generator, which takes minutes.
-    compile = torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compile(module, backend="eager"))
+@pytest.mark.parametrize("options", [{"ema": 0.5}, {"precision": "bf16-mixed"}])
+def test_options_of_the_loop(tmp_path: Path, manifest: Path, options: dict[str, Any]) -> None:
     run = Trainer(small_run(tmp_path, manifest, trainer=options))
     run.run()
     assert len([line for line in log_of(tmp_path) if "mel" in line]) == 4
     exported = DAC.from_pretrained(tmp_path / "model").encoder.block[0].weight
     followed = torch.equal(exported, run.model.encoder.block[0].weight)
     assert followed is ("ema" not in options)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_compiled_training_is_the_same_training(
+    tmp_path: Path, manifest: Path, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Losses and gradients of every step; wrong gradients would show in the second one's losses, too."""
+    # All of the compiler but the code generator, which takes minutes.
+    compile = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compile(module, backend="aot_eager"))
+    for name, compiled in (("plain", False), ("compiled", True)):
+        settings = {"precision": precision, "compile": compiled}
+        Trainer(small_run(tmp_path / name, manifest, trainer=settings)).run()
+    plain, compiled_too = (
+        [line for line in log_of(tmp_path / name) if "mel" in line] for name in ("plain", "compiled")
+    )
+    assert len(plain) == 4
+    tolerance = 1e-3 if precision == "32-true" else 0.05
+    for one, other in zip(plain, compiled_too, strict=True):
+        assert one == pytest.approx(other, rel=tolerance, abs=1e-5)
 
 
 def test_losses_are_float32_in_bf16(tmp_path: Path, manifest: Path) -> None:

@@ -100,6 +100,7 @@ def table(points: Mapping[str, Mapping[int, float]], bars: Mapping[str, float], 
 def draw(points: Mapping[str, Mapping[int, float]], bars: Mapping[str, float], path: Path) -> None:
     """Values, lines and bars, a picture for each measure side by side."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     figure = Figure(figsize=(4 * len(points), 3.2), layout="constrained")
     for axis, (name, values) in zip(figure.subplots(1, len(points), squeeze=False)[0], points.items(), strict=True):
@@ -110,7 +111,10 @@ def draw(points: Mapping[str, Mapping[int, float]], bars: Mapping[str, float], p
         axis.semilogx(ends, [line(n) for n in ends], "--", color="0.6", label="if that goes on")
         axis.semilogx(list(values), list(values.values()), "o-", label="measured")
         axis.axhline(bars[name], color="tab:red", linewidth=1, label="bar")
-        axis.set(title=name.replace("_", " "), xlabel="steps")
+        axis.set(title=name.replace("_", " "), xlabel="steps, logarithmic")
+        ticks = (min(values), max(values), far)
+        axis.set_xticks(ticks, [f"{n / 1000:.0f}k" if n < 1e6 else f"{n:.0e}" for n in ticks])
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.legend()
     with replacing(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:] or "svg")

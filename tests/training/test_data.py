@@ -112,9 +112,10 @@ def test_workers_live_through_a_signal_and_end_with_their_process(sounds: list[S
     script = tmp_path / "script.py"
     script.write_text(
         "import itertools, multiprocessing, os, signal, sys\n"
-        "from dac_codec.training import data, sounds\n"
+        "from dac_codec import manifest\n"
+        "from dac_codec.training import data\n"
         "if __name__ == '__main__':\n"
-        "    found = sounds.read_split(sys.argv[1], 'train')\n"
+        "    found = manifest.read_split(sys.argv[1], 'train')\n"
         "    of = data.ExcerptDataset(sounds=found, sample_rate=44100, length=1024)\n"
         "    held = data.batches(of, first_step=0, last_step=1000, batch_size=1, workers=1)\n"
         "    next(held)\n"

@@ -149,7 +149,7 @@ def main() -> int:
         points = {name: {steps: report.values[name] for steps, report in found.items()} for name in bars}
         if arguments.output is not None:
             draw(points, bars, arguments.output)
-    except (DacError, OSError) as error:
+    except (DacError, OSError, ValueError) as error:  # ValueError: what Matplotlib says of an unknown ending
         print(f"extrapolate: {error}", file=sys.stderr)
         return 1
     print(table(points, bars, next(iter(found.values())).rising))

@@ -38,7 +38,7 @@ def main() -> int:
             decoded = model(torch.from_numpy(found[name])[None])["audio"]
             clips[name] = (found[name], decoded[0].numpy())
         pictures.spectrograms(clips, model.sample_rate, arguments.output)
-    except (DacError, OSError) as error:
+    except (DacError, OSError, ValueError) as error:  # ValueError: what Matplotlib says of an unknown ending
         print(f"spectrograms: {error}", file=sys.stderr)
         return 1
     return 0

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,6 +43,24 @@ def test_a_table_of_variants(tmp_path: Path, manifest: Path) -> None:
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.stdout == done.stdout
     assert (tmp_path / "out" / "louder" / "log.jsonl").read_text() == log  # nothing was trained twice
+
+
+def test_ctrl_c_saves_what_is_trained_and_begins_nothing_more(tmp_path: Path, manifest: Path) -> None:
+    variants, out = tmp_path / "variants.yaml", tmp_path / "out"
+    variants.write_text(
+        'common: [experiment=mini, "trainer.stages=[{until: 9999, adversarial: false}]"]\n'
+        "rows: {a: [], b: [trainer.seed=1]}\n"
+    )
+    command = [sys.executable, str(SCRIPTS / "ablate.py"), str(variants), *NARROW, f"data.sounds={manifest}"]
+    restore: dict[str, Any] = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    with subprocess.Popen([*command, "--output", str(out), "--jobs", "1"], start_new_session=True, **restore) as run:
+        while not (out / "a" / "log.jsonl").exists() or not (out / "a" / "log.jsonl").read_text():
+            assert run.poll() is None
+            time.sleep(0.05)
+        os.killpg(run.pid, signal.SIGINT)  # what a terminal does
+        assert run.wait(timeout=60) == 130
+    assert list((out / "a" / "checkpoints").glob("step-*.pt"))
+    assert not (out / "b").exists()
 
 
 @pytest.mark.parametrize("content", ["rows: {}", "rows: []\ncommon: []", "[", "- 1"])

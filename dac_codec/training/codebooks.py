@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from dac_codec.model import DAC
+from dac_codec.training.processes import total
 
 
 @torch.no_grad()
@@ -48,6 +50,64 @@ def initialise(model: DAC, latents: Tensor, generator: torch.Generator, iteratio
         _bias(out_proj).copy_(mean)
         stage.codebook.weight.copy_(torch.cat([centroids, far.expand(len(centroids), 1)], 1))
         residual = residual - stage(residual.t()[None]).z[0].t()
+
+
+class Usage(nn.Module):
+    """How often each codebook entry is chosen, and a new place for those that hardly ever are.
+
+    An entry that nothing is mapped to gets no gradient and stays where it is while the latents move on. As in
+    SoundStream (Zeghidour et al., 2021, section III-C), such an entry becomes a latent of the current batch.
+
+    Args:
+        model: its codebooks are watched.
+        least_share: an entry that is chosen less often than this share of the mean is moved.
+    """
+
+    def __init__(self, model: DAC, least_share: float = 0.1) -> None:
+        super().__init__()
+        self.least_share = least_share
+        self.register_buffer("uses", torch.zeros(model.n_codebooks, model.codebook_size))
+
+    @torch.no_grad()
+    def count(self, codes: Tensor) -> None:
+        """Count the entries that codes [B, N, F] choose."""
+        uses = self.get_buffer("uses")
+        rows = codes.transpose(0, 1).flatten(1)
+        uses.scatter_add_(1, rows, torch.ones_like(rows, dtype=uses.dtype))
+
+    @torch.no_grad()
+    def revive(
+        self, model: DAC, latents: Tensor, optimizer: torch.optim.Optimizer, fabric: Fabric, generator: torch.Generator
+    ) -> int:
+        """Move the entries that were hardly used since the last call, the same in every process, and count anew.
+
+        Args:
+            model: its codebooks are changed in place.
+            latents: what the current batch looks up [B, N * codebook_dim, F].
+            optimizer: of the codebooks; what it remembers of an entry that is moved is forgotten.
+            fabric: the processes of the run.
+            generator: source of randomness, on the CPU.
+
+        Returns:
+            The number of entries moved.
+        """
+        uses = self.get_buffer("uses")
+        if fabric.world_size > 1:
+            uses.copy_(total(fabric, uses))
+        unused = uses < self.least_share * uses.mean(1, keepdim=True)
+        for stage, which, points in zip(
+            model.quantizer.stages(), unused, latents.chunk(model.n_codebooks, 1), strict=True
+        ):
+            candidates = points.transpose(1, 2).flatten(0, 1)
+            chosen = torch.randint(len(candidates), (len(which),), generator=generator).to(candidates.device)
+            entries = stage.codebook.weight
+            spare = fabric.broadcast(candidates[chosen].to(entries))
+            entries.copy_(torch.where(which[:, None], spare, entries))
+            for memory in optimizer.state.get(entries, {}).values():
+                if memory.shape == entries.shape:
+                    memory[which] = 0.0
+        uses.zero_()
+        return int(unused.sum())
 
 
 def _bias(conv: nn.Conv1d) -> Tensor:

@@ -122,6 +122,10 @@ class TrainerConfig(_Section):
         batch_size: excerpts that one process hears at once.
         accumulate: how many such batches make one step.
         learning_rate: of AdamW with betas 0.8 and 0.99, for generator and discriminators.
+        optimizer: of the generator's convolutions: "adamw" as in the paper, or "muon", which learns more from each
+            step; everything else keeps AdamW.
+        revive_every: steps after which codebook entries that were hardly used in them are moved to where latents are;
+            0 leaves them alone, as the paper does.
         decay: factor on the learning rate at every step.
         cooldown: number of steps at the end over which the learning rate falls linearly to zero.
         clip_generator, clip_discriminator: largest norm of the gradient.
@@ -147,6 +151,8 @@ class TrainerConfig(_Section):
     batch_size: PositiveInt = 72
     accumulate: PositiveInt = 1
     learning_rate: PositiveFloat = 1e-4
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    revive_every: NonNegativeInt = 0
     decay: Annotated[float, Field(gt=0.0, le=1.0)] = 0.999996
     cooldown: NonNegativeInt = 0
     clip_generator: PositiveFloat = 1000.0

@@ -25,7 +25,7 @@ from dac_codec.manifest import Sound
 from dac_codec.model import DAC
 from dac_codec.model.discriminator import Discriminator
 from dac_codec.model.layers import convolutions
-from dac_codec.training import checkpoint, codebooks
+from dac_codec.training import checkpoint, codebooks, muon
 from dac_codec.training.config import Stage, TrainConfig
 from dac_codec.training.data import Batch, ExcerptDataset, batches
 from dac_codec.training.losses import ReconstructionLosses, discriminator_loss, generator_losses, weighted_sum
@@ -82,16 +82,21 @@ class Trainer:
         self.ema: AveragedModel | None = None
         if settings.ema is not None:
             self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
+        self.usage: codebooks.Usage | None = None
+        if settings.revive_every:
+            self.usage = codebooks.Usage(self.model).to(self.fabric.device)
         self.losses = ReconstructionLosses(config.loss, config.model.sample_rate).to(self.fabric.device)
         self.validation = Validation(config, val, self.folder / "validation", self.fabric)
 
-        self.generator_optimizer = _optimizer(self.model, settings.learning_rate)
-        self.generator, _ = self.fabric.setup(_Generator(self.model, settings.compile), self.generator_optimizer)
+        turned = muon.directions(self.model) if settings.optimizer == "muon" else []
+        self.generator_optimizer = _adamw(self.model, settings.learning_rate, turned)
+        self.muon = muon.Muon(turned, settings.learning_rate) if turned else None
+        self.generator = self.fabric.setup_module(_Generator(self.model, settings.compile))
         if self.discriminator is not None:
             if settings.compile:
                 self.discriminator.compile()
-            self.discriminator_optimizer = _optimizer(self.discriminator, settings.learning_rate)
-            self.critic, _ = self.fabric.setup(self.discriminator, self.discriminator_optimizer)
+            self.discriminator_optimizer = _adamw(self.discriminator, settings.learning_rate)
+            self.critic = self.fabric.setup_module(self.discriminator)
 
         self.step = 0
         self.validated = 0
@@ -211,36 +216,46 @@ class Trainer:
                 self.fabric.backward(loss)
             mean += loss.detach()
         values = {"discriminator": mean}
-        return self._update(self.critic, self.discriminator_optimizer, values, reals, "discriminator")
+        return self._update(self.critic, [self.discriminator_optimizer], values, reals, "discriminator")
 
     def _generator_step(self, reals: list[Tensor], shared: tuple[Tensor, ...] | None) -> dict[str, float]:
         stage = self.stage(self.step)
         totals: dict[str, Tensor] = {}
         for index, real in enumerate(reals):
             with self.fabric.no_backward_sync(self.generator, enabled=index + 1 < len(reals)):
-                fake, commitment, codebook = shared if shared is not None else self._generate(real, index)
+                fake, commitment, codebook, codes, latents = (
+                    shared if shared is not None else self._generate(real, index)
+                )
                 losses = self.losses(fake, real)
                 if stage.quantize:
                     losses |= {"codebook": codebook, "commitment": commitment}
+                    if self.usage is not None:
+                        self.usage.count(codes)
                 if self.discriminator is not None and stage.adversarial:
                     adversarial, matching = self._judge(fake, real)
                     losses |= {"adversarial": adversarial, "feature_matching": matching}
                 self.fabric.backward(weighted_sum(losses, self.config.loss) / len(reals))
             for name, loss in losses.items():
                 totals[name] = totals.get(name, 0.0) + loss.detach() / len(reals)
-        values = self._update(self.generator, self.generator_optimizer, totals, reals, "generator")
+        optimizers = [self.generator_optimizer, self.muon] if self.muon is not None else [self.generator_optimizer]
+        values = self._update(self.generator, optimizers, totals, reals, "generator")
+        if self.usage is not None and stage.quantize and (self.step + 1) % self.config.trainer.revive_every == 0:
+            randomness = _generator_of([self.config.trainer.seed, self.step])
+            values["revived"] = self.usage.revive(
+                self.model, latents, self.generator_optimizer, self.fabric, randomness
+            )
         if self.ema is not None:
             self.ema.update_parameters(self.model)
         return values
 
-    def _generate(self, real: Tensor, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Decoded audio [B, 1, T], commitment loss and codebook loss of a micro-batch of the step."""
+    def _generate(self, real: Tensor, index: int) -> tuple[Tensor, ...]:
+        """Decoded audio [B, 1, T], commitment loss, codebook loss, codes and latents of a micro-batch of the step."""
         stage = self.stage(self.step)
         trained = stage.generator and torch.is_grad_enabled()
         seeds = [self.config.trainer.seed, self.step, index, self.fabric.global_rank]
         with torch.set_grad_enabled(trained):
-            fake, commitment, codebook = self.generator(real, stage.quantize, _generator_of(seeds))
-        return fake, commitment, codebook
+            outputs: tuple[Tensor, ...] = self.generator(real, stage.quantize, _generator_of(seeds))
+        return outputs
 
     def _judge(self, fake: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
         """Adversarial and feature-matching loss; only the generator learns from them."""
@@ -254,7 +269,7 @@ class Trainer:
     def _update(
         self,
         module: Any,
-        optimizer: torch.optim.Optimizer,
+        optimizers: Sequence[torch.optim.Optimizer],
         losses: dict[str, Tensor],
         reals: list[Tensor],
         name: str,
@@ -267,8 +282,9 @@ class Trainer:
         values = dict(zip(measured, numbers, strict=True))
         if any_process(self.fabric, not all(map(math.isfinite, numbers))):
             self._give_up(values, reals)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         return values
 
     def _give_up(self, values: dict[str, float], reals: list[Tensor]) -> None:
@@ -309,8 +325,9 @@ class Trainer:
         codebooks.initialise(self.model, flat, _generator_of([settings.seed, self.step]))
         for parameter in self.model.quantizer.parameters():
             parameter.copy_(self.fabric.broadcast(parameter))
-            # What Adam remembers of the random projections is worth nothing now.
-            self.generator_optimizer.state.pop(parameter, None)
+            # What the optimizers remember of the random projections is worth nothing now.
+            for optimizer in self._optimizers().values():
+                optimizer.state.pop(parameter, None)
 
     # ------------------------------------------------------------------------------------------------------------------
     # Watching it
@@ -376,6 +393,8 @@ class Trainer:
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         optimizers: dict[str, torch.optim.Optimizer] = {"generator_optimizer": self.generator_optimizer}
+        if self.muon is not None:
+            optimizers["muon"] = self.muon
         if self.discriminator is not None:
             optimizers["discriminator_optimizer"] = self.discriminator_optimizer
         return optimizers
@@ -385,6 +404,7 @@ class Trainer:
             "model": self.model,
             "ema": self.ema,
             "discriminator": self.discriminator,
+            "usage": self.usage,
         }
         return {name: module for name, module in modules.items() if module is not None}
 
@@ -412,8 +432,8 @@ class Trainer:
 
     def _restore(self, state: dict[str, Any]) -> None:
         modules, optimizers = self._modules(), self._optimizers()
-        # A run may have been started without discriminators or an average, and go on with them.
-        optional = {"ema", "discriminator", "discriminator_optimizer"}
+        # A run may have been started without discriminators, an average or a watch on codebooks, and go on with them.
+        optional = {"ema", "discriminator", "discriminator_optimizer", "usage"}
         try:
             for name, part in (modules | optimizers).items():
                 if name in state or name not in optional:
@@ -454,17 +474,19 @@ class _Generator(nn.Module):
             model.encoder.compile()
             model.decoder.compile()
 
-    def forward(self, real: Tensor, quantize: bool, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Decoded audio of real audio [B, 1, T], commitment loss and codebook loss."""
+    def forward(self, real: Tensor, quantize: bool, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Decoded audio of real audio [B, 1, T], commitment loss, codebook loss, codes [B, N, F] and what was looked up
+        [B, N * codebook_dim, F]; without the quantizer, no codes."""
         z = self.model.encoder(self.model.preprocess(real))
         commitment = codebook = z.new_zeros(())
+        codes = latents = z.new_zeros(0)
         if quantize:
             # The nearest of 1024 entries can't be told in 8 bits of mantissa.
             with torch.autocast(z.device.type, enabled=False):
                 quantized = self.model.quantizer(z.float(), generator=generator)
-            z, commitment, codebook = quantized.z, quantized.commitment_loss, quantized.codebook_loss
+            z, codes, latents, commitment, codebook = quantized
         fake = self.model.decode(z)
-        return fake[..., : real.shape[-1]], commitment, codebook
+        return fake[..., : real.shape[-1]], commitment, codebook, codes, latents.detach()
 
 
 def _sounds(config: TrainConfig, fabric: Fabric) -> tuple[Sequence[Sound], Sequence[Sound]]:
@@ -508,8 +530,9 @@ def _excerpts(config: TrainConfig, sounds: Sequence[Sound]) -> ExcerptDataset:
     )
 
 
-def _optimizer(module: nn.Module, learning_rate: float) -> torch.optim.AdamW:
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+def _adamw(module: nn.Module, learning_rate: float, excluded: Sequence[Tensor] = ()) -> torch.optim.AdamW:
+    others = {id(one) for one in excluded}
+    trained = [one for one in module.parameters() if one.requires_grad and id(one) not in others]
     return torch.optim.AdamW(trained, learning_rate, betas=(0.8, 0.99), fused=True)
 
 

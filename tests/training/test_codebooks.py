@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
+import pytest
 import torch
+from lightning_fabric import Fabric
 
 from dac_codec.model import DAC, DACConfig
 from dac_codec.training import codebooks
+from dac_codec.training.loop import Trainer
+from tests.training.conftest import log_of, small_run
 
 
 @torch.no_grad()
@@ -42,3 +47,79 @@ def test_k_means_finds_separate_clusters() -> None:
     points = points[torch.randperm(len(points), generator=generator)]
     found = codebooks.k_means(points, 6, generator, 10)
     assert float(torch.cdist(centres, found).amin(1).max()) < 0.2
+
+
+def test_entries_that_are_hardly_used_move_to_latents() -> None:
+    config = DACConfig(
+        encoder_dim=4,
+        encoder_rates=(2,),
+        decoder_dim=8,
+        decoder_rates=(2,),
+        n_codebooks=2,
+        codebook_size=32,
+        codebook_dim=3,
+    )
+    generator = torch.Generator().manual_seed(0)
+    model = DAC(config)
+    optimizer = torch.optim.AdamW(model.quantizer.parameters(), 1e-3)
+    before = []
+    for stage in model.quantizer.stages():
+        stage.codebook.weight.grad = torch.ones(32, 3)
+        before.append(stage.codebook.weight.detach().clone())
+    optimizer.step()
+    for stage, weight in zip(model.quantizer.stages(), before, strict=True):
+        stage.codebook.weight.data.copy_(weight)
+
+    usage = codebooks.Usage(model, least_share=0.1)
+    often = torch.arange(8).repeat(40).view(1, 1, -1)
+    codes = torch.cat([often, often + 16], 1)  # the first codebook uses 0 to 7, the second 16 to 23
+    usage.count(codes)
+    usage.count(torch.tensor([[[31], [31]]]))  # once in 321 is less than a tenth of the mean
+    latents = torch.randn(1, 6, 50, generator=generator) + 100.0
+    fabric = Fabric(accelerator="cpu", devices=1)
+    assert usage.revive(model, latents, optimizer, fabric, generator) == 48
+    for index, used in enumerate((slice(0, 8), slice(16, 24))):
+        weight = model.quantizer.stages()[index].codebook.weight
+        moved = torch.ones(32, dtype=torch.bool)
+        moved[used] = False
+        assert torch.equal(weight[used], before[index][used])
+        points = latents[0, 3 * index : 3 * index + 3].t()
+        distances = torch.cdist(weight[moved].detach(), points, compute_mode="donot_use_mm_for_euclid_dist")
+        assert not distances.amin(1).any(), "every entry that moved is one of the latents of its own codebook"
+        assert weight[moved].unique(dim=0).shape[0] > 10
+        average = optimizer.state[weight]["exp_avg"]
+        assert not average[moved].any()
+        assert average[used].all()
+    assert usage.revive(model, latents, optimizer, fabric, generator) == 0, "nothing has been counted since"
+
+
+def two_processes(fabric: Fabric) -> None:
+    torch.manual_seed(0)
+    model = DAC(DACConfig(encoder_dim=4, encoder_rates=(2,), decoder_dim=8, decoder_rates=(2,), n_codebooks=1))
+    optimizer = torch.optim.AdamW(model.quantizer.parameters())
+    usage = codebooks.Usage(model)
+    first = 512 * fabric.global_rank
+    usage.count(torch.arange(first, first + 500).view(1, 1, -1))
+    latents = torch.randn(1, 8, 200, generator=torch.Generator().manual_seed(fabric.global_rank))
+    moved = usage.revive(model, latents, optimizer, fabric, torch.Generator().manual_seed(0))
+    assert moved == 24, "what one process uses is in use"
+    both = fabric.all_gather(model.quantizer.stages()[0].codebook.weight.detach())
+    assert torch.equal(both[0], both[1])
+    fabric.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_move_the_same_entries_to_the_same_places() -> None:
+    Fabric(accelerator="cpu", devices=2, strategy="ddp_spawn").launch(two_processes)
+
+
+@pytest.mark.parametrize("revive_every", [0, 5])
+def test_reviving_in_a_run(tmp_path: Path, manifest: Path, revive_every: int) -> None:
+    settings = {"revive_every": revive_every, "stages": [{"until": 10}]}
+    Trainer(small_run(tmp_path, manifest, trainer=settings)).run()
+    moved = {line["step"]: line["revived"] for line in log_of(tmp_path) if "revived" in line}
+    if revive_every:
+        assert set(moved) == {5, 10}
+        assert all(moved.values())
+    else:
+        assert not moved

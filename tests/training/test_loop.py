@@ -52,7 +52,7 @@ def test_a_validation_leaves_numbers_sounds_and_pictures(tmp_path: Path, manifes
     assert DAC.from_pretrained(tmp_path / "best").n_codebooks == 3
 
 
-@pytest.mark.parametrize("options", [{"ema": 0.5}, {"precision": "bf16-mixed"}])
+@pytest.mark.parametrize("options", [{"ema": 0.5}, {"precision": "bf16-mixed"}, {"optimizer": "muon"}])
 def test_options_of_the_loop(tmp_path: Path, manifest: Path, options: dict[str, Any]) -> None:
     run = Trainer(small_run(tmp_path, manifest, trainer=options))
     run.run()
@@ -107,9 +107,10 @@ def test_accumulated_batches_are_one_large_batch(tmp_path: Path, manifest: Path)
         assert one == pytest.approx(other, rel=1e-3, abs=1e-6)
 
 
-def test_ten_steps_and_ten_more_are_twenty(tmp_path: Path, manifest: Path) -> None:
+@pytest.mark.parametrize("options", [{}, {"optimizer": "muon", "revive_every": 4}])
+def test_ten_steps_and_ten_more_are_twenty(tmp_path: Path, manifest: Path, options: dict[str, Any]) -> None:
     stages = [{"until": 5} | ALONE, {"until": 20}]
-    settings = {"ema": 0.9, "cooldown": 10, "save_every": 10, "validate_every": 5}
+    settings = {"ema": 0.9, "cooldown": 10, "save_every": 10, "validate_every": 5} | options
     Trainer(small_run(tmp_path / "whole", manifest, trainer=settings | {"stages": stages})).run()
 
     run = Trainer(small_run(tmp_path / "parts", manifest, trainer=settings | {"stages": stages}))

@@ -70,8 +70,12 @@ def test_killed_twenty_times(tmp_path: Path, manifest: Path) -> None:
     assert left == {"step-00000159.pt", "step-00000160.pt", "best.pt"}
 
 
-def test_two_processes_are_one_with_twice_the_batch(tmp_path: Path, manifest: Path) -> None:
-    common = (f"data.sounds={manifest}", "trainer.stages=[{until: 3}]", "trainer.learning_rate=2e-3")
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_two_processes_are_one_with_twice_the_batch(tmp_path: Path, manifest: Path, optimizer: str) -> None:
+    common = (
+        f"data.sounds={manifest}", "trainer.stages=[{until: 3}]", "trainer.learning_rate=2e-3",
+        f"trainer.optimizer={optimizer}",
+    )  # fmt: skip
     for name, overrides in (
         ("one", ("trainer.batch_size=4",)),
         ("two", ("trainer.batch_size=2", "trainer.devices=2", "trainer.strategy=ddp")),

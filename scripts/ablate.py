@@ -27,6 +27,7 @@ from tqdm import tqdm
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from dac_codec.errors import DacError
+from dac_codec.files import replacing
 
 TRAIN = Path(__file__).with_name("train.py")
 
@@ -64,8 +65,13 @@ def train(row: Row, overrides: Sequence[str], output: Path, threads: int) -> Non
     """Run a variant to its end, or from where it was stopped.
 
     Raises:
-        DacError: it fails; its log says why.
+        DacError: it fails; its log says why. Or its folder holds a run with other settings.
     """
+    settings, wanted = output / f"{row.name}.overrides", "\n".join([*overrides, *row.changes]) + "\n"
+    if settings.exists() and settings.read_text(encoding="utf-8") != wanted:
+        raise DacError(f"{row.name}: {output / row.name} was trained with other settings; remove it and {settings}")
+    with replacing(settings) as temporary:
+        temporary.write_text(wanted, encoding="utf-8")
     log = output / f"{row.name}.log"
     command = [sys.executable, str(TRAIN), *overrides, *row.changes, f"trainer.folder={output / row.name}"]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
@@ -129,18 +135,20 @@ def main() -> int:
             tqdm(total=len(rows), unit="row", disable=None) as progress,
         ):
             overrides = common + arguments.overrides
-            futures = [pool.submit(train, row, overrides, arguments.output, threads) for row in rows]
+            futures = {pool.submit(train, row, overrides, arguments.output, threads): row for row in rows}
             try:
                 for future in as_completed(futures):
                     progress.update()
                     if error := future.exception():
                         failures.append(str(error))
+                        rows.remove(futures[future])
             except KeyboardInterrupt:  # Runs get the terminal's Ctrl-C too: they save themselves and end.
                 pool.shutdown(cancel_futures=True)
                 return 130
         results = {row.name: result(arguments.output / row.name) for row in rows}
         text = table(rows, results)
-        (arguments.output / "table.md").write_text(text + "\n", encoding="utf-8")
+        with replacing(arguments.output / "table.md") as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
     except (DacError, OSError) as error:
         print(f"ablate: {error}", file=sys.stderr)
         return 1

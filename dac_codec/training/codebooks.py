@@ -43,10 +43,10 @@ def initialise(model: DAC, latents: Tensor, generator: torch.Generator, iteratio
         centroids = k_means(points, stage.codebook.num_embeddings, generator, iterations)
         far = 4.0 * points.square().sum(1).mean().sqrt()
 
-        into = torch.cat([basis.t(), torch.zeros(1, basis.shape[0])])
+        into = torch.cat([basis.t(), basis.new_zeros(1, basis.shape[0])])
         in_proj.weight = _no_zero_rows(into)[..., None]
         _bias(in_proj).copy_(torch.cat([-mean @ basis, far[None]]))
-        out_proj.weight = torch.cat([basis, torch.zeros(basis.shape[0], 1)], 1)[..., None]
+        out_proj.weight = torch.cat([basis, basis.new_zeros(basis.shape[0], 1)], 1)[..., None]
         _bias(out_proj).copy_(mean)
         stage.codebook.weight.copy_(torch.cat([centroids, far.expand(len(centroids), 1)], 1))
         residual = residual - stage(residual.t()[None]).z[0].t()
@@ -60,7 +60,9 @@ class Usage(nn.Module):
 
     Args:
         model: its codebooks are watched.
-        least_share: an entry that is chosen less often than this share of the mean is moved.
+        least_share: an entry that is chosen less often than this share of the mean is moved. Nothing is moved, and
+            counting goes on, until the share is worth a use: an entry that has not been seen once in a short while may
+            be as good as any.
     """
 
     def __init__(self, model: DAC, least_share: float = 0.1) -> None:
@@ -79,7 +81,7 @@ class Usage(nn.Module):
     def revive(
         self, model: DAC, latents: Tensor, optimizer: torch.optim.Optimizer, fabric: Fabric, generator: torch.Generator
     ) -> int:
-        """Move the entries that were hardly used since the last call, the same in every process, and count anew.
+        """Move the entries that were hardly used since the last count began, the same in every process, and count anew.
 
         Args:
             model: its codebooks are changed in place.
@@ -91,10 +93,12 @@ class Usage(nn.Module):
         Returns:
             The number of entries moved.
         """
-        uses = self.get_buffer("uses")
-        if fabric.world_size > 1:
-            uses.copy_(total(fabric, uses))
-        unused = uses < self.least_share * uses.mean(1, keepdim=True)
+        mine = self.get_buffer("uses")
+        uses = total(fabric, mine) if fabric.world_size > 1 else mine
+        least = self.least_share * uses.mean(1, keepdim=True)
+        if float(least.min()) < 1.0:
+            return 0
+        unused = uses < least
         for stage, which, points in zip(
             model.quantizer.stages(), unused, latents.chunk(model.n_codebooks, 1), strict=True
         ):
@@ -106,7 +110,7 @@ class Usage(nn.Module):
             for memory in optimizer.state.get(entries, {}).values():
                 if memory.shape == entries.shape:
                     memory[which] = 0.0
-        uses.zero_()
+        mine.zero_()
         return int(unused.sum())
 
 

@@ -73,6 +73,10 @@ class LossConfig(_Section):
 
     `envelope` is not of the paper: see `dac_codec.spectral.envelope_distance`.
 
+    `centred` takes each excerpt's mean out before the spectral losses. The logarithm of next to nothing is steep:
+    without this, nearly all of the gradient's length is about the constant offset, which drowns the rest where gradients
+    are clipped.
+
     A weight of 0 leaves the loss out; without `adversarial` and `feature_matching` there are no discriminators.
     """
 
@@ -88,6 +92,7 @@ class LossConfig(_Section):
     mel_bands: tuple[PositiveInt, ...] = (5, 10, 20, 40, 80, 160, 320)
     mel_windows: tuple[PositiveInt, ...] = (32, 64, 128, 256, 512, 1024, 2048)
     stft_windows: tuple[PositiveInt, ...] = (2048, 512)
+    centred: bool = False
 
     @model_validator(mode="after")
     def _one_window_for_each_scale(self) -> LossConfig:
@@ -121,7 +126,8 @@ class TrainerConfig(_Section):
         stages: in order; the last one's `until` is the length of the run in steps.
         batch_size: excerpts that one process hears at once.
         accumulate: how many such batches make one step.
-        learning_rate: of AdamW with betas 0.8 and 0.99, for generator and discriminators.
+        learning_rate: of AdamW with betas 0.8 and 0.99, for generator and discriminators; Muon's steps are in
+            proportion.
         optimizer: of the generator's convolutions: "adamw" as in the paper, or "muon", which learns more from each
             step; everything else keeps AdamW.
         revive_every: steps after which codebook entries that were hardly used in them are moved to where latents are;

@@ -26,7 +26,10 @@ class ReconstructionLosses(nn.Module):
 
     def forward(self, fake: Tensor, real: Tensor) -> dict[str, Tensor]:
         """Unweighted scalars by name, for audio [B, 1, T] of each; a spectrogram is computed once for all of them."""
-        estimate, reference = Spectra(fake), Spectra(real)
+        if self.config.centred:
+            estimate, reference = (Spectra(one - one.mean(-1, keepdim=True)) for one in (fake, real))
+        else:
+            estimate, reference = Spectra(fake), Spectra(real)
         losses = {}
         if self.config.mel:
             losses["mel"] = self.mel(estimate, reference)

@@ -44,6 +44,13 @@ def test_a_table_of_variants(tmp_path: Path, manifest: Path) -> None:
     assert again.stdout == done.stdout
     assert (tmp_path / "out" / "louder" / "log.jsonl").read_text() == log  # nothing was trained twice
 
+    variants.write_text(VARIANTS.replace("loss.mel=4", "loss.mel=3"))
+    changed = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert changed.returncode == 1
+    assert "ablate: louder: " in changed.stderr
+    assert "was trained with other settings" in changed.stderr
+    assert [line.split(" | ")[0] for line in changed.stdout.splitlines()[2:]] == ["| as-it-is"]
+
 
 def test_ctrl_c_saves_what_is_trained_and_begins_nothing_more(tmp_path: Path, manifest: Path) -> None:
     variants, out = tmp_path / "variants.yaml", tmp_path / "out"

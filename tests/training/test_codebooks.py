@@ -92,6 +92,13 @@ def test_entries_that_are_hardly_used_move_to_latents() -> None:
         assert average[used].all()
     assert usage.revive(model, latents, optimizer, fabric, generator) == 0, "nothing has been counted since"
 
+    healthy = torch.arange(32).repeat(5).view(1, 1, -1)
+    usage.count(torch.cat([healthy, healthy], 1)[..., :150])
+    assert usage.revive(model, latents, optimizer, fabric, generator) == 0, "too little has been counted to judge"
+    usage.count(torch.cat([healthy, healthy], 1)[..., 150:])
+    usage.count(torch.zeros(1, 2, 170, dtype=torch.int64))
+    assert usage.revive(model, latents, optimizer, fabric, generator) == 0, "five uses are a tenth of the mean and more"
+
 
 def two_processes(fabric: Fabric) -> None:
     torch.manual_seed(0)
@@ -99,7 +106,7 @@ def two_processes(fabric: Fabric) -> None:
     optimizer = torch.optim.AdamW(model.quantizer.parameters())
     usage = codebooks.Usage(model)
     first = 512 * fabric.global_rank
-    usage.count(torch.arange(first, first + 500).view(1, 1, -1))
+    usage.count(torch.arange(first, first + 500).repeat(12).view(1, 1, -1))
     latents = torch.randn(1, 8, 200, generator=torch.Generator().manual_seed(fabric.global_rank))
     moved = usage.revive(model, latents, optimizer, fabric, torch.Generator().manual_seed(0))
     assert moved == 24, "what one process uses is in use"
@@ -120,6 +127,6 @@ def test_reviving_in_a_run(tmp_path: Path, manifest: Path, revive_every: int) ->
     moved = {line["step"]: line["revived"] for line in log_of(tmp_path) if "revived" in line}
     if revive_every:
         assert set(moved) == {5, 10}
-        assert all(moved.values())
+        assert any(moved.values())
     else:
         assert not moved

@@ -14,7 +14,9 @@ import torch
 from dac_codec.errors import CheckpointError, DacError
 from dac_codec.model import DAC
 from dac_codec.training import checkpoint
+from dac_codec.training.config import LoggerConfig
 from dac_codec.training.loop import Trainer
+from dac_codec.training.runlog import RunLog
 from tests.conftest import GOLDEN
 from tests.training.conftest import assert_equal, log_of, small_run
 
@@ -216,10 +218,26 @@ def test_nothing_to_hear(tmp_path: Path) -> None:
         Trainer(small_run(tmp_path / "run", tmp_path / "empty"))
 
 
+def test_a_damaged_line_of_the_log_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"st\n{"step": 2}\n{"step": 3}\n{"step": 2')
+    RunLog(tmp_path, LoggerConfig(), {}, 2).close()
+    assert (tmp_path / "log.jsonl").read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_on_a_gpu(tmp_path: Path, manifest: Path) -> None:
-    settings = {"accelerator": "cuda", "precision": "bf16-mixed", "ema": 0.9, "workers": 1}
+@pytest.mark.parametrize("compiled", [False, True])
+def test_on_a_gpu(tmp_path: Path, manifest: Path, compiled: bool) -> None:
+    settings = {
+        "accelerator": "cuda",
+        "precision": "bf16-mixed",
+        "ema": 0.9,
+        "workers": 1,
+        "optimizer": "muon",
+        "revive_every": 2,
+        "compile": compiled,
+        "stages": [{"until": 2, "quantize": False}, {"until": 6}],
+    }
     Trainer(small_run(tmp_path, manifest, trainer=settings)).run()
     assert log_of(tmp_path)[0]["gpu_gib"] > 0.0
     assert np.isfinite(log_of(tmp_path)[-2]["mel"])

@@ -25,6 +25,22 @@ def test_golden_values() -> None:
         assert float(loss) == pytest.approx(float(golden[expected[name]]), rel=1e-4)
 
 
+@pytest.mark.parametrize("centred", [False, True])
+def test_a_constant_offset_counts_unless_it_is_taken_out(centred: bool) -> None:
+    losses = ReconstructionLosses(LossConfig(stft=1.0, centred=centred), 44100)
+    shifted = (fake + 0.01).requires_grad_()
+    plain, moved = losses(fake, real), losses(shifted, real)
+    sum(moved.values()).backward()  # type: ignore[union-attr]
+    assert shifted.grad is not None
+    pull = float(shifted.grad.sum(-1).abs().max() / shifted.grad.abs().sum(-1).max())
+    if centred:
+        assert pull < 1e-4
+        assert all(float(moved[name].detach()) == pytest.approx(float(plain[name]), rel=1e-4) for name in plain)
+    else:
+        assert pull > 1e-3
+        assert all(float(moved[name].detach()) > float(plain[name]) + 1e-3 for name in plain)
+
+
 def test_losses_without_a_weight_are_not_computed() -> None:
     assert ReconstructionLosses(LossConfig(), 44100)(fake, real).keys() == {"mel"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +24,18 @@ POOLED = "all"
 
 @dataclass(frozen=True)
 class Clip:
-    """A mono excerpt [1, T] of a sound, or of several joined."""
+    """A mono excerpt [1, T] of a sound, or of several joined.
+
+    Attributes:
+        name, domain: for tables.
+        waveform: [1, T].
+        sources: the files that it was cut from, the one first that most of it is from. Empty: it shares none.
+    """
 
     name: str
     domain: str
     waveform: Audio
+    sources: tuple[str, ...] = ()
 
 
 def find_clips(data: Path, sample_rate: int, split: str = "test") -> list[Clip]:
@@ -61,7 +69,7 @@ def file_clips(folder: Path, files: list[Path], sample_rate: int) -> list[Clip]:
     for file, name in zip(files, names, strict=True):
         domain = name.parts[0] if len(name.parts) > 1 else "other" if apart else POOLED
         try:
-            clips.append(Clip(name.as_posix(), domain, _middle(file, sample_rate)))
+            clips.append(Clip(name.as_posix(), domain, _middle(file, sample_rate), (name.as_posix(),)))
         except AudioError as error:
             if len(files) == 1:
                 raise
@@ -101,11 +109,14 @@ def held_out_clips(
     return [
         clip
         for domain, files in sorted(by_domain.items())
-        for clip in _domain_clips(domain, files, sample_rate, per_domain, length)
+        for clip in _domain_clips(domain, files, manifest.parent, sample_rate, per_domain, length)
     ]
 
 
-def _domain_clips(domain: str, files: list[Path], sample_rate: int, wanted: int, length: int) -> Iterator[Clip]:
+def _domain_clips(
+    domain: str, files: list[Path], folder: Path, sample_rate: int, wanted: int, length: int
+) -> Iterator[Clip]:
+    names = [(file.relative_to(folder) if file.is_relative_to(folder) else file).as_posix() for file in files]
     sounds = []
     for file in files:
         waveform, rate = sound.read(file)
@@ -113,10 +124,18 @@ def _domain_clips(domain: str, files: list[Path], sample_rate: int, wanted: int,
     starts = np.cumsum([0] + [len(one) for one in sounds])
     # Round the end, so that a clip can begin with any of the files.
     joined = np.concatenate([*sounds, *sounds])
+    ends = np.concatenate([starts[1:], starts[-1] + starts[1:]])
     if starts[-1] >= wanted * length:
         chosen = np.linspace(0, starts[-1] - length, wanted).astype(int)
     else:
         chosen = starts[:-1][:wanted]
     for index, start in enumerate(chosen):
         clip = np.resize(joined[start:], length) if len(joined) - start < length else joined[start : start + length]
-        yield Clip(f"{domain}-{index:02}", domain, clip[None].astype(np.float32))
+        first, end = np.searchsorted(starts, start, "right") - 1, np.searchsorted(ends, start + length, "left") + 1
+        parts: Counter[str] = Counter()
+        for i in range(first, min(end, 2 * len(names))):
+            parts[names[i % len(names)]] += min(start + length, ends[i]) - max(
+                start, ends[i] - len(sounds[i % len(names)])
+            )
+        sources = [name for name, _ in parts.most_common()]
+        yield Clip(f"{domain}-{index:02}", domain, clip[None].astype(np.float32), tuple(sources))

@@ -21,8 +21,23 @@ from dac_codec.errors import DacError
 SPEECH = "speech"
 """The domain that measures of speech are taken of."""
 
+METRICS_VERSION = 2
+"""Raised with every change of what a metric gives, so that no result of an earlier version is taken for one of this."""
+
 SI_SDR_LIMIT = 100.0
 """What SI-SDR is kept within, in dB: float32 holds no finer difference, and means stay finite."""
+
+VISQOL_WORST = 1.0
+"""The lower end of ViSQOL's scale, the one of mean opinion scores."""
+
+PESQ_WORST = 0.999 + 4 / (1 + math.exp(1.3669 * 0.5 + 3.8224))
+"""The lower end of PESQ-WB's scale, 1.04: what ITU-T P.862.2 maps the lowest raw score to, -0.5."""
+
+_VISQOL_SAMPLES = 3840 + 44 * 960
+"""Of 48 kHz: 45 windows of 80 ms, each 20 ms after the one before, which ViSQOL needs for one patch."""
+
+_STOI_SAMPLES = 256 + 29 * 128
+"""Of 10 kHz: 30 frames of 256 samples that overlap by half, which STOI needs for one segment."""
 
 
 class Quality(NamedTuple):
@@ -97,19 +112,24 @@ def visqol(decoded: Audio, original: Audio, sample_rate: int) -> float:
     """ViSQOL v3 in audio mode, mean opinion score 1 to 4.73, at 48 kHz; mixed down to mono.
 
     Source: Chinen et al., "ViSQOL v3: An Open Source Production Ready Objective Speech and Audio Metric" (2020); the
-    package visqol-python is tested by its authors against the conformance values of google/visqol. Not defined for
-    silence, nor for less than a second.
+    package visqol-python is tested by its authors against the conformance values of google/visqol. Not defined where
+    the original is silent, nor for less than 0.96 s. Silence in place of a sound gets `VISQOL_WORST`, where ViSQOL
+    itself has no number: left out, it would raise the mean of a codec that loses hard clips.
 
     Raises:
         DacError: visqol-python is not installed.
     """
-    if not (_varies(original) and _varies(decoded)):
-        return math.nan
     try:
         scorer = _visqol()
     except ImportError as error:
         raise DacError("ViSQOL needs visqol-python: pip install 'dac_codec[evaluate]'") from error
+    if not _varies(original):
+        return math.nan
     reference, estimate = (sound.resample(one, sample_rate, 48000)[0].astype(np.float64) for one in (original, decoded))
+    if len(reference) < _VISQOL_SAMPLES:
+        return math.nan
+    if not _varies(decoded):
+        return VISQOL_WORST
     try:
         return float(scorer.measure_from_arrays(reference, estimate, 48000).moslqo)
     except ValueError:  # too short
@@ -119,8 +139,9 @@ def visqol(decoded: Audio, original: Audio, sample_rate: int) -> float:
 def pesq(decoded: Audio, original: Audio, sample_rate: int) -> float:
     """Wide-band PESQ of speech [1, T], mean opinion score 1.04 to 4.64, at 16 kHz.
 
-    Source: ITU-T P.862.2 (2007), by the package pesq. Not defined where no utterance is found, nor for less than a
-    quarter of a second.
+    Source: ITU-T P.862.2 (2007), by the package pesq. Not defined where no utterance is found in the original, nor for
+    less than a quarter of a second. Silence in place of a sound gets `PESQ_WORST`, where PESQ itself has no number:
+    left out, it would raise the mean of a codec that loses hard clips.
 
     Raises:
         DacError: pesq is not installed.
@@ -129,19 +150,25 @@ def pesq(decoded: Audio, original: Audio, sample_rate: int) -> float:
         import pesq as package
     except ImportError as error:
         raise DacError("PESQ needs pesq: pip install 'dac_codec[evaluate]'") from error
-    if not (_varies(original) and _varies(decoded)):
+    if not _varies(original):
         return math.nan
-    reference, estimate = (sound.resample(one, sample_rate, 16000)[0] for one in (original, decoded))
+    silent = not _varies(decoded)
+    # A copy in place of silence, which PESQ can't take, tells whether the original is speech and long enough.
+    reference, estimate = (
+        sound.resample(one, sample_rate, 16000)[0] for one in (original, original if silent else decoded)
+    )
     try:
-        return float(package.pesq(16000, reference, estimate, "wb"))
+        score = float(package.pesq(16000, reference, estimate, "wb"))
     except package.PesqError:
         return math.nan
+    return PESQ_WORST if silent else score
 
 
 def stoi(decoded: np.ndarray, original: np.ndarray, sample_rate: int) -> float:
     """Short-time objective intelligibility of speech [1, T], 0 to 1 (Taal et al., 2011), by pystoi at 10 kHz.
 
-    Not defined for less than 30 frames (0.4 s) that are not silent.
+    Not defined where the original is silent, nor for less than 30 frames (0.4 s) of it that are not. Silence in place
+    of a sound gets 0.
 
     Raises:
         DacError: pystoi is not installed.
@@ -150,7 +177,11 @@ def stoi(decoded: np.ndarray, original: np.ndarray, sample_rate: int) -> float:
         import pystoi
     except ImportError as error:
         raise DacError("STOI needs pystoi: pip install 'dac_codec[evaluate]'") from error
+    if not _varies(original):
+        return math.nan
     signals = [sound.resample(one, sample_rate, 10000)[0] for one in (original, decoded)]
+    if len(signals[0]) < _STOI_SAMPLES:
+        return math.nan
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="Not enough STFT frames")
         try:
@@ -167,7 +198,7 @@ def codebook_use(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         were chosen at all [N]. Entropy over bits spent is the paper's bitrate efficiency (section 4.4).
     """
     odds = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    bits = -(odds * np.log2(np.where(odds > 0, odds, 1.0))).sum(1)
+    bits = 0.0 - (odds * np.log2(np.where(odds > 0, odds, 1.0))).sum(1)  # where nothing is to choose, 0 and not -0
     return bits, (counts > 0).mean(1)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from dac_codec.errors import DacError
+from dac_codec.files import replacing
 from dac_codec.spectral import Spectra
 
 
@@ -22,6 +23,8 @@ def spectrograms(clips: Mapping[str, tuple[np.ndarray, np.ndarray]], sample_rate
 
     Raises:
         DacError: matplotlib is not installed.
+        ValueError: matplotlib knows no such kind of picture.
+        OSError: the file can't be written.
     """
     try:
         from matplotlib.figure import Figure
@@ -38,4 +41,5 @@ def spectrograms(clips: Mapping[str, tuple[np.ndarray, np.ndarray]], sample_rate
             axis.set(title=f"{title}, {what}", ylabel="kHz" if axes is columns[0] else None)
         axes[1].set_xlabel("s")
     figure.tight_layout()
-    figure.savefig(path, dpi=80)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:], dpi=80)

@@ -83,7 +83,7 @@ def _series(index: int, group: Sequence[Mean], metric: Metric, x: _Axis, y: _Axi
     parts = [f'<g class="series c{index % 8}">']
     places = []
     for mean in sorted(group, key=lambda mean: mean.kbps.mean or 0.0):
-        value, low, high, _ = mean.measures[metric.name]
+        value, low, high = mean.measures[metric.name][:3]
         place, height = f"{x.at(mean.kbps.mean or 0.0):.1f}", f"{y.at(value or 0.0):.1f}"
         places.append(f"{place},{height}")
         if low is not None and high is not None:
@@ -98,7 +98,7 @@ def _series(index: int, group: Sequence[Mean], metric: Metric, x: _Axis, y: _Axi
 
 def said(mean: Mean, metric: Metric) -> str:
     """A point of a plot in words."""
-    value, low, high, clips = mean.measures[metric.name]
+    value, low, high, clips = mean.measures[metric.name][:4]
     interval = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
     unit = f" {metric.unit}" if metric.unit else ""
     return (

@@ -86,15 +86,19 @@ def evaluate(
     if not outcome.results:
         raise DacError(f"nothing could be coded: {outcome.failures[0]}")
     means = summary.means(outcome.results, metrics)
-    differences = summary.differences(outcome.results, metrics)
+    differences = summary.differences(outcome.results, metrics, codecs[0])
+    notes = [note] if (note := summary.without_intervals(means)) else []
+    if not differences and len(codecs) > 1:
+        notes.append(summary.incomparable(outcome.results, codecs[0]))
     table = tables.means_markdown(means, metrics)
-    compared = tables.differences_markdown(differences, metrics)
+    compared = tables.differences_markdown(differences, metrics) if differences else ""
     facts = _facts(sample_rate, len(clips), settings, metrics, [*missing, *unmeasured], outcome.failures)
-    found = {"means": list(map(asdict, means)), "differences": list(map(asdict, differences))}
+    found = {"notes": notes, "means": list(map(asdict, means)), "differences": list(map(asdict, differences))}
     heard = [clip for clip in shown(clips) if any(one.clip == clip.name for one in outcome.results)]
-    html = page(facts, means, differences, metrics, heard, sample_rate, outcome.results)
+    html = page({**facts, "notes": notes}, means, differences, metrics, heard, sample_rate, outcome.results)
+    parts = [table, *notes, compared, tables.codebooks_markdown(means)]
     write_bytes(output / "clips.csv", tables.clips_csv(outcome.results, metrics).encode())
-    write_bytes(output / "report.md", f"{table}\n\n{compared}\n".encode())
+    write_bytes(output / "report.md", ("\n\n".join(part for part in parts if part) + "\n").encode())
     write_bytes(output / "report.json", json.dumps({**facts, **found}, indent=1, allow_nan=False).encode())
     write_bytes(output / "index.html", html.encode())
     return Report(table, output / "index.html", outcome.results, outcome.failures)

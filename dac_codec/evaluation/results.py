@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from dac_codec.errors import DacError
 from dac_codec.evaluation.clips import Clip
 from dac_codec.files import replacing
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Result:
         codes: base64 of [N, F] uint16, little-endian, row by row; None where there are none.
         n_codebooks: N.
         sound: base64 of what was decoded, as 16-bit FLAC; None where nobody will listen to it.
+        sources: of the clip.
     """
 
     clip: str
@@ -50,6 +51,7 @@ class Result:
     n_codebooks: int = 0
     codebook_size: int = 0
     sound: str | None = None
+    sources: list[str] = field(default_factory=list)
 
     @property
     def kbps(self) -> float:
@@ -85,24 +87,26 @@ class Result:
         """Read from a file; None if there is none, or one that makes no sense."""
         try:
             values = json.loads(path.read_bytes())
-            return cls(**{field.name: values[field.name] for field in fields(cls)})
+            return cls(**{one.name: values[one.name] for one in fields(cls)})
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
 
-def key(clip: Clip, sample_rate: int, codec: str, setting: str, metrics: str, with_sound: bool) -> str:
+def key(clip: Clip, sample_rate: int, common: str, codec: str, setting: str, metrics: str, with_sound: bool) -> str:
     """The name of a result: another one as soon as anything that it depends on is another.
 
     Args:
         clip: with its waveform.
         sample_rate: of the clip.
+        common: what all results depend on: the versions of this package and of its measures.
         codec: the codec's fingerprint.
         setting: the setting's name.
         metrics: the fingerprints of the metrics.
         with_sound: whether the result holds what was decoded.
     """
     waveform = hashlib.sha256(np.ascontiguousarray(clip.waveform, "<f4").tobytes()).hexdigest()
-    parts = [_FORMAT, clip.name, clip.domain, waveform, sample_rate, codec, setting, metrics, with_sound]
+    place = [clip.name, clip.domain, list(clip.sources)]
+    parts = [_FORMAT, place, waveform, sample_rate, common, codec, setting, metrics, with_sound]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 

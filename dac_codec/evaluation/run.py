@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -17,14 +18,23 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+import dac_codec
 from dac_codec.errors import DacError
 from dac_codec.evaluation.clips import Clip
 from dac_codec.evaluation.codecs import Codec, Setting
-from dac_codec.evaluation.metrics import METRICS, Metric
+from dac_codec.evaluation.metrics import METRICS, METRICS_VERSION, Metric
 from dac_codec.evaluation.results import Result, defined, flac, key
 
 SHOWN_PER_DOMAIN = 2
-"""Clips of each domain that can be heard on the page."""
+"""Clips of each domain that can be heard on the page, as long as there are few domains."""
+
+SHOWN = 12
+"""Clips in all that can be heard: each is in the page with every version and its spectrogram."""
+
+_WARM_UP_SECONDS = 1
+
+_warm: set[str] = set()
+"""Fingerprints of the codecs that this process of a pool has warmed up."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +44,7 @@ class Task:
     clip: Clip
     sample_rate: int
     codec: Codec
+    fingerprint: str
     setting: Setting
     metrics: tuple[str, ...]
     with_sound: bool
@@ -49,13 +60,20 @@ class Outcome:
 
 
 def shown(clips: Sequence[Clip]) -> list[Clip]:
-    """The clips that can be heard: the first and the middle one of each domain."""
-    chosen = []
-    for domain in dict.fromkeys(clip.domain for clip in clips):
-        group = [clip for clip in clips if clip.domain == domain]
-        step = max(1, len(group) // SHOWN_PER_DOMAIN)
-        chosen += group[::step][:SHOWN_PER_DOMAIN]
-    return chosen
+    """The clips that can be heard, by domain: the first and the middle one of each.
+
+    Where that would be more than `SHOWN`, first as many domains as possible get one, evenly spread, and then a second.
+    """
+    groups: dict[str, list[Clip]] = {}
+    for clip in clips:
+        groups.setdefault(clip.domain, []).append(clip)
+    halves = [group[:: max(1, len(group) // SHOWN_PER_DOMAIN)][:SHOWN_PER_DOMAIN] for group in groups.values()]
+    places: list[tuple[int, int]] = []
+    for turn in range(SHOWN_PER_DOMAIN):
+        possible = [(domain, turn) for domain, half in enumerate(halves) if turn < len(half)]
+        n_chosen = min(len(possible), SHOWN - len(places))
+        places += [possible[i * len(possible) // n_chosen] for i in range(n_chosen)]
+    return [halves[domain][turn] for domain, turn in sorted(places)]
 
 
 def run(
@@ -75,11 +93,13 @@ def run(
         codecs: with their settings.
         metrics: to take.
         cache: folder for the results; it is there.
-        workers: processes, each with one thread; None: one for each CPU. 1: no other process than this one.
+        workers: processes; None: one for each CPU. 1: no other process than this one. Whatever it is, codecs work with
+            one thread of PyTorch's.
         progress: whether to show a progress bar (on a terminal).
 
     Raises:
-        DacError: a result can't be written, or a process was killed.
+        DacError: a process was killed.
+        MemoryError: there is not enough memory.
     """
     tasks = list(_tasks(clips, sample_rate, codecs, metrics, cache))
     todo = [task for task in tasks if Result.load(task.path) is None]
@@ -93,19 +113,26 @@ def run(
     return Outcome([one for one in results if one is not None], failures)
 
 
-def evaluate_clip(task: Task) -> None:
+def evaluate_clip(task: Task, warm: set[str]) -> None:
     """Do one task.
 
+    Args:
+        task: to do.
+        warm: fingerprints of the codecs that this process has used before; the task's is among them afterwards.
+
     Raises:
-        DacError: the codec failed, or the result can't be written.
+        DacError: the codec or a metric failed, or the result can't be written.
+        MemoryError: there is not enough memory.
     """
     original = task.clip.waveform
-    coded = task.codec.code(original, task.sample_rate, task.setting)
-    measures = {
-        metric.name: defined(metric.measure(coded.decoded, original, task.sample_rate))
-        for metric in METRICS
-        if metric.name in task.metrics and metric.domain in (None, task.clip.domain)
-    }
+    with _one_thread(), _blamed("the codec"):
+        _warm_up(task, warm)
+        coded = task.codec.code(original, task.sample_rate, task.setting)
+    measures = {}
+    for metric in METRICS:
+        if metric.name in task.metrics and metric.domain in (None, task.clip.domain):
+            with _blamed(metric.label):
+                measures[metric.name] = defined(metric.measure(coded.decoded, original, task.sample_rate))
     codes = None if coded.codes is None else base64.b64encode(coded.codes.astype("<u2").tobytes()).decode()
     Result(
         clip=task.clip.name,
@@ -122,7 +149,44 @@ def evaluate_clip(task: Task) -> None:
         n_codebooks=0 if coded.codes is None else len(coded.codes),
         codebook_size=coded.codebook_size,
         sound=flac(coded.decoded, task.sample_rate) if task.with_sound else None,
+        sources=list(task.clip.sources),
     ).save(task.path)
+
+
+def _warm_up(task: Task, warm: set[str]) -> None:
+    """Code a second of the task's clip, once for each codec, since a first call pays for what is set up once."""
+    if task.fingerprint in warm:
+        return
+    try:
+        task.codec.code(task.clip.waveform[:, : _WARM_UP_SECONDS * task.sample_rate], task.sample_rate, task.setting)
+    except MemoryError:
+        raise
+    except Exception:
+        return  # the clip itself will show whether that is a failure, and the next one warms up
+    warm.add(task.fingerprint)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """PyTorch computes with one thread, and afterwards with as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _blamed(name: str) -> Iterator[None]:
+    """What goes wrong becomes a DacError of one line that says where; want of memory ends the evaluation."""
+    try:
+        yield
+    except (DacError, MemoryError):
+        raise
+    except Exception as error:
+        why = (str(error).strip() or "without a word").splitlines()[0]
+        raise DacError(f"{name} failed with {type(error).__name__}: {why}") from error
 
 
 def _tasks(
@@ -134,21 +198,24 @@ def _tasks(
 ) -> Iterator[Task]:
     names = tuple(metric.name for metric in metrics)
     measures = "; ".join(metric.fingerprint for metric in metrics)
+    common = f"dac_codec {dac_codec.__version__}, metrics {METRICS_VERSION}"
     heard = {clip.name for clip in shown(clips)}
     fingerprints = [codec.fingerprint for codec, _ in codecs]
     for clip in clips:
         with_sound = clip.name in heard
         for (codec, settings), fingerprint in zip(codecs, fingerprints, strict=True):
             for setting in settings:
-                name = key(clip, sample_rate, fingerprint, setting.name, measures, with_sound)
-                yield Task(clip, sample_rate, codec, setting, names, with_sound, cache / f"{name}.json")
+                name = key(clip, sample_rate, common, fingerprint, setting.name, measures, with_sound)
+                path = cache / f"{name}.json"
+                yield Task(clip, sample_rate, codec, fingerprint, setting, names, with_sound, path)
 
 
 def _work(tasks: Sequence[Task], workers: int) -> Iterator[tuple[Task, str | None]]:
     """Do tasks in any order; yields each when it is done, with what went wrong if something did."""
     if workers <= 1:
+        warm: set[str] = set()
         for task in tasks:
-            yield task, _failure_of(task)
+            yield task, _failure_of(task, warm)
         return
     # Forked processes would share PyTorch's threads, and hang.
     context = multiprocessing.get_context("spawn")
@@ -162,14 +229,19 @@ def _work(tasks: Sequence[Task], workers: int) -> Iterator[tuple[Task, str | Non
 
 
 def _in_processes(tasks: Sequence[Task], executor: Executor) -> Iterator[tuple[Task, str | None]]:
-    futures: dict[Future[str | None], Task] = {executor.submit(_failure_of, task): task for task in tasks}
+    futures: dict[Future[str | None], Task] = {executor.submit(_in_a_process, task): task for task in tasks}
     for future in as_completed(futures):
         yield futures[future], future.result()
 
 
-def _failure_of(task: Task) -> str | None:
+def _in_a_process(task: Task) -> str | None:
+    return _failure_of(task, _warm)
+
+
+def _failure_of(task: Task, warm: set[str]) -> str | None:
     try:
-        evaluate_clip(task)
+        with _blamed("the evaluation"):
+            evaluate_clip(task, warm)
     except DacError as error:
         return str(error)
     return None

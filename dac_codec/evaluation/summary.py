@@ -11,7 +11,7 @@ import numpy as np
 from dac_codec.evaluation.clips import POOLED
 from dac_codec.evaluation.metrics import Metric, codebook_use
 from dac_codec.evaluation.results import Result
-from dac_codec.evaluation.statistics import Estimate, estimate
+from dac_codec.evaluation.statistics import LEAST_SOURCES, Estimate, estimate, groups
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,9 @@ class Mean:
     Attributes:
         domain, codec, setting: names.
         clips: how many.
-        kbps: of the files, every byte counted; the mean of the clips.
-        payload_kbps: without headers and framing.
+        sources: how many independent sources they come from.
+        kbps: of the files, every byte counted: all bits over the duration of all clips.
+        payload_kbps: the same without headers and framing.
         encode_speed, decode_speed: seconds of sound per second of work; None for what does no work.
         measures: by the metrics' names.
         codebooks: None where there are none.
@@ -50,6 +51,7 @@ class Mean:
     codec: str
     setting: str
     clips: int
+    sources: int
     kbps: Estimate
     payload_kbps: float
     encode_speed: float | None
@@ -67,7 +69,8 @@ class Difference:
         codec, setting, kbps: the one.
         other, other_setting, other_kbps: the other.
         measures: by the metrics' names.
-        verdicts: "better", "worse", or "undecided" where the confidence interval holds 0; of `codec`.
+        verdicts: "better", "worse", or "undecided" where the confidence interval holds 0; of `codec`. There is none
+            where there is no interval.
     """
 
     domain: str
@@ -89,41 +92,77 @@ def domains_of(results: Iterable[Result]) -> list[str]:
 def means(results: Sequence[Result], metrics: Sequence[Metric]) -> list[Mean]:
     """For each domain, every codec at every setting, in the order of the results."""
     found = []
+    sources = _sources(results)
     for domain in domains_of(results):
-        groups: dict[tuple[str, str], list[Result]] = {}
+        ways: dict[tuple[str, str], list[Result]] = {}
         for result in _in_domain(results, domain):
-            groups.setdefault((result.codec, result.setting), []).append(result)
-        found += [_mean(domain, group, metrics) for group in groups.values()]
+            ways.setdefault((result.codec, result.setting), []).append(result)
+        found += [_mean(domain, group, metrics, sources) for group in ways.values()]
     return found
 
 
-def differences(results: Sequence[Result], metrics: Sequence[Metric]) -> list[Difference]:
-    """The first codec against every setting of the others, in each domain.
+def without_intervals(means: Sequence[Mean]) -> str | None:
+    """A sentence that names the domains with too few sources for intervals; None if there are none."""
+    fewest: dict[str, int] = {}
+    for mean in means:
+        fewest[mean.domain] = max(fewest.get(mean.domain, 0), mean.sources)
+    named = ", ".join(f"{domain} ({n})" for domain, n in fewest.items() if n < LEAST_SOURCES)
+    if not named:
+        return None
+    return (
+        f"There are no confidence intervals and no verdicts where the clips come from fewer than {LEAST_SOURCES} "
+        f"independent sources: {named}."
+    )
 
-    Of the first codec, the setting is taken whose mean bitrate over all clips comes nearest to the other's. What costs
-    no bits is not compared.
+
+def differences(results: Sequence[Result], metrics: Sequence[Metric], first: str) -> list[Difference]:
+    """The codec called `first` against every setting of the others, in each domain.
+
+    Of the first codec, the setting is taken whose bitrate over all clips comes nearest to the other's. What costs no
+    bits is not compared. There are no differences if the first codec has no results: see `incomparable`.
     """
-    rates = {(mean.codec, mean.setting): mean.kbps.mean or 0.0 for mean in means(results, ()) if mean.domain == POOLED}
-    first = results[0].codec
+    rates = _rates(results)
     own = [pair for pair, kbps in rates.items() if pair[0] == first and kbps]
     if not own:
         return []
     found = []
+    sources = _sources(results)
     for domain in domains_of(results):
         group = _in_domain(results, domain)
         for other, kbps in rates.items():
             if other[0] != first and kbps:
                 one = min(own, key=lambda pair: abs(rates[pair] - kbps))
-                found.append(_difference(domain, group, one, other, rates, metrics))
+                found.append(_difference(domain, group, one, other, rates, metrics, sources))
     return [difference for difference in found if difference.measures]
+
+
+def incomparable(results: Sequence[Result], first: str) -> str:
+    """A sentence that says why there are no differences between the codec called `first` and the others."""
+    if all(result.codec != first for result in results):
+        return f"There are no differences: {first}, which the others would be compared with, has no results."
+    if not any(kbps for pair, kbps in _rates(results).items() if pair[0] == first):
+        return f"There are no differences: {first}, which the others would be compared with, costs no bits."
+    return f"There are no differences: nothing else that costs bits was measured on the clips of {first}."
+
+
+def _rates(results: Sequence[Result]) -> dict[tuple[str, str], float]:
+    """Of each codec at each setting the kilobits per second on disk, over all clips."""
+    return {(mean.codec, mean.setting): mean.kbps.mean or 0.0 for mean in means(results, ()) if mean.domain == POOLED}
+
+
+def _sources(results: Sequence[Result]) -> dict[str, int]:
+    """The number of each clip's source: the same for clips that hang together."""
+    names = {result.clip: result.sources or [f"clip {result.clip}"] for result in results}
+    return dict(zip(names, groups(list(names.values())).tolist(), strict=True))
 
 
 def _in_domain(results: Sequence[Result], domain: str) -> list[Result]:
     return [result for result in results if domain in (POOLED, result.domain)]
 
 
-def _mean(domain: str, group: Sequence[Result], metrics: Sequence[Metric]) -> Mean:
-    seconds = sum(result.seconds for result in group)
+def _mean(domain: str, group: Sequence[Result], metrics: Sequence[Metric], sources: dict[str, int]) -> Mean:
+    lengths = [result.seconds for result in group]
+    seconds = sum(lengths)
     encoding, decoding = (
         sum(getattr(result, name) for result in group) for name in ("encode_seconds", "decode_seconds")
     )
@@ -132,22 +171,25 @@ def _mean(domain: str, group: Sequence[Result], metrics: Sequence[Metric]) -> Me
         codec=group[0].codec,
         setting=group[0].setting,
         clips=len(group),
-        kbps=estimate([result.kbps for result in group]),
+        sources=len({sources[result.clip] for result in group}),
+        kbps=estimate([result.kbps for result in group], [sources[result.clip] for result in group], lengths),
         payload_kbps=sum(result.payload_bytes for result in group) * 8 / seconds / 1000,
         encode_speed=seconds / encoding if encoding else None,
         decode_speed=seconds / decoding if decoding else None,
-        measures=_estimates({result.clip: result.measures for result in group}, metrics),
+        measures=_estimates({result.clip: result.measures for result in group}, metrics, sources),
         codebooks=_codebooks(group),
     )
 
 
-def _estimates(measures: dict[str, dict[str, float | None]], metrics: Sequence[Metric]) -> dict[str, Estimate]:
+def _estimates(
+    measures: dict[str, dict[str, float | None]], metrics: Sequence[Metric], sources: dict[str, int]
+) -> dict[str, Estimate]:
     """Of the measures of each clip, the metrics that are defined for any of them."""
     found = {}
     for metric in metrics:
-        values = [value for one in measures.values() if (value := one.get(metric.name)) is not None]
+        values = {clip: value for clip, one in measures.items() if (value := one.get(metric.name)) is not None}
         if values:
-            found[metric.name] = estimate(values)
+            found[metric.name] = estimate(list(values.values()), [sources[clip] for clip in values])
     return found
 
 
@@ -168,6 +210,7 @@ def _difference(
     other: tuple[str, str],
     rates: dict[tuple[str, str], float],
     metrics: Sequence[Metric],
+    sources: dict[str, int],
 ) -> Difference:
     sides = [
         {result.clip: result.measures for result in group if (result.codec, result.setting) == pair}
@@ -179,12 +222,18 @@ def _difference(
         for metric in metrics:
             own, theirs = (side[clip].get(metric.name) for side in sides)
             paired[clip][metric.name] = None if own is None or theirs is None else own - theirs
-    found = _estimates({clip: paired[clip] for clip in sorted(paired)}, metrics)
-    verdicts = {metric.name: _verdict(found[metric.name], metric) for metric in metrics if metric.name in found}
+    found = _estimates({clip: paired[clip] for clip in sorted(paired)}, metrics, sources)
+    verdicts = {
+        metric.name: verdict
+        for metric in metrics
+        if metric.name in found and (verdict := _verdict(found[metric.name], metric)) is not None
+    }
     return Difference(domain, *one, rates[one], *other, rates[other], found, verdicts)
 
 
-def _verdict(difference: Estimate, metric: Metric) -> str:
-    if difference.low is None or difference.high is None or difference.low <= 0 <= difference.high:
+def _verdict(difference: Estimate, metric: Metric) -> str | None:
+    if difference.low is None or difference.high is None:
+        return None
+    if difference.low <= 0 <= difference.high:
         return "undecided"
     return "better" if (difference.low > 0) is metric.higher_is_better else "worse"

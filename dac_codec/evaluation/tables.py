@@ -41,7 +41,10 @@ def means_markdown(means: Sequence[Mean], metrics: Sequence[Metric]) -> str:
 
 
 def differences_markdown(differences: Sequence[Difference], metrics: Sequence[Metric]) -> str:
-    """The first codec less each other at the nearest bitrate; "+" where it is better, "-" where it is worse."""
+    """The first codec less each other at the nearest bitrate; "+" where it is better, "-" where it is worse.
+
+    Neither where that is undecided, or where there is no interval to tell it by.
+    """
     headings = ["domain", "codec", "kbit/s", "against", "kbit/s", *(metric.label for metric in metrics)]
     lines = [
         f"| {' | '.join(headings)} |",
@@ -50,7 +53,9 @@ def differences_markdown(differences: Sequence[Difference], metrics: Sequence[Me
     signs = {"better": " +", "worse": " -", "undecided": ""}
     for one in differences:
         values = [
-            shown(one.measures[metric.name]) + signs[one.verdicts[metric.name]] if metric.name in one.measures else ""
+            shown(one.measures[metric.name]) + signs[one.verdicts.get(metric.name, "undecided")]
+            if metric.name in one.measures
+            else ""
             for metric in metrics
         ]
         names = [f"{one.codec}, {one.setting}", f"{one.kbps:.2f}", f"{one.other}, {one.other_setting}"]
@@ -58,13 +63,28 @@ def differences_markdown(differences: Sequence[Difference], metrics: Sequence[Me
     return "\n".join(lines)
 
 
+def codebooks_markdown(means: Sequence[Mean]) -> str:
+    """How much of their bits codebooks use by domain, codec and setting; "" where no codec has codebooks."""
+    lines = [
+        "| domain | codec | setting | frames | bitrate efficiency | entropy of each codebook, bits | entries used |",
+        "|---|---|---|---:|---:|---|---|",
+    ]
+    for mean in means:
+        if mean.codebooks is not None:
+            entropies = " ".join(f"{bits:.2f}" for bits in mean.codebooks.entropy)
+            shares = " ".join(f"{100 * share:.0f}%" for share in mean.codebooks.used)
+            cells = [mean.domain, mean.codec, mean.setting, f"{mean.codebooks.frames}"]
+            lines.append(f"| {' | '.join([*cells, f'{100 * mean.codebooks.efficiency:.1f}%', entropies, shares])} |")
+    return "\n".join(lines) if len(lines) > 2 else ""
+
+
 def shown(estimate: Estimate) -> str:
     """A mean and its confidence interval.
 
-    >>> shown(Estimate(1.5, 1.25, 1.75, 9))
+    >>> shown(Estimate(1.5, 1.25, 1.75, 9, 9))
     '1.500 [1.250, 1.750]'
     """
-    mean, low, high, _ = estimate
+    mean, low, high = estimate[:3]
     if mean is None:
         return ""
     return f"{mean:.3f}" if low is None or high is None else f"{mean:.3f} [{low:.3f}, {high:.3f}]"

@@ -37,6 +37,14 @@ def test_clips_of_a_manifest_have_one_length(manifest: Path, tmp_path: Path) -> 
         "speech-01",
     ]
     assert {clip.waveform.shape for clip in found} == {(1, int(1.5 * RATE))}
+    assert [clip.sources for clip in found] == [
+        ("3.wav",),
+        ("2.wav",),
+        ("2.wav",),
+        ("2.wav",),
+        ("1.wav", "0.wav"),
+        ("1.wav", "0.wav"),
+    ]
     assert [clip.name for clip in clips.find_clips(manifest, RATE)] == [
         clip.name for clip in clips.held_out_clips(manifest, RATE)
     ]
@@ -46,6 +54,23 @@ def test_clips_of_a_manifest_have_one_length(manifest: Path, tmp_path: Path) -> 
     for name in ("none.csv", "no-manifest.csv"):
         with pytest.raises(AudioError, match="manifest"):
             clips.find_clips(tmp_path / name, RATE)
+
+
+def test_a_clip_names_the_files_that_it_was_cut_from(tmp_path: Path) -> None:
+    """Each file is a constant, so that what a clip holds tells the files."""
+    rows = []
+    for index, seconds in enumerate([1.0, 0.4, 0.6, 2.0, 1.0]):
+        soundfile.write(tmp_path / f"{index}.wav", np.full(int(seconds * RATE), 0.1 * (index + 1)), RATE)
+        rows.append((f"{index}.wav", "effects", seconds, "test"))
+    with (tmp_path / "manifest.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("path", "domain", "duration", "split"), *rows])
+    for per_domain, seconds in ((5, 1.0), (3, 0.5), (9, 1.2), (2, 7.0)):
+        for clip in clips.held_out_clips(tmp_path / "manifest.csv", RATE, per_domain, seconds):
+            levels, counts = np.unique(np.round(10 * clip.waveform), return_counts=True)
+            held = {f"{round(level) - 1}.wav": int(count) for level, count in zip(levels, counts, strict=True)}
+            assert set(clip.sources) == set(held)
+            assert len(clip.sources) == len(held)
+            assert held[clip.sources[0]] == max(held.values())
 
 
 def test_files_of_a_folder(tmp_path: Path) -> None:
@@ -61,6 +86,7 @@ def test_files_of_a_folder(tmp_path: Path) -> None:
         "b/sub/short.flac": "b",
         "top.wav": "other",
     }
+    assert {clip.sources for clip in found.values()} == {("a/long.wav",), ("b/sub/short.flac",), ("top.wav",)}
     assert found["top.wav"].waveform.shape == (1, RATE // 2)
     # The middle of the long one, mixed down.
     assert np.abs(found["a/long.wav"].waveform - 0.25 * speech_like(10.0, 1)).max() < 1e-3

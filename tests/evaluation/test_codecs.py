@@ -22,7 +22,7 @@ from dac_codec.evaluation import baselines, metrics
 from dac_codec.evaluation.codecs import NAMES, Coded, Setting, make_codecs
 from dac_codec.evaluation.codecs.commands import MP3, OPUS, VORBIS, CommandCodec
 from dac_codec.evaluation.codecs.interface import nearest
-from dac_codec.evaluation.codecs.networks import Encodec
+from dac_codec.evaluation.codecs.networks import Encodec, Snac
 from dac_codec.evaluation.codecs.ogg import ogg_payload
 from tests.conftest import golden_model
 from tests.evaluation.sounds import RATE, speech_like
@@ -55,6 +55,22 @@ def test_ours_goes_through_the_file_format(model: str) -> None:
     assert coded.codes is not None
     assert coded.payload_bytes == coded.codes.size * np.log2(coded.codebook_size) / 8
     assert coded.payload_bytes < coded.n_bytes < coded.payload_bytes + 100
+
+
+def test_a_network_s_fingerprint_tells_what_computes_it(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (ours,), _ = make_codecs(["ours"], model, "cpu")
+    (auto,), _ = make_codecs(["ours"], model, "auto")
+    networks = (ours, Encodec("encodec24", 24), Snac("snac"))
+    monkeypatch.setattr("dac_codec.evaluation.codecs.networks.version", lambda name: "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert auto.fingerprint == ours.fingerprint
+    before = [codec.fingerprint for codec in networks]
+    monkeypatch.setattr(torch, "__version__", "next")
+    assert not set(before) & {codec.fingerprint for codec in networks}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    assert auto.fingerprint != ours.fingerprint
+    assert "a GPU" in auto.fingerprint
 
 
 @pytest.mark.parametrize("codec", [OPUS, MP3, VORBIS], ids=lambda codec: codec.name)

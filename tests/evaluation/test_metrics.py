@@ -66,6 +66,31 @@ def test_silence_is_the_worst_that_si_sdr_knows() -> None:
     assert math.isnan(metrics.si_sdr(clean, np.zeros_like(clean), RATE))
 
 
+@pytest.mark.parametrize(("name", "worst"), [("visqol", 1.0), ("pesq", 1.0427), ("stoi", 0.0)])
+def test_silence_in_place_of_a_sound_is_the_worst_and_silence_itself_is_left_out(name: str, worst: float) -> None:
+    metric = next(one for one in METRICS if one.name == name)
+    usable(metric)
+    clean = speech_like(1.5)
+    silence = np.zeros_like(clean)
+    assert metric.measure(silence, clean, RATE) == pytest.approx(worst, abs=1e-4)
+    assert math.isnan(metric.measure(clean, silence, RATE))
+    assert math.isnan(metric.measure(silence, silence, RATE))
+    assert metric.measure(noisy(clean, -20), clean, RATE) >= worst
+
+
+@pytest.mark.parametrize(("name", "seconds"), [("visqol", 0.96), ("pesq", 0.25), ("stoi", 0.42)])
+def test_a_clip_too_short_has_no_score_even_if_nothing_comes_back(name: str, seconds: float) -> None:
+    metric = next(one for one in METRICS if one.name == name)
+    usable(metric)
+    for length in (1 / RATE, 0.001, 0.006, 0.1, seconds - 0.02):
+        clip = speech_like(length)
+        assert math.isnan(metric.measure(clip.copy(), clip, RATE)), length
+        assert math.isnan(metric.measure(np.zeros_like(clip), clip, RATE)), length
+    clip = speech_like(seconds + 0.02)
+    assert metric.measure(clip.copy(), clip, RATE) == pytest.approx(PERFECT[name], abs=2e-3)
+    assert math.isfinite(metric.measure(np.zeros_like(clip), clip, RATE))
+
+
 def test_half_the_level_is_six_decibels_of_log_spectral_distance() -> None:
     clean = np.random.default_rng(0).standard_normal((1, RATE)).astype(np.float32)
     found = metrics.log_spectral_distance(clean / 2, clean, RATE)

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import base64
+import csv
+import html
 import io
 import json
 import re
 import shutil
 import subprocess
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from dac_codec.evaluation import png, report
+from dac_codec import pretrained
+from dac_codec.evaluation import pictures, png, report
+from dac_codec.evaluation.clips import Clip
+from dac_codec.evaluation.page import page
 from dac_codec.evaluation.plots import rate_distortion
+from dac_codec.evaluation.results import flac
 from dac_codec.evaluation.summary import means
+from tests.conftest import golden_model
 from tests.evaluation.sounds import RATE, speech_like
-from tests.evaluation.test_summary import MEL, results
+from tests.evaluation.test_summary import MEL, result, results
 
 EVIL = "<!--data--><script>alert(1)</script>.wav"
 
@@ -64,6 +72,35 @@ def test_the_report_is_complete(folder: Path) -> None:
     assert found["clips"] == 3
     assert [codec["name"] for codec in found["codecs"]] == ["anchor", "noise"]
     assert {mean["domain"] for mean in found["means"]} == {"all", "speech & more"}
+    text = (folder / "report" / "index.html").read_text()
+    assert "2 of the 3 clips can be heard here" in text
+    assert len(found["notes"]) == 2
+    for note in found["notes"]:
+        assert note in (folder / "report" / "report.md").read_text()
+        assert note.replace("&", "&amp;") in text
+
+
+def test_the_report_says_if_the_codec_to_compare_with_is_missing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretrained.save(golden_model("44khz"), tmp_path / "model")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    model = str(tmp_path / "model")
+    report.evaluate(
+        folder / "data" / "speech & more" / "b.wav",
+        tmp_path / "report",
+        ("opus", "ours", "silence"),
+        (1.0,),
+        model,
+        workers=1,
+        progress=False,
+        say=_silent,
+    )
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "opus, which the others would be compared with, has no results" in text
+    assert "| against |" not in text
+    assert "bitrate efficiency" in text
+    assert json.loads((tmp_path / "report" / "report.json").read_text())["differences"] == []
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
@@ -74,6 +111,67 @@ def test_a_browser_runs_the_page(folder: Path, tmp_path: Path) -> None:
     assert '<div id="player">' in done.stdout
     assert 'id="data"' not in done.stdout
     assert done.stdout.count('type="radio"') == 3
+
+
+BLIND = """
+<script>
+window.Blob = class { constructor(parts) { document.body.dataset.csv = parts.join(""); } };
+URL.createObjectURL = () => "#";
+document.getElementById("listener").value = 'Ann "A"';
+document.getElementById("blind").click();
+document.body.dataset.shown = document.getElementById("versions").textContent;
+document.querySelectorAll("#versions input[type=range]").forEach((slider, place) => {
+  slider.value = 10 * place;
+  slider.dispatchEvent(new Event("input"));
+});
+document.getElementById("save").click();
+</script>
+"""
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+def test_a_blind_test_in_a_browser(tmp_path: Path) -> None:
+    clips = [Clip("a", "all", speech_like(0.2))]
+    sound = flac(clips[0].waveform, RATE)
+    found = [replace(result("a", "ours", 100, 1.0, setting=f"{n} codebooks"), sound=sound) for n in (2, 9)]
+    facts = {"clips": 1, "version": "0", "codecs": [{"name": "ours", "about": "ours"}], "metrics": []}
+    facts |= {"notes": [], "left_out": [], "failures": []}
+    text = page(facts, means(found, [MEL]), [], [MEL], clips, RATE, found)
+    (tmp_path / "page.html").write_text(text.replace("</body>", BLIND + "</body>"))
+    command = ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'user'}"]
+    command += ["--dump-dom", (tmp_path / "page.html").as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    data = re.search(r'<body data-shown="([^"]*)" data-csv="([^"]*)"', done.stdout)
+    assert data is not None
+    assert data[1] == "ReferenceABCD"
+    rows = list(csv.DictReader(io.StringIO(html.unescape(data[2]))))
+    assert sorted(int(row.pop("score")) for row in rows) == [0, 10, 20, 30]
+    fixed = {"clip": "a", "listener": 'Ann "A"'}
+    assert rows == [
+        {**fixed, "codec": "original", "setting": "", "rate": ""},
+        {**fixed, "codec": "anchor", "setting": "", "rate": ""},
+        {**fixed, "codec": "ours", "setting": "2 codebooks", "rate": "0.8"},
+        {**fixed, "codec": "ours", "setting": "9 codebooks", "rate": "0.8"},
+    ]
+
+
+def test_spectrograms_are_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figure = pytest.importorskip("matplotlib.figure").Figure
+    clips = {"a": (speech_like(0.2), speech_like(0.2, 1))}
+    pictures.spectrograms(clips, RATE, tmp_path / "a.jpg")
+    before = (tmp_path / "a.jpg").read_bytes()
+    assert before.startswith(b"\xff\xd8")
+
+    def interrupted(self: object, path: Path, **options: object) -> None:
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(figure, "savefig", interrupted)
+    for name in ("a.jpg", "b.png"):
+        with pytest.raises(KeyboardInterrupt):
+            pictures.spectrograms(clips, RATE, tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jpg"]
+    assert (tmp_path / "a.jpg").read_bytes() == before
 
 
 def test_pictures_are_what_they_say(tmp_path: Path) -> None:

@@ -9,18 +9,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from dac_codec.audio import Audio
 from dac_codec.errors import DacError
 from dac_codec.evaluation import summary
 from dac_codec.evaluation.clips import Clip
 from dac_codec.evaluation.codecs import Coded, Setting
-from dac_codec.evaluation.metrics import METRICS, usable_metrics
+from dac_codec.evaluation.metrics import METRICS, METRICS_VERSION, usable_metrics
 from dac_codec.evaluation.results import Result
 from dac_codec.evaluation.run import Outcome, run, shown
 from tests.evaluation.sounds import RATE, noisy, speech_like
@@ -37,15 +38,18 @@ class Counting:
     about: str = "half"
     fingerprint: str = "1"
     fails_at: int = 0
+    error: type[BaseException] = DacError
     done: list[float] = field(default_factory=list)
+    threads: set[int] = field(default_factory=set)
 
     def settings(self, bitrates: Sequence[float]) -> list[Setting]:
         return [Setting(f"{one:g} kbit/s", one) for one in bitrates]
 
     def code(self, clip: Audio, sample_rate: int, setting: Setting) -> Coded:
         if clip.shape[-1] == self.fails_at:
-            raise DacError("not this one")
+            raise self.error("not this one")
         self.done.append(setting.value)
+        self.threads.add(torch.get_num_threads())
         codes = np.arange(12).reshape(3, 4)
         return Coded(clip / 2, 100, 90.0, 0.1, 0.2, codes, 16)
 
@@ -92,22 +96,49 @@ def evaluated(clips: list[Clip], codec: Counting, cache: Path, bitrates: Sequenc
 def test_what_is_done_is_not_done_again(clips: list[Clip], tmp_path: Path) -> None:
     codec = Counting()
     first = evaluated(clips, codec, tmp_path)
-    assert len(codec.done) == len(first.results) == 12
+    assert len(first.results) == 12
+    assert len(codec.done) == 1 + 12  # it is warmed up first
     assert first.failures == []
     assert first.results[0].kbps == pytest.approx(100 * 8 / 0.2 / 1000, rel=1e-3)
     assert [one.clip for one in first.results if one.sound is not None] == [
         clip.name for clip in shown(clips) for _ in range(2)
     ]
     assert evaluated(clips, codec, tmp_path) == first
-    assert len(codec.done) == 12
+    assert len(codec.done) == 13
     evaluated(clips, codec, tmp_path, (2, 4, 8))
-    assert codec.done[12:] == [8] * 6
+    assert codec.done[13:] == [8] * 7
     codec.fingerprint = "2"
     evaluated(clips, codec, tmp_path)
-    assert len(codec.done) == 18 + 12
+    assert len(codec.done) == 20 + 13
     clips[0] = Clip(clips[0].name, clips[0].domain, clips[0].waveform * 0.9)
     evaluated(clips, codec, tmp_path)
-    assert len(codec.done) == 30 + 2
+    assert len(codec.done) == 33 + 3
+    clips[1] = Clip(clips[1].name, clips[1].domain, clips[1].waveform, ("file",))
+    assert evaluated(clips, codec, tmp_path).results[2].sources == ["file"]
+    assert len(codec.done) == 36 + 3
+
+
+def test_another_version_of_the_package_or_its_metrics_takes_no_results_of_the_last(
+    clips: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codec = Counting()
+    evaluated(clips[:1], codec, tmp_path, (2,))
+    monkeypatch.setattr("dac_codec.__version__", "next")
+    evaluated(clips[:1], codec, tmp_path, (2,))
+    monkeypatch.setattr("dac_codec.evaluation.run.METRICS_VERSION", METRICS_VERSION + 1)
+    evaluated(clips[:1], codec, tmp_path, (2,))
+    assert len(codec.done) == 3 * 2
+
+
+def test_codecs_work_with_one_thread_and_the_caller_keeps_his(clips: list[Clip], tmp_path: Path) -> None:
+    codec, before = Counting(fails_at=clips[1].waveform.shape[-1]), torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        evaluated(clips, codec, tmp_path)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert codec.threads == {1}
 
 
 def test_a_damaged_result_is_computed_again(clips: list[Clip], tmp_path: Path) -> None:
@@ -118,7 +149,7 @@ def test_a_damaged_result_is_computed_again(clips: list[Clip], tmp_path: Path) -
     files[1].write_text("{}")
     files[2].write_text("[]")
     assert evaluated(clips, codec, tmp_path) == whole
-    assert len(codec.done) == 12 + 3
+    assert len(codec.done) == 13 + 1 + 3
 
 
 def test_a_failure_costs_one_result(clips: list[Clip], tmp_path: Path) -> None:
@@ -126,6 +157,50 @@ def test_a_failure_costs_one_result(clips: list[Clip], tmp_path: Path) -> None:
     outcome = evaluated(clips, codec, tmp_path, (2,))
     assert len(outcome.results) == 4
     assert outcome.failures == ["a-1, counting 2 kbit/s: not this one", "b-1, counting 2 kbit/s: not this one"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, ValueError, OSError])
+def test_so_does_one_of_any_kind(error: type[Exception], clips: list[Clip], tmp_path: Path) -> None:
+    codec = Counting(fails_at=clips[0].waveform.shape[-1], error=error)  # of the first one, which also warms up
+    outcome = evaluated(clips, codec, tmp_path, (2,))
+    assert len(outcome.results) == 4
+    reason = f"the codec failed with {error.__name__}: not this one"
+    assert outcome.failures == [f"{domain}-0, counting 2 kbit/s: {reason}" for domain in ("a", "b")]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_interrupts_and_want_of_memory_end_a_run(error: type[BaseException], clips: list[Clip], tmp_path: Path) -> None:
+    with pytest.raises(error):
+        evaluated(clips, Counting(fails_at=clips[1].waveform.shape[-1], error=error), tmp_path, (2,))
+
+
+def test_a_metric_that_fails_costs_one_result(
+    clips: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(decoded: Audio, original: Audio, sample_rate: int) -> float:
+        if original.shape == clips[1].waveform.shape:
+            raise ValueError("too odd\nby far")
+        return 1.0
+
+    monkeypatch.setattr("dac_codec.evaluation.run.METRICS", (replace(QUICK[0], measure=broken),))
+    outcome = evaluated(clips[:3], Counting(), tmp_path, (2,))
+    assert [one.clip for one in outcome.results] == ["a-0", "a-2"]
+    assert outcome.failures == ["a-1, counting 2 kbit/s: mel distance failed with ValueError: too odd"]
+
+
+def test_no_more_than_twelve_clips_are_shown() -> None:
+    silence = np.zeros((1, 1), np.float32)
+
+    def named(n_domains: int, n_clips: int = 4) -> list[str]:
+        found = [Clip(f"{domain}-{i}", str(domain), silence) for domain in range(n_domains) for i in range(n_clips)]
+        return [clip.name for clip in shown(found)]
+
+    assert named(0) == []
+    assert named(1, 1) == ["0-0"]
+    assert named(2) == ["0-0", "0-2", "1-0", "1-2"]
+    assert len(named(6)) == 12
+    assert named(8) == ["0-0", "0-2", "1-0", "2-0", "2-2", "3-0", "4-0", "4-2", "5-0", "6-0", "6-2", "7-0"]
+    assert named(24) == [f"{domain}-0" for domain in range(0, 24, 2)]
 
 
 def test_counts_of_codes(tmp_path: Path) -> None:
@@ -175,6 +250,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     process.wait()
     done = _settled(cache)
     assert 5 <= done < 3000
+    left = list(cache.iterdir())
     stamps = {file: file.stat().st_mtime_ns for file in cache.glob("*.json")}
     assert all(Result.load(file) is not None for file in stamps)
     again = subprocess.run(
@@ -182,6 +258,11 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     )
     assert again.stdout.split() == ["8", "0"], again.stderr
     assert {file: file.stat().st_mtime_ns for file in stamps} == stamps
+    # Of the eight clips, those are done again which were not done, or without the sound that is wanted now.
+    heard = {"000", "004"}
+    had = [found for file in stamps if (found := Result.load(file)) is not None and found.clip < "008"]
+    kept = [one for one in had if (one.sound is not None) == (one.clip in heard)]
+    assert len(list(cache.iterdir())) == len(left) + 8 - len(kept)
 
 
 def _settled(cache: Path) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,15 +14,18 @@ from hypothesis import strategies as st
 from dac_codec.evaluation import summary, tables
 from dac_codec.evaluation.metrics import METRICS
 from dac_codec.evaluation.results import Result
-from dac_codec.evaluation.statistics import Estimate, estimate
+from dac_codec.evaluation.statistics import CONFIDENCE, N_RESAMPLES, Estimate, estimate, groups
 
 MEL, SI_SDR = (next(one for one in METRICS if one.name == name) for name in ("mel_distance", "si_sdr"))
 
 
-def result(clip: str, codec: str, n_bytes: int, mel: float | None, si_sdr: float = 0.0, setting: str = "") -> Result:
+def result(
+    clip: str, codec: str, n_bytes: int, mel: float | None, si_sdr: float = 0.0, setting: str = "", source: str = ""
+) -> Result:
     codes = base64.b64encode(np.array([[0, 1], [1, 1]], "<u2").tobytes()).decode()
     measures = {"mel_distance": mel, "si_sdr": si_sdr}
-    return Result(clip, clip.split("-")[0], 1.0, codec, setting, n_bytes, n_bytes / 2, 0.5, 0.0, measures, codes, 2, 4)
+    fixed = (clip, clip.split("-")[0], 1.0, codec, setting, n_bytes, n_bytes / 2, 0.5, 0.0, measures, codes, 2, 4)
+    return Result(*fixed, sources=source.split())
 
 
 def test_the_interval_holds_the_mean_of_what_was_sampled_19_times_in_20() -> None:
@@ -35,7 +39,7 @@ def test_the_interval_holds_the_mean_of_what_was_sampled_19_times_in_20() -> Non
     assert 180 <= held <= 199
 
 
-@given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=20))
+@given(st.lists(st.floats(-1e3, 1e3), min_size=5, max_size=20))
 def test_intervals_are_the_same_every_time(values: list[float]) -> None:
     found = estimate(values)
     assert found == estimate(values)
@@ -45,8 +49,64 @@ def test_intervals_are_the_same_every_time(values: list[float]) -> None:
 
 
 def test_too_few_clips_have_no_interval() -> None:
-    assert estimate([]) == Estimate(None, None, None, 0)
-    assert estimate([2.0]) == Estimate(2.0, None, None, 1)
+    assert estimate([]) == Estimate(None, None, None, 0, 0)
+    assert estimate([2.0]) == Estimate(2.0, None, None, 1, 1)
+    assert estimate([1.0, 2.0, 3.0, 6.0]) == Estimate(3.0, None, None, 4, 4)
+    assert estimate([1.0, 2.0, 3.0, 6.0, 8.0]).low is not None
+    assert estimate([1.0, 2.0, 3.0, 6.0, 8.0, 10.0], [0, 1, 2, 3, 3, 0]) == Estimate(5.0, None, None, 6, 4)
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=5, max_size=20))
+def test_with_a_source_for_each_clip_sources_are_drawn_as_clips_were(values: list[float]) -> None:
+    draws = np.random.default_rng(0).integers(0, len(values), (N_RESAMPLES, len(values)))
+    tail = 50 * (1 - CONFIDENCE)
+    plain = np.percentile(np.array(values)[draws].mean(1), [tail, 100 - tail])
+    for found in (
+        estimate(values),
+        estimate(values, list(range(7, 7 + len(values)))),
+        estimate(values, None, [2.5] * len(values)),
+    ):
+        assert found[1:3] == pytest.approx(tuple(plain), rel=1e-9, abs=1e-9)
+
+
+def test_the_interval_over_sources_holds_the_mean_where_the_one_over_clips_does_not() -> None:
+    """20 sources with 8 clips each that are much alike."""
+    random = np.random.default_rng(1)
+    of_clip = np.repeat(np.arange(20), 8)
+    held, held_by_clips = 0, 0
+    for _ in range(100):
+        values = (3.0 + random.normal(0.0, 1.0, 20)[of_clip] + random.normal(0.0, 0.1, 160)).tolist()
+        for found, over_sources in ((estimate(values, of_clip), True), (estimate(values), False)):
+            assert found.low is not None
+            assert found.high is not None
+            held += over_sources and found.low <= 3.0 <= found.high
+            held_by_clips += not over_sources and found.low <= 3.0 <= found.high
+    assert held >= 86
+    assert held_by_clips <= 65
+
+
+def test_a_source_with_many_clips_counts_with_all_of_them() -> None:
+    values, sources = [0.0] * 9 + [1.0] * 4, [0] * 9 + [1, 2, 3, 4]
+    random = np.random.default_rng(0)
+    means = []
+    for drawn in random.integers(0, 5, (N_RESAMPLES, 5)):
+        pooled = [value for one in drawn for value, source in zip(values, sources, strict=True) if source == one]
+        means.append(np.mean(pooled))
+    found = estimate(values, sources)
+    assert found.mean == pytest.approx(4 / 13)
+    assert found[1:3] == pytest.approx(tuple(np.percentile(means, [2.5, 97.5])))
+    assert (found.clips, found.sources) == (13, 5)
+
+
+def test_clips_that_share_a_file_hang_together() -> None:
+    assert groups([]).tolist() == []
+    assert groups([["a"], ["b"], ["a"]]).tolist() == [0, 1, 0]
+    assert groups([["d"], ["a", "b"], ["e"], ["c"], ["b", "c"]]).tolist() == [0, 1, 2, 3, 4]
+    assert groups([["a"], ["a", "b"], ["b", "a"], ["b"], ["c"]]).tolist() == [0, 0, 0, 0, 1], "of the same two files"
+    # Little sound: clips that begin with successive files and have all but one of them in common.
+    assert groups([["a", "b", "c"], ["b", "c", "d"], ["c", "d", "e"], ["x", "y", "c"]]).tolist() == [0, 1, 2, 3]
+    assert groups([list("abcdef"), list("bcdefg"), list("cdefgh"), list("hijklm")]).tolist() == [0, 0, 0, 1]
+    assert groups([[], [], ["a"]]).tolist() == [0, 1, 2]
 
 
 def results() -> Sequence[Result]:
@@ -86,25 +146,68 @@ def test_means_by_domain() -> None:
     assert ours.codebooks.frames == 10
 
 
+def test_bitrates_are_all_bits_over_all_seconds() -> None:
+    short, long = result("a-0", "ours", 100, 1.0), replace(result("a-1", "ours", 300, 1.0), seconds=9.0)
+    (mean,) = [one for one in summary.means([short, long], [MEL]) if one.domain == "all"]
+    assert mean.kbps.mean == pytest.approx(400 * 8 / 10 / 1000)
+    assert mean.payload_kbps == pytest.approx(200 * 8 / 10 / 1000)
+
+
 def test_differences_at_the_nearest_bitrate() -> None:
-    found = [one for one in summary.differences(results(), [MEL, SI_SDR]) if one.domain == "all"]
+    found = [one for one in summary.differences(results(), [MEL, SI_SDR], "ours") if one.domain == "all"]
     (difference,) = found  # silence costs nothing, and is not compared
     assert (difference.setting, difference.other) == ("9 codebooks", "opus")
     assert difference.measures["mel_distance"].clips == 4
     assert difference.measures["mel_distance"].mean == pytest.approx(-0.65)
-    assert difference.verdicts == {"mel_distance": "better", "si_sdr": "worse"}
+    # Four clips don't say enough for a verdict, and five do.
+    assert difference.measures["mel_distance"].low is None
+    assert difference.verdicts == {"si_sdr": "worse"}
     swapped = [result(f"x-{i}", name, 100, value) for i in range(6) for name, value in (("a", i), ("b", 5 - i))]
-    assert summary.differences(swapped, [MEL])[0].verdicts == {"mel_distance": "undecided"}
-    assert summary.differences([result("x-0", "a", 100, 1.0)], [MEL]) == []
+    assert summary.differences(swapped, [MEL], "a")[0].verdicts == {"mel_distance": "undecided"}
+    better = [result(f"x-{i}", name, 100, i + value) for i in range(6) for name, value in (("a", 0), ("b", 1))]
+    assert summary.differences(better, [MEL], "a")[0].verdicts == {"mel_distance": "better"}
+    assert summary.differences([result("x-0", "a", 100, 1.0)], [MEL], "a") == []
+
+
+def test_clips_of_too_few_files_have_no_verdict() -> None:
+    found = [
+        result(f"x-{i}", name, 100, i + value, source=f"file{i % 4} file{4 + i % 4}")
+        for i in range(12)
+        for name, value in (("a", 0), ("b", 1))
+    ]
+    (difference, _) = summary.differences(found, [MEL], "a")
+    assert difference.measures["mel_distance"] == Estimate(-1.0, None, None, 12, 4)
+    assert difference.verdicts == {}
+    means = summary.means(found, [MEL])
+    assert {mean.sources for mean in means} == {4}
+    sentence = summary.without_intervals(means)
+    assert sentence is not None
+    assert sentence.endswith("independent sources: x (4), all (4).")
+    assert "+" not in tables.differences_markdown([difference], [MEL]).splitlines()[-1]
+
+
+def test_everything_is_compared_with_the_codec_that_was_asked_for_first() -> None:
+    others = [one for one in results() if one.codec != "ours"]
+    assert summary.differences(others, [MEL], "ours") == []
+    assert "ours, which the others would be compared with, has no results" in summary.incomparable(others, "ours")
+    assert "silence, which the others would be compared with, costs no bits" in summary.incomparable(others, "silence")
+    assert "nothing else" in summary.incomparable(others, "opus")
+    backwards = sorted(results(), key=lambda one: one.codec)
+    assert {one.codec for one in summary.differences(backwards, [MEL], "ours")} == {"ours"}
 
 
 def test_tables() -> None:
     text = tables.means_markdown(summary.means(results(), [MEL, SI_SDR]), [MEL, SI_SDR])
     assert text.count("\n") == 1 + 3 * 4
     assert "| all | 5 | silence |  | 0.00 | 9.000 [9.000, 9.000] | 0.000 [0.000, 0.000] |" in text
+    assert tables.codebooks_markdown(summary.means(results(), [])).splitlines()[-3:-2] == [
+        "| all | ours | 9 codebooks | 10 | 25.0% | 1.00 0.00 | 50% 25% |"
+    ]
+    assert tables.codebooks_markdown([]) == ""
     rows = tables.clips_csv(results(), [MEL]).splitlines()
     assert rows[0].endswith("encode_speed,decode_speed,mel_distance")
     assert "speech-4,speech,1.0,opus,8 kbit/s,900,7.2,3.6,2.0,," in rows
-    compared = tables.differences_markdown(summary.differences(results(), [MEL]), [MEL])
-    assert "| all | ours, 9 codebooks | 8.00 | opus, 8 kbit/s | 7.20 | -0.650 [" in compared
-    assert compared.endswith(" + |")
+    taken = [MEL, SI_SDR]
+    compared = tables.differences_markdown(summary.differences(results(), taken, "ours"), taken)
+    assert "| all | ours, 9 codebooks | 8.00 | opus, 8 kbit/s | 7.20 | -0.650 | -3.000 [" in compared
+    assert compared.endswith(" - |")

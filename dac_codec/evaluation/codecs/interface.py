@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import torch
 
 from dac_codec.audio import Audio
 from dac_codec.errors import DacError
@@ -57,7 +58,7 @@ class Codec(Protocol):
     Attributes:
         name: in tables.
         about: what it is and how it is run, for people.
-        fingerprint: changes where what it makes may.
+        fingerprint: changes where what it makes, or how quickly, may for another reason than this package's version.
     """
 
     @property
@@ -78,6 +79,18 @@ class Codec(Protocol):
         Raises:
             DacError: it can't be done.
         """
+
+
+def computed_by(device: str) -> str:
+    """What the results and speeds of a network depend on beside its weights, for a fingerprint.
+
+    Args:
+        device: "auto", "cpu" or "cuda".
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    name = f" {torch.cuda.get_device_name(device)}" if device != "cpu" and torch.cuda.is_available() else ""
+    return f"{device}{name}, torch {torch.__version__}, 1 thread"
 
 
 def nearest(wished: Sequence[float], possible: Sequence[float]) -> list[int]:

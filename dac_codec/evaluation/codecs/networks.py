@@ -18,7 +18,7 @@ import torch
 
 from dac_codec import audio as sound
 from dac_codec.audio import Audio
-from dac_codec.evaluation.codecs.interface import Coded, MissingCodecError, Setting, nearest
+from dac_codec.evaluation.codecs.interface import Coded, MissingCodecError, Setting, computed_by, nearest
 
 _ENCODEC_FILES = {24: "encodec_24khz-d7cc33bc.th", 48: "encodec_48khz-7e698e3e.th"}
 _SNAC_REPOSITORY = "hubertsiuzdak/snac_44khz"
@@ -42,7 +42,7 @@ class Encodec:
 
     @property
     def fingerprint(self) -> str:
-        return f"{self.name} {self.about} {_ENCODEC_FILES[self.khz]}"
+        return f"{self.name} {self.about} {_ENCODEC_FILES[self.khz]} {computed_by('cpu')}"
 
     def check(self) -> None:
         """Raise a MissingCodecError if the package or its weights are missing."""
@@ -95,7 +95,7 @@ class Snac:
 
     @property
     def fingerprint(self) -> str:
-        return f"{self.name} {self.about}"
+        return f"{self.name} {self.about} {computed_by('cpu')}"
 
     def check(self) -> None:
         """Raise a MissingCodecError if the package or its weights are missing."""

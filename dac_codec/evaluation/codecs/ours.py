@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-import dac_codec
 from dac_codec import pretrained
 from dac_codec.audio import Audio
 from dac_codec.codec import DacFile, compress, decompress, load_model
-from dac_codec.evaluation.codecs.interface import Coded, MissingCodecError, Setting, nearest
+from dac_codec.evaluation.codecs.interface import Coded, MissingCodecError, Setting, computed_by, nearest
 from dac_codec.model import DAC
 
 
@@ -36,7 +35,7 @@ class Ours:
 
     @property
     def fingerprint(self) -> str:
-        return f"{self.name} {dac_codec.__version__} {pretrained.fingerprint(load(self.model)).hex()}"
+        return f"{self.name} {pretrained.fingerprint(load(self.model)).hex()} {computed_by(self.device)}"
 
     def settings(self, bitrates: Sequence[float]) -> list[Setting]:
         model = load(self.model)

@@ -47,10 +47,13 @@ def page(
     single = len({mean.domain for mean in means}) == 2
     means = [mean for mean in means if not (single and mean.domain == POOLED)]
     differences = [one for one in differences if not (single and one.domain == POOLED)]
+    left_out = facts["clips"] - len(clips)
     parts = {
         "style": _resource("style.css"),
         "script": _resource("script.js"),
         "facts": escape(f"{facts['clips']} clips, {sample_rate / 1000:g} kHz mono, dac_codec {facts['version']}"),
+        "notes": "".join(f"<p>{escape(note)}</p>" for note in facts["notes"]),
+        "heard": _heard_of(len(clips), left_out),
         "legend": legend(coded, order),
         "plots": plots(means, metrics, order),
         "means": means_tables(means, metrics),
@@ -63,6 +66,16 @@ def page(
     for name, part in parts.items():
         text = text.replace(f"<!--{name}-->", part)
     return text
+
+
+def _heard_of(n_heard: int, left_out: int) -> str:
+    """How many clips can be heard, and how many can't."""
+    if not left_out:
+        return ""
+    return (
+        f'<p class="hint">{n_heard} of the {n_heard + left_out} clips can be heard here, spread over the domains; the '
+        f"other {left_out} are left out of this section, to keep the page small, and count in everything below.</p>"
+    )
 
 
 def _heard(clip: Clip, sample_rate: int, results: Sequence[Result]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
   const element = (id) => document.getElementById(id);
   const holder = element("data");
   const clips = JSON.parse(holder.textContent);
-  holder.remove(); // a blind test must not have the names in the document
+  holder.remove(); // not to be come upon by chance in a blind test; who looks at the page's source finds it
 
   // ------------------------------------------------------------------------------------------------------------------
   // Numbers of the plots
@@ -215,11 +215,11 @@
 
   function scores() {
     const listener = element("listener").value.trim();
-    const rows = [["clip", "codec", "rate", "score", "listener"]];
+    const rows = [["clip", "codec", "setting", "rate", "score", "listener"]];
     for (const [clip, trial] of trials) {
       for (const [version, score] of [...trial.scores].sort(([one], [other]) => one - other)) {
-        const { codec, kbps } = clip.versions[version];
-        rows.push([clip.name, codec, kbps ?? "", score, listener]);
+        const { codec, setting, kbps } = clip.versions[version];
+        rows.push([clip.name, codec, setting, kbps ?? "", score, listener]);
       }
     }
     return rows;

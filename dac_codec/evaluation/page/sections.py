@@ -52,14 +52,15 @@ def means_tables(means: Sequence[Mean], metrics: Sequence[Metric]) -> str:
             f'<th scope="col">{escape(metric.label)} <small>{_arrow(metric)}</small></th>' for metric in taken
         )
         rows = "".join(_mean_row(mean, taken) for mean in group)
-        tables.append(_details(f"{domain}: {group[0].clips} clips", f"<tr>{head}</tr>", rows))
+        most = max(group, key=lambda mean: mean.clips)
+        tables.append(_details(f"{domain}: {most.clips} clips, {most.sources} sources", f"<tr>{head}</tr>", rows))
     return "".join(tables)
 
 
 def differences_tables(differences: Sequence[Difference], metrics: Sequence[Metric]) -> str:
     """A table for each domain."""
     if not differences:
-        return "<p>There is nothing to compare the first codec with.</p>"
+        return "<p>There are none.</p>"
     tables = []
     for domain in _domains(differences):
         group = [one for one in differences if one.domain == domain]

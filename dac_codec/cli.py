@@ -213,37 +213,38 @@ def compress(
     from dac_codec import audio, codec, pretrained
 
     _check_device(device)
-    seconds = plan.total(_sound_seconds) if fast else 0.0
-    loaded = codec.load_model(model or pretrained.DEFAULT_MODEL, device, not quiet, fast, seconds)
-    try:
-        quantizers = codec.choose_quantizers(loaded, quantizers, None if bitrate is None else 1000 * bitrate)
-    except DacError as error:
-        raise click.UsageError(str(error)) from error
-    show_progress = not quiet and len(plan.jobs) == 1
-
-    def work(job: Job, coder: Coder) -> str:
-        started = time.perf_counter()
-        source = job.input()
-        if raw is None or isinstance(source, Path):
-            reader = audio.Reader(source, job.source_name)
-        else:
-            reader = audio.Reader.raw(source, *raw, name=job.source_name)
-        with reader:
-            result = codec.compress_stream(
-                reader,
-                job.output(),
-                loaded,
-                quantizers,
-                device=device,
-                progress=show_progress,
-                chunk_frames=chunk_frames,
-                coder=coder,
-            )
-        job.flush()
-        sizes = f"{_size(job.input_size())} -> {_size(result.n_bytes)}"
-        return _told(sizes, f"{result.header.bitrate / 1000:.1f} kbit/s", _speed(result.duration, started, coder))
-
+    # What is compiled for a long job is so for the number of threads that its files have.
     with _side_by_side(plan, device) as (n_at_once, batches):
+        seconds = plan.total(_sound_seconds) if fast else 0.0
+        loaded = codec.load_model(model or pretrained.DEFAULT_MODEL, device, not quiet, fast, seconds)
+        try:
+            quantizers = codec.choose_quantizers(loaded, quantizers, None if bitrate is None else 1000 * bitrate)
+        except DacError as error:
+            raise click.UsageError(str(error)) from error
+        show_progress = not quiet and len(plan.jobs) == 1
+
+        def work(job: Job, coder: Coder) -> str:
+            started = time.perf_counter()
+            source = job.input()
+            if raw is None or isinstance(source, Path):
+                reader = audio.Reader(source, job.source_name)
+            else:
+                reader = audio.Reader.raw(source, *raw, name=job.source_name)
+            with reader:
+                result = codec.compress_stream(
+                    reader,
+                    job.output(),
+                    loaded,
+                    quantizers,
+                    device=device,
+                    progress=show_progress,
+                    chunk_frames=chunk_frames,
+                    coder=coder,
+                )
+            job.flush()
+            sizes = f"{_size(job.input_size())} -> {_size(result.n_bytes)}"
+            return _told(sizes, f"{result.header.bitrate / 1000:.1f} kbit/s", _speed(result.duration, started, coder))
+
         _run(plan, work, force, quiet, n_at_once, batches)
 
 
@@ -301,41 +302,42 @@ def decompress(
     from dac_codec import audio, codec
 
     _check_device(device)
-    models = _Models(model, device, not quiet, fast, plan.total(_dac_seconds) if fast and duration is None else 0.0)
-    show_progress = not quiet and len(plan.jobs) == 1
-
-    def work(job: Job, coder: Coder) -> str:
-        started = time.perf_counter()
-        with codec.DacStream(job.input()) as stream:
-            loaded = models.of(stream.header)
-            result = codec.decompress_stream(
-                stream,
-                job.output(),
-                loaded,
-                device,
-                show_progress,
-                start,
-                duration,
-                conceal,
-                allow_truncated=True,
-                fmt=None if raw is None else "raw",
-                subtype=None if raw is None else audio.RAW_ENCODINGS[raw],
-                coder=coder,
-            )
-        job.flush()
-        speed = _speed(result.duration, started, coder)
-        if result.cut is not None:
-            kept = f"{result.cut}; the {result.duration:.2f} s before that are in {job.target_name}"
-            if not allow_truncated:
-                raise TruncatedBitstreamError(f"{kept} (--allow-truncated accepts that)")
-            warnings.warn(kept, stacklevel=1)
-        if result.gaps and not allow_gaps:
-            raise BitstreamError(
-                f"{len(result.gaps)} gaps are concealed in {job.target_name} (--allow-gaps accepts that)"
-            )
-        return _told(f"{_size(job.input_size())} -> {result.duration:.2f} s", speed)
-
     with _side_by_side(plan, device) as (n_at_once, batches):
+        seconds = plan.total(_dac_seconds) if fast and duration is None else 0.0
+        models = _Models(model, device, not quiet, fast, seconds)
+        show_progress = not quiet and len(plan.jobs) == 1
+
+        def work(job: Job, coder: Coder) -> str:
+            started = time.perf_counter()
+            with codec.DacStream(job.input()) as stream:
+                loaded = models.of(stream.header)
+                result = codec.decompress_stream(
+                    stream,
+                    job.output(),
+                    loaded,
+                    device,
+                    show_progress,
+                    start,
+                    duration,
+                    conceal,
+                    allow_truncated=True,
+                    fmt=None if raw is None else "raw",
+                    subtype=None if raw is None else audio.RAW_ENCODINGS[raw],
+                    coder=coder,
+                )
+            job.flush()
+            speed = _speed(result.duration, started, coder)
+            if result.cut is not None:
+                kept = f"{result.cut}; the {result.duration:.2f} s before that are in {job.target_name}"
+                if not allow_truncated:
+                    raise TruncatedBitstreamError(f"{kept} (--allow-truncated accepts that)")
+                warnings.warn(kept, stacklevel=1)
+            if result.gaps and not allow_gaps:
+                raise BitstreamError(
+                    f"{len(result.gaps)} gaps are concealed in {job.target_name} (--allow-gaps accepts that)"
+                )
+            return _told(f"{_size(job.input_size())} -> {result.duration:.2f} s", speed)
+
         _run(plan, work, force, quiet, n_at_once, batches)
 
 

@@ -75,7 +75,7 @@ class Stopwatch(Trainer):
                 self._train_step(reals)
             self.step += 1
 
-    def _generate(self, real: Tensor, index: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _generate(self, real: Tensor, index: int) -> tuple[Tensor, ...]:
         with self.measure("generator forward"):
             return super()._generate(real, index)
 

@@ -17,8 +17,8 @@ import re
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,11 +53,12 @@ SNAC: dict[str, dict[str, Any]] = {
 They have the 19.8 and 54.5 million parameters, and the 0.98 and 2.6 kbit/s, that the package's README gives them.
 """
 
-# What an operation is, by its name in torch's profile; the first that fits.
+# What an operation, or a kernel of a GPU, is by its name in torch's profile; the first that fits.
 _KINDS = (
     ("convolutions", re.compile("conv|mm|gemm|linear")),
-    ("activations", re.compile("snake|sin|pow|reciprocal|mul|add|tanh|relu|fused")),
+    ("activations", re.compile("snake|sin|pow|reciprocal|mul|add|tanh|relu|fused|_forward_kernel")),
 )
+"""`_forward_kernel` is that of `dac_codec.model.snake_triton`."""
 
 
 class Codec(NamedTuple):
@@ -231,7 +232,7 @@ class Worker:
         Without that file it is the measure of the others, and computes in float32 whatever the device likes better.
         """
         codec, (audio, _) = self._codecs[row], self._inputs[row, batch]
-        with torch.backends.cudnn.flags(allow_tf32=codes is not None and torch.backends.cudnn.allow_tf32):
+        with cudnn_flags(allow_tf32=codes is not None and torch.backends.cudnn.allow_tf32):
             own = codec.encode(audio)
             found = {"codes": own, "audio": codec.decode(own)}
         if codes is not None:
@@ -261,11 +262,7 @@ class Worker:
         finally:
             for name in methods:
                 delattr(quantizer, name)
-        spent: defaultdict[str, float] = defaultdict(float)
-        for event in profile.events():
-            if event.device_type == DeviceType.CPU:
-                own = event.self_device_time_total if cuda else event.self_cpu_time_total
-                spent[_kind(event)] += own / 1e6
+        spent = _spent(profile.events(), cuda)
         found = {kind: spent[kind] for kind in ("convolutions", "activations", "quantizer")}
         return {**found, "rest": max(0.0, total - sum(found.values()))}
 
@@ -300,6 +297,38 @@ def _marked(method: Callable[..., Any]) -> Callable[..., Any]:
     return marked
 
 
+def cudnn_flags(allow_tf32: bool) -> AbstractContextManager[None]:
+    """cuDNN as it is, but for TensorFloat-32; what is not named to PyTorch's function, it turns off."""
+    cudnn = torch.backends.cudnn
+    flags: AbstractContextManager[None] = cudnn.flags(
+        enabled=cudnn.enabled,
+        benchmark=cudnn.benchmark,
+        deterministic=cudnn.deterministic,
+        allow_tf32=allow_tf32,
+    )
+    return flags
+
+
+def _spent(events: Iterable[Any], cuda: bool) -> defaultdict[str, float]:
+    """Seconds of a profile's events by their kind: of the processor, or of the GPU's kernels.
+
+    A kernel is of the kind of the operation that launched it. What Triton launches, no operation did: that goes by its
+    own name.
+    """
+    spent: defaultdict[str, float] = defaultdict(float)
+    unclaimed: defaultdict[str, float] = defaultdict(float)
+    for event in events:
+        if event.device_type == DeviceType.CPU:
+            spent[_kind(event)] += (event.self_device_time_total if cuda else event.self_cpu_time_total) / 1e6
+            for kernel in event.kernels:
+                unclaimed[kernel.name] -= kernel.duration / 1e6
+        elif not getattr(event, "is_user_annotation", False) and event.name != "quantizer":
+            unclaimed[event.name] += event.time_range.elapsed_us() / 1e6
+    for name, seconds in unclaimed.items():
+        spent[_kind_of(name)] += max(0.0, seconds)
+    return spent
+
+
 def _kind(event: Any) -> str:
     """What kind of work an operation of a profile is."""
     above = event
@@ -307,8 +336,11 @@ def _kind(event: Any) -> str:
         if above.name == "quantizer":
             return "quantizer"
         above = above.cpu_parent
-    name = event.name.lower()
-    return next((kind for kind, pattern in _KINDS if pattern.search(name)), "rest")
+    return _kind_of(event.name)
+
+
+def _kind_of(name: str) -> str:
+    return next((kind for kind, pattern in _KINDS if pattern.search(name.lower())), "rest")
 
 
 def answer(worker: Worker, request: dict[str, Any]) -> dict[str, Any]:

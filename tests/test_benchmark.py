@@ -9,16 +9,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch.autograd import DeviceType  # type: ignore[attr-defined]
 from torch.utils.flop_counter import FlopCounterMode
 
 from dac_codec import pretrained
 from dac_codec.model import DAC
-from tests.conftest import golden_model
+from tests.conftest import golden_model, load_script
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 PACKAGES = {"descript-audio-codec": "dac", "transformers": "transformers", "encodec": "encodec", "snac-24khz": "snac"}
@@ -172,6 +173,55 @@ def test_what_is_not_there_is_named(tmp_path: Path, model: DAC, options: list[st
     assert named in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert list((tmp_path / "report").iterdir()) == []
+
+
+def test_triton_kernels_count_among_the_activations() -> None:
+    """As an event of the GPU that no operation of the processor launched; what one did launch counts once."""
+    worker = load_script("benchmark_worker")
+
+    def operation(name: str, microseconds: float, *kernels: tuple[str, float], above: Any = None) -> Any:
+        return SimpleNamespace(
+            name=name,
+            device_type=DeviceType.CPU,
+            self_device_time_total=microseconds,
+            self_cpu_time_total=1e6,
+            cpu_parent=above,
+            kernels=[SimpleNamespace(name=kernel, duration=duration) for kernel, duration in kernels],
+        )
+
+    def kernel(name: str, microseconds: float, is_user_annotation: bool = False) -> Any:
+        return SimpleNamespace(
+            name=name,
+            device_type=DeviceType.CUDA,
+            time_range=SimpleNamespace(elapsed_us=lambda: microseconds),
+            is_user_annotation=is_user_annotation,
+        )
+
+    quantizer = operation("quantizer", 0)
+    events = [
+        quantizer,
+        operation("aten::mm", 5e6, ("cutlass_gemm", 5e6), above=quantizer),
+        operation("aten::cudnn_convolution", 2e6, ("cutlass_gemm", 2e6)),
+        operation("_Snake", 1e6, ("_forward_kernel", 1e6)),
+        kernel("cutlass_gemm", 5e6),
+        kernel("cutlass_gemm", 2e6),
+        kernel("_forward_kernel", 1e6),
+        kernel("_forward_kernel", 3e6),
+        kernel("Memset (Device)", 4e6),
+        kernel("quantizer", 9e6, is_user_annotation=True),
+    ]
+    spent = worker._spent(events, cuda=True)
+    assert {kind: spent[kind] for kind in ("convolutions", "activations", "quantizer", "rest")} == pytest.approx(
+        {"convolutions": 2, "activations": 4, "quantizer": 5, "rest": 4}
+    )
+
+
+def test_cudnn_stays_as_it_is_but_for_its_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker, cudnn = load_script("benchmark_worker"), torch.backends.cudnn
+    monkeypatch.setattr(cudnn, "deterministic", True)
+    with worker.cudnn_flags(allow_tf32=False):
+        assert (cudnn.enabled, cudnn.deterministic, cudnn.allow_tf32) == (True, True, False)
+    assert cudnn.allow_tf32
 
 
 @pytest.mark.gpu

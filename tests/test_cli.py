@@ -52,7 +52,7 @@ def model(tiny: DAC, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def compressed(model: Path) -> DacFile:
     """40 frames of stereo at 44.1 kHz."""
-    return codec.compress((noise(40 * 512 - 100, 2).T, 44100), model)
+    return codec.compress((noise(40 * 512 - 100, 2).T, 44100), model, device="cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +62,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DAC_CODEC_DOWNLOAD_URL", "http://127.0.0.1:9")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here and in the processes that a test starts: what is tested is that of a CPU, and nothing moves `tiny`."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
 
 @pytest.fixture
@@ -565,10 +572,6 @@ def test_output_folders_that_cannot_be_made_or_written() -> None:
 
 
 def test_a_device_that_is_not_there(model: Path) -> None:
-    import torch
-
-    if torch.cuda.is_available():
-        pytest.skip("it is there")
     result = run("compress", write_sound("a.wav"), write_sound("b.wav"), "--device", "cuda", "--model", model)
     assert result.exit_code == 1
     assert len(errors_of(result)) == 1
@@ -1204,3 +1207,23 @@ def test_a_part_of_a_file(compressed: DacFile, model: Path, start: str, duration
     assert result.exit_code == 1
     assert "behind the end" in errors_of(result)[0]
     assert files_below() == {"a.dac", "a.wav"}
+
+
+@pytest.mark.usefixtures("three_cores")
+def test_fast_compiles_for_as_many_threads_as_a_file_has(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+    load_model = codec.models.load_model
+
+    def listening(*arguments: Any, **options: Any) -> DAC:
+        threads.append(-1)
+        return load_model(*arguments, **options)
+
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    monkeypatch.setattr(codec, "load_model", listening)
+    for name in "abc":
+        write_sound(f"in/{name}.wav")
+    assert run("compress", "in", "--model", model, "-o", "out").exit_code == 0
+    assert threads == [1, -1, 3]
+    threads.clear()
+    assert run("decompress", "out", "--model", model, "-o", "heard").exit_code == 0
+    assert threads == [1, -1, 3]

@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 
 from dac_codec import bitstream, codec, pretrained
 from dac_codec.codec import DacFile, compress, decompress
+from dac_codec.codec.models import network_errors
 from dac_codec.errors import AudioError, BitstreamError, DacError, ModelMismatchError
 from dac_codec.model import DAC
+from dac_codec.model.decoder import Decoder
 from tests.conftest import GOLDEN, golden_model
 
 LEGACY = sorted(GOLDEN.glob("legacy_*.dac"))
@@ -139,6 +141,91 @@ def test_the_references_files_decode_to_its_audio(path: Path) -> None:
     assert rate == int(np.load(path.with_suffix(".npz"))["sample_rate"])
     assert waveform.shape == expected.shape
     assert np.abs(waveform.numpy() - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+def test_the_references_files_go_through_what_is_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but those of overlapping windows."""
+
+    def unwanted(*arguments: object) -> None:
+        raise AssertionError
+
+    model = golden_model("44khz")
+    monkeypatch.setattr(Decoder, "forward", unwanted)
+    decompress(GOLDEN / "legacy_44khz_mono_48k_nq4.dac", model)
+    with pytest.raises(AssertionError):
+        decompress(GOLDEN / "legacy_44khz_mono_chunked.dac", model)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("path", [path for path in LEGACY if "44khz" in path.name], ids=lambda path: path.stem)
+def test_the_references_files_under_autocast(path: Path, model: DAC) -> None:
+    expected = decompress(path, model)[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(decompress(path, model)[0], expected)
+
+
+def test_a_loaded_model_stays_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also on a computer with a GPU, as this one is said to be, unless the GPU is named; what has a name goes there."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    model = golden_model("44khz")
+    file = compress((noise(1, 600), 44100), model)
+    decompress(file, model)
+    assert codec.load_model(model).device.type == model.device.type == "cpu"
+    assert next(codec.load_model(model, "cpu:0").parameters()) is next(model.parameters())
+    assert codec.load_model(model.to("meta")).device.type == "meta"
+    moved: list[torch.device] = []
+
+    def to(model: DAC, device: torch.device) -> DAC:
+        moved.append(torch.device(device))
+        return model
+
+    monkeypatch.setattr(DAC, "to", to)
+    codec.load_model(golden_model("44khz"), "cuda")
+    monkeypatch.setattr(pretrained, "load", lambda name, progress: golden_model("44khz"))
+    codec.load_model("any")
+    codec.load_model("any", "cpu")
+    assert [device.type for device in moved] == ["cuda", "cuda"]
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("CUDA out of memory. Tried to allocate 2 GiB", "not enough memory"),
+        ("CUDA error: out of memory\nCUDA kernel errors might be reported later", "not enough memory"),
+        ("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.", "not enough memory"),
+        (
+            "CUDA error: no kernel image is available for execution on the device\nSearch for it in the manual",
+            r"^the GPU can't compute this \(CUDA error: no kernel image .* the device\): use the device cpu instead$",
+        ),
+        ("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED", "the GPU can't compute this"),
+    ],
+)
+def test_what_a_device_says_becomes_one_sentence(message: str, expected: str) -> None:
+    kinds = [RuntimeError, getattr(torch, "AcceleratorError", RuntimeError)]
+    for kind in kinds:
+        error = kind(message)
+        with pytest.raises(DacError, match=expected) as raised, network_errors():
+            raise error
+        assert "\n" not in str(raised.value)
+        assert raised.value.__cause__ is error
+    with pytest.raises(RuntimeError, match="a bug"), network_errors():
+        raise RuntimeError("a bug")
+
+
+def test_weights_are_hashed_once_for_all_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[DAC] = []
+    digest = pretrained._digest
+
+    def counting(shape: bytes, model: DAC) -> bytes:
+        hashed.append(model)
+        return digest(shape, model)
+
+    mine = golden_model("44khz")
+    monkeypatch.setattr(pretrained, "_digest", counting)
+    for seed in range(3):
+        file = compress((noise(1, 600, seed), 44100), mine)
+        decompress(file, mine)
+    assert len(hashed) == 1
 
 
 @pytest.mark.parametrize("channels", [1, 2])

@@ -16,7 +16,10 @@ from torch import Tensor
 
 from dac_codec import codec, streaming
 from dac_codec.codec import Batches, batches
+from dac_codec.engine import prepare
+from dac_codec.engine.quantizer import FoldedQuantizer
 from dac_codec.model import DAC
+from dac_codec.model.quantizer import ResidualVectorQuantize
 from dac_codec.overlap import side_by_side
 from tests.streaming.networks import TINY, lively, noise, pieces
 
@@ -220,6 +223,42 @@ def test_what_is_wrong_with_a_batch_is_said_of_each_of_its_files(monkeypatch: py
     monkeypatch.setattr(streaming, "encode_batch", fail)
     signals = sounds((1, 400), (1, 50), (1, 500), (1, 60))
     assert [float(result) for result in all_of(signals, work)] == [0.0, 1.0, 0.0, 1.0]
+
+
+def test_where_memory_is_short_files_go_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    encode_batch = streaming.encode_batch
+
+    def small(model: DAC, signals: Sequence[Tensor], n_quantizers: int | None = None) -> list[Tensor]:
+        sizes.append(len(signals))
+        if len(signals) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return encode_batch(model, signals, n_quantizers)
+
+    monkeypatch.setattr(streaming, "encode_batch", small)
+    signals = sounds((1, 370), (1, 380), (2, 350))
+    for signal, codes in zip(signals, encoded(signals), strict=True):
+        assert torch.equal(codes, streaming.encode(MODEL, signal, 2))
+    assert sizes == [3, 1, 1, 1]
+
+
+def test_a_batch_is_encoded_for_its_codes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is decoded of them, and no loss is computed."""
+
+    def unwanted(*arguments: object) -> None:
+        raise AssertionError
+
+    signals = sounds((1, 400), (2, 380))
+    prepared = prepare(MODEL)
+    expected = [model.encode(signal, 2).codes for model in (MODEL, prepared) for signal in signals]
+    monkeypatch.setattr(FoldedQuantizer, "encode", unwanted)
+    monkeypatch.setattr(FoldedQuantizer, "decode", unwanted)
+    monkeypatch.setattr(ResidualVectorQuantize, "forward", unwanted)
+    found = [codes for model in (MODEL, prepared) for codes in streaming.encode_batch(model, signals, 2)]
+    for mine, wanted in zip(found, expected, strict=True):
+        assert torch.equal(mine, wanted)
+    with pytest.raises(ValueError, match="between 1 and"):
+        streaming.encode_batch(MODEL, signals, 0)
 
 
 @pytest.mark.parametrize("at_the_network", [False, True])

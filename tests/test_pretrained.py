@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from dac_codec import pretrained
+from dac_codec.engine import prepare
 from dac_codec.errors import CheckpointError
 from dac_codec.model import DAC, PRESETS, DACConfig
 from dac_codec.pretrained import fingerprint, load, save
@@ -233,6 +234,55 @@ class TestFingerprint:
         assert len({fingerprint(model) for model in (tiny, weights, config, causal)}) == 4
         config.config = dataclasses.replace(tiny.config, quantizer_dropout=0.75)
         assert fingerprint(config) == fingerprint(tiny)
+
+    def test_is_worked_out_again_where_something_has_changed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        hashed: list[DAC] = []
+        digest = pretrained._digest
+
+        def counting(shape: bytes, model: DAC) -> bytes:
+            hashed.append(model)
+            return digest(shape, model)
+
+        monkeypatch.setattr(pretrained, "_digest", counting)
+        model, expected = load(TINY), fingerprint(load(TINY))
+        hashed.clear()
+        assert [fingerprint(model), fingerprint(prepare(model)), fingerprint(model)] == [expected] * 3
+        assert len(hashed) == 1
+        bias = model.get_parameter("decoder.model.6.bias")
+
+        def change_in_place() -> None:
+            with torch.no_grad():
+                bias.add_(1)
+
+        def load_others() -> None:
+            model.load_state_dict({name: tensor + 1 for name, tensor in model.state_dict().items()})
+
+        def assign() -> None:
+            model.load_state_dict({name: tensor + 1 for name, tensor in model.state_dict().items()}, assign=True)
+
+        def replace_data() -> None:
+            bias.data = bias.data + 1
+
+        def round_all() -> None:
+            model.bfloat16().float()
+
+        def configure() -> None:
+            model.config = dataclasses.replace(model.config, sample_rate=48000)
+
+        found = [expected]
+        for change in (change_in_place, load_others, round_all, replace_data, assign, configure):
+            change()
+            found.append(fingerprint(model))
+            assert fingerprint(model) == found[-1]
+            assert found[-1] == digest(pretrained._shape(model), model)
+        assert len(set(found)) == len(found)
+
+    def test_of_inference_tensors_is_not_remembered(self) -> None:
+        with torch.inference_mode():
+            model = load(TINY)
+            before = fingerprint(model)
+            model.get_parameter("decoder.model.6.bias").add_(1)
+            assert fingerprint(model) != before
 
 
 class TestRefused:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from dac_codec import streaming
+from dac_codec.codec.models import best_device, is_out_of_memory
 from dac_codec.engine.network import block_samples
 from dac_codec.model import DAC
 from dac_codec.streaming.batches import similar_lengths
@@ -63,11 +64,11 @@ def together(device: str, n_files: int) -> Batches | None:
     """What takes files through the network together, where that is quicker than one by one: several, on a GPU.
 
     Args:
-        device: as `load_model` takes it.
+        device: as `load_model` takes it for models that it loads.
         n_files: how many there are.
     """
-    is_cpu = device == "cpu" or (device == "auto" and not torch.cuda.is_available())
-    return None if is_cpu or n_files < 2 else Batches(n_files)
+    chosen = best_device() if device == "auto" else torch.device(device)
+    return None if chosen.type == "cpu" or n_files < 2 else Batches(n_files)
 
 
 class Batches:
@@ -262,12 +263,20 @@ def _batches(requests: list[_Request]) -> Iterator[list[_Request]]:
 
 
 def _compute(batch: list[_Request]) -> None:
-    """Do what is requested; what goes wrong goes to those who requested it."""
+    """Do what is requested; what goes wrong goes to those who requested it.
+
+    Where there is not enough memory for all at once, there may be for one after the other.
+    """
     try:
         outputs = batch[0].network([request.signal for request in batch])
     except Exception as error:
-        for request in batch:
-            request.output.set_exception(error)
+        if len(batch) == 1 or not is_out_of_memory(error):
+            for request in batch:
+                request.output.set_exception(error)
+            return
     else:
         for request, output in zip(batch, outputs, strict=True):
             request.output.set_result(output)
+        return
+    for request in batch:  # Out here, where the error holds no memory any more.
+        _compute([request])

@@ -259,7 +259,7 @@ def decompress(
         file: compressed audio, in memory or as a path or binary file object; the files of descript-audio-codec too.
         model: a loaded model, or what `DAC.from_pretrained` takes. None: the one that the file names, where it is
             bundled or published. Files of descript-audio-codec name none.
-        device: "auto" takes a CUDA device if there is one.
+        device: "auto" leaves a loaded model where it is, and takes a CUDA device, if there is one, for any other.
         progress: whether to show a progress bar (on a terminal).
         start: seconds that are left out; those of a file are not decoded, nor are their checksums checked.
         duration: seconds to decode, if there are as many; None for all.

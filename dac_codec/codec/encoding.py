@@ -77,7 +77,7 @@ def compress(
         model: a loaded model, or what `DAC.from_pretrained` takes.
         n_quantizers: codebooks to use; fewer make a smaller file. None: all.
         bitrate: highest bits per second of each channel, instead of `n_quantizers`.
-        device: "auto" takes a CUDA device if there is one.
+        device: "auto" leaves a loaded model where it is, and takes a CUDA device, if there is one, for any other.
         progress: whether to show a progress bar (on a terminal).
 
     Raises:
@@ -124,7 +124,7 @@ def compress_stream(
         model: a loaded model, or what `DAC.from_pretrained` takes.
         n_quantizers: codebooks to use; fewer make a smaller file. None: all.
         bitrate: highest bits per second of each channel, instead of `n_quantizers`.
-        device: "auto" takes a CUDA device if there is one.
+        device: "auto" leaves a loaded model where it is, and takes a CUDA device, if there is one, for any other.
         progress: whether to show a progress bar (on a terminal).
         chunk_frames: frames per chunk, which is what damage to one byte costs; None: 3.5 s, and of a pipe
             `LIVE_CHUNK_FRAMES`.

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from dac_codec import audio as sound
 from dac_codec import pretrained, streaming
 from dac_codec.bitstream import Header, LegacyFile
 from dac_codec.codec.files import DacFile
 from dac_codec.codec.models import FINGERPRINT_BYTES, check_legacy, check_model, check_not_causal, network_errors
+from dac_codec.engine.arithmetic import own_arithmetic
+from dac_codec.engine.prepared import decoder_network, folded_quantizer
 from dac_codec.errors import BitstreamError
 from dac_codec.model import DAC
 
@@ -83,13 +88,10 @@ def decode_legacy(file: LegacyFile, model: DAC) -> sound.Audio:
         ModelMismatchError: these weights can't have written the file.
     """
     check_legacy(file, model)
-    decoder = model.decoder if file.padding else model.decoder.without_padding()
+    decode = _padded(model) if file.padding else _unpadded(model)
     codes = torch.from_numpy(file.codes.astype(np.int64))
-    with torch.inference_mode(), network_errors():
-        windows = [
-            decoder(model.quantizer.from_codes(window.to(model.device))[0]).cpu()
-            for window in codes.split(file.chunk_length, -1)
-        ]
+    with torch.no_grad(), network_errors():
+        windows = [decode(window.to(model.device)).cpu() for window in codes.split(file.chunk_length, -1)]
     decoded = torch.cat(windows, -1)[:, 0].numpy()
     levels = np.broadcast_to(file.input_db, (file.channels,))
     levelled = [
@@ -102,3 +104,21 @@ def decode_legacy(file: LegacyFile, model: DAC) -> sound.Audio:
     if missing > 2 * model.hop_length * max(1, file.sample_rate // model.sample_rate):
         raise BitstreamError(f"the file claims {file.original_length} samples and its codes give {audio.shape[-1]}")
     return np.pad(audio[:, : file.original_length], ((0, 0), (0, max(0, missing))))
+
+
+def _padded(model: DAC) -> Callable[[Tensor], Tensor]:
+    """What decodes codes [C, N, F] to audio [C, 1, T]; with odd strides, a few samples of the end are not there."""
+    network, quantizer = decoder_network(model), folded_quantizer(model)
+    return lambda codes: network.whole(quantizer.decode(codes)).transpose(1, 2)
+
+
+def _unpadded(model: DAC) -> Callable[[Tensor], Tensor]:
+    """The same with a decoder that has no padding, of which there is no fast form."""
+    decoder = model.decoder.without_padding()
+
+    def decode(codes: Tensor) -> Tensor:
+        with own_arithmetic(model.device, exact=True):
+            audio: Tensor = decoder(model.quantizer.from_codes(codes)[0])
+        return audio
+
+    return decode

@@ -11,6 +11,7 @@ import torch
 from dac_codec import pretrained
 from dac_codec.bitstream import Header, LegacyFile
 from dac_codec.engine import PreparedDAC, prepare
+from dac_codec.engine.prepared import is_on
 from dac_codec.errors import DacError, ModelMismatchError
 from dac_codec.model import DAC
 
@@ -77,7 +78,8 @@ def load_model(
 
     Args:
         model: a loaded model, or what `DAC.from_pretrained` takes.
-        device: "auto" takes a CUDA device if there is one.
+        device: "auto" leaves a loaded model where it is; any other goes to a CUDA device if there is one. A loaded
+            model that is elsewhere than on the device that is named is moved there.
         progress: whether to show a download.
         fast: whether it may compute in bfloat16, where the device is quicker at that.
         seconds: of audio that it is loaded for, as far as is known: `engine.prepare` compiles for long jobs.
@@ -86,19 +88,20 @@ def load_model(
         CheckpointError: the model can't be loaded.
         DacError: the device can't be used.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     loaded = model if isinstance(model, DAC) else pretrained.load(model, progress=progress)
+    if device == "auto":
+        device = loaded.device if isinstance(model, DAC) else best_device()
     try:
-        if not _is_on(loaded.device, torch.device(device)):
+        if not is_on(loaded, device):
             loaded = loaded.to(device)
         return loaded if isinstance(loaded, PreparedDAC) else prepare(loaded, exact=not fast, seconds=seconds)
     except (RuntimeError, AssertionError) as error:
         raise DacError(f"can't use the device {str(device)!r}: {error}") from error
 
 
-def _is_on(device: torch.device, wanted: torch.device) -> bool:
-    return device.type == wanted.type and wanted.index in (None, device.index)
+def best_device() -> torch.device:
+    """Where a model runs that is loaded without a word about where: on a CUDA device if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def model_id(header: Header) -> str:
@@ -138,10 +141,28 @@ def _check_codes(n_codebooks: int, codebook_size: int, model: DAC) -> None:
 
 @contextmanager
 def network_errors() -> Iterator[None]:
-    """Turns what PyTorch says when memory is short into an error that a user can act on."""
+    """Turns what PyTorch says when memory is short or a GPU fails into an error that a user can act on."""
     try:
         yield
     except RuntimeError as error:
-        if "out of memory" in str(error) or "allocate memory" in str(error):
+        if is_out_of_memory(error):
             raise DacError("there is not enough memory for this audio on this device") from error
+        if _is_of_a_gpu(error):
+            reason = str(error).strip().splitlines()[0]
+            raise DacError(f"the GPU can't compute this ({reason}): use the device cpu instead") from error
         raise
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether PyTorch says with an error that memory is short."""
+    return isinstance(error, RuntimeError) and any(
+        text in str(error) for text in ("out of memory", "allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    )
+
+
+def _is_of_a_gpu(error: RuntimeError) -> bool:
+    """Whether an error is one of a CUDA device, its driver or its libraries."""
+    accelerator_error = getattr(torch, "AcceleratorError", None)  # From PyTorch 2.8 on.
+    if accelerator_error is not None and isinstance(error, accelerator_error) and str(error).strip():
+        return True
+    return str(error).startswith(("CUDA error", "cuDNN error")) or "no kernel image" in str(error)

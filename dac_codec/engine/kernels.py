@@ -11,13 +11,14 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dac_codec.model.layers import Snake
-from dac_codec.model.snake import SQUARED_SINE, Scales, scales
+from dac_codec.model.snake import SQUARED_SINE, Scales, scales, snake_into
 
 _NARROW = 8
 """Output channels below which a processor's vectors stay half empty, unless several samples are computed at once."""
@@ -332,6 +333,11 @@ def _rounded(n_rows: int, bits: int) -> int:
     return -(-n_rows // unit) * unit
 
 
+def signal_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What layers hand on to one another: a model's own type, but where sums would lose its few bits."""
+    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
+
+
 Activation = Callable[[Tensor, Tensor], None]
 """Writes f(x) of x [B, T, C] into the second tensor, of the same shape and maybe another type; x is not kept."""
 
@@ -369,17 +375,75 @@ def _one_pass(x: Tensor, scales: Scales, out: Tensor) -> None:
         out.copy_(x + torch.sin(scales.alpha * x).square() * scales.inverse)
 
 
+class CompiledSnake:
+    """`snake_into` as one compiled pass over memory; where the compiler fails, with a warning, `snake_into` itself.
+
+    What PyTorch compiles holds for the types of its arguments, the number of threads and whether gradients are wanted;
+    of a shape, it takes any but ones. Items go through it one by one, so that neither their number nor the place where
+    their results go makes a difference.
+    """
+
+    def __init__(self) -> None:
+        self._one_pass: Callable[..., Any] = torch.compile(_one_pass, dynamic=True)
+        self._works = True
+
+    def __call__(self, x: Tensor, scales: Scales, out: Tensor) -> None:
+        if self._works and min(x.shape[1:]) > 1:
+            try:
+                for signal, result in zip(x.unbind(), out.unbind(), strict=True):
+                    # Not as the views that they are: what is compiled would hold for the shape of the whole, too.
+                    self._one_pass(signal.data, scales, result.data)
+                return
+            except Exception as error:  # Whatever a compiler may say.
+                self._give_up(error)
+        snake_into(x, scales, out)
+
+    @torch.no_grad()
+    def warm_up(self, signal: torch.dtype, dtype: torch.dtype) -> bool:
+        """Compile all that a network needs, as it will be called, with so many threads as there are now.
+
+        Args:
+            signal: the type of what layers hand on to one another, and of the activations' arithmetic.
+            dtype: that convolutions compute in.
+
+        Returns:
+            Whether it works.
+        """
+        factors = scales(torch.ones(48, dtype=signal, device="cpu"))
+        # Between layers; inside a residual unit; and where the convolution to audio follows.
+        for before, after in dict.fromkeys([(signal, dtype), (dtype, dtype), (signal, signal)]):
+            x = torch.zeros(1, 80, 48, dtype=before, device="cpu")
+            self(x, factors, torch.empty_like(x, dtype=after))
+        return self._works
+
+    def _give_up(self, error: Exception) -> None:
+        with _compiling:
+            if self._works:
+                self._works = False
+                reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+                warnings.warn(f"activations are not compiled: {reason}", stacklevel=3)
+
+
+_compiling = threading.RLock()
+"""Held by the thread that compiles before it is needed, or says that nothing can be compiled."""
+
+
 @lru_cache(maxsize=1)
-def compiled_snake() -> SnakeFunction | None:
-    """Snake as one compiled pass over memory; None, and a warning, where it can't be compiled."""
-    function: SnakeFunction = torch.compile(_one_pass, dynamic=True)
-    try:
-        function(torch.zeros(2, 3, 4), scales(torch.ones(4)), torch.empty(2, 3, 4))
-    except Exception as error:  # Whatever a compiler may say.
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        warnings.warn(f"activations are not compiled: {reason}", stacklevel=3)
-        return None
-    return function
+def _compiler() -> CompiledSnake:
+    """The one of this process."""
+    return CompiledSnake()
+
+
+def compiled_snake(signal: torch.dtype, dtype: torch.dtype) -> SnakeFunction | None:
+    """Snake as one compiled pass over memory; None, and a warning, where it can't be compiled.
+
+    Args:
+        signal: as of `CompiledSnake.warm_up`.
+        dtype: as of `CompiledSnake.warm_up`.
+    """
+    with _compiling:
+        function = _compiler()
+        return function if function.warm_up(signal, dtype) else None
 
 
 def relu(x: Tensor, out: Tensor) -> None:

@@ -14,7 +14,16 @@ from typing import TypeAlias, TypeVar
 import torch
 from torch import Tensor, nn
 
-from dac_codec.engine.kernels import Activation, FusedSnake, Kernel, PlainKernel, SnakeFunction, fast_kernel, relu
+from dac_codec.engine.kernels import (
+    Activation,
+    FusedSnake,
+    Kernel,
+    PlainKernel,
+    SnakeFunction,
+    fast_kernel,
+    relu,
+    signal_dtype,
+)
 from dac_codec.model.decoder import Decoder, DecoderBlock
 from dac_codec.model.encoder import Encoder, EncoderBlock
 from dac_codec.model.layers import ResidualUnit, Snake, edges
@@ -342,9 +351,7 @@ def _widest(block: EncoderBlock | DecoderBlock) -> int:
 
 
 def _signal_dtype(module: nn.Module) -> torch.dtype:
-    """What layers hand on to one another: the model's own type, but where sums would lose its few bits."""
-    dtype = next(module.parameters()).dtype
-    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
+    return signal_dtype(next(module.parameters()).dtype)
 
 
 def _tensor(value: Tensor | int) -> Tensor:

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
+from dac_codec.engine.arithmetic import own_arithmetic
 from dac_codec.engine.kernels import SnakeFunction
 from dac_codec.engine.layers import State, chain
 from dac_codec.model.layers import convolutions
 from dac_codec.model.snake import snake_into
-
-_on_a_gpu = threading.Lock()
-"""Held by the network that computes on a GPU."""
 
 
 def block_samples(device: torch.device) -> int:
@@ -36,7 +31,7 @@ class Network:
         module: its weights are taken as they are now: their device and type are the network's.
         dtype: that the convolutions compute in; None for the model's own arithmetic, in the order of its own sums.
         snake: what computes the activations.
-        exact: whether convolutions in single precision may not be made in TensorFloat-32, as CUDA devices like to.
+        exact: whether products in single precision are made in nothing less (`own_arithmetic`).
 
     Attributes:
         device: where it computes.
@@ -51,7 +46,7 @@ class Network:
         self._is_exact = exact
         strides = [conv.stride[0] for conv in convolutions(module) if isinstance(conv, nn.ConvTranspose1d)]
         self._hop_length = math.prod(strides)
-        with torch.no_grad():
+        with torch.no_grad(), own_arithmetic(self.device, exact):
             self._layers = chain(module, dtype, snake or snake_into)
 
     def fresh(self) -> Network:
@@ -75,7 +70,7 @@ class Network:
         Returns:
             All outputs [B, T', C'] that are known by now; where there are none, the number of channels is any.
         """
-        with self._arithmetic():
+        with own_arithmetic(self.device, self._is_exact):
             return self._layers.step(x.to(self.device, self.dtype), last).to(self.dtype)
 
     def whole(self, x: Tensor) -> Tensor:
@@ -93,16 +88,3 @@ class Network:
     def restore(self, state: State) -> None:
         """Go on from what `state` gave."""
         self._layers.restore(state)
-
-    @contextmanager
-    def _arithmetic(self) -> Iterator[None]:
-        """What holds while the layers compute.
-
-        On a GPU that is one network at a time: two would take twice the memory, and the flags are the whole process's.
-        """
-        if self.device.type != "cuda":
-            yield
-            return
-        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-        with _on_a_gpu, exact if self._is_exact else nullcontext():
-            yield

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+import threading
+import warnings
 from collections.abc import Callable
-from functools import cached_property
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dac_codec.engine.kernels import SnakeFunction, compiled_snake
+from dac_codec.engine.arithmetic import own_arithmetic
+from dac_codec.engine.kernels import SnakeFunction, compiled_snake, signal_dtype
 from dac_codec.engine.memory import keep_freed_memory
 from dac_codec.engine.network import Network
 from dac_codec.engine.quantizer import FoldedQuantizer
@@ -21,12 +23,17 @@ from dac_codec.model.layers import operations_per_second
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
+Part = TypeVar("Part")
+
 LONG_JOB = 4e14
 """Floating-point operations from which on a job on a CPU is worth a compiler's time.
 
 On two cores, 20 minutes of work: compiled activations save about 3 of them, and compiling takes half of one. The more
 cores there are, the less is saved, and the compiler takes as long as before.
 """
+
+_making = threading.RLock()
+"""Held while a part of a model is made fast: files that begin together wait for one, and don't make one each."""
 
 
 class PreparedDAC(DAC):
@@ -40,7 +47,7 @@ class PreparedDAC(DAC):
         model: any model.
         dtype: that the convolutions compute in.
         snake: what computes the activations, in place of `snake_into`.
-        exact: whether TensorFloat-32 is forbidden.
+        exact: whether products in single precision are made in nothing less.
     """
 
     def __init__(self, model: DAC, dtype: torch.dtype, snake: SnakeFunction | None = None, exact: bool = False) -> None:
@@ -50,22 +57,36 @@ class PreparedDAC(DAC):
         for part in ("encoder", "quantizer", "decoder"):
             setattr(self, part, copy.deepcopy(getattr(model, part), shared))
         self.dtype, self._snake, self._exact = dtype, snake, exact
+        self._made: dict[str, Any] = {}
         self.eval()
 
-    @cached_property
+    @property
     def encoder_network(self) -> Network:
         """The encoder made fast; for each signal, a fresh one."""
-        return Network(self.encoder, self.dtype, self._snake, self._exact)
+        return self._part("encoder", lambda: Network(self.encoder, self.dtype, self._snake, self._exact))
 
-    @cached_property
+    @property
     def decoder_network(self) -> Network:
         """The decoder made fast; for each signal, a fresh one."""
-        return Network(self.decoder, self.dtype, self._snake, self._exact)
+        return self._part("decoder", lambda: Network(self.decoder, self.dtype, self._snake, self._exact))
 
-    @cached_property
+    @property
     def folded_quantizer(self) -> FoldedQuantizer:
         """The quantizer made fast."""
-        return FoldedQuantizer(self.quantizer)
+        return self._part("quantizer", lambda: FoldedQuantizer(self.quantizer, self._exact))
+
+    def _part(self, name: str, make: Callable[[], Part]) -> Part:
+        """What is made of a part of the model when it is first asked for, by whichever thread."""
+        if (made := self._made.get(name)) is None:
+            with _making:
+                if (made := self._made.get(name)) is None:
+                    made = self._made[name] = make()
+        part: Part = made
+        return part
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy is made of: it makes its own parts fast."""
+        return {**self.__dict__, "_made": {}}
 
     @torch.no_grad()
     def encode(
@@ -93,8 +114,8 @@ class PreparedDAC(DAC):
     def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> PreparedDAC:
         """What moves a module's tensors, as `to` does; what was made of them is made again."""
         super()._apply(function, recurse)  # type: ignore[no-untyped-call]
-        for made in ("encoder_network", "decoder_network", "folded_quantizer"):
-            self.__dict__.pop(made, None)
+        with _making:
+            self._made = {}
         return self
 
 
@@ -119,19 +140,21 @@ def prepare(
         dtype: of the convolutions. "auto": bfloat16 where the device has instructions for it and the model is in single
             precision, else the model's own. What layers hand on to one another, the activations and the quantizer stay
             in the model's precision.
-        compile: whether activations are compiled with `torch.compile`: it takes some ten seconds and, on a CPU, a C++
-            compiler. Where that fails, a warning says so and all goes on without. On a GPU there is nothing to gain:
-            its activations are kernels of their own. "auto": where the job is a long one (`LONG_JOB`), and the
+        compile: whether activations are compiled with `torch.compile`: it takes some ten seconds and a C++ compiler,
+            once for each number of threads (`torch.set_num_threads`). Where that fails, a warning says so and all goes
+            on without. It is for CPUs alone: a GPU's activations are kernels of their own, and if True is given there,
+            a warning says that nothing is compiled. "auto": where the job is a long one (`LONG_JOB`), and the
             convolutions compute in bfloat16, beside which activations take the larger share.
         exact: whether the results have to be those of the model to its own precision: never bfloat16, nor
-            TensorFloat-32 on a GPU.
+            TensorFloat-32, even where `torch.set_float32_matmul_precision` allows it. (No model, exact or not, computes
+            in the types of a `torch.autocast` around it.)
         seconds: of audio, of all channels, that are to be encoded or decoded, as far as is known.
 
     Raises:
         ValueError: `exact` is asked for together with a type that isn't the model's.
     """
     own = next(model.parameters()).dtype
-    if device is not None and torch.device(device) != model.device:
+    if device is not None and not is_on(model, device):
         model = copy.deepcopy(model).to(device)
     if dtype == "auto":
         fast = not exact and own == torch.float32 and _has_bfloat16(model.device)
@@ -143,9 +166,23 @@ def prepare(
     if model.device.type == "cpu":
         keep_freed_memory()
     if compile == "auto":
-        compile = chosen == torch.bfloat16 and seconds * _operations(model) >= LONG_JOB
-    compiled = compiled_snake() if compile and model.device.type == "cpu" else None
+        is_long = seconds * _operations(model) >= LONG_JOB
+        compile = model.device.type == "cpu" and chosen == torch.bfloat16 and is_long
+    compiled = None
+    if compile and model.device.type != "cpu":
+        warnings.warn(
+            f"activations are not compiled: that is for CPUs, and the model is on {model.device}", stacklevel=2
+        )
+    elif compile:
+        with own_arithmetic(model.device, exact):
+            compiled = compiled_snake(signal_dtype(own), chosen)
     return PreparedDAC(model, chosen, compiled, exact)
+
+
+def is_on(model: DAC, device: str | torch.device) -> bool:
+    """Whether a model is on a device already; "cuda" is any CUDA device, and "cpu" the same as "cpu:0"."""
+    wanted = torch.device(device)
+    return model.device.type == wanted.type and wanted.index in (None, model.device.index or 0)
 
 
 def encoder_network(model: DAC) -> Network:

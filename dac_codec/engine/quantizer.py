@@ -9,8 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dac_codec.engine.arithmetic import own_arithmetic
 from dac_codec.model.layers import convolutions
 from dac_codec.model.quantizer import MovingAverageQuantize, ResidualQuantized, ResidualVectorQuantize
+
+_FRAMES_AT_ONCE = 4096
+"""Frames that are compared with the entries of a codebook at once: each takes memory for every entry."""
 
 
 class _Codebook(NamedTuple):
@@ -38,9 +42,11 @@ class FoldedQuantizer:
 
     Args:
         quantizer: its weights are taken as they are now.
+        exact: whether products in single precision are made in nothing less (`own_arithmetic`).
     """
 
-    def __init__(self, quantizer: ResidualVectorQuantize) -> None:
+    def __init__(self, quantizer: ResidualVectorQuantize, exact: bool = False) -> None:
+        self._device, self._is_exact = next(quantizer.parameters()).device, exact
         stages = quantizer.stages()
         self.n_codebooks, self.codebook_size = quantizer.n_codebooks, quantizer.codebook_size
         self.codebook_dim = quantizer.codebook_dim
@@ -78,23 +84,25 @@ class FoldedQuantizer:
             What `ResidualVectorQuantize` returns, with its z [B, D, F]; in single precision a code may differ where two
             entries are equally near to its rounding.
         """
-        if not self._is_folded:
-            quantized: ResidualQuantized = self._plain(z.transpose(1, 2), n_quantizers)
-            return quantized
-        codes, latents = self._look_up(z, n_quantizers)
-        error = z.new_zeros(())
-        width = self.codebook_dim
-        for index in range(n_quantizers):
-            entries = self._plain.stages()[index].entries(codes[:, index])
-            error = error + F.mse_loss(latents[:, index * width : (index + 1) * width], entries)
-        return ResidualQuantized(self.decode(codes).transpose(1, 2), codes, latents, error, error.clone())
+        with own_arithmetic(self._device, self._is_exact):
+            if not self._is_folded:
+                quantized: ResidualQuantized = self._plain(z.transpose(1, 2), n_quantizers)
+                return quantized
+            codes, latents = self._look_up(z, n_quantizers)
+            error = z.new_zeros(())
+            width = self.codebook_dim
+            for index in range(n_quantizers):
+                entries = self._plain.stages()[index].entries(codes[:, index])
+                error = error + F.mse_loss(latents[:, index * width : (index + 1) * width], entries)
+            return ResidualQuantized(self.decode(codes).transpose(1, 2), codes, latents, error, error.clone())
 
     def codes(self, z: Tensor, n_quantizers: int) -> Tensor:
         """Codes [B, n_quantizers, F] of latents [B, F, D]."""
-        if not self._is_folded:
-            codes: Tensor = self._plain(z.transpose(1, 2), n_quantizers).codes
-            return codes
-        return self._look_up(z, n_quantizers)[0]
+        with own_arithmetic(self._device, self._is_exact):
+            if not self._is_folded:
+                codes: Tensor = self._plain(z.transpose(1, 2), n_quantizers).codes
+                return codes
+            return self._look_up(z, n_quantizers)[0]
 
     def decode(self, codes: Tensor) -> Tensor:
         """Latents [B, F, D] of codes [B, n, F].
@@ -102,33 +110,45 @@ class FoldedQuantizer:
         Raises:
             ValueError: too many codebooks, or a code outside its codebook.
         """
-        if not self._is_folded:
-            return self._plain.from_codes(codes)[0].transpose(1, 2)
-        self._plain.check_codes(codes)
-        z = F.embedding(codes[:, 0].long(), self._codebooks[0].answers)
-        for index in range(1, codes.shape[1]):
-            z += F.embedding(codes[:, index].long(), self._codebooks[index].answers)
-        return z
+        with own_arithmetic(self._device, self._is_exact):
+            if not self._is_folded:
+                return self._plain.from_codes(codes)[0].transpose(1, 2)
+            self._plain.check_codes(codes)
+            z = F.embedding(codes[:, 0].long(), self._codebooks[0].answers)
+            for index in range(1, codes.shape[1]):
+                z += F.embedding(codes[:, index].long(), self._codebooks[index].answers)
+            return z
 
     def _look_up(self, z: Tensor, n_quantizers: int) -> tuple[Tensor, Tensor]:
         """Codes [B, n, F] and what was looked up [B, n * codebook_dim, F]."""
         batch, n_frames, _ = z.shape
-        width = self.codebook_dim
+        width = n_quantizers * self.codebook_dim
         z = z.to(self._bias.dtype)
-        left = F.linear(z.flatten(0, 1), self._projection[: n_quantizers * width], self._bias[: n_quantizers * width])
+        left = F.linear(z.flatten(0, 1), self._projection[:width], self._bias[:width])
         codes = torch.empty(n_quantizers, batch * n_frames, dtype=torch.int64, device=z.device)
-        for index, codebook in enumerate(self._codebooks[:n_quantizers]):
+        # Parts of equal size: of a small rest, products may be rounded in another way.
+        n_parts = max(1, -(-codes.shape[1] // _FRAMES_AT_ONCE))
+        for part, found in zip(left.tensor_split(n_parts), codes.tensor_split(n_parts, 1), strict=True):
+            self._search(part, found)
+        return (
+            codes.view(n_quantizers, batch, n_frames).transpose(0, 1).contiguous(),
+            left.view(batch, n_frames, -1).transpose(1, 2),
+        )
+
+    def _search(self, left: Tensor, codes: Tensor) -> None:
+        """Write the nearest entries of points [n, n_quantizers * codebook_dim] to codes [n_quantizers, n].
+
+        Of what is looked up in later codebooks, what the earlier ones' entries give is taken in place.
+        """
+        width = self.codebook_dim
+        for index, codebook in enumerate(self._codebooks[: len(codes)]):
             points = left[:, index * width : (index + 1) * width]
             if self._by_angle:
                 points = F.normalize(points)
             # The nearest entry: |p - e|^2 is |p|^2 - 2 (p e - |e|^2 / 2).
             torch.argmax(torch.addmm(codebook.offset, points, codebook.entries), 1, out=codes[index])
-            later = slice((index + 1) * width, n_quantizers * width)
+            later = slice((index + 1) * width, left.shape[1])
             left[:, later] -= F.embedding(codes[index], codebook.corrections[:, later])
-        return (
-            codes.view(n_quantizers, batch, n_frames).transpose(0, 1).contiguous(),
-            left.view(batch, n_frames, -1).transpose(1, 2),
-        )
 
 
 class _FoldedProjection(nn.Module):

@@ -10,10 +10,9 @@ from importlib import resources
 from pathlib import Path
 
 from dac_codec import audio as sound
-from dac_codec.codec import compress, decompress
+from dac_codec.codec import compress, decompress, load_model
 from dac_codec.errors import DacError
 from dac_codec.evaluation import metrics
-from dac_codec.model import DAC
 from dac_codec.pretrained import DEFAULT_MODEL
 
 CLIP = "demo.flac"
@@ -69,7 +68,7 @@ def run_demo(
         raise DacError(f"can't make the folder {folder}: {error.strerror}") from error
     clip = resources.files("dac_codec.evaluation").joinpath(CLIP)
     waveform, rate = sound.read(io.BytesIO(clip.read_bytes()), name=CLIP)
-    loaded = DAC.from_pretrained(model or DEFAULT_MODEL)
+    loaded = load_model(model or DEFAULT_MODEL, device)
     original, compressed, decoded = (folder / name for name in ("original.wav", "compressed.dac", "decoded.wav"))
     sound.write(original, waveform, rate)
 

@@ -79,7 +79,7 @@ def evaluate(
     metrics, unmeasured = usable_metrics()
     for line in [*missing, *unmeasured]:
         say(line)
-    sample_rate = load(model).sample_rate
+    sample_rate = load(model, device).sample_rate
     clips = find_clips(data, sample_rate, split)
     settings = [(codec, codec.settings(bitrates)) for codec in made]
     outcome = run(clips, sample_rate, settings, metrics, cache, workers, progress)

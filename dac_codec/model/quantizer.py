@@ -127,14 +127,15 @@ class MovingAverageQuantize(VectorQuantize):
         """Quantize z [B, D, F]; in training mode, then move the entries.
 
         Args:
-            z: input.
+            z: input. Without gradients, as for the discriminators alone, the entries stay where they are.
             generator: of what takes the place of entries that are hardly used, on the CPU.
         """
+        learns = self.training and torch.is_grad_enabled()
         points = z.detach().transpose(1, 2).flatten(0, 1).float()
-        if self.training and not self.get_buffer("counts").any():
+        if learns and not self.get_buffer("counts").any():
             self._replace(torch.ones_like(self.get_buffer("counts"), dtype=torch.bool), points, generator)
         quantized = super().forward(z)
-        if self.training:
+        if learns:
             self._follow(points, quantized.codes.flatten(), generator)
         return quantized
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
-from functools import lru_cache
+import warnings
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -75,7 +75,7 @@ def snake_into(x: Tensor, scales: Scales, out: Tensor) -> None:
             accurate as this type can show.
     """
     alpha = scales.alpha
-    kernels = _triton_kernels() if x.is_cuda and alpha.dtype == torch.float32 else None
+    kernels = _triton_kernels(x.device) if x.is_cuda and alpha.dtype == torch.float32 else None
     if kernels is not None:
         kernels.forward_channels_last(x.contiguous(), alpha, out)
         return
@@ -103,8 +103,8 @@ def _rough_squared_sine(x: Tensor, turns: Tensor) -> Tensor:
     return squared
 
 
-_LARGEST_SCRATCH = 1 << 20
-"""Values. More of them are better forgotten afterwards."""
+_LARGEST_SCRATCH = 1 << 21
+"""Values: as many as the engine has at once in a full tile. More of them are better forgotten afterwards."""
 
 _scratches = threading.local()
 
@@ -116,7 +116,9 @@ def _scratch(name: str, like: Tensor, dtype: torch.dtype) -> Tensor:
         return torch.empty(like.shape, dtype=dtype, device=like.device)
     memory = getattr(_scratches, name, None)
     if memory is None or memory.dtype != dtype or memory.numel() < n_values:
-        memory = torch.empty(n_values, dtype=dtype)
+        # It outlives the call: what is made in inference mode can't be written to outside of it.
+        with torch.inference_mode(False):
+            memory = torch.empty(n_values, dtype=dtype, device=like.device)
         setattr(_scratches, name, memory)
     return memory[:n_values].view(like.shape)
 
@@ -127,7 +129,7 @@ class _Snake(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, alpha: Tensor) -> Tensor:
         ctx.save_for_backward(x, alpha)
-        kernels = _triton_kernels() if _suits_triton(x, alpha) else None
+        kernels = _triton_kernels(x.device) if _suits_triton(x, alpha) else None
         if kernels is not None:
             y: Tensor = kernels.forward(x, alpha)
             return y
@@ -141,7 +143,7 @@ class _Snake(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         x, alpha = ctx.saved_tensors
-        kernels = _triton_kernels() if _suits_triton(x, alpha) else None
+        kernels = _triton_kernels(x.device) if _suits_triton(x, alpha) else None
         if kernels is not None:
             dx, dalpha = kernels.backward(x, alpha, gradient.contiguous())
             return dx, dalpha
@@ -160,9 +162,46 @@ def _suits_triton(x: Tensor, alpha: Tensor) -> bool:
     return x.is_cuda and alpha.dtype == torch.float32 and x.is_contiguous()
 
 
-@lru_cache(maxsize=1)
-def _triton_kernels() -> ModuleType | None:
-    """The kernels for CUDA devices; None where Triton is missing."""
+_tried: dict[torch.device, ModuleType | None] = {}
+"""What `_working_kernels` found for each device."""
+
+_trying = threading.Lock()
+
+
+def _triton_kernels(device: torch.device) -> ModuleType | None:
+    """The kernels for a CUDA device; None where there are none: found out once for each device."""
+    if torch.compiler.is_compiling():  # What traces this needs Triton itself, and can't follow a trial.
+        return _imported_kernels()
+    if device not in _tried:
+        with _trying:
+            if device not in _tried:
+                _tried[device] = _working_kernels(device)
+    return _tried[device]
+
+
+def _working_kernels(device: torch.device) -> ModuleType | None:
+    """The kernels for a CUDA device; None where Triton is missing and, with a warning, where it doesn't work.
+
+    Triton builds a launcher when a kernel is first used, for which a host needs a C compiler and Python's headers.
+    """
+    kernels = _imported_kernels()
+    if kernels is None:
+        return None
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            x, alpha = torch.ones(1, 2, 2, device=device), torch.ones(1, 2, 1, device=device)
+            kernels.forward(x, alpha)
+            kernels.forward_channels_last(x, alpha.view(2), torch.empty_like(x))
+            kernels.backward(x, alpha, x)
+    except Exception as error:  # Whatever Triton, a compiler or a driver may say.
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        warnings.warn(f"activations on {device} are computed without Triton, which is slower: {reason}", stacklevel=4)
+        return None
+    return kernels
+
+
+def _imported_kernels() -> ModuleType | None:
+    """The kernels; None where Triton is missing."""
     try:
         from dac_codec.model import snake_triton
     except ImportError:

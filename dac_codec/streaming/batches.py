@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dac_codec.engine.prepared import check_quantizers, encoder_network, folded_quantizer
 from dac_codec.model import DAC
 from dac_codec.streaming.look_ahead import Context, decoder_context, encoder_context
 
@@ -31,10 +32,13 @@ def encode_batch(model: DAC, signals: Sequence[Tensor], n_quantizers: int | None
         ValueError: a wrong shape, or `n_quantizers` out of range.
     """
 
-    def encoded(rows: Tensor) -> Tensor:
-        return model.encode(rows.to(parameter), n_quantizers).codes.cpu()
+    network, quantizer = encoder_network(model), folded_quantizer(model)
+    n_codebooks = check_quantizers(model, n_quantizers)
 
-    parameter = next(model.parameters())
+    def encoded(rows: Tensor) -> Tensor:
+        z = network.whole(rows.to(network.device, network.dtype).transpose(1, 2))
+        return quantizer.codes(z, n_codebooks).cpu()
+
     whole_frames = [model.preprocess(signal) for signal in signals]
     return _all_at_once(whole_frames, encoded, encoder_context(model), model.hop_length, 1)
 

@@ -74,8 +74,8 @@ class LossConfig(_Section):
     `envelope` is not of the paper: see `dac_codec.spectral.envelope_distance`.
 
     `centred` takes each excerpt's mean out before the spectral losses. The logarithm of next to nothing is steep:
-    without this, nearly all of the gradient's length is about the constant offset, which drowns the rest where gradients
-    are clipped.
+    without this, nearly all of the gradient's length is about the constant offset, which drowns the rest where
+    gradients are clipped.
 
     A weight of 0 leaves the loss out; without `adversarial` and `feature_matching` there are no discriminators.
     """

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import subprocess
 import sys
+import time
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +25,7 @@ from hypothesis import strategies as st
 from dac_codec import engine, pretrained, spectral
 from dac_codec.engine import PreparedDAC, kernels, layers, network, prepare, prepared
 from dac_codec.model import DAC, PRESETS
+from dac_codec.model.snake import scales, snake_into
 from dac_codec.spectral import Spectra
 from dac_codec.streaming import StreamingDecoder, StreamingEncoder
 from tests.conftest import GOLDEN, golden_model
@@ -127,6 +135,64 @@ def test_weights_that_move_are_taken_up_again() -> None:
     assert torch.equal(prepared.encode(audio).codes, prepare(model, dtype="float32").encode(audio).codes)
 
 
+def test_files_that_begin_together_share_what_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    def slowly(kind: Any) -> Callable[..., Any]:
+        def make(*arguments: Any) -> Any:
+            made.append(kind.__name__)
+            time.sleep(0.05)
+            return kind(*arguments)
+
+        return make
+
+    monkeypatch.setattr(prepared, "Network", slowly(prepared.Network))
+    monkeypatch.setattr(prepared, "FoldedQuantizer", slowly(prepared.FoldedQuantizer))
+    model = prepare(golden_model("44khz"))
+
+    def parts(_: int) -> tuple[object, ...]:
+        return model.encoder_network, model.folded_quantizer, model.decoder_network
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(parts, range(8)))
+    assert sorted(made) == ["FoldedQuantizer", "Network", "Network"]
+    assert len(set(found)) == 1
+
+
+@torch.no_grad()
+def test_a_copy_is_a_model_of_its_own() -> None:
+    model = prepare(golden_model("44khz"), exact=True)
+    audio = noise(1, 1, 600, dtype=torch.float32)
+    codes = model.encode(audio).codes
+    twin = copy.deepcopy(model)
+    assert torch.equal(twin.encode(audio).codes, codes)
+    assert twin.encoder_network is not model.encoder_network
+
+
+@pytest.mark.parametrize(
+    ("here", "wanted", "expected"),
+    [
+        ("cuda:0", "cuda", True),
+        ("cuda:1", "cuda", True),
+        ("cuda:1", "cuda:1", True),
+        ("cuda:1", "cuda:0", False),
+        ("cpu", "cpu:0", True),
+        ("cpu", "cuda", False),
+        ("cuda:0", "cpu", False),
+    ],
+)
+def test_devices_that_are_the_same(here: str, wanted: str, expected: bool) -> None:
+    model: Any = SimpleNamespace(device=torch.device(here))
+    assert prepared.is_on(model, wanted) is expected
+    assert prepared.is_on(model, torch.device(wanted)) is expected
+
+
+def test_a_model_that_is_there_is_not_copied() -> None:
+    model = golden_model("44khz")
+    for device in (None, "cpu", "cpu:0"):
+        assert next(prepare(model, device).parameters()) is next(model.parameters())
+
+
 @torch.no_grad()
 def test_bfloat16_is_near() -> None:
     """The bound that the documentation gives, with the bundled model on real sound."""
@@ -172,14 +238,93 @@ def test_wrong_n_quantizers_are_named(n_quantizers: int) -> None:
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 @torch.no_grad()
 def test_compiled_activations() -> None:
-    kernels.compiled_snake.cache_clear()
+    kernels._compiler.cache_clear()
+    torch._dynamo.reset()
     model = golden_model("44khz")
     compiled, plain = prepare(model, compile=True, exact=True), prepare(model, exact=True)
     assert compiled._snake is not None
+    n_graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     audio = noise(1, 1, 20_000, dtype=torch.float32)
     codes = plain.encode(audio).codes
     assert (compiled.encode(audio).codes == codes).float().mean() > 0.999
     assert torch.allclose(compiled.decode_codes(codes), plain.decode_codes(codes), atol=1e-4)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == n_graphs > 0
+
+
+@pytest.fixture
+def compilations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """An item for each graph that is compiled, by what takes no time over it."""
+    found: list[int] = []
+
+    def count(graph: torch.fx.GraphModule, inputs: object) -> Callable[..., Any]:
+        found.append(len(found))
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=count))
+    torch._dynamo.reset()
+    mine = kernels.CompiledSnake()
+    monkeypatch.setattr(kernels, "_compiler", lambda: mine)
+    return found
+
+
+@pytest.mark.parametrize("options", [{"dtype": "bfloat16"}, {"exact": True}], ids=str)
+@pytest.mark.parametrize("precision", ["highest", "high"])
+def test_nothing_is_compiled_at_the_first_real_call(
+    options: dict[str, Any], precision: str, compilations: list[int]
+) -> None:
+    """Which is that of a thread with other modes than the one that made the model, and of any shape."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        compiled = prepare(golden_model("44khz"), compile=True, **options)
+        assert len(compilations) == (3 if "dtype" in options else 1)
+        audio = noise(3, 1, 3000, dtype=torch.float32)
+
+        def there_and_back(batch: int) -> None:
+            codes = compiled.encode(audio[:batch]).codes
+            compiled.decode_codes(codes)
+            encoder, decoder = StreamingEncoder(compiled, batch_size=batch), StreamingDecoder(compiled, batch)
+            codes = run(encoder.push, encoder.flush, pieces(audio[:batch], [700]))
+            run(decoder.push, decoder.flush, pieces(codes, [2]))
+
+        with ThreadPoolExecutor(1) as pool:
+            for batch in (1, 2, 3):
+                pool.submit(there_and_back, batch).result()
+        assert len(compilations) == (3 if "dtype" in options else 1)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_a_compiler_that_fails_later(compilations: list[int]) -> None:
+    compiled = kernels.CompiledSnake()
+    x, factors = noise(2, 9, 5), scales(torch.rand(5, dtype=torch.float64))
+    found, expected = torch.empty_like(x), torch.empty_like(x)
+    snake_into(x, factors, expected)
+    compiled(x, factors, found)
+    assert torch.allclose(found, expected, atol=1e-12)
+
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("no compiler\nany more")
+
+    compiled._one_pass = fail
+    with pytest.warns(UserWarning, match=r"^activations are not compiled: no compiler$"):
+        compiled(x, factors, found.fill_(0))
+    assert torch.equal(found, expected)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compiled(x, factors, found.fill_(0))
+    assert torch.equal(found, expected)
+
+
+def test_a_gpu_has_nothing_to_compile() -> None:
+    """As on a device that stands for one here; unless someone asks for it, nobody need know."""
+    model = golden_model("44khz").to("meta")
+    with pytest.warns(UserWarning, match="activations are not compiled: that is for CPUs"):
+        prepare(model, compile=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prepare(model, dtype="bfloat16", seconds=1e9)
+        prepare(model, compile=False)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +343,7 @@ def test_compiles_for_long_jobs(
     monkeypatch: pytest.MonkeyPatch, seconds: float, options: dict[str, Any], expected: bool
 ) -> None:
     asked = []
-    monkeypatch.setattr(prepared, "compiled_snake", lambda: asked.append(1))
+    monkeypatch.setattr(prepared, "compiled_snake", lambda signal, dtype: asked.append(1))
     prepare(golden_model("44khz"), seconds=seconds, **options)
     assert bool(asked) == expected
 

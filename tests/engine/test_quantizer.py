@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dac_codec.engine import quantizer
 from dac_codec.engine.quantizer import FoldedQuantizer
 from dac_codec.model import DACConfig
 from tests.conftest import GOLDEN, golden_model
@@ -47,6 +49,28 @@ def test_golden_codes(name: str) -> None:
         found = folded.encode(z, n_quantizers)
         assert np.array_equal(found.codes, golden[f"codes{suffix}"])
         assert np.allclose(found.z, golden[f"z{suffix}"], atol=1e-4 * np.abs(golden["z"]).max())
+
+
+@pytest.mark.parametrize("name", ["44khz", "24khz"])
+@pytest.mark.parametrize("n_frames", [1, 199, 200, 201, 1999])
+@torch.no_grad()
+def test_parts_make_no_difference(name: str, n_frames: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    folded = FoldedQuantizer(golden_model(name).quantizer)
+    z = noise(2, n_frames, folded._projection.shape[1], dtype=torch.float32)
+    expected = folded.encode(z, folded.n_codebooks)
+    monkeypatch.setattr(quantizer, "_FRAMES_AT_ONCE", 100)
+    largest = []
+    argmax = torch.argmax
+
+    def counting(scores: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+        largest.append(len(scores))
+        return argmax(scores, *arguments, **options)
+
+    monkeypatch.setattr(torch, "argmax", counting)
+    found = folded.encode(z, folded.n_codebooks)
+    for mine, wanted in zip(found, expected, strict=True):
+        assert torch.equal(mine, wanted)
+    assert max(largest) <= 100
 
 
 @pytest.mark.parametrize("codes", [torch.full((1, 2, 3), 1024), torch.full((1, 2, 3), -1), torch.zeros(1, 4, 3).long()])

@@ -258,6 +258,10 @@ def test_moving_average_codebooks_find_the_clusters() -> None:
     model.train()
     for _ in range(150):
         model.quantizer(batch(), generator=generator)
+    learned = model.quantizer.stages()[0].codebook.weight.clone()
+    with torch.no_grad():
+        model.quantizer(batch() + 100.0, generator=generator)
+    assert torch.equal(learned, model.quantizer.stages()[0].codebook.weight), "nothing is learned without gradients"
     model.eval()
     points = batch()
     before = model.quantizer.stages()[0].codebook.weight.clone()

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 
+from dac_codec.engine import layers
+from dac_codec.model import snake as snakes
 from dac_codec.model.snake import _rough_squared_sine, scales, snake, snake_into
 
 
@@ -55,7 +59,7 @@ def test_half_precision_is_computed_in_single() -> None:
 
 @pytest.mark.parametrize("out_dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("shape", [(1, 9, 5), (3, 9, 5), (2, 0, 5), (1, 400_000, 3)])
+@pytest.mark.parametrize("shape", [(1, 9, 5), (3, 9, 5), (2, 0, 5), (1, 800_000, 3)])
 def test_into_a_part_of_another_signal(shape: tuple[int, int, int], dtype: torch.dtype, out_dtype: torch.dtype) -> None:
     x, alpha = signal(*shape, dtype=dtype), alphas(shape[2])
     before = x.clone()
@@ -76,6 +80,73 @@ def test_the_rough_sine_is_good_enough_for_bfloat16(largest: float) -> None:
     found = _rough_squared_sine(x, factors.turns).double() * factors.height
     expected = torch.sin(x.double()).square()
     assert torch.allclose(found, expected, rtol=8.5e-4, atol=1e-6 * min(1, largest) * largest)
+
+
+def test_memory_of_inference_mode_serves_outside_of_it() -> None:
+    """The memory that a thread keeps: whatever the mode and the default device were when it was first needed."""
+    x, factors = signal(1, 50, 5, dtype=torch.bfloat16), scales(alphas(5))
+    expected = written_out(x, factors.alpha)
+    for out_dtype in (torch.float32, torch.bfloat16):
+        snakes._scratches.__dict__.clear()
+        with torch.inference_mode(), torch.device("meta"):
+            snake_into(x, factors, torch.empty_like(x, dtype=out_dtype))
+        out = torch.empty_like(x, dtype=out_dtype)
+        snake_into(x, factors, out)
+        assert torch.allclose(out.double(), expected, atol=2e-6 if out_dtype == torch.float32 else 0.05)
+
+
+def test_a_full_tile_finds_memory_that_is_kept() -> None:
+    tile = torch.empty(1, layers._TILE_BYTES // 4 // 64, 64)
+    memory = snakes._scratch("squared", tile, torch.float32)
+    assert snakes._scratch("squared", tile, torch.float32).data_ptr() == memory.data_ptr()
+    assert snakes._scratch("squared", tile[:, 1:], torch.float32).data_ptr() == memory.data_ptr()
+    snakes._scratches.__dict__.clear()
+
+
+class _SaidToBeOnAGpu(Tensor):
+    is_cuda = True  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("Failed to find C compiler.\nSpecify it"), FileNotFoundError()], ids=str
+)
+def test_without_a_compiler_for_triton(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One attempt, one line, and the same as on any other device."""
+    tried = []
+
+    def launch(*arguments: object) -> None:
+        tried.append(arguments)
+        raise error
+
+    fake = SimpleNamespace(forward=launch, forward_channels_last=launch, backward=launch)
+    monkeypatch.setattr(snakes, "_imported_kernels", lambda: fake)
+    monkeypatch.setattr(snakes, "_tried", {})
+    x, alpha = signal(2, 5, 7), alphas(5)
+    there = x.as_subclass(_SaidToBeOnAGpu)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            out = torch.empty(2, 7, 5)
+            snake_into(there.transpose(1, 2).contiguous(), scales(alpha), out)
+            assert torch.allclose(out.double(), written_out(x.transpose(1, 2), alpha), atol=2e-6)
+            found = snake(there, alpha[None, :, None])
+            assert torch.allclose(found.double(), written_out(x, alpha[:, None]), atol=2e-6)
+    assert len(tried) == 1
+    (warning,) = caught
+    assert str(warning.message).startswith("activations on cpu are computed without Triton, which is slower: F")
+    assert "\n" not in str(warning.message)
+
+
+def test_triton_is_used_where_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    def into(x: Tensor, alpha: Tensor, out: Tensor) -> None:
+        out.fill_(7)
+
+    fake = SimpleNamespace(forward=lambda x, alpha: x, forward_channels_last=into, backward=lambda *tensors: None)
+    monkeypatch.setattr(snakes, "_imported_kernels", lambda: fake)
+    monkeypatch.setattr(snakes, "_tried", {})
+    out = torch.empty(2, 7, 5)
+    snake_into(signal(2, 7, 5).as_subclass(_SaidToBeOnAGpu), scales(alphas(5)), out)
+    assert (out == 7).all()
 
 
 _INTERPRETED = """

@@ -30,21 +30,21 @@ class Ours:
 
     @property
     def about(self) -> str:
-        model = load(self.model)
+        model = load(self.model, self.device)
         return f"{model.name}, {model.sample_rate} Hz, {model.n_codebooks} codebooks of {model.codebook_size}"
 
     @property
     def fingerprint(self) -> str:
-        return f"{self.name} {pretrained.fingerprint(load(self.model)).hex()} {computed_by(self.device)}"
+        return f"{self.name} {pretrained.fingerprint(load(self.model, self.device)).hex()} {computed_by(self.device)}"
 
     def settings(self, bitrates: Sequence[float]) -> list[Setting]:
-        model = load(self.model)
+        model = load(self.model, self.device)
         rates = [model.config.bitrate(n) / 1000 for n in range(1, model.n_codebooks + 1)]
         counts = [index + 1 for index in nearest(bitrates, rates)]
         return [Setting(f"{n} codebook{'s' if n > 1 else ''}", n) for n in counts]
 
     def code(self, clip: Audio, sample_rate: int, setting: Setting) -> Coded:
-        model = load(self.model)
+        model = load(self.model, self.device)
         started = time.perf_counter()
         data = compress((clip, sample_rate), model, int(setting.value), device=self.device).to_bytes()
         encoded_at = time.perf_counter()
@@ -78,6 +78,6 @@ def published(name: str, model: str, device: str) -> Ours:
 
 
 @lru_cache(maxsize=2)
-def load(model: str) -> DAC:
+def load(model: str, device: str) -> DAC:
     """The model of this process."""
-    return load_model(model, "cpu")
+    return load_model(model, device)

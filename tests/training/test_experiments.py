@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from dac_codec.model import DAC
 from dac_codec.training.config import TrainConfig
 from dac_codec.training.loop import Trainer
 from tests.training.conftest import log_of
-from tests.training.test_config import EXPERIMENTS, values_of
+from tests.training.test_config import EXPERIMENTS, config_of, values_of
 
 NARROW = (
     "trainer.accelerator=cpu",
@@ -43,3 +44,8 @@ def test_two_steps(experiment: str, tmp_path: Path, manifest: Path) -> None:
     steps = [line for line in log_of(tmp_path) if "val/mel_distance" not in line]
     assert [line["step"] for line in steps] == [1, 2]
     assert "mel" in steps[-1]
+
+
+@pytest.mark.parametrize("experiment", ["mini", "mini-gpu"])
+def test_the_bundled_weights_are_of_the_mini_network(experiment: str) -> None:
+    assert config_of(f"experiment={experiment}").model == DAC.from_pretrained("dac-mini-44khz").config

@@ -39,6 +39,10 @@ _TILE_BYTES = 1 << 23
 _DEVICE_TILE_BYTES = 1 << 28
 """The same on a GPU, where starting to work on a few MiB takes as long as the work: what there is memory for."""
 
+_NARROWEST_IN_FEW_BITS = 32
+"""Channels. Of fewer, products take little of the time; and they are near the audio, where nothing filters any more what
+rounding adds at every frequency: in a network that leaves faint highs alone, all of what is heard there."""
+
 _SHORTEST_TILE = 64
 """Samples; with fewer at a time, the time goes into calls and not into numbers."""
 
@@ -297,8 +301,8 @@ def chain(module: nn.Module, dtype: torch.dtype | None, snake: SnakeFunction) ->
 
     Args:
         module: the encoder or the decoder.
-        dtype: that its convolutions compute in, but for those to and from audio, where there is nothing to gain; None
-            for the model's own arithmetic.
+        dtype: that its convolutions compute in, but for those of few channels, where there is little to gain; None for
+            the model's own arithmetic.
         snake: what computes the activations.
 
     Raises:
@@ -323,8 +327,8 @@ def _layers(module: nn.Module, dtype: torch.dtype | None, snake: SnakeFunction) 
         elif isinstance(child, nn.ReLU):
             activation = relu
         elif isinstance(child, (nn.Conv1d, nn.ConvTranspose1d)):
-            is_audio = 1 in (child.in_channels, child.out_channels)
-            layers.append(Convolution(child, activation, _signal_dtype(child) if dtype and is_audio else dtype))
+            is_narrow = min(child.in_channels, child.out_channels) < _NARROWEST_IN_FEW_BITS
+            layers.append(Convolution(child, activation, _signal_dtype(child) if dtype and is_narrow else dtype))
             activation = None
         elif isinstance(child, nn.Tanh):
             # The last convolution has as many inputs as the block before it has outputs.

@@ -40,8 +40,8 @@ _DEVICE_TILE_BYTES = 1 << 28
 """The same on a GPU, where starting to work on a few MiB takes as long as the work: what there is memory for."""
 
 _NARROWEST_IN_FEW_BITS = 32
-"""Channels. Of fewer, products take little of the time; and they are near the audio, where nothing filters any more what
-rounding adds at every frequency: in a network that leaves faint highs alone, all of what is heard there."""
+"""Channels. Of fewer, products take little of the time; and they are near the audio, where nothing filters any more
+what rounding adds at every frequency: where a network leaves the highs faint, that is all of what is heard there."""
 
 _SHORTEST_TILE = 64
 """Samples; with fewer at a time, the time goes into calls and not into numbers."""

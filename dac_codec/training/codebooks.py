@@ -93,8 +93,7 @@ class Usage(nn.Module):
         Returns:
             The number of entries moved.
         """
-        mine = self.get_buffer("uses")
-        uses = total(fabric, mine) if fabric.world_size > 1 else mine
+        uses = total(fabric, self.get_buffer("uses"))
         least = self.least_share * uses.mean(1, keepdim=True)
         if float(least.min()) < 1.0:
             return 0
@@ -110,7 +109,7 @@ class Usage(nn.Module):
             for memory in optimizer.state.get(entries, {}).values():
                 if memory.shape == entries.shape:
                     memory[which] = 0.0
-        mine.zero_()
+        self.get_buffer("uses").zero_()
         return int(unused.sum())
 
 

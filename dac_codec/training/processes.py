@@ -41,8 +41,8 @@ def any_process(fabric: Fabric, flag: bool) -> bool:
 
 
 def total(fabric: Fabric, tensor: Tensor) -> Tensor:
-    """The sum of a tensor over all processes."""
-    summed = fabric.all_reduce(tensor, reduce_op="sum")
+    """The sum of a tensor over all processes; the tensor itself stays as it is."""
+    summed = fabric.all_reduce(tensor.clone(), reduce_op="sum")
     assert isinstance(summed, Tensor)
     return summed
 

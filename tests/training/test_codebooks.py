@@ -106,7 +106,10 @@ def two_processes(fabric: Fabric) -> None:
     optimizer = torch.optim.AdamW(model.quantizer.parameters())
     usage = codebooks.Usage(model)
     first = 512 * fabric.global_rank
-    usage.count(torch.arange(first, first + 500).repeat(12).view(1, 1, -1))
+    usage.count(torch.arange(first, first + 500).view(1, 1, -1))
+    assert usage.revive(model, torch.zeros(1, 8, 200), optimizer, fabric, torch.Generator()) == 0
+    assert float(usage.uses.sum()) == 500, "to ask leaves each process's count as it is"
+    usage.count(torch.arange(first, first + 500).repeat(11).view(1, 1, -1))
     latents = torch.randn(1, 8, 200, generator=torch.Generator().manual_seed(fabric.global_rank))
     moved = usage.revive(model, latents, optimizer, fabric, torch.Generator().manual_seed(0))
     assert moved == 24, "what one process uses is in use"

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from dac_codec.audio import Audio
+from dac_codec.codec.models import best_device
 from dac_codec.errors import DacError
 
 
@@ -87,10 +88,9 @@ def computed_by(device: str) -> str:
     Args:
         device: "auto", "cpu" or "cuda".
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    name = f" {torch.cuda.get_device_name(device)}" if device != "cpu" and torch.cuda.is_available() else ""
-    return f"{device}{name}, torch {torch.__version__}, 1 thread"
+    chosen = best_device() if device == "auto" else torch.device(device)
+    name = f" {torch.cuda.get_device_name(chosen)}" if chosen.type == "cuda" and torch.cuda.is_available() else ""
+    return f"{chosen}{name}, torch {torch.__version__}, 1 thread"
 
 
 def nearest(wished: Sequence[float], possible: Sequence[float]) -> list[int]:

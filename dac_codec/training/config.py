@@ -28,6 +28,11 @@ ModelConfig = Annotated[
 ]
 
 
+LossName = Literal[
+    "mel", "stft", "waveform", "si_sdr", "envelope", "adversarial", "feature_matching", "codebook", "commitment"
+]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
@@ -110,12 +115,14 @@ class Stage(_Section):
             k-means on the latents.
         adversarial: whether the discriminators are trained and listened to.
         generator: whether encoder, quantizer and decoder are trained. Without it the discriminators warm up alone.
+        loss: weights of losses that are others here than in the rest of the run.
     """
 
     until: PositiveInt
     quantize: bool = True
     adversarial: bool = True
     generator: bool = True
+    loss: dict[LossName, NonNegativeFloat] = {}
 
 
 class TrainerConfig(_Section):
@@ -225,8 +232,12 @@ class TrainConfig(_Section):
     @property
     def adversarial(self) -> bool:
         """Whether the run needs discriminators at all."""
-        wanted = self.loss.adversarial > 0 or self.loss.feature_matching > 0
-        return wanted and any(stage.adversarial for stage in self.trainer.stages)
+        losses = [self.loss_of(stage) for stage in self.trainer.stages if stage.adversarial]
+        return any(loss.adversarial > 0 or loss.feature_matching > 0 for loss in losses)
+
+    def loss_of(self, stage: Stage) -> LossConfig:
+        """The losses of a stage."""
+        return self.loss.model_copy(update=stage.loss)
 
     @property
     def excerpt_length(self) -> int:

@@ -14,32 +14,31 @@ class ReconstructionLosses(nn.Module):
     """How far a decoded signal is from the original, by every measure that has a weight.
 
     Args:
-        config: weights and scales.
+        config: scales.
         sample_rate: of the audio in Hz.
     """
 
     def __init__(self, config: LossConfig, sample_rate: int) -> None:
         super().__init__()
-        self.config = config
         self.sample_rate = sample_rate
         self.mel = MultiScaleMel(sample_rate, config.mel_bands, config.mel_windows)
 
-    def forward(self, fake: Tensor, real: Tensor) -> dict[str, Tensor]:
+    def forward(self, fake: Tensor, real: Tensor, weights: LossConfig) -> dict[str, Tensor]:
         """Unweighted scalars by name, for audio [B, 1, T] of each; a spectrogram is computed once for all of them."""
-        if self.config.centred:
+        if weights.centred:
             estimate, reference = (Spectra(one - one.mean(-1, keepdim=True)) for one in (fake, real))
         else:
             estimate, reference = Spectra(fake), Spectra(real)
         losses = {}
-        if self.config.mel:
+        if weights.mel:
             losses["mel"] = self.mel(estimate, reference)
-        if self.config.stft:
-            losses["stft"] = multi_scale_stft(estimate, reference, self.config.stft_windows)
-        if self.config.waveform:
+        if weights.stft:
+            losses["stft"] = multi_scale_stft(estimate, reference, weights.stft_windows)
+        if weights.waveform:
             losses["waveform"] = F.l1_loss(fake, real)
-        if self.config.si_sdr:
+        if weights.si_sdr:
             losses["si_sdr"] = -si_sdr(fake, real).mean()
-        if self.config.envelope:
+        if weights.envelope:
             losses["envelope"] = envelope_distance(estimate, reference, self.sample_rate)
         return losses
 

@@ -111,15 +111,17 @@ class Stage(_Section):
 
     Attributes:
         until: first step that is not part of it.
-        quantize: whether latents go through the quantizer. When that begins after another stage, codebooks start from
-            k-means on the latents.
+        quantize: share of the excerpts whose latents reach the decoder through the quantizer, each drawn by chance;
+            true for all, false for none. When that begins after another stage, codebooks start from k-means on the
+            latents. Encoders learn from unquantized latents what the quantizer's rough gradient hides (Défossez et
+            al., "Moshi", 2024, section 3.3).
         adversarial: whether the discriminators are trained and listened to.
         generator: whether encoder, quantizer and decoder are trained. Without it the discriminators warm up alone.
         loss: weights of losses that are others here than in the rest of the run.
     """
 
     until: PositiveInt
-    quantize: bool = True
+    quantize: Share = 1.0
     adversarial: bool = True
     generator: bool = True
     loss: dict[LossName, NonNegativeFloat] = {}
@@ -237,7 +239,7 @@ class TrainConfig(_Section):
 
     def loss_of(self, stage: Stage) -> LossConfig:
         """The losses of a stage."""
-        return self.loss.model_copy(update=stage.loss)
+        return self.loss.model_copy(update=dict[str, float](stage.loss.items()))
 
     @property
     def excerpt_length(self) -> int:

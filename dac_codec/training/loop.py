@@ -307,7 +307,7 @@ class Trainer:
                 group["lr"] = rate
 
     def _quantization_begins(self) -> bool:
-        return self.step > 0 and self.stage(self.step).quantize and not self.stage(self.step - 1).quantize
+        return self.step > 0 and self.stage(self.step).quantize > 0 and not self.stage(self.step - 1).quantize
 
     @torch.no_grad()
     def _fit_codebooks(self) -> None:
@@ -356,7 +356,7 @@ class Trainer:
         if not due or self.validated == self.step:
             return False
         model = self._trained_model()
-        found = self.validation.run(model, self.step, self.stage(self.step - 1).quantize, stop)
+        found = self.validation.run(model, self.step, self.stage(self.step - 1).quantize > 0, stop)
         if found is None:  # stopped on the way; it is done again when the run goes on
             return False
         self.validated = self.step
@@ -475,9 +475,15 @@ class _Generator(nn.Module):
             model.encoder.compile()
             model.decoder.compile()
 
-    def forward(self, real: Tensor, quantize: bool, generator: torch.Generator) -> tuple[Tensor, ...]:
+    def forward(self, real: Tensor, quantize: float, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Decoded audio of real audio [B, 1, T], commitment loss, codebook loss, codes [B, N, F] and what was looked up
-        [B, N * codebook_dim, F]; without the quantizer, no codes."""
+        [B, N * codebook_dim, F]; without the quantizer, no codes.
+
+        Args:
+            real: what to encode and decode.
+            quantize: share of the batch that is decoded from quantized latents.
+            generator: of what is left to chance.
+        """
         z = self.model.encoder(self.model.preprocess(real))
         commitment = codebook = z.new_zeros(())
         codes = latents = z.new_zeros(0)
@@ -485,7 +491,9 @@ class _Generator(nn.Module):
             # The nearest of 1024 entries can't be told in 8 bits of mantissa.
             with torch.autocast(z.device.type, enabled=False):
                 quantized = self.model.quantizer(z.float(), generator=generator)
-            z, codes, latents, commitment, codebook = quantized
+            _, codes, latents, commitment, codebook = quantized
+            drawn = torch.rand(z.shape[0], 1, 1, generator=generator) < quantize
+            z = torch.where(drawn.to(z.device), quantized.z, z)
         fake = self.model.decode(z)
         return fake[..., : real.shape[-1]], commitment, codebook, codes, latents.detach()
 

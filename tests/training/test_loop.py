@@ -59,6 +59,18 @@ def test_a_validation_leaves_numbers_sounds_and_pictures(tmp_path: Path, manifes
     assert DAC.from_pretrained(tmp_path / "best").n_codebooks == 3
 
 
+def test_some_of_the_excerpts_go_past_the_quantizer(tmp_path: Path, manifest: Path) -> None:
+    run = Trainer(small_run(tmp_path, manifest, trainer={"stages": [{"until": 1, "quantize": 0.5}]}))
+    real = torch.randn(40, 1, 32 * run.model.hop_length, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        fakes = {share: run.generator(real, share, torch.Generator().manual_seed(0))[0] for share in (False, 0.5, True)}
+    as_they_are, quantized = (
+        ((fakes[0.5] - fakes[share]).abs().amax((1, 2)) < 1e-6).tolist() for share in (False, True)
+    )
+    assert [one != other for one, other in zip(as_they_are, quantized, strict=True)] == [True] * 40
+    assert 10 < sum(quantized) < 30
+
+
 @pytest.mark.parametrize("options", [{"ema": 0.5}, {"precision": "bf16-mixed"}, {"optimizer": "muon"}])
 def test_options_of_the_loop(tmp_path: Path, manifest: Path, options: dict[str, Any]) -> None:
     run = Trainer(small_run(tmp_path, manifest, trainer=options))

@@ -34,7 +34,7 @@ from dac_codec.model import layers
 from dac_codec.model.discriminator import Discriminator
 from dac_codec.model.snake import TINY
 from dac_codec.spectral import Spectra
-from dac_codec.training.config import LossConfig, TrainConfig
+from dac_codec.training.config import TrainConfig
 from dac_codec.training.data import batches
 from dac_codec.training.loop import Trainer
 
@@ -51,9 +51,9 @@ class Stopwatch(Trainer):
         self._stream = self._batches()  # Starting its workers takes longer than a round.
         losses = self.losses.forward
 
-        def timed(fake: Tensor, real: Tensor, weights: LossConfig) -> dict[str, Tensor]:
+        def timed(fake: Tensor, real: Tensor) -> dict[str, Tensor]:
             with self.measure("losses"):
-                return losses(fake, real, weights)
+                return losses(fake, real)
 
         self.losses.forward = timed  # type: ignore[method-assign]
 

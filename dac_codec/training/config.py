@@ -28,11 +28,6 @@ ModelConfig = Annotated[
 ]
 
 
-LossName = Literal[
-    "mel", "stft", "waveform", "si_sdr", "envelope", "adversarial", "feature_matching", "codebook", "commitment"
-]
-
-
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
@@ -117,14 +112,12 @@ class Stage(_Section):
             al., "Moshi", 2024, section 3.3).
         adversarial: whether the discriminators are trained and listened to.
         generator: whether encoder, quantizer and decoder are trained. Without it the discriminators warm up alone.
-        loss: weights of losses that are others here than in the rest of the run.
     """
 
     until: PositiveInt
     quantize: Share = 1.0
     adversarial: bool = True
     generator: bool = True
-    loss: dict[LossName, NonNegativeFloat] = {}
 
 
 class TrainerConfig(_Section):
@@ -234,12 +227,8 @@ class TrainConfig(_Section):
     @property
     def adversarial(self) -> bool:
         """Whether the run needs discriminators at all."""
-        losses = [self.loss_of(stage) for stage in self.trainer.stages if stage.adversarial]
-        return any(loss.adversarial > 0 or loss.feature_matching > 0 for loss in losses)
-
-    def loss_of(self, stage: Stage) -> LossConfig:
-        """The losses of a stage."""
-        return self.loss.model_copy(update=dict[str, float](stage.loss.items()))
+        wanted = self.loss.adversarial > 0 or self.loss.feature_matching > 0
+        return wanted and any(stage.adversarial for stage in self.trainer.stages)
 
     @property
     def excerpt_length(self) -> int:

@@ -220,14 +220,13 @@ class Trainer:
 
     def _generator_step(self, reals: list[Tensor], shared: tuple[Tensor, ...] | None) -> dict[str, float]:
         stage = self.stage(self.step)
-        weights = self.config.loss_of(stage)
         totals: dict[str, Tensor] = {}
         for index, real in enumerate(reals):
             with self.fabric.no_backward_sync(self.generator, enabled=index + 1 < len(reals)):
                 fake, commitment, codebook, codes, latents = (
                     shared if shared is not None else self._generate(real, index)
                 )
-                losses = self.losses(fake, real, weights)
+                losses = self.losses(fake, real)
                 if stage.quantize:
                     losses |= {"codebook": codebook, "commitment": commitment}
                     if self.usage is not None:
@@ -235,7 +234,7 @@ class Trainer:
                 if self.discriminator is not None and stage.adversarial:
                     adversarial, matching = self._judge(fake, real)
                     losses |= {"adversarial": adversarial, "feature_matching": matching}
-                self.fabric.backward(weighted_sum(losses, weights) / len(reals))
+                self.fabric.backward(weighted_sum(losses, self.config.loss) / len(reals))
             for name, loss in losses.items():
                 totals[name] = totals.get(name, 0.0) + loss.detach() / len(reals)
         optimizers = [self.generator_optimizer, self.muon] if self.muon is not None else [self.generator_optimizer]

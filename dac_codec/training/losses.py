@@ -14,31 +14,32 @@ class ReconstructionLosses(nn.Module):
     """How far a decoded signal is from the original, by every measure that has a weight.
 
     Args:
-        config: scales.
+        config: weights and scales.
         sample_rate: of the audio in Hz.
     """
 
     def __init__(self, config: LossConfig, sample_rate: int) -> None:
         super().__init__()
+        self.config = config
         self.sample_rate = sample_rate
         self.mel = MultiScaleMel(sample_rate, config.mel_bands, config.mel_windows)
 
-    def forward(self, fake: Tensor, real: Tensor, weights: LossConfig) -> dict[str, Tensor]:
+    def forward(self, fake: Tensor, real: Tensor) -> dict[str, Tensor]:
         """Unweighted scalars by name, for audio [B, 1, T] of each; a spectrogram is computed once for all of them."""
-        if weights.centred:
+        if self.config.centred:
             estimate, reference = (Spectra(one - one.mean(-1, keepdim=True)) for one in (fake, real))
         else:
             estimate, reference = Spectra(fake), Spectra(real)
         losses = {}
-        if weights.mel:
+        if self.config.mel:
             losses["mel"] = self.mel(estimate, reference)
-        if weights.stft:
-            losses["stft"] = multi_scale_stft(estimate, reference, weights.stft_windows)
-        if weights.waveform:
+        if self.config.stft:
+            losses["stft"] = multi_scale_stft(estimate, reference, self.config.stft_windows)
+        if self.config.waveform:
             losses["waveform"] = F.l1_loss(fake, real)
-        if weights.si_sdr:
+        if self.config.si_sdr:
             losses["si_sdr"] = -si_sdr(fake, real).mean()
-        if weights.envelope:
+        if self.config.envelope:
             losses["envelope"] = envelope_distance(estimate, reference, self.sample_rate)
         return losses
 

@@ -24,17 +24,12 @@ ALONE = {"quantize": False, "adversarial": False}
 
 
 def test_stages_lead_to_a_model_that_loads(tmp_path: Path, manifest: Path) -> None:
-    stages = [
-        {"until": 60, "loss": {"stft": 0.1}} | ALONE,
-        {"until": 100, "adversarial": False},
-        {"until": 102, "loss": {"feature_matching": 0.0}},
-    ]
+    stages = [{"until": 60} | ALONE, {"until": 100, "adversarial": False}, {"until": 102}]
     run = Trainer(small_run(tmp_path, manifest, trainer={"stages": stages}))
     run.run()
     steps = [line for line in log_of(tmp_path) if "mel" in line]
     assert steps[-1]["mel"] < 0.8 * steps[0]["mel"]
     assert "codebook" not in steps[0]
-    assert ["stft" in line for line in steps] == [True] * 60 + [False] * 42
     assert steps[-1]["codebook"] > 0.0
     assert steps[-1]["discriminator"] > 0.0
     assert "adversarial" not in steps[-3]
@@ -161,7 +156,7 @@ def test_a_number_that_is_not_finite_stops_the_run(tmp_path: Path, manifest: Pat
     run = Trainer(small_run(tmp_path, manifest))
     run.run()
     run = Trainer(small_run(tmp_path, manifest, trainer={"stages": [{"until": 8}]}))
-    run.losses.forward = lambda fake, real, weights: {"mel": fake.sum() * float("nan")}  # type: ignore[method-assign]
+    run.losses.forward = lambda fake, real: {"mel": fake.sum() * float("nan")}  # type: ignore[method-assign]
     with pytest.raises(DacError, match=r"mel is nan.*step 5"):
         run.run()
     (failure,) = tmp_path.glob("failed-step-*.pt")

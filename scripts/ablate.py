@@ -68,7 +68,8 @@ def train(row: Row, overrides: Sequence[str], output: Path, threads: int) -> Non
         DacError: it fails; its log says why. Or its folder holds a run with other settings.
     """
     settings, wanted = output / f"{row.name}.overrides", "\n".join([*overrides, *row.changes]) + "\n"
-    if settings.exists() and settings.read_text(encoding="utf-8") != wanted:
+    started = (output / row.name).exists() and settings.exists()
+    if started and settings.read_text(encoding="utf-8") != wanted:
         raise DacError(f"{row.name}: {output / row.name} was trained with other settings; remove it and {settings}")
     with replacing(settings) as temporary:
         temporary.write_text(wanted, encoding="utf-8")
@@ -125,6 +126,8 @@ def main() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument("--jobs", type=int, default=cores, help="how many rows to train at a time")
     arguments = parser.parse_args()
+    if arguments.jobs < 1:
+        parser.error(f"--jobs must be at least 1, not {arguments.jobs}")
     try:
         common, rows = read_rows(arguments.variants)
         arguments.output.mkdir(parents=True, exist_ok=True)

@@ -18,8 +18,9 @@ def main() -> int:
     arguments = parser.parse_args()
     output = arguments.output or arguments.run
     try:
-        for draw, name in ((draw_curves, "curves.png"), (draw_codebooks, "codebooks.png")):
+        if arguments.output:
             output.mkdir(parents=True, exist_ok=True)
+        for draw, name in ((draw_curves, "curves.png"), (draw_codebooks, "codebooks.png")):
             draw(arguments.run, output / name)
             print(output / name)
     except (DacError, OSError) as error:

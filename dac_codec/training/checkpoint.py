@@ -104,11 +104,6 @@ class Checkpoints:
         except OSError as error:
             raise CheckpointError(f"can't tidy up {self.folder}: {error}") from error
 
-    def remove_leftovers(self) -> None:
-        """Remove what a process that was killed while writing has left."""
-        for path in self.folder.glob(".*.tmp"):
-            path.unlink(missing_ok=True)
-
 
 def save_discriminator(discriminator: nn.Module, folder: Path) -> None:
     """Write the discriminators' weights beside those of a model, for the next one to be fine-tuned from.
@@ -135,8 +130,21 @@ def load_discriminator(discriminator: nn.Module, folder: Path) -> None:
     try:
         discriminator.load_state_dict(safetensors.torch.load_file(path))
     except (safetensors.SafetensorError, OSError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CheckpointError(f"{path} does not hold these discriminators: {reason}") from error
+        raise CheckpointError(f"{path} does not hold these discriminators: {first_reason(error)}") from error
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what a process that was killed while writing has left in a folder of a run."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+    for path in folder.glob(".saving-*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def first_reason(error: BaseException) -> str:
+    """What PyTorch complains of first, in one line; the heading above its list of complaints says nothing."""
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    return lines[1] if len(lines) > 1 and lines[0].endswith(":") else "".join(lines[:1])
 
 
 def _to_disk(path: Path) -> None:

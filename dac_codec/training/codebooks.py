@@ -79,7 +79,13 @@ class Usage(nn.Module):
 
     @torch.no_grad()
     def revive(
-        self, model: DAC, latents: Tensor, optimizer: torch.optim.Optimizer, fabric: Fabric, generator: torch.Generator
+        self,
+        model: DAC,
+        latents: Tensor,
+        optimizer: torch.optim.Optimizer,
+        fabric: Fabric,
+        generator: torch.Generator,
+        average: DAC | None = None,
     ) -> int:
         """Move the entries that were hardly used since the last count began, the same in every process, and count anew.
 
@@ -89,6 +95,7 @@ class Usage(nn.Module):
             optimizer: of the codebooks; what it remembers of an entry that is moved is forgotten.
             fabric: the processes of the run.
             generator: source of randomness, on the CPU.
+            average: a moving average of the model, whose entries move to the same places.
 
         Returns:
             The number of entries moved.
@@ -98,14 +105,21 @@ class Usage(nn.Module):
         if float(least.min()) < 1.0:
             return 0
         unused = uses < least
-        for stage, which, points in zip(
-            model.quantizer.stages(), unused, latents.chunk(model.n_codebooks, 1), strict=True
+        averages = model if average is None else average
+        for stage, averaged, which, points in zip(
+            model.quantizer.stages(),
+            averages.quantizer.stages(),
+            unused,
+            latents.chunk(model.n_codebooks, 1),
+            strict=True,
         ):
             candidates = points.transpose(1, 2).flatten(0, 1)
             chosen = torch.randint(len(candidates), (len(which),), generator=generator).to(candidates.device)
             entries = stage.codebook.weight
-            spare = fabric.broadcast(candidates[chosen].to(entries))
-            entries.copy_(torch.where(which[:, None], spare, entries))
+            # Fabric's broadcast leaves a tensor on the first process's device.
+            spare = fabric.broadcast(candidates[chosen]).to(entries)
+            for weight in (entries, averaged.codebook.weight):
+                weight.copy_(torch.where(which[:, None], spare, weight))
             for memory in optimizer.state.get(entries, {}).values():
                 if memory.shape == entries.shape:
                     memory[which] = 0.0

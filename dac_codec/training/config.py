@@ -224,6 +224,28 @@ class TrainConfig(_Section):
     logger: LoggerConfig = LoggerConfig()
     resume: str = "auto"
 
+    @model_validator(mode="after")
+    def _codebooks_can_start(self) -> TrainConfig:
+        model, trainer = self.model, self.trainer
+        if model.codebook_learning == "moving_average":
+            if trainer.revive_every:
+                raise ValueError("trainer.revive_every: codebooks that are moving averages revive entries themselves")
+            return self
+        if all(stage.quantize for stage in trainer.stages) or not any(stage.quantize for stage in trainer.stages):
+            return self
+        if not 2 <= model.codebook_dim <= model.latent_width + 1:
+            raise ValueError(
+                f"model.codebook_dim: k-means for the codebooks needs 2 to {model.latent_width + 1} dimensions (one "
+                f"more than the latents have), not {model.codebook_dim}"
+            )
+        n_latents = trainer.codebook_batches * trainer.batch_size * self.excerpt_length // model.hop_length
+        if n_latents < model.codebook_size:
+            raise ValueError(
+                f"trainer.codebook_batches: {trainer.codebook_batches} batches have {n_latents} latents, too few for "
+                f"k-means of {model.codebook_size} codebook entries"
+            )
+        return self
+
     @property
     def adversarial(self) -> bool:
         """Whether the run needs discriminators at all."""

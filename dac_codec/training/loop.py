@@ -87,6 +87,9 @@ class Trainer:
             self.usage = codebooks.Usage(self.model).to(self.fabric.device)
         self.losses = ReconstructionLosses(config.loss, config.model.sample_rate).to(self.fabric.device)
         self.validation = Validation(config, val, self.folder / "validation", self.fabric)
+        if self.fabric.is_global_zero:
+            for file in self.validation.clips.skipped:
+                logger.warning("skipped %s", file)
 
         turned = muon.directions(self.model) if settings.optimizer == "muon" else []
         self.generator_optimizer = _adamw(self.model, settings.learning_rate, turned)
@@ -120,7 +123,8 @@ class Trainer:
             stack.enter_context(logging_redirect_tqdm())
             log, progress = None, tqdm(total=settings.n_steps, initial=self.step, disable=True)
             if self.fabric.is_global_zero:
-                self.checkpoints.remove_leftovers()
+                for folder in (self.checkpoints.folder, self.folder, self.folder / "best", self.folder / "model"):
+                    checkpoint.remove_temporaries(folder)
                 log = RunLog(self.folder, self.config.logger, self.config.to_dict(), self.step)
                 stack.callback(log.close)
                 progress = stack.enter_context(
@@ -129,11 +133,15 @@ class Trainer:
 
             if settings.compile and self.fabric.is_global_zero:
                 logger.info("the first steps are compiled, which takes some minutes")
-            self._validate_if_due(log, stop)
+            validated = self.validated
+            improved = self._validate_if_due(log, stop)
+            if self.validated != validated:  # the run was stopped before it could be
+                self._save(improved)
             stream = self._batches()
             while self.step < settings.n_steps and not any_process(self.fabric, stop.is_set):
                 started = time.perf_counter()
                 if self._quantization_begins():
+                    self.best = math.inf  # No quantizer is as good as none.
                     self._fit_codebooks()
                 micro_batches = [self._heard(next(stream)) for _ in range(settings.accumulate)]
                 waited = time.perf_counter() - started
@@ -149,7 +157,7 @@ class Trainer:
             if self.step < settings.n_steps:
                 self._save(best=False)
                 if self.fabric.is_global_zero:
-                    logger.warning("stopped at step %d; the same command goes on from there", self.step)
+                    logger.warning("stopped at step %d; the same command, with resume=auto, goes on", self.step)
             elif self.fabric.is_global_zero:
                 self._export("model")
 
@@ -242,7 +250,7 @@ class Trainer:
         if self.usage is not None and stage.quantize and (self.step + 1) % self.config.trainer.revive_every == 0:
             randomness = _generator_of([self.config.trainer.seed, self.step])
             values["revived"] = self.usage.revive(
-                self.model, latents, self.generator_optimizer, self.fabric, randomness
+                self.model, latents, self.generator_optimizer, self.fabric, randomness, self._average()
             )
         if self.ema is not None:
             self.ema.update_parameters(self.model)
@@ -312,6 +320,8 @@ class Trainer:
     def _fit_codebooks(self) -> None:
         """Start the quantizer from k-means on the latents of the training data, the same in every process."""
         settings = self.config.trainer
+        if self.config.model.codebook_learning == "moving_average":
+            return  # Those start from the data by themselves.
         self.model.eval()
         heard = batches(
             self.data,
@@ -328,6 +338,8 @@ class Trainer:
             # What the optimizers remember of the random projections is worth nothing now.
             for optimizer in self._optimizers().values():
                 optimizer.state.pop(parameter, None)
+        if (average := self._average()) is not None:
+            average.quantizer.load_state_dict(self.model.quantizer.state_dict())
 
     # ------------------------------------------------------------------------------------------------------------------
     # Watching it
@@ -370,10 +382,15 @@ class Trainer:
 
     def _trained_model(self) -> DAC:
         """The network that is validated and exported: the averaged one where there is an average."""
+        average = self._average()
+        return self.model if average is None else average
+
+    def _average(self) -> DAC | None:
+        """The network whose weights are moving averages, where there is one."""
         if self.ema is None:
-            return self.model
-        averaged: DAC = self.ema.module  # type: ignore[assignment]
-        return averaged
+            return None
+        average: DAC = self.ema.module  # type: ignore[assignment]
+        return average
 
     def _export(self, name: str) -> None:
         """Write the model, and the discriminators beside it, for `DAC.from_pretrained` and for fine-tuning."""
@@ -425,7 +442,14 @@ class Trainer:
         if wish == "auto":
             return checkpoint.load(latest) if latest is not None else None
         if wish != "never":
-            return checkpoint.load(Path(wish).expanduser())
+            state = checkpoint.load(Path(wish).expanduser())
+            later = [path.name for step, path in self.checkpoints.steps() if step > state.get("step", step)]
+            if later:
+                raise CheckpointError(
+                    f"{self.folder} goes on to a later step than {wish}: take another trainer.folder, or remove "
+                    f"{', '.join(later)} from its checkpoints"
+                )
+            return state
         if latest is not None:
             raise CheckpointError(f"{self.folder} holds a run already: take another trainer.folder, or resume=auto")
         return None
@@ -443,9 +467,9 @@ class Trainer:
             self.step, self.validated, self.best = state["step"], state["validated"], state["best"]
             self.skipped = set(state["skipped"])
         except (KeyError, RuntimeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
             raise CheckpointError(
-                f"the checkpoint of {self.folder} does not fit this configuration: {reason}"
+                f"the checkpoint that {self.folder} goes on from does not fit this configuration: "
+                f"{checkpoint.first_reason(error)}"
             ) from error
         if self.fabric.is_global_zero:
             logger.info("going on from step %d", self.step)

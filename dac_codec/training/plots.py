@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from dac_codec.errors import DacError
+from dac_codec.files import replacing
 
 _BORING = frozenset(("step", "learning_rate", "skipped_files"))
 
@@ -52,7 +53,8 @@ def draw_curves(folder: Path, target: Path) -> None:
         axis.set(title=name, xlabel="step")
         axis.grid(alpha=0.3)
     figure.tight_layout()
-    figure.savefig(target, dpi=80)
+    with replacing(target) as temporary:
+        figure.savefig(temporary, dpi=80, format="png")
 
 
 def draw_codebooks(folder: Path, target: Path) -> None:
@@ -77,7 +79,8 @@ def draw_codebooks(folder: Path, target: Path) -> None:
         axis.grid(alpha=0.3)
     axis.legend(title="codebook", fontsize=7, ncol=2)
     figure.tight_layout()
-    figure.savefig(target, dpi=80)
+    with replacing(target) as temporary:
+        figure.savefig(temporary, dpi=80, format="png")
 
 
 def _running_mean(values: list[float]) -> np.ndarray:

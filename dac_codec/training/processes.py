@@ -11,25 +11,39 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
+from dac_codec.errors import DacError
 from dac_codec.training.config import TrainConfig
 
 
 def start(config: TrainConfig) -> Fabric:
-    """Start the processes that a configuration asks for; each of them goes on from here."""
+    """Start the processes that a configuration asks for; each of them goes on from here.
+
+    Raises:
+        DacError: this machine has no such devices, or fewer.
+    """
     settings = config.trainer
     parallel = settings.strategy == "ddp" or settings.devices * settings.nodes > 1
     # A stage without the quantizer gives no gradient to its parameters.
     partial = any(not stage.quantize for stage in settings.stages)
-    fabric = Fabric(
-        accelerator=settings.accelerator,
-        devices=settings.devices,
-        num_nodes=settings.nodes,
-        strategy=DDPStrategy(find_unused_parameters=partial, broadcast_buffers=False) if parallel else "auto",
-        precision=settings.precision,
-    )
-    fabric.launch()
+    accelerator = settings.accelerator
+    if accelerator == "auto":  # Fabric knows more of them, which nothing here has been tried on.
+        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        fabric = Fabric(
+            accelerator=accelerator,
+            devices=settings.devices,
+            num_nodes=settings.nodes,
+            strategy=DDPStrategy(find_unused_parameters=partial, broadcast_buffers=False) if parallel else "auto",
+            precision=settings.precision,
+        )
+        fabric.launch()
+    except (RuntimeError, MisconfigurationException) as error:
+        raise DacError(
+            f"{settings.devices} processes on trainer.accelerator={settings.accelerator} can't be started: {error}"
+        ) from error
     return fabric
 
 

@@ -40,9 +40,16 @@ class RunLog:
         self._wandb = _start_wandb(folder, config, settings) if config.wandb != "off" else None
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Record metrics of a step, exactly (JSON numbers that read back as the same floats)."""
-        self._file.write(json.dumps({"step": step} | dict(values)) + "\n")
-        self._file.flush()
+        """Record metrics of a step, exactly (JSON numbers that read back as the same floats).
+
+        Raises:
+            DacError: they can't be written.
+        """
+        try:
+            self._file.write(json.dumps({"step": step} | dict(values)) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise DacError(f"can't write {self.path}: {error}") from error
         if self._wandb is not None:
             self._wandb.log(dict(values), step=step)
 
@@ -93,7 +100,8 @@ def _start_wandb(folder: Path, config: LoggerConfig, settings: Mapping[str, Any]
         logger.warning("not logged in to Weights & Biases: the run is kept offline, for `wandb sync`")
     identity = folder / "wandb-id"
     if not identity.exists():
-        identity.write_text(secrets.token_hex(4))
+        with replacing(identity) as temporary:
+            temporary.write_text(secrets.token_hex(4))
     return wandb.init(
         project=config.project,
         name=folder.name,

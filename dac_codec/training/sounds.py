@@ -52,7 +52,8 @@ def find_sounds(source: Source, split: str, progress: bool = False, least_bandwi
         The sounds, in an order that depends on nothing but the source, and what can't be read.
 
     Raises:
-        AudioError: a place doesn't exist or is no manifest, or nothing that can be read is in the split.
+        AudioError: a place doesn't exist or is no manifest, nothing that can be read is in the split, or a file is in
+            two splits, by two places.
     """
     if not isinstance(source, Mapping) and not _is_folder(Path(source).expanduser()):
         return Found(manifest.read_split(source, split, least_bandwidth), [])
@@ -71,6 +72,7 @@ def find_sounds(source: Source, split: str, progress: bool = False, least_bandwi
                 found = {name: [replace(one, domain=domain) for one in group] for name, group in rows.items()}
             for name, group in found.items():
                 sounds.setdefault(name, []).extend(group)
+    _check_apart(sounds)
     if not sounds.get(split):
         places = source if not isinstance(source, Mapping) else ", ".join(f"{key}: {source[key]}" for key in source)
         others = ", ".join(f"{len(group)} in {name!r}" for name, group in sounds.items()) or "none in others"
@@ -80,6 +82,19 @@ def find_sounds(source: Source, split: str, progress: bool = False, least_bandwi
             f"{reason}; a folder needs at least two readable files, one to train on and one to validate on"
         )
     return Found(sounds[split], unreadable)
+
+
+def _check_apart(sounds: Mapping[str, Iterable[Sound]]) -> None:
+    """Raise an AudioError if the same file is in two splits: one place may lie in another, or be a manifest of it."""
+    split_of: dict[str, str] = {}
+    for split, group in sounds.items():
+        for one in group:
+            other = split_of.setdefault(os.path.realpath(one.path), split)
+            if other != split:
+                raise AudioError(
+                    f"{one.path} is in the split {split!r} by one place and in {other!r} by another: "
+                    "give each file in one place only"
+                )
 
 
 def _is_folder(path: Path) -> bool:

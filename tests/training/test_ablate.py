@@ -51,6 +51,15 @@ def test_a_table_of_variants(tmp_path: Path, manifest: Path) -> None:
     assert "was trained with other settings" in changed.stderr
     assert [line.split(" | ")[0] for line in changed.stdout.splitlines()[2:]] == ["| as-it-is"]
 
+    # A row that was refused has trained nothing that its correction could be mixed up with.
+    variants.write_text(VARIANTS.replace("loss.mel=-1", "loss.mel=1"))
+    corrected = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert corrected.returncode == 0, corrected.stderr
+    assert len(corrected.stdout.splitlines()) == 5
+    none = subprocess.run([*command, "--jobs", "0"], capture_output=True, text=True, check=False)
+    assert none.returncode == 2
+    assert "--jobs must be at least 1" in none.stderr
+
 
 def test_ctrl_c_saves_what_is_trained_and_begins_nothing_more(tmp_path: Path, manifest: Path) -> None:
     variants, out = tmp_path / "variants.yaml", tmp_path / "out"

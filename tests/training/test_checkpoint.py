@@ -36,7 +36,9 @@ def test_what_was_half_written_is_removed(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep_last=2)
     checkpoints.save({"step": 1}, 1, best=False)
     (tmp_path / ".0123456789abcdef.tmp").write_bytes(b"half")
-    checkpoints.remove_leftovers()
+    (tmp_path / ".saving-abc").mkdir()
+    (tmp_path / ".saving-abc" / "model.safetensors").write_bytes(b"half")
+    checkpoint.remove_temporaries(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001.pt"]
 
 

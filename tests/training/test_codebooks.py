@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from lightning_fabric import Fabric
 from dac_codec.model import DAC, DACConfig
 from dac_codec.training import codebooks
 from dac_codec.training.loop import Trainer
-from tests.training.conftest import log_of, small_run
+from tests.training.conftest import assert_equal, log_of, small_run
 
 
 @torch.no_grad()
@@ -77,7 +78,9 @@ def test_entries_that_are_hardly_used_move_to_latents() -> None:
     usage.count(torch.tensor([[[31], [31]]]))  # once in 321 is less than a tenth of the mean
     latents = torch.randn(1, 6, 50, generator=generator) + 100.0
     fabric = Fabric(accelerator="cpu", devices=1)
-    assert usage.revive(model, latents, optimizer, fabric, generator) == 48
+    twin = copy.deepcopy(model)
+    assert usage.revive(model, latents, optimizer, fabric, generator, twin) == 48
+    assert_equal(model.quantizer.state_dict(), twin.quantizer.state_dict())
     for index, used in enumerate((slice(0, 8), slice(16, 24))):
         weight = model.quantizer.stages()[index].codebook.weight
         moved = torch.ones(32, dtype=torch.bool)

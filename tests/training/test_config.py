@@ -85,6 +85,7 @@ def test_an_excerpt_is_a_whole_number_of_frames() -> None:
         ("data.weights=sometimes", "data.weights.*sometimes"),
         ("loss.mel_bands=[5]", "mel_bands has 1 scales"),
         ("trainer.stages=[{until: 5},{until: 5}]", "end later"),
+        ("trainer.stages=[{until: 5, quantize: 1.5}]", "trainer.stages.0.quantize.*1.5"),
         ("data.sounds=null", "data.sounds"),
         ("data.least_bandwidth=-1", "data.least_bandwidth"),
     ],
@@ -92,6 +93,25 @@ def test_an_excerpt_is_a_whole_number_of_frames() -> None:
 def test_a_wrong_value_is_named(override: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         config_of(override)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["trainer.codebook_batches=1", "trainer.batch_size=4"], "1 batches have 132 latents, too few.* 1024 codebook"),
+        (["model.codebook_dim=1"], "model.codebook_dim: .*2 to 1025.*not 1"),
+        (["model.codebook_dim=1026"], "model.codebook_dim: .*2 to 1025.*not 1026"),
+    ],
+)
+def test_codebooks_that_k_means_can_not_start_are_refused_at_once(overrides: list[str], message: str) -> None:
+    config_of(*overrides)
+    with pytest.raises(ValueError, match=message):
+        config_of(*overrides, "trainer.stages=[{until: 5, quantize: false}, {until: 9}]")
+
+
+def test_moving_averages_revive_their_entries_themselves() -> None:
+    with pytest.raises(ValueError, match="revive_every"):
+        config_of("experiment=ablation/moving-average", "trainer.revive_every=100")
 
 
 def test_an_unknown_key_is_refused() -> None:

@@ -66,11 +66,16 @@ def test_some_of_the_excerpts_go_past_the_quantizer(tmp_path: Path, manifest: Pa
     assert 10 < sum(quantized) < 30
 
 
-@pytest.mark.parametrize("options", [{"ema": 0.5}, {"precision": "bf16-mixed"}, {"optimizer": "muon"}])
+@pytest.mark.parametrize("options", [{"ema": 0.5}, {"precision": "bf16-mixed"}, {"optimizer": "muon", "cooldown": 2}])
 def test_options_of_the_loop(tmp_path: Path, manifest: Path, options: dict[str, Any]) -> None:
-    run = Trainer(small_run(tmp_path, manifest, trainer=options))
+    run = Trainer(small_run(tmp_path, manifest, trainer={"decay": 0.5} | options))
     run.run()
-    assert len([line for line in log_of(tmp_path) if "mel" in line]) == 4
+    steps = [line for line in log_of(tmp_path) if "mel" in line]
+    ends = [1.0, 1.0, 1.0, 0.5 if "cooldown" in options else 1.0]
+    assert [line["learning_rate"] for line in steps] == pytest.approx(
+        [2e-3 * 0.5**step * end for step, end in enumerate(ends)]
+    )
+    assert (run.muon is not None and len(run.muon.state) > 10) is ("optimizer" in options)
     exported = DAC.from_pretrained(tmp_path / "model").encoder.block[0].weight
     followed = torch.equal(exported, run.model.encoder.block[0].weight)
     assert followed is ("ema" not in options)
@@ -98,14 +103,52 @@ def test_compiled_training_is_the_same_training(
 
 def test_losses_are_float32_in_bf16(tmp_path: Path, manifest: Path) -> None:
     values = {}
+    dtypes = set()
     for precision in ("32-true", "bf16-mixed"):
         folder = tmp_path / precision
-        Trainer(small_run(folder, manifest, trainer={"precision": precision, "stages": [{"until": 1}]})).run()
+        run = Trainer(small_run(folder, manifest, trainer={"precision": precision, "stages": [{"until": 1}]}))
+        run.losses.register_forward_hook(lambda _, heard, losses: dtypes.update(one.dtype for one in losses.values()))
+        run.losses.mel.register_forward_hook(lambda _, heard, loss: dtypes.add(heard[0].magnitude(32).dtype))
+        run.run()
         values[precision] = log_of(folder)[0]
+    assert dtypes == {torch.float32}
     for name, value in values["32-true"].items():
         if not name.startswith("gradient") and name not in ("codebook", "commitment"):
             assert values["bf16-mixed"][name] == pytest.approx(value, rel=0.05)
     assert values["bf16-mixed"]["mel"] != values["32-true"]["mel"]
+
+
+def test_no_quantizer_is_no_measure_for_one(tmp_path: Path, manifest: Path) -> None:
+    """The best is of those that are quantized, once any is, and averages hear of the codebooks' start."""
+    stages = [{"until": 2} | ALONE, {"until": 3}]
+    settings = {"validate_every": 1, "ema": 0.999, "codebook_batches": 20, "stages": stages}
+    run = Trainer(small_run(tmp_path, manifest, trainer=settings))
+    mel_distance = run.validation.mel_distance.forward
+    unquantized = iter((0.001, 0.001) * 2)
+    run.validation.mel_distance.forward = lambda *spectra: (  # type: ignore[method-assign]
+        mel_distance(*spectra) if run.stage(run.step - 1).quantize else torch.tensor(next(unquantized))
+    )
+    run.run()
+    assert checkpoint.load(tmp_path / "checkpoints" / "best.pt")["step"] == 3
+    assert run.ema is not None
+    average, now = (one.quantizer.state_dict() for one in (run.ema.module, run.model))
+    for name, value in now.items():
+        if not name.endswith("bias"):
+            assert float((average[name] - value).norm()) <= 0.2 * float(value.norm()), name
+
+
+def test_a_validation_that_was_interrupted_is_made_up_for_once(tmp_path: Path, manifest: Path) -> None:
+    run = Trainer(small_run(tmp_path, manifest))
+    validate = run.validation.run
+    run.validation.run = lambda *arguments: (  # type: ignore[method-assign]
+        signal.raise_signal(signal.SIGINT) or validate(*arguments)
+    )
+    run.run()
+    assert not [line for line in log_of(tmp_path) if "val/mel_distance" in line]
+    for _ in range(2):
+        Trainer(small_run(tmp_path, manifest)).run()
+        assert [line["step"] for line in log_of(tmp_path) if "val/mel_distance" in line] == [4]
+        assert checkpoint.load(tmp_path / "checkpoints" / "best.pt")["validated"] == 4
 
 
 def test_accumulated_batches_are_one_large_batch(tmp_path: Path, manifest: Path) -> None:
@@ -212,8 +255,14 @@ def test_what_resume_means(tmp_path: Path, manifest: Path) -> None:
     newest = tmp_path / "one" / "checkpoints" / "step-00000004.pt"
     assert Trainer(small_run(tmp_path / "two", manifest, resume=str(newest))).step == 4
     wider = small_run(tmp_path / "one", manifest, model={"decoder_dim": 32})
-    with pytest.raises(CheckpointError, match="does not fit"):
+    with pytest.raises(CheckpointError, match=r"does not fit.*size mismatch for decoder"):
         Trainer(wider)
+    longer = {"stages": [{"until": 6}], "save_every": 2}
+    Trainer(small_run(tmp_path / "one", manifest, trainer=longer)).run()
+    with pytest.raises(CheckpointError, match=r"later step than .*remove step-00000006\.pt"):
+        Trainer(small_run(tmp_path / "one", manifest, resume=str(newest), trainer=longer))
+    newest.with_name("step-00000006.pt").unlink()
+    assert Trainer(small_run(tmp_path / "one", manifest, resume=str(newest), trainer=longer)).step == 4
 
 
 def test_discriminators_can_be_added_to_a_run(tmp_path: Path, manifest: Path) -> None:

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from dac_codec.training import checkpoint
 from dac_codec.training.checkpoint import Checkpoints
@@ -106,7 +107,7 @@ def test_the_script_saves_when_it_is_asked_to_stop(tmp_path: Path, manifest: Pat
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output.decode()
-    assert b"goes on from there" in output
+    assert b"the same command, with resume=auto, goes on" in output
     latest = Checkpoints(tmp_path / "run" / "checkpoints", 2).latest()
     assert latest is not None
     assert checkpoint.load(latest)["step"] == log_of(tmp_path / "run")[-1]["step"]
@@ -130,6 +131,11 @@ def test_a_folder_of_sounds_is_enough(tmp_path: Path, manifest: Path) -> None:
         ("trainer.seed=1", "nowhere"),
         ("data.sounds=???", "data.sounds"),
         ("experiment=nonsense", "nonsense"),
+        pytest.param(
+            "trainer.accelerator=cuda",
+            "on trainer.accelerator=cuda can't be started",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device"),
+        ),
     ],
 )
 def test_the_script_names_what_is_wrong(tmp_path: Path, override: str, message: str) -> None:

@@ -88,16 +88,28 @@ def test_files_that_cant_be_read_are_listed(tmp_path: Path) -> None:
 
 
 def test_domains_have_folders_and_manifests(tmp_path: Path) -> None:
-    for name in ("near", "far", "played"):
+    for name in ("near", "far", "played", "listed"):
         for index in range(3):
             tone(tmp_path / name / f"{index}.wav")
     manifest = tmp_path / "sounds.csv"
-    manifest.write_text(HEADER + "near/0.wav,noise,0.01,train\nfar/0.wav,other,0.01,val\n")
+    manifest.write_text(HEADER + "listed/0.wav,noise,0.01,train\nlisted/1.wav,other,0.01,val\n")
     source = {"speech": [tmp_path / "near", str(tmp_path / "far")], "music": tmp_path / "played", "rest": manifest}
     train = find_sounds(source, "train").sounds
     assert [one.domain for one in train] == ["speech"] * 4 + ["music"] * 2 + ["rest"]
-    assert train[-1].path == tmp_path / "near" / "0.wav"
+    assert train[-1].path == tmp_path / "listed" / "0.wav"
     assert [one.domain for one in find_sounds(source, "val").sounds] == ["speech", "speech", "music", "rest"]
+
+
+def test_a_file_that_two_places_put_into_two_splits_is_named(tmp_path: Path) -> None:
+    for index in range(3):
+        tone(tmp_path / "all" / f"{index}.wav")
+    (val,) = find_sounds(tmp_path / "all", "val").sounds
+    manifest = tmp_path / "sounds.csv"
+    manifest.write_text(HEADER + f"all/{val.path.name},all,0.01,val\n")
+    assert len(find_sounds({"one": tmp_path / "all", "other": manifest}, "val").sounds) == 2
+    manifest.write_text(HEADER + f"all/{val.path.name},all,0.01,train\n")
+    with pytest.raises(AudioError, match=f"{val.path.name} is in the split 'val' by one place and in 'train' by"):
+        find_sounds({"one": tmp_path / "all", "other": manifest}, "train")
 
 
 def test_a_manifest_keeps_its_domains_and_splits(tmp_path: Path) -> None:

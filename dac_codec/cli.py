@@ -1,7 +1,8 @@
 """The command line: flags, progress bars and exit codes.
 
 What a command does to a file is in `codec`, which files it reads and writes in `jobs`. Exit codes: 0 all went well, 1 a
-file (or the whole run) failed, 2 the command line is wrong, 130 interrupted, 141 the reader of the output went away.
+file (or the whole run) failed, 2 the command line is wrong, 130 interrupted (143 by SIGTERM, 129 by SIGHUP), 141 the
+reader of the output went away.
 Data alone goes to standard output, messages go to standard error. What is slow to import is imported when a command
 needs it: `--help` is instant.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import sys
 import threading
 import time
@@ -32,7 +34,8 @@ if TYPE_CHECKING:
     from dac_codec.codec import Batches, Coder
     from dac_codec.model import DAC
 
-_INTERRUPTED = 130  # 128 + SIGINT, as shells count
+_SIGNALLED = 128  # and the signal's number, as shells count
+_INTERRUPTED = _SIGNALLED + signal.SIGINT
 _PIPE_CLOSED = 141  # 128 + SIGPIPE
 _MOST_AT_ONCE = 8  # files; each takes as much memory as one alone
 
@@ -48,16 +51,40 @@ class _Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with _stopped_tidily() as signals:
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             click.echo("Interrupted", err=True)
-            raise click.exceptions.Exit(_INTERRUPTED) from None
+            raise click.exceptions.Exit(_SIGNALLED + signals[0] if signals else _INTERRUPTED) from None
         except BrokenPipeError:  # the reader of a pipe may leave when it has enough
             with suppress(OSError):  # where standard output has a file descriptor; Python would complain at exit
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise click.exceptions.Exit(_PIPE_CLOSED) from None
         except (DacError, OSError, MemoryError) as error:
             raise click.ClickException(_one_line(error)) from error
+
+
+@contextmanager
+def _stopped_tidily() -> Iterator[list[int]]:
+    """Let what ends a process do as Ctrl-C does, so that nothing half-written stays; gives the signals that came."""
+    came: list[int] = []
+
+    def stop(number: int, frame: object) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    changed = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            # What a parent lets its children ignore, as nohup does, stays ignored.
+            if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+                changed[number] = signal.signal(number, stop)
+    try:
+        yield came
+    finally:
+        for number, before in changed.items():
+            signal.signal(number, before)
 
 
 def _raw_sound(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int, str] | None:
@@ -723,6 +750,8 @@ def _describe(name: str) -> dict[str, Any]:
     """The fields of a .dac file of either kind; "-" is standard input."""
     from dac_codec import bitstream
 
+    if name == DASH and sys.stdin is None:
+        raise DacError("standard input is closed: redirect a file to it, or name files")
     data = sys.stdin.buffer.read() if name == DASH else Path(name).read_bytes()
     if bitstream.is_legacy(data):
         fields = _legacy_fields(bitstream.read_legacy(data))

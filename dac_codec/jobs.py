@@ -165,6 +165,8 @@ def make_plan(
     Raises:
         click.UsageError: the inputs and the output don't go together.
     """
+    if "" in inputs or output == "":
+        raise click.UsageError("an input or output is empty: is a variable of the shell not set?")
     if DASH in inputs or output == DASH:
         return Plan([_stream_job(inputs, output)], [])
     several = len(inputs) > 1 or _is_folder(inputs[0])
@@ -215,6 +217,10 @@ def _stream_job(inputs: tuple[str, ...], output: str | None) -> Job:
     target = None if output in (None, DASH) else Path(str(output))
     if target is not None and (_is_folder(target) or str(output).endswith(_separators())):
         raise click.UsageError(f"{shown(target)} is a folder: name a file in it for what comes from standard input")
+    if source is None and sys.stdin is None:
+        raise click.UsageError("standard input is closed: redirect a file to it, or name files")
+    if target is None and sys.stdout is None:
+        raise click.UsageError("standard output is closed: redirect it, or name a file with -o")
     if source is None and sys.stdin.isatty():
         raise click.UsageError("standard input is a terminal: redirect a file to it, or name files")
     if target is None and sys.stdout.isatty():
@@ -231,7 +237,7 @@ def _is_folder(path: str | Path) -> bool:
 
 def _canonical(path: Path) -> Path:
     """One name for a file that can be called in several ways."""
-    return path.parent.resolve() / path.name
+    return Path(os.path.realpath(path.parent)) / path.name
 
 
 def _separators() -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from dac_codec.errors import AudioError
+from dac_codec.files import expanded
 
 Place: TypeAlias = str | os.PathLike[str]
 """A folder of sound files, or a manifest: a CSV file with the columns path, domain, duration and split, and perhaps
@@ -64,7 +65,7 @@ def read_split(manifest: Place, split: str, least_bandwidth: float = 0.0) -> lis
     Raises:
         AudioError: as `read`, or there is nothing in that split.
     """
-    splits = read(Path(manifest).expanduser(), least_bandwidth)
+    splits = read(expanded(manifest), least_bandwidth)
     if split not in splits:
         raise AudioError(f"{manifest} has no files in its {split} split, expected one of: {', '.join(splits) or '-'}")
     return splits[split]

@@ -44,6 +44,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from tqdm import tqdm
 
 from dac_codec.errors import CheckpointError
+from dac_codec.files import expanded, replacing
 from dac_codec.model import DAC, PRESETS, DACConfig
 
 __all__ = ["DEFAULT_MODEL", "ModelInfo", "available", "cache_folder", "fingerprint", "load", "save"]
@@ -109,7 +110,7 @@ def load(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu
             return _build(_read_folder(bundled[name_or_path])).to(device)
         if name_or_path in PUBLISHED:
             return _load_published(name_or_path, progress).to(device)
-    path = Path(name_or_path).expanduser()
+    path = expanded(name_or_path)
     try:
         is_folder, is_file = path.is_dir(), path.is_file()
     except OSError as error:
@@ -146,7 +147,7 @@ def save(
     """
     if dtype not in ("float32", "float16"):
         raise ValueError(f"dtype must be 'float32' or 'float16', not {dtype!r}")
-    folder = Path(folder).expanduser().absolute()
+    folder = expanded(folder).absolute()
     tensors = {}
     for key, tensor in canonical(model.state_dict()).items():
         tensors[key] = tensor.detach().to("cpu", getattr(torch, dtype)).contiguous()
@@ -250,7 +251,7 @@ def available() -> list[ModelInfo]:
 def cache_folder() -> Path:
     """Where downloads are kept: DAC_CODEC_CACHE from the environment, or else the platform's place for caches."""
     chosen = os.environ.get("DAC_CODEC_CACHE")
-    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("dac_codec"))
+    return expanded(chosen) if chosen else Path(platformdirs.user_cache_dir("dac_codec"))
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -525,9 +526,8 @@ def _read_record(file: Path) -> dict[str, Any]:
 
 
 def _write_record(file: Path, content: dict[str, Any]) -> None:
-    temporary = file.with_name(f"{file.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(file)
+    with replacing(file) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _download(url: str, target: Path, check: Callable[[Path], object], progress: bool) -> None:
@@ -586,6 +586,9 @@ def _receive_patiently(url: str, part: Path, progress: bool) -> str | None:
                 break
         except (OSError, http.client.HTTPException) as error:
             reason = f"the connection broke ({error})"
+        except ValueError as error:
+            reason = f"it is no address ({error})"
+            break
     return reason
 
 

@@ -195,6 +195,8 @@ def test_version() -> None:
         ["compress", "a.wav", "b.wav", "-o", "b.wav"],
         ["compress", ".", "-o", "b.wav"],
         ["decompress", "a.dac", "-o"],
+        ["compress", ""],
+        ["compress", "a.wav", "-o", ""],
         ["convert", "a.dac"],
         ["info"],
         ["explode"],
@@ -512,10 +514,17 @@ def test_bad_dac_files(model: Path, compressed: DacFile) -> None:
     Path("text.dac").write_text("no codes")
     empty = dataclasses.replace(compressed.header, n_samples=0)
     Path("silent.dac").write_bytes(bitstream.dumps(empty, np.zeros((2, 9, 0), np.uint16)))
+    loud = dataclasses.replace(compressed.header, gain_db=-1e30)
+    Path("loud.dac").write_bytes(bitstream.dumps(loud, compressed.codes.numpy().astype(np.uint16)))
     result = run("decompress", ".", "-o", "out", "--model", model)
     assert result.exit_code == 1
     assert files_below("out") == {"good.wav"}
-    assert [error.split(":")[1].strip() for error in errors_of(result)] == ["damaged.dac", "silent.dac", "text.dac"]
+    named = ["damaged.dac", "loud.dac", "silent.dac", "text.dac"]
+    assert [error.split(":")[1].strip() for error in errors_of(result)] == named
+    result = run("convert", ".", "-o", "theirs", "--model", model)
+    assert result.exit_code == 1
+    assert files_below("theirs") == {"good.dac"}
+    assert [error.split(":")[1].strip() for error in errors_of(result)] == named
 
 
 def test_a_folder_without_files_is_an_error() -> None:
@@ -657,8 +666,10 @@ def test_interrupting_leaves_whole_files_only(compressed: DacFile, monkeypatch: 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
 @pytest.mark.parametrize("command", ["compress", "decompress"])
-@pytest.mark.parametrize("n_files", [1, 2])
-def test_interrupting_work_side_by_side(command: str, n_files: int, compressed: DacFile, model: Path) -> None:
+@pytest.mark.parametrize(("n_files", "number"), [(1, "SIGTERM"), (1, "SIGHUP"), (2, "SIGINT"), (2, "SIGTERM")])
+def test_interrupting_work_side_by_side(
+    command: str, n_files: int, number: str, compressed: DacFile, model: Path
+) -> None:
     """In the middle of long files, each in a thread of its own, Ctrl-C ends the run at once and leaves nothing."""
     codes = compressed.codes.repeat(1, 1, 400)
     long = dataclasses.replace(compressed.header, n_samples=codes.shape[-1] * 512)
@@ -675,12 +686,40 @@ def test_interrupting_work_side_by_side(command: str, n_files: int, compressed: 
             assert shell.poll() is None
             time.sleep(0.01)
         time.sleep(0.2)
-        shell.send_signal(signal.SIGINT)
+        shell.send_signal(signal.Signals[number])
         asked = time.monotonic()
         _, messages = shell.communicate(timeout=60)
-    assert (shell.returncode, messages) == (130, b"Interrupted\n")
+    assert (shell.returncode, messages) == (128 + signal.Signals[number], b"Interrupted\n")
     assert time.monotonic() - asked < 10  # the run would take half a minute
     assert files_below("out") == set()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="descriptors are POSIX")
+@pytest.mark.parametrize(
+    "arguments", [["compress", "-", "-o", "x.dac"], ["info", "-"], ["compress", "a.wav", "-o", "-"]]
+)
+def test_closed_standard_streams(arguments: list[str]) -> None:
+    write_sound("a.wav")
+    which = 1 if arguments[-1] == "-" and arguments[0] == "compress" else 0
+    options: dict[str, Any] = {("stdin", "stdout")[which]: None, "preexec_fn": lambda: os.close(which)}
+    with process(*arguments, **options) as shell:
+        _, messages = shell.communicate(timeout=60)
+    assert shell.returncode in (1, 2)
+    assert f"standard {('input', 'output')[which]} is closed" in messages.decode()
+    assert "Traceback" not in messages.decode()
+    assert files_below() == {"a.wav"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="symbolic links take a privilege there")
+def test_links_that_go_in_a_circle(model: Path, compressed: DacFile) -> None:
+    Path("loop").symlink_to("loop")
+    write_sound("a.wav")
+    for arguments in (["loop/a.wav", "-o", "x.dac"], ["loop", "-o", "x.dac"], ["a.wav", "-o", "loop"]):
+        result = run("compress", *arguments, "--model", model)
+        assert result.exit_code == 1
+        assert len(errors_of(result)) == 1
+    assert files_below() == {"a.wav"}
+    assert Path("loop").is_symlink()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")

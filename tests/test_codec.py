@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +15,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dac_codec import audio as sound
 from dac_codec import bitstream, codec, pretrained
 from dac_codec.codec import DacFile, compress, decompress
 from dac_codec.codec.models import network_errors
 from dac_codec.errors import AudioError, BitstreamError, DacError, ModelMismatchError
+from dac_codec.files import replacing
 from dac_codec.model import DAC
 from dac_codec.model.decoder import Decoder
 from tests.conftest import GOLDEN, golden_model
@@ -258,3 +262,48 @@ def test_a_legacy_file_that_lies(model: DAC) -> None:
         decompress(replace(legacy, codes=np.full((1, 4, 95), 60000, np.uint16)), model)
     with pytest.raises(ModelMismatchError, match="name the model"):
         decompress(legacy)
+    with pytest.raises(BitstreamError, match=r"gain of 1e\+30 dB"):
+        decompress(replace(legacy, input_db=(1e30,)), model)
+    chunked = bitstream.read_legacy((GOLDEN / "legacy_44khz_mono_chunked.dac").read_bytes())
+    assert decompress(chunked, model)[0].shape[-1] == chunked.original_length
+    for n_frames, n_last in ((5, 5), (chunked.chunk_length + 1, 1)):
+        cut = replace(chunked, codes=chunked.codes[..., :n_frames], chunk_length=min(n_frames, chunked.chunk_length))
+        with pytest.raises(BitstreamError, match=rf"a window of {n_last} frames, expected \d+ or more without padding"):
+            decompress(cut, model)
+
+
+def test_a_file_that_lies_about_its_model_or_its_sound(model: DAC) -> None:
+    file = compress((noise(1, 5000), 44100), model)
+    assert decompress(file, model)[0].shape == (1, 5000)
+    for changes, kind, message in (
+        ({"gain_db": -1e30}, BitstreamError, r"gain of -1e\+30 dB"),
+        (
+            {"hop_length": 44100},
+            ModelMismatchError,
+            "44100 Hz and 44100 samples a frame, and it has 44100 Hz and",
+        ),
+        ({"model_sample_rate": 44101}, ModelMismatchError, "44101 Hz and 512 samples"),
+    ):
+        with pytest.raises(kind, match=message):
+            decompress(DacFile(replace(file.header, **changes), file.codes), model)
+    crowd = DacFile(replace(file.header, channels=1025), file.codes.expand(1025, -1, -1))
+    with pytest.raises(BitstreamError, match="1025 channels, expected at most 1024"):
+        decompress(crowd, model)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX")
+def test_a_named_pipe_is_written_and_stays_one(model: DAC, tmp_path: Path) -> None:
+    file = compress((noise(1, 5000), 44100), model)
+    pipe = tmp_path / "pipe.dac"
+    os.mkfifo(pipe)
+    for write in (file.save, lambda path: codec.compress_stream((tmp_path / "a.wav").open("rb"), path, model)):
+        sound.write(tmp_path / "a.wav", noise(1, 5000), 44100)
+        with ThreadPoolExecutor(1) as pool:
+            reading = pool.submit(pipe.read_bytes)
+            write(pipe)
+            assert torch.equal(DacFile.from_bytes(reading.result(timeout=60)).codes, file.codes)
+        assert pipe.is_fifo()
+    with pytest.raises(OSError, match="exists and is not a file"), replacing(pipe):
+        pass
+    assert pipe.is_fifo()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.wav", "pipe.dac"]

@@ -382,6 +382,11 @@ def test_a_part_of_a_damaged_stream(model: DAC, spoken: tuple[DacFile, Tensor]) 
         with DacStream(source) as stream, pytest.warns(UserWarning, match="lost"):  # type: ignore[arg-type]
             blocks = list(stream.blocks(model, start=240 * HOP / 44100, duration=0.5, conceal=True))
         np.testing.assert_allclose(np.concatenate(blocks, axis=1), whole[:, 240 * HOP :][:, :22050], atol=1e-5)
+        assert not stream.gaps, "none of the sound that was asked for is missing"
+    with DacStream(io.BytesIO(data)) as stream:
+        with pytest.warns(UserWarning, match="lost"):
+            list(stream.blocks(model, start=205 * HOP / 44100, duration=0.5, conceal=True))
+        assert [(gap.first_frame, gap.n_frames) for gap in stream.gaps] == [(200, 20)]
 
 
 @pytest.mark.parametrize(

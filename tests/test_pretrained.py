@@ -749,6 +749,15 @@ class TestDownload:
         assert f"http://127.0.0.1:{port}/0.0.1/weights.pth can't be downloaded: no connection" in message
         assert f"put it at {cache / 'weights.pth'}" in message
 
+    def test_an_address_without_a_scheme(self, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DAC_CODEC_DOWNLOAD_URL", "mirror.local/dac")
+        with pytest.raises(CheckpointError, match=r"mirror\.local/dac.*can't be downloaded: it is no address"):
+            load("44khz")
+
+    def test_a_home_folder_of_nobody(self) -> None:
+        with pytest.raises(CheckpointError, match="no model, file or folder called '~nobody-at-all/m'"):
+            load("~nobody-at-all/m")
+
     def test_silent_server_times_out(self, server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(pretrained, "_TIMEOUT_S", 0.2)
         server.behaviours = ["stall", "good"]

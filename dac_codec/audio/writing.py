@@ -19,7 +19,7 @@ from dac_codec.audio.libsndfile import reason
 from dac_codec.audio.pipes import write_all
 from dac_codec.audio.samples import MAX_CHANNELS, Audio, block_length, blocks, check, check_rate
 from dac_codec.errors import AudioError
-from dac_codec.files import replacing
+from dac_codec.files import is_device, replacing
 
 # File extension -> container and default sample format, in libsndfile's names.
 WRITABLE = {
@@ -146,7 +146,7 @@ class Writer:
     def _open(self, stack: contextlib.ExitStack) -> _Sink:
         """Open the target; `stack` closes it, and puts a file in its place or throws it away."""
         layout = wav.Layout(self.sample_rate, self.channels, self._subtype)
-        if isinstance(self._target, str | os.PathLike) and not _is_device(Path(self._target)):
+        if isinstance(self._target, str | os.PathLike) and not is_device(Path(self._target)):
             temporary = stack.enter_context(replacing(Path(self._target)))
             if self._plain:
                 return _WavFile(stack.enter_context(temporary.open("wb")), layout, self.n_samples)
@@ -300,8 +300,3 @@ def _file_format(fmt: str, subtype: str | None, name: str, to_stream: bool) -> t
             f"{name}: {container} has no sample format {subtype!r}, expected one of {', '.join(sorted(known))}"
         )
     return container, subtype
-
-
-def _is_device(path: Path) -> bool:
-    """Whether something is there that must be written in place: a device or a named pipe."""
-    return path.exists() and not path.is_file() and not path.is_dir()

@@ -28,7 +28,7 @@ from dac_codec.bitstream.chunks import (
 from dac_codec.bitstream.fields import CRC_BYTES, StreamReader, crc32c, encode_varint, write_all
 from dac_codec.bitstream.header import Header, encode_header, read_header
 from dac_codec.bitstream.positions import checksum_prefix
-from dac_codec.bitstream.resynchronization import Chunk, Gap, Resynchronizer
+from dac_codec.bitstream.resynchronization import TOO_NEW, Chunk, Gap, Resynchronizer
 from dac_codec.errors import BitstreamError, TruncatedBitstreamError
 
 FILE_EXTENSION = ".dac"
@@ -239,6 +239,8 @@ class Reader:
         while True:
             kind, payload_size, _ = self._read_key()
             payload = self._stream.tell()
+            if kind is ChunkKind.CRITICAL:
+                raise BitstreamError(TOO_NEW)
             if kind is ChunkKind.END or frame < 0:
                 raise BitstreamError(f"frame {frame} asked for, the file holds {self._n_frames}")
             if payload + payload_size + CRC_BYTES > size:
@@ -271,7 +273,7 @@ class Reader:
             payload = source.read(size, "a chunk")
             source.check_checksum("a chunk")
             if kind is ChunkKind.CRITICAL:
-                raise BitstreamError("the file holds a chunk that only a newer version of this package understands")
+                raise BitstreamError(TOO_NEW)
             if kind is ChunkKind.END:
                 break
             codes = decode_codes(header, payload)

@@ -25,6 +25,9 @@ _CODES_HEAD = 7  # bytes of the longest key and number of frames of a CODES chun
 _STEP = 1024  # bytes that are looked through between judging candidates
 
 
+TOO_NEW = "the file holds a chunk that only a newer version of this package understands"
+
+
 class GapReason(Enum):
     """Why codes are missing."""
 
@@ -297,7 +300,7 @@ class Resynchronizer:
         data = self._buffer.bytes(candidate.start, end)
         whole = crc32c(data).to_bytes(CRC_BYTES, "little") == self._buffer.bytes(end, candidate.end)
         if whole and candidate.kind is ChunkKind.CRITICAL:
-            raise BitstreamError("the file holds a chunk that only a newer version of this package understands")
+            raise BitstreamError(TOO_NEW)
         return whole
 
     def _codes_forms(self, start: int) -> tuple[list[_Candidate], int]:

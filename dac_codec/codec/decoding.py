@@ -131,7 +131,7 @@ class DacStream:
             raise io.UnsupportedOperation("a .dac stream that is not seekable is read once")
         self._reader = self._rewound()
         n_frames = 0
-        for event in self._events(conceal):
+        for event in self._events(conceal, Excerpt()):
             n_frames += event.codes.shape[-1] if isinstance(event, Chunk) else event.n_frames or 0
         return self._length(n_frames)
 
@@ -174,7 +174,7 @@ class DacStream:
         part = excerpt(self.header, streaming.decoder_context(model), start, duration)
         if self.seekable:
             self._reader = self._rewound()
-        events = _progress(self._events(conceal, part.first_frame, warn=True), self.header, part, progress)
+        events = _progress(self._events(conceal, part, warn=True), self.header, part, progress)
         n_given = 0
         for block in decode_events(events, self.header, model, part, self._length, not self.seekable, coder):
             n_given += block.shape[1]
@@ -201,10 +201,11 @@ class DacStream:
             self._stream.seek(self._origin)
         return bitstream.Reader(self._stream)
 
-    def _events(self, conceal: bool, first_frame: int = 0, warn: bool = False) -> Iterator[Chunk | Gap]:
-        """What is there and what is missing, up to the end or a cut; what is far before `first_frame` may be left out.
+    def _events(self, conceal: bool, part: Excerpt, warn: bool = False) -> Iterator[Chunk | Gap]:
+        """What is there and what is missing, up to the end or a cut; what is far before `part` may be left out.
 
-        A gap can hide what tells where later chunks are, so that with `conceal` every chunk is looked at.
+        A gap can hide what tells where later chunks are, so that with `conceal` every chunk is looked at. Of the gaps
+        that are found, those are kept that touch `part`.
         """
         self.gaps, self.cut = [], None
         try:
@@ -212,12 +213,12 @@ class DacStream:
                 if conceal:
                     for event in self._reader.events():
                         if isinstance(event, Gap):
-                            self.gaps.append(event)
+                            self.gaps += [event for _ in _clip([event], part.first_frame, part.last_frame)]
                             if warn:
                                 warnings.warn(self._told(event), stacklevel=2)
                         yield event
                     return
-                position = self._reader.seek_frame(first_frame) if first_frame and self.seekable else 0
+                position = self._reader.seek_frame(part.first_frame) if part.first_frame and self.seekable else 0
                 for codes in self._reader:
                     yield Chunk(position, codes)
                     position += codes.shape[-1]

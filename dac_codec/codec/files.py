@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -17,7 +17,7 @@ from dac_codec import bitstream
 from dac_codec.bitstream import Header, LegacyFile
 from dac_codec.codec.models import model_id
 from dac_codec.errors import BitstreamError, DacError
-from dac_codec.files import replacing
+from dac_codec.files import is_device, replacing
 
 PathOrFile = str | os.PathLike[str] | BinaryIO
 
@@ -148,14 +148,18 @@ def opened(source: PathOrFile) -> Iterator[BinaryIO]:
 def created(target: PathOrFile) -> Iterator[BinaryIO]:
     """A file to write, there when the block ends well, whole, and not at all when it doesn't; a stream as it is.
 
+    A device or a named pipe is written as a stream is.
+
     Raises:
         DacError: the file can't be written.
     """
     if not isinstance(target, (str, os.PathLike)):
         yield target
         return
+    path = Path(target)
     try:
-        with replacing(Path(target)) as temporary, temporary.open("wb") as stream:
+        in_place = is_device(path)
+        with nullcontext(path) if in_place else replacing(path) as file, file.open("wb") as stream:
             yield stream
     except OSError as error:
         raise DacError(f"can't write {os.fspath(target)}: {error.strerror or error}") from error

@@ -6,17 +6,25 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dac_codec import audio as sound
 from dac_codec import pretrained, streaming
 from dac_codec.bitstream import Header, LegacyFile
 from dac_codec.codec.files import DacFile
-from dac_codec.codec.models import FINGERPRINT_BYTES, check_legacy, check_model, check_not_causal, network_errors
+from dac_codec.codec.models import (
+    FINGERPRINT_BYTES,
+    check_gain,
+    check_legacy,
+    check_model,
+    check_not_causal,
+    network_errors,
+)
 from dac_codec.engine.arithmetic import own_arithmetic
 from dac_codec.engine.prepared import decoder_network, folded_quantizer
 from dac_codec.errors import BitstreamError
 from dac_codec.model import DAC
+from dac_codec.model.layers import convolutions
 
 
 def to_legacy(file: DacFile, model: DAC) -> LegacyFile:
@@ -28,9 +36,12 @@ def to_legacy(file: DacFile, model: DAC) -> LegacyFile:
     Raises:
         ModelMismatchError: the file was written with other weights, or those of a causal model, which
             descript-audio-codec doesn't know.
+        BitstreamError: the file is empty.
     """
     check_model(file.header, model)
     check_not_causal(model)
+    if file.codes.shape[-1] == 0:
+        raise BitstreamError("the file holds no audio")
     with network_errors():
         decoded = streaming.decode(model, file.codes)[:, 0].numpy()
     loudness = [sound.loudness(channel[None], model.sample_rate) for channel in decoded]
@@ -84,7 +95,8 @@ def decode_legacy(file: LegacyFile, model: DAC) -> sound.Audio:
         Waveform [C, T].
 
     Raises:
-        BitstreamError: the file claims more samples than its codes give.
+        BitstreamError: the file claims more samples than its codes give, or a loudness that no sound has, or has too
+            short windows for being without padding.
         ModelMismatchError: these weights can't have written the file.
     """
     check_legacy(file, model)
@@ -93,11 +105,11 @@ def decode_legacy(file: LegacyFile, model: DAC) -> sound.Audio:
     with torch.no_grad(), network_errors():
         windows = [decode(window.to(model.device)).cpu() for window in codes.split(file.chunk_length, -1)]
     decoded = torch.cat(windows, -1)[:, 0].numpy()
-    levels = np.broadcast_to(file.input_db, (file.channels,))
-    levelled = [
-        sound.apply_gain(channel[None], float(level) - sound.loudness(channel[None], model.sample_rate))
-        for channel, level in zip(decoded, levels, strict=True)
-    ]
+    levelled = []
+    for channel, level in zip(decoded, np.broadcast_to(file.input_db, (file.channels,)), strict=True):
+        gain_db = float(level) - sound.loudness(channel[None], model.sample_rate)
+        check_gain(gain_db)
+        levelled.append(sound.apply_gain(channel[None], gain_db))
     audio = sound.resample_windowed_sinc(np.concatenate(levelled), model.sample_rate, file.sample_rate)
     # Odd strides can leave the end a few samples short; a length far beyond the codes is a lie.
     missing = file.original_length - audio.shape[-1]
@@ -115,8 +127,16 @@ def _padded(model: DAC) -> Callable[[Tensor], Tensor]:
 def _unpadded(model: DAC) -> Callable[[Tensor], Tensor]:
     """The same with a decoder that has no padding, of which there is no fast form."""
     decoder = model.decoder.without_padding()
+    fewest = 1
+    for conv in reversed(list(convolutions(decoder))):
+        kernel, stride, span = conv.kernel_size[0], conv.stride[0], conv.dilation[0] * (conv.kernel_size[0] - 1)
+        fewest = max(1, -(-(fewest - kernel) // stride) + 1) if isinstance(conv, nn.ConvTranspose1d) else fewest + span
 
     def decode(codes: Tensor) -> Tensor:
+        if codes.shape[-1] < fewest:
+            raise BitstreamError(
+                f"the file has a window of {codes.shape[-1]} frames, expected {fewest} or more without padding"
+            )
         with own_arithmetic(model.device, exact=True):
             audio: Tensor = decoder(model.quantizer.from_codes(codes)[0])
         return audio

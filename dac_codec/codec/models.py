@@ -9,14 +9,18 @@ from contextlib import contextmanager
 import torch
 
 from dac_codec import pretrained
+from dac_codec.audio.samples import MAX_CHANNELS
 from dac_codec.bitstream import Header, LegacyFile
 from dac_codec.engine import PreparedDAC, prepare
 from dac_codec.engine.prepared import is_on
-from dac_codec.errors import DacError, ModelMismatchError
+from dac_codec.errors import BitstreamError, DacError, ModelMismatchError
 from dac_codec.model import DAC
 
 FINGERPRINT_BYTES = 8
 """What a file holds of a model's fingerprint."""
+
+MOST_GAIN_DB = 700
+"""Between the sound that the network hears and the original: float32 ends at 770 dB."""
 
 
 def choose_quantizers(model: DAC, n_quantizers: int | None, bitrate: float | None) -> int:
@@ -110,13 +114,35 @@ def model_id(header: Header) -> str:
 
 
 def check_model(header: Header, model: DAC) -> None:
-    """Raise a ModelMismatchError unless a file was written with these weights."""
+    """Raise unless these weights, and no others, decode a file.
+
+    Raises:
+        ModelMismatchError: it was written with others, or says that they have another rate or hop.
+        BitstreamError: it holds more channels or is to be louder than any sound.
+    """
     fingerprint = pretrained.fingerprint(model)[:FINGERPRINT_BYTES]
     if header.model_fingerprint != fingerprint:
         raise ModelMismatchError(
             f"the file was written with {model_id(header)} and the model at hand is {model.name}@{fingerprint.hex()}"
         )
     _check_codes(header.n_codebooks, header.codebook_size, model)
+    said, is_so = (header.model_sample_rate, header.hop_length), (model.sample_rate, model.hop_length)
+    if said != is_so:
+        raise ModelMismatchError(
+            f"the file says that {model.name} has {said[0]} Hz and {said[1]} samples a frame, and it has {is_so[0]} Hz "
+            f"and {is_so[1]}: what wrote the file is wrong"
+        )
+    if header.channels > MAX_CHANNELS:
+        raise BitstreamError(f"the file has {header.channels} channels, expected at most {MAX_CHANNELS}")
+    check_gain(header.gain_db)
+
+
+def check_gain(gain_db: float) -> None:
+    """Raise a BitstreamError for a gain in dB that no sound can be brought back with."""
+    if not abs(gain_db) <= MOST_GAIN_DB:
+        raise BitstreamError(
+            f"the file asks for a gain of {gain_db:g} dB, expected at most {MOST_GAIN_DB} dB either way"
+        )
 
 
 def check_legacy(file: LegacyFile, model: DAC) -> None:

@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from dac_codec import pretrained
 from dac_codec.engine.memory import keep_freed_memory
 from dac_codec.errors import CheckpointError, DacError
+from dac_codec.files import expanded
 from dac_codec.manifest import Sound
 from dac_codec.model import DAC
 from dac_codec.model.discriminator import Discriminator
@@ -54,7 +54,7 @@ class Trainer:
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
         settings = config.trainer
-        self.folder = Path(settings.folder).expanduser()
+        self.folder = expanded(settings.folder)
         self.checkpoints = checkpoint.Checkpoints(self.folder / "checkpoints", settings.keep_last)
         self.fabric = start(config)
         if self.fabric.device.type == "cpu":
@@ -442,7 +442,7 @@ class Trainer:
         if wish == "auto":
             return checkpoint.load(latest) if latest is not None else None
         if wish != "never":
-            state = checkpoint.load(Path(wish).expanduser())
+            state = checkpoint.load(expanded(wish))
             later = [path.name for step, path in self.checkpoints.steps() if step > state.get("step", step)]
             if later:
                 raise CheckpointError(
@@ -483,7 +483,7 @@ class Trainer:
             raise CheckpointError(
                 f"{name_or_path} is a network of another shape than the one to be trained: {source.config}"
             ) from error
-        folder = Path(name_or_path).expanduser()
+        folder = expanded(name_or_path)
         if self.discriminator is not None and (folder / checkpoint.DISCRIMINATOR_FILE).is_file():
             checkpoint.load_discriminator(self.discriminator, folder)
 

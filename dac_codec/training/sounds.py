@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from dac_codec import audio, manifest
 from dac_codec.errors import AudioError
+from dac_codec.files import expanded
 from dac_codec.manifest import Place, Sound
 
 Source: TypeAlias = Place | Mapping[str, Place | Iterable[Place]]
@@ -55,7 +56,7 @@ def find_sounds(source: Source, split: str, progress: bool = False, least_bandwi
         AudioError: a place doesn't exist or is no manifest, nothing that can be read is in the split, or a file is in
             two splits, by two places.
     """
-    if not isinstance(source, Mapping) and not _is_folder(Path(source).expanduser()):
+    if not isinstance(source, Mapping) and not _is_folder(expanded(source)):
         return Found(manifest.read_split(source, split, least_bandwidth), [])
     if not isinstance(source, Mapping):
         source = {"all": source}
@@ -63,7 +64,7 @@ def find_sounds(source: Source, split: str, progress: bool = False, least_bandwi
     unreadable: list[str] = []
     for domain, places in source.items():
         for place in [places] if isinstance(places, str | os.PathLike) else places:
-            path = Path(place).expanduser()
+            path = expanded(place)
             if _is_folder(path):
                 found, reasons = _scan(path, domain, progress)
                 unreadable += reasons

@@ -216,8 +216,11 @@ def test_ancillary_and_critical_chunks() -> None:
     assert reader.complete
     assert len(check_order(events)) == len(events) == 100
     critical = with_crc(encode_varint(5 << 2 | 3) + bytes(5))
+    data = head + chunks[0] + critical + b"".join(chunks[1:]) + end
     with pytest.raises(BitstreamError, match="newer version"):
-        events_of(head + chunks[0] + critical + b"".join(chunks[1:]) + end)
+        events_of(data)
+    with pytest.raises(BitstreamError, match="newer version"):
+        Reader(io.BytesIO(data)).seek_frame(50)
 
 
 def old_file(chunk_frames: int = 40) -> list[bytes]:

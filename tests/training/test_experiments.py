@@ -1,4 +1,4 @@
-"""Every experiment of `configs/` trains: two steps, with its network and discriminators made narrow."""
+"""Every experiment of `configs/` trains: a few steps, with its network and discriminators made narrow."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ NARROW = (
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_two_steps(experiment: str, tmp_path: Path, manifest: Path) -> None:
+def test_a_few_steps(experiment: str, tmp_path: Path, manifest: Path) -> None:
     values = values_of(f"experiment={experiment}", f"data.sounds={manifest}", f"trainer.folder={tmp_path}", *NARROW)
     stages = [stage | {"until": index + 1} for index, stage in enumerate(values["trainer"]["stages"])]
-    stages[-1]["until"] = 2
+    n_steps = stages[-1]["until"] = max(2, len(stages))
     values = values | {
         "trainer": values["trainer"] | {"stages": stages},
         "discriminator": values["discriminator"] | {"periods": [], "fft_sizes": [512]},
     }
     Trainer(TrainConfig.parse(values)).run()
     steps = [line for line in log_of(tmp_path) if "val/mel_distance" not in line]
-    assert [line["step"] for line in steps] == [1, 2]
+    assert [line["step"] for line in steps] == list(range(1, n_steps + 1))
     assert "mel" in steps[-1]
 
 

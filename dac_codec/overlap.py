@@ -19,6 +19,10 @@ R = TypeVar("R")
 
 _END: Any = object()
 
+_starting = threading.Lock()
+"""Held while a thread starts another one, which for a moment goes by the identity of the first: what interrupts the
+first then would end the new one before it begins, and the first would wait for it for ever."""
+
 
 @contextmanager
 def ahead(items: Iterable[T]) -> Iterator[Iterator[T]]:
@@ -41,7 +45,8 @@ def _taken(pool: ThreadPoolExecutor, iterator: Iterator[T]) -> Iterator[T]:
         return next(iterator, _END)
 
     def begin() -> Future[T]:
-        return pool.submit(copy_context().run, following)
+        with _starting:
+            return pool.submit(copy_context().run, following)
 
     coming = begin()
     while (item := coming.result()) is not _END:
@@ -62,7 +67,8 @@ def behind(call: Callable[[T], object]) -> Iterator[Callable[[T], None]]:
         nonlocal under_way
         if under_way is not None:
             under_way.result()
-        under_way = pool.submit(copy_context().run, call, value)
+        with _starting:
+            under_way = pool.submit(copy_context().run, call, value)
 
     with ThreadPoolExecutor(1) as pool:
         yield begin
@@ -113,4 +119,5 @@ def side_by_side(work: Callable[[T], R], items: Sequence[T], n_at_once: int) -> 
 
 def _interrupt(ident: int) -> None:
     """Raise a KeyboardInterrupt in a thread when it next comes to a step of Python code."""
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(KeyboardInterrupt))
+    with _starting:
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(KeyboardInterrupt))

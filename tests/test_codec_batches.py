@@ -39,8 +39,9 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def no_thread_is_left() -> Iterator[None]:
+    before = set(threading.enumerate())  # PyTorch's compiler keeps some, if a test before had it
     yield
-    assert [thread for thread in threading.enumerate() if not thread.daemon] == [threading.main_thread()]
+    assert {thread for thread in threading.enumerate() if not thread.daemon} <= before
 
 
 @pytest.fixture

@@ -5,10 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from contextvars import ContextVar
+from typing import Any
 
 import pytest
 
+from dac_codec import overlap
 from dac_codec.overlap import ahead, behind, side_by_side
 
 WAIT_S = 30.0
@@ -156,3 +159,35 @@ def test_an_error_interrupts_what_is_beside_it_and_nothing_new_begins() -> None:
     assert sorted(begun)[:2] == [0, 1]
     assert sorted(begun)[1:] == sorted(cleaned_up)
     assert len(begun) < 6
+
+
+def test_nobody_is_interrupted_while_starting_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that is being started goes by its starter's identity for a moment, and must not die in its place."""
+    start, interrupt = threading.Thread.start, overlap.ctypes.pythonapi.PyThreadState_SetAsyncExc
+    held: list[tuple[str, bool]] = []
+
+    def watched_start(thread: threading.Thread) -> None:
+        held.append(("start", overlap._starting.locked()))
+        start(thread)
+
+    def watched_interrupt(*arguments: Any) -> int:
+        held.append(("interrupt", overlap._starting.locked()))
+        result: int = interrupt(*arguments)
+        return result
+
+    going = threading.Event()
+
+    def work(item: int) -> None:
+        monkeypatch.setattr(threading.Thread, "start", watched_start)
+        while item:
+            with ahead(range(2)) as items, behind(str) as call:
+                for one in items:
+                    call(one)
+            going.set()
+
+    monkeypatch.setattr(overlap.ctypes.pythonapi, "PyThreadState_SetAsyncExc", watched_interrupt)
+    with closing(side_by_side(work, range(2), 2)) as results:
+        next(results)
+        assert going.wait(WAIT_S)
+    assert {kind for kind, _ in held} == {"start", "interrupt"}
+    assert all(is_held for _, is_held in held)

@@ -2,9 +2,8 @@
 
 What a command does to a file is in `codec`, which files it reads and writes in `jobs`. Exit codes: 0 all went well, 1 a
 file (or the whole run) failed, 2 the command line is wrong, 130 interrupted (143 by SIGTERM, 129 by SIGHUP), 141 the
-reader of the output went away.
-Data alone goes to standard output, messages go to standard error. What is slow to import is imported when a command
-needs it: `--help` is instant.
+reader of the output went away. Data alone goes to standard output, messages go to standard error. What is slow to
+import is imported when a command needs it: `--help` is instant.
 """
 
 from __future__ import annotations
@@ -27,7 +26,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dac_codec.errors import BitstreamError, DacError, TruncatedBitstreamError
-from dac_codec.jobs import DASH, Guard, Job, Plan, decompressed_names, find_audio, find_dac, make_plan, shown
+from dac_codec.jobs import (
+    DASH,
+    STDIN_CLOSED,
+    Guard,
+    Job,
+    Plan,
+    decompressed_names,
+    find_audio,
+    find_dac,
+    make_plan,
+    shown,
+)
 
 if TYPE_CHECKING:
     from dac_codec.bitstream import Header, LegacyFile
@@ -751,7 +761,7 @@ def _describe(name: str) -> dict[str, Any]:
     from dac_codec import bitstream
 
     if name == DASH and sys.stdin is None:
-        raise DacError("standard input is closed: redirect a file to it, or name files")
+        raise DacError(STDIN_CLOSED)
     data = sys.stdin.buffer.read() if name == DASH else Path(name).read_bytes()
     if bitstream.is_legacy(data):
         fields = _legacy_fields(bitstream.read_legacy(data))

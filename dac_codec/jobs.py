@@ -19,6 +19,8 @@ from dac_codec.errors import DacError
 DASH = "-"
 """Standard input, or standard output."""
 
+STDIN_CLOSED = "standard input is closed: redirect a file to it, or name files"
+
 _STDIN = "<stdin>"
 _STDOUT = "<stdout>"
 
@@ -218,7 +220,7 @@ def _stream_job(inputs: tuple[str, ...], output: str | None) -> Job:
     if target is not None and (_is_folder(target) or str(output).endswith(_separators())):
         raise click.UsageError(f"{shown(target)} is a folder: name a file in it for what comes from standard input")
     if source is None and sys.stdin is None:
-        raise click.UsageError("standard input is closed: redirect a file to it, or name files")
+        raise click.UsageError(STDIN_CLOSED)
     if target is None and sys.stdout is None:
         raise click.UsageError("standard output is closed: redirect it, or name a file with -o")
     if source is None and sys.stdin.isatty():

@@ -24,8 +24,8 @@ _MAX_CANDIDATES = 256  # what is looked into at a time; more come only from byte
 _CODES_HEAD = 7  # bytes of the longest key and number of frames of a CODES chunk, and of the shortest whole chunk
 _STEP = 1024  # bytes that are looked through between judging candidates
 
-
 TOO_NEW = "the file holds a chunk that only a newer version of this package understands"
+"""What is said of a CRITICAL chunk, which a reader must not pass over."""
 
 
 class GapReason(Enum):

@@ -213,7 +213,8 @@ class DacStream:
                 if conceal:
                     for event in self._reader.events():
                         if isinstance(event, Gap):
-                            self.gaps += [event for _ in _clip([event], part.first_frame, part.last_frame)]
+                            if any(True for _ in _clip([event], part.first_frame, part.last_frame)):
+                                self.gaps.append(event)
                             if warn:
                                 warnings.warn(self._told(event), stacklevel=2)
                         yield event

@@ -61,6 +61,7 @@ class DataConfig(_Section):
     tries: PositiveInt = 8
     channel: Literal["mix", "random"] = "mix"
     rotate_phase: bool = True
+    low_pass: Share = 0.0
     attenuation: NonNegativeFloat = 0.0
     silence: Share = 0.0
     distinct: PositiveInt | None = None

@@ -33,6 +33,8 @@ from dac_codec.training.transforms import Channel
 
 _MAX_FAILURES = 64  # unreadable files in a row that mean that something is wrong with all of them
 _CONTEXT = 128  # read on either side of an excerpt that is resampled, in samples at the lower of the two rates
+_CUTOFFS = (0.07, 0.47)  # of low-pass filters: shares of the sample rate
+_WIDTHS = (0.001, 0.025)  # of their slopes
 _PROCESSES = multiprocessing.get_context("spawn")  # see `batches`
 
 
@@ -63,8 +65,9 @@ class ExcerptDataset(Dataset[Excerpt]):
 
     A domain is drawn by its weight, a file by its duration, a place in it uniformly. Only that place is read. Then
     come, in this order: one channel, the sample rate, the loudness, the peak (at most 1.0), and as far as they are
-    asked for a rotation of all phases, the peak again, an attenuation, and silence. A file that is shorter than an
-    excerpt is padded with zeros, as much on either side as chance will have it.
+    asked for a low-pass filter before the peak, and behind it a rotation of all phases, the peak again, an attenuation,
+    and silence. A file that is shorter than an excerpt is padded with zeros, as much on either side as chance will
+    have it.
 
     A file that can't be read, or has samples that aren't finite, or fewer than its header says, is skipped: something
     else is drawn, and the excerpt names the file.
@@ -82,6 +85,8 @@ class ExcerptDataset(Dataset[Excerpt]):
         channel: of a file with several: "mix" is their mean, "random" one of them.
         target_lufs: loudness of the excerpts.
         rotate_phase: move all phases by an angle that is uniform in [-pi, pi].
+        low_pass: share of the excerpts that lose all above a random frequency, as lossy codecs and lower sample rates
+            make it. A model that has heard few such sounds puts something there.
         attenuation: half of the excerpts are lowered by up to this many dB. Whole files have pauses and quiet
             passages, which excerpts that are all equally loud would not prepare a model for.
         silence: share of the excerpts of which a random part, at the beginning or the end, becomes digital silence.
@@ -105,6 +110,7 @@ class ExcerptDataset(Dataset[Excerpt]):
         channel: Channel = "mix",
         target_lufs: float = -16.0,
         rotate_phase: bool = False,
+        low_pass: float = 0.0,
         attenuation: float = 0.0,
         silence: float = 0.0,
         distinct: int | None = None,
@@ -114,6 +120,7 @@ class ExcerptDataset(Dataset[Excerpt]):
             ("length", length, 1, math.inf),
             ("seed", seed, 0, math.inf),
             ("tries", tries, 1, math.inf),
+            ("low_pass", low_pass, 0, 1),
             ("attenuation", attenuation, 0, math.inf),
             ("silence", silence, 0, 1),
             ("distinct", 1 if distinct is None else distinct, 1, math.inf),
@@ -130,6 +137,7 @@ class ExcerptDataset(Dataset[Excerpt]):
         self.channel: Channel = channel
         self.target_lufs = target_lufs
         self.rotate_phase = rotate_phase
+        self.low_pass = low_pass
         self.attenuation = attenuation
         self.silence = silence
         self.distinct = distinct
@@ -141,6 +149,8 @@ class ExcerptDataset(Dataset[Excerpt]):
     def __getitem__(self, index: int) -> Excerpt:
         random = np.random.default_rng([self.seed, index % self.distinct if self.distinct else index])
         excerpt, skipped = self._draw(random)
+        if self.low_pass and random.random() < self.low_pass:
+            excerpt = transforms.low_pass(excerpt, random.uniform(*_CUTOFFS), random.uniform(*_WIDTHS))
         excerpt = transforms.limit_peak(excerpt)
         if self.rotate_phase:
             excerpt = transforms.limit_peak(transforms.rotate_phase(excerpt, random.uniform(-math.pi, math.pi)))

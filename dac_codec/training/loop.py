@@ -556,6 +556,7 @@ def _excerpts(config: TrainConfig, sounds: Sequence[Sound]) -> ExcerptDataset:
         tries=data.tries,
         channel=data.channel,
         rotate_phase=data.rotate_phase,
+        low_pass=data.low_pass,
         attenuation=data.attenuation,
         silence=data.silence,
         distinct=data.distinct,

@@ -6,6 +6,7 @@ Randomness comes from the numpy Generator that is passed in.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -16,7 +17,7 @@ from dac_codec.audio import Audio
 
 Channel: TypeAlias = Literal["mix", "random"]
 
-_FADE = 1024  # samples over which a waveform's ends fade out before its phases are rotated
+_FADE = 1024  # samples over which a waveform's mirrored ends fade out before it is filtered
 
 
 def to_mono(samples: Audio, channel: Channel, random: np.random.Generator) -> Audio:
@@ -58,8 +59,30 @@ def rotate_phase(audio: Audio, angle: float) -> Audio:
     That is x cos(angle) - H(x) sin(angle), where x + i H(x) is the analytic signal and H the Hilbert transform: hearing
     hardly notices, but no sample stays what it was. An angle of 0 gives the input back, pi its negative.
 
-    An end where the waveform isn't zero is a step, from which the Hilbert transform makes a high peak. The waveform
-    therefore goes on beyond its ends, mirrored and faded out, while it is transformed.
+    An end where the waveform isn't zero is a step, from which the Hilbert transform would make a high peak; `_filter`
+    leaves none.
+    """
+    return _filter(audio, lambda frequencies: np.complex64(complex(math.cos(angle), math.sin(angle))))
+
+
+def low_pass(audio: Audio, cutoff: float, width: float) -> Audio:
+    """Take from audio [C, T] all above a cutoff; frequencies are shares of the sample rate, 0.5 the highest there is.
+
+    The response falls from 1 to 0 along a cosine around the cutoff, over `width` in all, and leaves phases as they are.
+    """
+    return _filter(
+        audio,
+        lambda frequencies: (0.5 - 0.5 * np.sin(np.pi * np.clip((frequencies - cutoff) / width, -0.5, 0.5))).astype(
+            np.float32
+        ),
+    )
+
+
+def _filter(audio: Audio, response: Callable[[Audio], Audio | np.complex64]) -> Audio:
+    """Audio [C, T] with each frequency multiplied by a response to it, without what a step at either end would make.
+
+    The response is asked once, for all frequencies as shares of the sample rate. The waveform goes on beyond its ends,
+    mirrored and faded out, while it is transformed.
     """
     n_samples = audio.shape[-1]
     extended = np.pad(audio, ((0, 0), (_FADE, _FADE)), mode="reflect")
@@ -67,10 +90,9 @@ def rotate_phase(audio: Audio, angle: float) -> Audio:
     extended[:, :_FADE] *= fade
     extended[:, -_FADE:] *= fade[::-1]
     n_fast = fft.next_fast_len(extended.shape[-1], real=True)
-    spectrum = fft.rfft(extended, n_fast)
-    spectrum *= np.complex64(complex(math.cos(angle), math.sin(angle)))
-    rotated: Audio = np.ascontiguousarray(fft.irfft(spectrum, n_fast)[:, _FADE : _FADE + n_samples])
-    return rotated
+    spectrum = fft.rfft(extended, n_fast) * response(fft.rfftfreq(n_fast))
+    filtered: Audio = np.ascontiguousarray(fft.irfft(spectrum, n_fast)[:, _FADE : _FADE + n_samples])
+    return filtered
 
 
 def silence_part(audio: Audio, random: np.random.Generator) -> Audio:

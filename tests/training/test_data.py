@@ -56,6 +56,7 @@ def heard(of: ExcerptDataset, **options: Any) -> list[Tensor]:
 
 def test_the_seed_and_the_index_say_all(sounds: list[Sound]) -> None:
     options: dict[str, Any] = {"rotate_phase": True, "attenuation": 20.0, "silence": 0.5, "channel": "random"}
+    options["low_pass"] = 0.5
     first, second, other = dataset(sounds, **options), dataset(sounds, **options), dataset(sounds, seed=6, **options)
     for index in (7, 0, 3, 10**12):
         assert torch.equal(first[index].audio, second[index].audio)
@@ -283,6 +284,19 @@ def test_rotation_changes_the_wave_alone(sounds: list[Sound]) -> None:
     assert torch.allclose(*spectra, atol=0.02 * float(spectra[0].max()))
 
 
+def test_a_share_of_them_ends_at_a_cutoff(tmp_path: Path) -> None:
+    passed = dataset([noise(tmp_path / "noise.wav", seconds=2.0)], low_pass=0.5)
+    cutoffs = []
+    for index in range(40):
+        spectrum = torch.fft.rfft(passed[index].audio[0] * torch.hann_window(8192)).abs()
+        last = float((spectrum > 1e-3 * spectrum.max()).nonzero().max()) / 8192
+        if last < 0.49:
+            cutoffs.append(last)
+    assert 10 < len(cutoffs) < 30
+    assert 0.05 < min(cutoffs) < 0.2
+    assert max(cutoffs) > 0.3
+
+
 def test_attenuation_lowers_half_of_them(sounds: list[Sound]) -> None:
     lowered = dataset(sounds, attenuation=40.0)
     levels = [sound.loudness(lowered[index].audio.numpy(), RATE) for index in range(40)]
@@ -381,6 +395,7 @@ def test_files_are_drawn_as_the_weights_say(
         ({"length": 0}, "length is 0"),
         ({"seed": -1}, "seed is -1"),
         ({"silence": 1.5}, "silence is 1.5"),
+        ({"low_pass": -0.5}, "low_pass is -0.5"),
         ({"distinct": 0}, "distinct is 0"),
         ({"channel": "left"}, "'left'"),
     ],

@@ -94,6 +94,22 @@ def test_a_rotation_keeps_the_energy_and_the_spectrum(seed: int, angle: float) -
     np.testing.assert_allclose(after, before, atol=0.05 * before.max())
 
 
+@settings(max_examples=20, deadline=None)
+@given(SEEDS, st.floats(0.05, 0.45), st.floats(0.002, 0.03))
+def test_a_low_pass_keeps_what_is_below_and_nothing_above(seed: int, cutoff: float, width: float) -> None:
+    audio = noise(seed)
+    passed = transforms.low_pass(audio, cutoff, width)
+    assert passed.shape == audio.shape
+    assert passed.dtype == np.float32
+    middle = slice(2000, -2000)
+    window = np.hanning(audio[:, middle].shape[1])
+    before, after = (np.abs(np.fft.rfft(one[:, middle] * window)).reshape(-1) for one in (audio, passed))
+    frequencies = np.fft.rfftfreq(len(window))
+    below, above = frequencies < cutoff - width, frequencies > cutoff + width
+    np.testing.assert_allclose(after[below], before[below], atol=0.02 * before.max())
+    assert after[above].max() < 1e-4 * before.max()
+
+
 @given(SEEDS, st.integers(1, 50))
 def test_a_silenced_part_is_at_an_end(seed: int, n_samples: int) -> None:
     audio = np.ones((1, n_samples), np.float32)

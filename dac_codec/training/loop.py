@@ -523,25 +523,24 @@ class _Generator(nn.Module):
 
 def _sounds(config: TrainConfig, fabric: Fabric) -> tuple[Sequence[Sound], Sequence[Sound]]:
     """What to train and what to validate with; files that can't be read are named and counted."""
-    train, val = (
-        find_sounds(
-            config.data.sounds,
-            split,
-            progress=fabric.is_global_zero and split == "train",
-            least_bandwidth=config.data.least_bandwidth,
-        )
-        for split in ("train", "val")
+    found = find_sounds(
+        config.data.sounds,
+        "train",
+        "val",
+        progress=fabric.is_global_zero,
+        least_bandwidth=config.data.least_bandwidth,
     )
+    train, val = found.sounds["train"], found.sounds["val"]
     if fabric.is_global_zero:
-        for file in train.unreadable:
+        for file in found.unreadable:
             logger.warning("skipped %s", file)
         logger.info(
             "sounds to train with: %d, to validate with: %d, that can't be read: %d",
-            len(train.sounds),
-            len(val.sounds),
-            len(train.unreadable),
+            len(train),
+            len(val),
+            len(found.unreadable),
         )
-    return train.sounds, val.sounds
+    return train, val
 
 
 def _excerpts(config: TrainConfig, sounds: Sequence[Sound]) -> ExcerptDataset:

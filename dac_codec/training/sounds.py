@@ -27,14 +27,14 @@ _READERS = 16  # threads that read headers: they wait for the disk more than the
 
 
 class Found(NamedTuple):
-    """The files of a split, and those of all splits that can't be read: each its path and the reason, in one line."""
+    """The files of the splits that were asked for, and what can't be read: each its path and the reason in one line."""
 
-    sounds: list[Sound]
+    sounds: dict[str, list[Sound]]
     unreadable: list[str]
 
 
-def find_sounds(source: Source, split: str, progress: bool = False, least_bandwidth: float = 0.0) -> Found:
-    """Find the sound files of one split.
+def find_sounds(source: Source, *splits: str, progress: bool = False, least_bandwidth: float = 0.0) -> Found:
+    """Find the sound files of some splits.
 
     A folder is searched with all folders below it, and has the splits "train" and "val". A file is in "val" if the
     SHA-256 of its path, relative to the folder, is among the lowest 2% of all that a hash can be: whatever else is in
@@ -45,7 +45,7 @@ def find_sounds(source: Source, split: str, progress: bool = False, least_bandwi
     Args:
         source: a folder, whose files are all of the domain "all"; or a manifest; or of each domain a folder, a
             manifest (all its sounds then count as that domain), or several of these.
-        split: "train" or "val", or what else a manifest has.
+        splits: "train" or "val", or what else a manifest has.
         progress: show a progress bar on a terminal while headers are read.
         least_bandwidth: Hz; sounds of which a manifest says that they hold less are left out.
 
@@ -53,11 +53,11 @@ def find_sounds(source: Source, split: str, progress: bool = False, least_bandwi
         The sounds, in an order that depends on nothing but the source, and what can't be read.
 
     Raises:
-        AudioError: a place doesn't exist or is no manifest, nothing that can be read is in the split, or a file is in
-            two splits, by two places.
+        AudioError: a place doesn't exist or is no manifest, nothing that can be read is in one of the splits, or a
+            file is in two splits, by two places.
     """
     if not isinstance(source, Mapping) and not _is_folder(expanded(source)):
-        return Found(manifest.read_split(source, split, least_bandwidth), [])
+        return Found({split: manifest.read_split(source, split, least_bandwidth) for split in splits}, [])
     if not isinstance(source, Mapping):
         source = {"all": source}
     sounds: dict[str, list[Sound]] = {}
@@ -74,15 +74,15 @@ def find_sounds(source: Source, split: str, progress: bool = False, least_bandwi
             for name, group in found.items():
                 sounds.setdefault(name, []).extend(group)
     _check_apart(sounds)
-    if not sounds.get(split):
+    if missing := next((split for split in splits if not sounds.get(split)), None):
         places = source if not isinstance(source, Mapping) else ", ".join(f"{key}: {source[key]}" for key in source)
         others = ", ".join(f"{len(group)} in {name!r}" for name, group in sounds.items()) or "none in others"
         reason = f", the first is {unreadable[0]}" if unreadable else ""
         raise AudioError(
-            f"data set ({places}): no sound files in the split {split!r}, {others}, {len(unreadable)} can't be read"
+            f"data set ({places}): no sound files in the split {missing!r}, {others}, {len(unreadable)} can't be read"
             f"{reason}; a folder needs at least two readable files, one to train on and one to validate on"
         )
-    return Found(sounds[split], unreadable)
+    return Found({split: sounds[split] for split in splits}, unreadable)
 
 
 def _check_apart(sounds: Mapping[str, Iterable[Sound]]) -> None:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dac_codec.errors import BitstreamError, DacError, TruncatedBitstreamError
+from dac_codec.errors import AudioError, BitstreamError, DacError, TruncatedBitstreamError
 from dac_codec.jobs import (
     DASH,
     STDIN_CLOSED,
@@ -95,6 +95,36 @@ def _stopped_tidily() -> Iterator[list[int]]:
     finally:
         for number, before in changed.items():
             signal.signal(number, before)
+
+
+@contextmanager
+def _ended_by_signals(live: Job | None) -> Iterator[list[int]]:
+    """Let the first signal that would end the process end a live input alone, so that what has come can be kept.
+
+    Gives that signal, when it has come. From then on signals do what they did before, as they do where nothing is live.
+    """
+    came: list[int] = []
+    before: dict[int, Any] = {}
+
+    def restore() -> None:
+        while before:
+            signal.signal(*before.popitem())
+
+    def end(number: int, frame: object) -> None:
+        came.append(number)
+        restore()
+        if live is not None:
+            live.end_input()
+
+    if live is not None and threading.current_thread() is threading.main_thread():
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
+                before[number] = signal.signal(number, end)
+    try:
+        yield came
+    finally:
+        restore()
 
 
 def _raw_sound(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int, str] | None:
@@ -238,7 +268,8 @@ def compress(
     a.wav.dac and a.flac.dac.
 
     A pipe of wav or raw samples is coded as it comes. Its loudness is that of its first second; after that second, what
-    has come is written every 16 frames (186 ms at 44.1 kHz), or --chunk-frames.
+    has come is written every 16 frames (186 ms at 44.1 kHz), or --chunk-frames. Ctrl-C ends the sound: what came until
+    then is kept.
     """
     if raw is not None and inputs != (DASH,):
         raise click.UsageError("--raw tells of standard input: give - as the input")
@@ -267,18 +298,26 @@ def compress(
                 reader = audio.Reader(source, job.source_name)
             else:
                 reader = audio.Reader.raw(source, *raw, name=job.source_name)
-            with reader:
-                result = codec.compress_stream(
-                    reader,
-                    job.output(),
-                    loaded,
-                    quantizers,
-                    device=device,
-                    progress=show_progress,
-                    chunk_frames=chunk_frames,
-                    coder=coder,
-                )
+            with reader, _ended_by_signals(None if reader.rewindable else job) as signals:
+                try:
+                    result = codec.compress_stream(
+                        reader,
+                        job.output(),
+                        loaded,
+                        quantizers,
+                        device=device,
+                        progress=show_progress,
+                        chunk_frames=chunk_frames,
+                        coder=coder,
+                    )
+                except AudioError:
+                    if signals:  # before there was any sound
+                        signal.raise_signal(signals[0])
+                    raise
             job.flush()
+            if signals:
+                click.echo(f"{job.target_name} holds the {result.duration:.2f} s until then", err=True)
+                signal.raise_signal(signals[0])
             sizes = f"{_size(job.input_size())} -> {_size(result.n_bytes)}"
             return _told(sizes, f"{result.header.bitrate / 1000:.1f} kbit/s", _speed(result.duration, started, coder))
 

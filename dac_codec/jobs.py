@@ -28,8 +28,12 @@ _AUDIO_SUFFIXES = (".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".og
 """What may stand before the `.dac` of a file that was called after its whole original."""
 
 
+class _Ended(BaseException):
+    """Wakes a read up, in a handler of signals."""
+
+
 class _CountedPipe:
-    """A binary stream that can't be sought in, and of which is known how much has come.
+    """A binary stream that can't be sought in, of which is known how much has come, and which can be ended.
 
     Args:
         stream: the stream.
@@ -42,18 +46,33 @@ class _CountedPipe:
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream: Any = stream
+        self._waiting = self._ended = False
         self.n_bytes = 0
 
     def seekable(self) -> bool:
         return False
 
     def read(self, size: int = -1) -> bytes:
-        return self._count(self._stream.read(size))
+        return self._counted(self._stream.read, size)
 
     def read1(self, size: int = -1) -> bytes:
-        return self._count(self._stream.read1(size))
+        return self._counted(self._stream.read1, size)
 
-    def _count(self, data: bytes) -> bytes:
+    def end(self) -> None:
+        """Give nothing more; for a handler of signals, in the thread that reads: it may be waiting right now."""
+        self._ended = True
+        if self._waiting:
+            raise _Ended
+
+    def _counted(self, read: Callable[[int], bytes], size: int) -> bytes:
+        try:
+            self._waiting = True
+            data = b"" if self._ended else read(size)
+            self._waiting = False  # here already: what is raised in a `finally` isn't caught
+        except _Ended:
+            data = b""
+        finally:
+            self._waiting = False
         self.n_bytes += len(data)
         return data
 
@@ -87,6 +106,11 @@ class Job:
             return sys.stdin.buffer
         self._pipe = _CountedPipe(sys.stdin.buffer)
         return cast(BinaryIO, self._pipe)
+
+    def end_input(self) -> None:
+        """Let a pipe that is being read be at its end; for a handler of signals, in the thread that reads."""
+        if self._pipe is not None:
+            self._pipe.end()
 
     def input_size(self) -> int:
         """Bytes of the input; of a pipe, those that have come."""

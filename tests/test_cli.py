@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import contextlib
 import dataclasses
 import io
@@ -1182,6 +1183,65 @@ def test_a_listener_that_leaves_in_the_middle(command: str, live: bytes, model: 
             shell.stdin.close()
         assert shell.wait() == 141
         assert shell.stderr.read() == b""
+
+
+def interruptible() -> None:
+    """Where tests run in the background, the shell may have SIGINT ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("output", ["rec.dac", "-"])
+def test_a_recording_that_is_interrupted_is_kept(number: int, output: str, model: Path) -> None:
+    data = raw_noise(2.5)
+    arguments = ("compress", "-", "-o", output, "--model", model, "--raw", "44100,1,s16le")
+    with process(*arguments, stdin=subprocess.PIPE, preexec_fn=interruptible) as recorder:
+        assert recorder.stdin is not None
+        recorder.stdin.write(data)
+        recorder.stdin.flush()
+        wait_until_all_is_read(recorder)
+        recorder.send_signal(number)
+        written, messages = recorder.communicate(timeout=60)
+        assert recorder.returncode == 128 + number
+    name = {"-": "<stdout>"}.get(output, output)
+    assert messages.decode().splitlines() == [f"{name} holds the 2.50 s until then", "Interrupted"]
+    assert files_below() == ({output} - {"-"})
+    found = DacFile.from_bytes(written) if output == "-" else DacFile.load(output)
+    assert found.n_samples == len(data) // 2
+    whole = io.BytesIO()
+    codec.compress_stream(audio.Reader.raw(io.BytesIO(data), 44100, 1), whole, pretrained.load(str(model)))
+    assert torch.equal(found.codes, DacFile.from_bytes(whole.getvalue()).codes)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_recording_that_is_interrupted_before_its_first_sound(model: Path) -> None:
+    arguments = ("compress", "-", "-o", "rec.dac", "--model", model, "--raw", "44100,1,s16le")
+    with process(*arguments, stdin=subprocess.PIPE, preexec_fn=interruptible) as recorder:
+        assert recorder.stdin is not None
+        recorder.stdin.write(b"\0")  # half a sample: when it is read, the pipe is
+        recorder.stdin.flush()
+        wait_until_all_is_read(recorder)
+        recorder.send_signal(signal.SIGINT)
+        assert recorder.wait(60) == 130
+        assert recorder.stderr is not None
+        assert recorder.stderr.read() == b"Interrupted\n"
+    assert files_below() == set()
+
+
+def wait_until_all_is_read(process: Any) -> None:
+    """Until a process has read what there is on its standard input, and sleeps for more."""
+    import fcntl
+    import termios
+
+    asleep = 0
+    while asleep < 20:
+        assert process.poll() is None
+        left = array.array("i", [0])
+        fcntl.ioctl(process.stdin.fileno(), termios.FIONREAD, left)
+        state = Path(f"/proc/{process.pid}/stat").read_text().rpartition(") ")[2][0]
+        asleep = asleep + 1 if left[0] == 0 and state == "S" else 0
+        time.sleep(0.01)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")

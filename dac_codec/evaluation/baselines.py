@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
-from scipy.signal import fftconvolve, firwin, kaiserord
 
 from dac_codec import audio as sound
 
@@ -27,8 +28,11 @@ def anchor(original: np.ndarray, sample_rate: int) -> np.ndarray:
     """
     if sample_rate <= 8000:
         return original
-    n_taps, beta = kaiserord(60.0, 500.0 / (sample_rate / 2))
-    taps = firwin(n_taps | 1, 3750.0, window=("kaiser", beta), fs=sample_rate).astype(np.float32)
-    filtered: np.ndarray = fftconvolve(original, taps[None], mode="full", axes=-1)
-    start = (n_taps | 1) // 2
-    return filtered[..., start : start + original.shape[-1]].astype(np.float32)
+    # Kaiser's window, and how long it has to be (Oppenheim & Schafer, "Discrete-Time Signal Processing", section 7.5).
+    attenuation, width, cutoff = 60.0, 500.0 / sample_rate, 3750.0 / sample_rate
+    reach = math.ceil((attenuation - 7.95) / (2.285 * 2 * math.pi * width) / 2)
+    places = np.arange(-reach, reach + 1)
+    taps = np.sinc(2 * cutoff * places) * np.kaiser(len(places), 0.1102 * (attenuation - 8.7))
+    n_fast = 1 << (original.shape[-1] + 2 * reach).bit_length()
+    filtered = np.fft.irfft(np.fft.rfft(original, n_fast) * np.fft.rfft(taps / taps.sum(), n_fast), n_fast)
+    return filtered[..., reach : reach + original.shape[-1]].astype(np.float32)

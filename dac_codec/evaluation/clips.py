@@ -42,16 +42,20 @@ def find_clips(data: Path, sample_rate: int, split: str = "test") -> list[Clip]:
     """The clips of a manifest (a CSV file), of a folder of sounds, or of one sound file.
 
     Raises:
-        AudioError: there is no sound to be had.
+        AudioError: there is no sound to be had, or one of several domains is called as all of them together are.
     """
     if data.is_dir():
         files = sound.find_audio(data)
         if not files:
             raise AudioError(f"{data}: no sound files in this folder")
-        return file_clips(data, files, sample_rate)
-    if data.suffix.lower() == ".csv":
-        return held_out_clips(data, sample_rate, split=split)
-    return file_clips(data.parent, [data], sample_rate)
+        clips = file_clips(data, files, sample_rate)
+    elif data.suffix.lower() == ".csv":
+        clips = held_out_clips(data, sample_rate, split=split)
+    else:
+        clips = file_clips(data.parent, [data], sample_rate)
+    if len(domains := {clip.domain for clip in clips}) > 1 and POOLED in domains:
+        raise AudioError(f"{data}: no domain beside others can be called {POOLED!r}, as all together are; rename it")
+    return clips
 
 
 def file_clips(folder: Path, files: list[Path], sample_rate: int) -> list[Clip]:

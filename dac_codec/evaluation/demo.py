@@ -31,7 +31,7 @@ class DemoResult:
         bitrate: of the .dac file, in bits per second, headers included.
         ratio: `pcm_bytes / compressed_bytes`.
         encode_speed, decode_speed: seconds of audio per second of work.
-        mel_distance, si_sdr: see `metrics.Quality`.
+        mel_distance, si_sdr: see `metrics`.
     """
 
     original: Path
@@ -84,7 +84,7 @@ def run_demo(
 
     seconds = waveform.shape[-1] / rate
     n_bytes, pcm_bytes = compressed.stat().st_size, waveform.size * 2
-    quality = metrics.quality(heard.numpy(), waveform, rate)
+    measured = heard.numpy(), waveform, rate
     return DemoResult(
         original=original,
         compressed=compressed,
@@ -96,6 +96,6 @@ def run_demo(
         ratio=pcm_bytes / n_bytes,
         encode_speed=seconds / (encoded_at - started),
         decode_speed=seconds / (decoded_at - encoded_at),
-        mel_distance=quality.mel_distance,
-        si_sdr=quality.si_sdr,
+        mel_distance=metrics.mel_distance(*measured),
+        si_sdr=metrics.si_sdr(*measured),
     )

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,31 +38,6 @@ _VISQOL_SAMPLES = 3840 + 44 * 960
 
 _STOI_SAMPLES = 256 + 29 * 128
 """Of 10 kHz: 30 frames of 256 samples that overlap by half, which STOI needs for one segment."""
-
-
-class Quality(NamedTuple):
-    """Distances of decoded audio from the original.
-
-    Attributes:
-        mel_distance: as the reference's evaluation reports it; 0 is identical.
-        stft_distance: log and linear magnitudes at windows 2048 and 512; 0 is identical.
-        si_sdr: scale-invariant signal-to-distortion ratio in dB, the mean of the channels; higher is better.
-    """
-
-    mel_distance: float
-    stft_distance: float
-    si_sdr: float
-
-
-def quality(decoded: np.ndarray, original: np.ndarray, sample_rate: int) -> Quality:
-    """Measure decoded audio [C, T] against the original [C, T]."""
-    estimate, reference = _tensors(decoded, original)
-    spectra = spectral.Spectra(estimate), spectral.Spectra(reference)
-    return Quality(
-        float(_mel(sample_rate)(*spectra)),
-        float(spectral.multi_scale_stft(*spectra)),
-        float(spectral.si_sdr(estimate, reference).mean()),
-    )
 
 
 def mel_distance(decoded: Audio, original: Audio, sample_rate: int) -> float:

@@ -68,13 +68,12 @@ def evaluate(
         say: takes a line about each codec and measure that is left out.
 
     Raises:
-        DacError: there is no sound, an unknown codec, a model that can't be loaded, or a folder that can't be written.
+        DacError: there is no sound, no bitrate, an unknown codec, a model that can't be loaded, or a folder that can't
+            be written.
     """
-    cache = output / "cache"
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DacError(f"can't make the folder {cache}: {error.strerror}") from error
+    if not bitrates:
+        raise DacError("no bitrates to measure at: give one or more")
+    load.cache_clear()  # there may be other weights in a folder than at the last evaluation
     made, missing = make_codecs(codecs, model, device)
     metrics, unmeasured = usable_metrics()
     for line in [*missing, *unmeasured]:
@@ -82,6 +81,11 @@ def evaluate(
     sample_rate = load(model, device).sample_rate
     clips = find_clips(data, sample_rate, split)
     settings = [(codec, codec.settings(bitrates)) for codec in made]
+    cache = output / "cache"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DacError(f"can't make the folder {cache}: {error.strerror}") from error
     outcome = run(clips, sample_rate, settings, metrics, cache, workers, progress)
     if not outcome.results:
         raise DacError(f"nothing could be coded: {outcome.failures[0]}")
@@ -96,7 +100,8 @@ def evaluate(
     found = {"notes": notes, "means": list(map(asdict, means)), "differences": list(map(asdict, differences))}
     heard = [clip for clip in shown(clips) if any(one.clip == clip.name for one in outcome.results)]
     html = page({**facts, "notes": notes}, means, differences, metrics, heard, sample_rate, outcome.results)
-    parts = [table, *notes, compared, tables.codebooks_markdown(means)]
+    lacking = "\n".join(f"- {line}" for line in [*missing, *unmeasured, *outcome.failures])
+    parts = [table, *notes, compared, tables.codebooks_markdown(means), lacking and f"Left out:\n\n{lacking}"]
     write_bytes(output / "clips.csv", tables.clips_csv(outcome.results, metrics).encode())
     write_bytes(output / "report.md", ("\n\n".join(part for part in parts if part) + "\n").encode())
     write_bytes(output / "report.json", json.dumps({**facts, **found}, indent=1, allow_nan=False).encode())

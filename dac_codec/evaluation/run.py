@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -128,6 +129,10 @@ def evaluate_clip(task: Task, warm: set[str]) -> None:
     with _one_thread(), _blamed("the codec"):
         _warm_up(task, warm)
         coded = task.codec.code(original, task.sample_rate, task.setting)
+    if coded.decoded.shape != original.shape:
+        raise DacError(f"the codec gave {coded.decoded.shape} samples for {original.shape}")
+    if not np.isfinite(coded.decoded).all():
+        raise DacError("the codec gave samples that are not finite")
     measures = {}
     for metric in METRICS:
         if metric.name in task.metrics and metric.domain in (None, task.clip.domain):
@@ -154,9 +159,16 @@ def evaluate_clip(task: Task, warm: set[str]) -> None:
 
 
 def _warm_up(task: Task, warm: set[str]) -> None:
-    """Code a second of the task's clip, once for each codec, since a first call pays for what is set up once."""
+    """Code a second of the task's clip, once for each codec, since a first call pays for what is set up once.
+
+    Raises:
+        DacError: the codec is not what it was when the evaluation began, as a folder of weights may be that a training
+            run has written to since: its results would be taken for those of the other.
+    """
     if task.fingerprint in warm:
         return
+    if task.codec.fingerprint != task.fingerprint:
+        raise DacError("the codec has changed since the evaluation began; start it again")
     try:
         task.codec.code(task.clip.waveform[:, : _WARM_UP_SECONDS * task.sample_rate], task.sample_rate, task.setting)
     except MemoryError:
@@ -229,9 +241,23 @@ def _work(tasks: Sequence[Task], workers: int) -> Iterator[tuple[Task, str | Non
 
 
 def _in_processes(tasks: Sequence[Task], executor: Executor) -> Iterator[tuple[Task, str | None]]:
-    futures: dict[Future[str | None], Task] = {executor.submit(_in_a_process, task): task for task in tasks}
+    with _deaf_children():
+        futures: dict[Future[str | None], Task] = {executor.submit(_in_a_process, task): task for task in tasks}
     for future in as_completed(futures):
         yield futures[future], future.result()
+
+
+@contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Processes that are begun meanwhile don't hear Ctrl-C: until `_begin`, they would say a lot about it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _in_a_process(task: Task) -> str | None:

@@ -13,8 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 N_RESAMPLES = 2000
 CONFIDENCE = 0.95
@@ -81,18 +79,27 @@ def groups(names: Sequence[Sequence[str]]) -> NDArray[np.int64]:
     >>> groups([["a"], ["b", "c"], ["d"], ["a", "c"], ["c"], ["d", "e", "f"], ["f", "e", "d"]]).tolist()
     [0, 1, 2, 0, 3, 2, 2]
     """
-    edges = []
+    leader = list(range(len(names)))  # of each clip one that it hangs together with, in the end the first of them
+
+    def first(clip: int) -> int:
+        while leader[clip] != clip:
+            leader[clip] = clip = leader[leader[clip]]
+        return clip
+
+    def join(one: int, other: int) -> None:
+        low, high = sorted((first(one), first(other)))
+        leader[high] = low
+
     mains: dict[str, int] = {}
     joined: list[tuple[int, set[str]]] = []
     for clip, own in enumerate(names):
         if own:
-            edges.append((mains.setdefault(own[0], clip), clip))
+            join(mains.setdefault(own[0], clip), clip)
         if len(own) > 1:
             files = set(own)
-            edges += [(other, clip) for other, those in joined if 2 * len(files & those) > len(files | those)]
+            for other, those in joined:
+                if 2 * len(files & those) > len(files | those):
+                    join(other, clip)
             joined.append((clip, files))
-    rows, columns = np.array(edges, np.int64).reshape(-1, 2).T
-    graph = coo_array((np.ones(len(edges)), (rows, columns)), shape=(len(names), len(names)))
-    _, labels = connected_components(graph, directed=False)
-    _, first, places = np.unique(labels, return_index=True, return_inverse=True)
-    return np.argsort(np.argsort(first))[places].astype(np.int64)
+    _, numbers = np.unique([first(clip) for clip in range(len(names))], return_inverse=True)
+    return numbers.astype(np.int64)

@@ -66,7 +66,7 @@ class Difference:
 
     Attributes:
         domain: name.
-        codec, setting, kbps: the one.
+        codec, setting, kbps: the one; kilobits per second on disk, in the domain.
         other, other_setting, other_kbps: the other.
         measures: by the metrics' names.
         verdicts: "better", "worse", or "undecided" where the confidence interval holds 0; of `codec`. There is none
@@ -132,7 +132,7 @@ def differences(results: Sequence[Result], metrics: Sequence[Metric], first: str
         for other, kbps in rates.items():
             if other[0] != first and kbps:
                 one = min(own, key=lambda pair: abs(rates[pair] - kbps))
-                found.append(_difference(domain, group, one, other, rates, metrics, sources))
+                found.append(_difference(domain, group, one, other, metrics, sources))
     return [difference for difference in found if difference.measures]
 
 
@@ -208,19 +208,16 @@ def _difference(
     group: Sequence[Result],
     one: tuple[str, str],
     other: tuple[str, str],
-    rates: dict[tuple[str, str], float],
     metrics: Sequence[Metric],
     sources: dict[str, int],
 ) -> Difference:
-    sides = [
-        {result.clip: result.measures for result in group if (result.codec, result.setting) == pair}
-        for pair in (one, other)
-    ]
+    sides = [[result for result in group if (result.codec, result.setting) == pair] for pair in (one, other)]
+    own_measures, their_measures = ({result.clip: result.measures for result in side} for side in sides)
     paired: dict[str, dict[str, float | None]] = {}
-    for clip in sides[0].keys() & sides[1].keys():
+    for clip in own_measures.keys() & their_measures.keys():
         paired[clip] = {}
         for metric in metrics:
-            own, theirs = (side[clip].get(metric.name) for side in sides)
+            own, theirs = (measures[clip].get(metric.name) for measures in (own_measures, their_measures))
             paired[clip][metric.name] = None if own is None or theirs is None else own - theirs
     found = _estimates({clip: paired[clip] for clip in sorted(paired)}, metrics, sources)
     verdicts = {
@@ -228,7 +225,11 @@ def _difference(
         for metric in metrics
         if metric.name in found and (verdict := _verdict(found[metric.name], metric)) is not None
     }
-    return Difference(domain, *one, rates[one], *other, rates[other], found, verdicts)
+    kbps = [
+        sum(result.n_bytes for result in side) * 8 / 1000 / max(sum(result.seconds for result in side), 1e-9)
+        for side in sides
+    ]
+    return Difference(domain, *one, kbps[0], *other, kbps[1], found, verdicts)
 
 
 def _verdict(difference: Estimate, metric: Metric) -> str | None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dac_codec.evaluation.metrics import Metric
 from dac_codec.evaluation.results import Result
 from dac_codec.evaluation.statistics import Estimate
-from dac_codec.evaluation.summary import Difference, Mean
+from dac_codec.evaluation.summary import Codebooks, Difference, Mean
 
 
 def clips_csv(results: Sequence[Result], metrics: Sequence[Metric]) -> str:
@@ -30,13 +30,13 @@ def means_markdown(means: Sequence[Mean], metrics: Sequence[Metric]) -> str:
     """Means by domain, codec and setting, with 95% confidence intervals."""
     headings = [f"{metric.label}{f' ({metric.unit})' if metric.unit else ''}" for metric in metrics]
     lines = [
-        f"| {' | '.join(['domain', 'clips', 'codec', 'setting', 'kbit/s', *headings])} |",
+        _row("domain", "clips", "codec", "setting", "kbit/s", *headings),
         "|---|---:|---|---|---:|" + "---:|" * len(metrics),
     ]
     for mean in means:
         values = [shown(mean.measures[metric.name]) if metric.name in mean.measures else "" for metric in metrics]
         kbps = f"{mean.kbps.mean or 0.0:.2f}"
-        lines.append(f"| {' | '.join([mean.domain, str(mean.clips), mean.codec, mean.setting, kbps, *values])} |")
+        lines.append(_row(mean.domain, str(mean.clips), mean.codec, mean.setting, kbps, *values))
     return "\n".join(lines)
 
 
@@ -47,7 +47,7 @@ def differences_markdown(differences: Sequence[Difference], metrics: Sequence[Me
     """
     headings = ["domain", "codec", "kbit/s", "against", "kbit/s", *(metric.label for metric in metrics)]
     lines = [
-        f"| {' | '.join(headings)} |",
+        _row(*headings),
         "|---|---|---:|---|---:|" + "---:|" * len(metrics),
     ]
     signs = {"better": " +", "worse": " -", "undecided": ""}
@@ -59,7 +59,7 @@ def differences_markdown(differences: Sequence[Difference], metrics: Sequence[Me
             for metric in metrics
         ]
         names = [f"{one.codec}, {one.setting}", f"{one.kbps:.2f}", f"{one.other}, {one.other_setting}"]
-        lines.append(f"| {' | '.join([one.domain, *names, f'{one.other_kbps:.2f}', *values])} |")
+        lines.append(_row(one.domain, *names, f"{one.other_kbps:.2f}", *values))
     return "\n".join(lines)
 
 
@@ -71,11 +71,16 @@ def codebooks_markdown(means: Sequence[Mean]) -> str:
     ]
     for mean in means:
         if mean.codebooks is not None:
-            entropies = " ".join(f"{bits:.2f}" for bits in mean.codebooks.entropy)
-            shares = " ".join(f"{100 * share:.0f}%" for share in mean.codebooks.used)
-            cells = [mean.domain, mean.codec, mean.setting, f"{mean.codebooks.frames}"]
-            lines.append(f"| {' | '.join([*cells, f'{100 * mean.codebooks.efficiency:.1f}%', entropies, shares])} |")
+            efficiency, *others = codebook_cells(mean.codebooks)
+            lines.append(_row(mean.domain, mean.codec, mean.setting, f"{mean.codebooks.frames}", efficiency, *others))
     return "\n".join(lines) if len(lines) > 2 else ""
+
+
+def codebook_cells(codebooks: Codebooks) -> tuple[str, str, str]:
+    """Bitrate efficiency, the entropy of each codebook in bits, and the share of each one's entries that were used."""
+    entropies = " ".join(f"{bits:.2f}" for bits in codebooks.entropy)
+    shares = " ".join(f"{100 * share:.0f}%" for share in codebooks.used)
+    return f"{100 * codebooks.efficiency:.1f}%", entropies, shares
 
 
 def shown(estimate: Estimate) -> str:
@@ -88,3 +93,8 @@ def shown(estimate: Estimate) -> str:
     if mean is None:
         return ""
     return f"{mean:.3f}" if low is None or high is None else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _row(*cells: str) -> str:
+    """A line of a table; a folder's name may hold what ends a cell."""
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"

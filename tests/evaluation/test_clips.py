@@ -92,6 +92,14 @@ def test_files_of_a_folder(tmp_path: Path) -> None:
     assert np.abs(found["a/long.wav"].waveform - 0.25 * speech_like(10.0, 1)).max() < 1e-3
 
 
+def test_no_domain_beside_others_is_called_as_all_are(tmp_path: Path) -> None:
+    for name in ("all/a.wav", "music/b.wav"):
+        (tmp_path / name).parent.mkdir()
+        soundfile.write(tmp_path / name, speech_like(0.2)[0], RATE)
+    with pytest.raises(AudioError, match=r"no domain beside others can be called 'all'"):
+        clips.find_clips(tmp_path, RATE)
+
+
 def test_one_file_and_none(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", speech_like(0.5)[0], RATE)
     (clip,) = clips.find_clips(tmp_path / "a.wav", RATE // 2)

@@ -93,11 +93,20 @@ def test_commands(codec: CommandCodec) -> None:
     assert distances[1] < distances[0]
 
 
+def test_commands_take_what_comes_nearest_once() -> None:
+    asked = [2.0, 8.0, 8.4, 24.5, 300.0, 600.0]
+    assert [one.value for one in OPUS.settings(asked)] == [6.0, 8.0, 8.4, 24.5, 256.0]
+    assert [one.name for one in MP3.settings(asked)] == [f"{kbps} kbit/s" for kbps in (8, 24, 300, 310)]
+    assert [one.value for one in VORBIS.settings(asked)] == [8.0, 8.4, 24.5, 240.0]
+
+
 def test_a_command_that_fails_says_why() -> None:
-    broken = CommandCodec("broken", "none", ".x", ("sh", "-c", "echo no luck >&2; exit 3"), ("true",), 1, _same, len)
+    broken = CommandCodec(
+        "broken", "none", ".x", ("sh", "-c", "echo no luck >&2; exit 3"), ("true",), 1, 9, False, _same, len
+    )
     with pytest.raises(DacError, match="exit code 3: no luck"):
         broken.code(speech_like(0.1), RATE, Setting("1 kbit/s", 1))
-    idle = CommandCodec("idle", "none", ".x", ("true",), ("true",), 1, _same, len)
+    idle = CommandCodec("idle", "none", ".x", ("true",), ("true",), 1, 9, False, _same, len)
     with pytest.raises(DacError, match="idle: nothing came of a clip at 1 kbit/s"):
         idle.code(speech_like(0.1), RATE, Setting("1 kbit/s", 1))
 

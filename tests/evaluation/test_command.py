@@ -60,7 +60,9 @@ def test_wrong_words_are_said_in_one_line(data: Path, tmp_path: Path) -> None:
         ([str(data), "--model", str(data)], 1, "Error: "),
         ([str(data / "speech" / "a.wav"), "-o", str(data / "speech" / "a.wav" / "b")], 1, "can't make the folder"),
     ):
-        result = CliRunner().invoke(main, ["evaluate", *arguments])
+        output = [] if "-o" in arguments else ["-o", str(tmp_path / "out")]
+        result = CliRunner().invoke(main, ["evaluate", *arguments, *output])
         assert result.exit_code == code, result.output
         assert message in result.output
         assert "Traceback" not in result.output
+        assert not (tmp_path / "out").exists()

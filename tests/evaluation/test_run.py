@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
+from dac_codec import pretrained
 from dac_codec.audio import Audio
 from dac_codec.errors import DacError
 from dac_codec.evaluation import summary
 from dac_codec.evaluation.clips import Clip
 from dac_codec.evaluation.codecs import Coded, Setting
 from dac_codec.evaluation.metrics import METRICS, METRICS_VERSION, usable_metrics
+from dac_codec.evaluation.report import evaluate
 from dac_codec.evaluation.results import Result
 from dac_codec.evaluation.run import Outcome, run, shown
+from tests.conftest import golden_model
 from tests.evaluation.sounds import RATE, noisy, speech_like
 from tests.evaluation.test_metrics import PERFECT
 
@@ -186,6 +192,89 @@ def test_a_metric_that_fails_costs_one_result(
     outcome = evaluated(clips[:3], Counting(), tmp_path, (2,))
     assert [one.clip for one in outcome.results] == ["a-0", "a-2"]
     assert outcome.failures == ["a-1, counting 2 kbit/s: mel distance failed with ValueError: too odd"]
+
+
+@pytest.mark.parametrize(
+    ("decoded", "reason"),
+    [
+        (lambda clip: clip[:, 1:], r"the codec gave \(1, \d+\) samples for \(1, \d+\)"),
+        (lambda clip: np.where(np.arange(clip.shape[1]) == 5, np.float32(np.nan), clip), "samples that are not finite"),
+    ],
+)
+def test_so_does_a_codec_that_gives_something_else_than_sound(
+    decoded: Callable[[Audio], Audio], reason: str, clips: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = Counting.code
+
+    def broken(self: Counting, clip: Audio, sample_rate: int, setting: Setting) -> Coded:
+        coded = code(self, clip, sample_rate, setting)
+        same = clip.shape != clips[1].waveform.shape
+        return coded if same else replace(coded, decoded=decoded(clip))
+
+    monkeypatch.setattr(Counting, "code", broken)
+    outcome = evaluated(clips[:3], Counting(), tmp_path, (2,))
+    assert [one.clip for one in outcome.results] == ["a-0", "a-2"]
+    (failure,) = outcome.failures
+    assert re.search(reason, failure)
+
+
+class Changing(Counting):
+    """A codec that is another one as soon as the evaluation has begun."""
+
+    def __getattribute__(self, name: str) -> Any:
+        value = super().__getattribute__(name)
+        if name == "fingerprint":
+            self.fingerprint = "another"
+        return value
+
+
+def test_a_codec_that_changes_meanwhile_gives_no_results(clips: list[Clip], tmp_path: Path) -> None:
+    outcome = evaluated(clips[:1], Changing(), tmp_path, (2,))
+    assert outcome.results == []
+    reason = "the codec has changed since the evaluation began; start it again"
+    assert outcome.failures == [f"a-0, counting 2 kbit/s: {reason}"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_are_replaced_between_two_evaluations_are_heard(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", speech_like(0.5)[0], RATE)
+    rates = []
+    for name in ("44khz", "24khz"):
+        pretrained.save(golden_model(name), tmp_path / "model")
+        evaluate(
+            tmp_path / "a.wav",
+            tmp_path / "report",
+            bitrates=(8.0,),
+            model=str(tmp_path / "model"),
+            workers=1,
+            progress=False,
+            say=lambda line: None,
+        )
+        rates.append(json.loads((tmp_path / "report" / "report.json").read_text())["sample_rate"])
+    assert rates == [44100, 24000]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_ctrl_c_while_processes_begin_is_quiet(tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "script.py").write_text(RUN)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.Popen(
+        [sys.executable, tmp_path / "script.py", tmp_path / "cache", "3000"],
+        env=environment,
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while len(children.read_text().split()) < 3:  # the two, and what looks after what they share
+        assert process.poll() is None
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert said.count("Traceback") == 1  # the parent's own: the script doesn't catch it
+    assert said.rstrip().endswith("KeyboardInterrupt")
 
 
 def test_no_more_than_twelve_clips_are_shown() -> None:

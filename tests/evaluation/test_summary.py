@@ -117,6 +117,7 @@ def results() -> Sequence[Result]:
         found += [
             result(clip, "ours", 250, 2.0 + i, 1.0, "2 codebooks"),
             result(clip, "ours", 1000, 1.0 + i, 2.0, "9 codebooks"),
+            result(clip, "ours", 4000, 0.5, 9.0, "36 codebooks"),
             result(clip, "opus", 900, None if i == 4 else 1.5 + 1.1 * i, 5.0, "8 kbit/s"),
             result(clip, "silence", 0, 9.0),
         ]
@@ -125,9 +126,10 @@ def results() -> Sequence[Result]:
 
 def test_means_by_domain() -> None:
     means = summary.means(results(), [MEL, SI_SDR])
-    assert [(one.domain, one.codec, one.setting) for one in means[:4]] == [
+    assert [(one.domain, one.codec, one.setting) for one in means[:5]] == [
         ("music", "ours", "2 codebooks"),
         ("music", "ours", "9 codebooks"),
+        ("music", "ours", "36 codebooks"),
         ("music", "opus", "8 kbit/s"),
         ("music", "silence", ""),
     ]
@@ -169,6 +171,18 @@ def test_differences_at_the_nearest_bitrate() -> None:
     assert summary.differences([result("x-0", "a", 100, 1.0)], [MEL], "a") == []
 
 
+def test_differences_tell_the_bitrates_of_their_domain() -> None:
+    found = [
+        result(f"{domain}-{i}", name, 100 * factor * (1 + (name == "b")), 1.0)
+        for domain, factor in (("music", 1), ("speech", 4))
+        for i in range(2)
+        for name in ("a", "b")
+    ]
+    rates = {one.domain: (one.kbps, one.other_kbps) for one in summary.differences(found, [MEL], "a")}
+    expected = {"music": (0.8, 1.6), "speech": (3.2, 6.4), "all": (2.0, 4.0)}
+    assert rates == {domain: pytest.approx(pair) for domain, pair in expected.items()}
+
+
 def test_clips_of_too_few_files_have_no_verdict() -> None:
     found = [
         result(f"x-{i}", name, 100, i + value, source=f"file{i % 4} file{4 + i % 4}")
@@ -198,12 +212,14 @@ def test_everything_is_compared_with_the_codec_that_was_asked_for_first() -> Non
 
 def test_tables() -> None:
     text = tables.means_markdown(summary.means(results(), [MEL, SI_SDR]), [MEL, SI_SDR])
-    assert text.count("\n") == 1 + 3 * 4
+    assert text.count("\n") == 1 + 3 * 5
     assert "| all | 5 | silence |  | 0.00 | 9.000 [9.000, 9.000] | 0.000 [0.000, 0.000] |" in text
-    assert tables.codebooks_markdown(summary.means(results(), [])).splitlines()[-3:-2] == [
+    assert tables.codebooks_markdown(summary.means(results(), [])).splitlines()[-4:-3] == [
         "| all | ours | 9 codebooks | 10 | 25.0% | 1.00 0.00 | 50% 25% |"
     ]
     assert tables.codebooks_markdown([]) == ""
+    odd = tables.means_markdown(summary.means([result("a|b-0", "x", 100, 1.0)], [MEL]), [MEL]).splitlines()
+    assert "| a\\|b | 1 |" in odd[2]
     rows = tables.clips_csv(results(), [MEL]).splitlines()
     assert rows[0].endswith("encode_speed,decode_speed,mel_distance")
     assert "speech-4,speech,1.0,opus,8 kbit/s,900,7.2,3.6,2.0,," in rows

@@ -36,7 +36,8 @@ class CommandCodec:
         suffix: of its files.
         encode: how it is called, but for the files; {kbps} stands for the bitrate.
         decode: how the decoder is called.
-        lowest: lowest bitrate of mono in kbit/s.
+        lowest, highest: bitrates of mono in kbit/s.
+        whole: whether it knows whole ones only.
         input_rate: (clip's rate, bitrate) -> the sample rate at which the encoder gets the clip.
         payload: (bytes of a file) -> the bytes in it that say how the clip sounds.
     """
@@ -47,6 +48,8 @@ class CommandCodec:
     encode: tuple[str, ...]
     decode: tuple[str, ...]
     lowest: float
+    highest: float
+    whole: bool
     input_rate: Callable[[int, float], int]
     payload: Callable[[bytes], int]
 
@@ -65,7 +68,10 @@ class CommandCodec:
                 raise MissingCodecError(f"the command {command} is not installed: apt install {self.package}")
 
     def settings(self, bitrates: Sequence[float]) -> list[Setting]:
-        return [Setting(f"{kbps:g} kbit/s", kbps) for kbps in sorted({max(self.lowest, wish) for wish in bitrates})]
+        possible = {min(max(self.lowest, wish), self.highest) for wish in bitrates}
+        if self.whole:
+            possible = {float(round(wish)) for wish in possible}
+        return [Setting(f"{kbps:g} kbit/s", kbps) for kbps in sorted(possible)]
 
     def code(self, clip: Audio, sample_rate: int, setting: Setting) -> Coded:
         with tempfile.TemporaryDirectory() as folder:
@@ -142,6 +148,8 @@ OPUS = CommandCodec(
     encode=("opusenc", "--quiet", "--bitrate", "{kbps}", "--comp", "10", "--framesize", "60", *_SMALL),
     decode=("opusdec", "--quiet", "--rate", "48000", "--float"),
     lowest=6.0,
+    highest=256.0,
+    whole=False,
     input_rate=_full_band,
     payload=_opus_payload,
 )
@@ -153,6 +161,8 @@ MP3 = CommandCodec(
     encode=("lame", "--quiet", "-m", "m", "--abr", "{kbps}", "-q", "0"),
     decode=("lame", "--quiet", "--decode"),
     lowest=8.0,
+    highest=310.0,
+    whole=True,
     input_rate=_as_it_is,
     payload=len,
 )
@@ -164,6 +174,8 @@ VORBIS = CommandCodec(
     encode=("oggenc", "--quiet", "--bitrate", "{kbps}", "--discard-comments"),
     decode=("oggdec", "--quiet", "--bits", "16"),
     lowest=_VORBIS_RATES[-1][0],
+    highest=240.0,
+    whole=False,
     input_rate=_vorbis_rate,
     payload=_vorbis_payload,
 )

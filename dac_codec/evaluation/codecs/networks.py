@@ -95,7 +95,7 @@ class Snac:
 
     @property
     def fingerprint(self) -> str:
-        return f"{self.name} {self.about} {computed_by('cpu')}"
+        return f"{self.name} {self.about} {_snac_folder()} {computed_by('cpu')}"
 
     def check(self) -> None:
         """Raise a MissingCodecError if the package or its weights are missing."""
@@ -115,7 +115,9 @@ class Snac:
         started = time.perf_counter()
         codes = model.encode(waveform)
         encoded_at = time.perf_counter()
-        decoded = model.decode(codes)[0]
+        with torch.random.fork_rng(devices=[]):  # it adds noise
+            torch.manual_seed(0)
+            decoded = model.decode(codes)[0]
         decoded_at = time.perf_counter()
         bits = sum(one.numel() for one in codes) * math.log2(model.codebook_size)
         return Coded(

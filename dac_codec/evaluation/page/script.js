@@ -34,7 +34,7 @@
 
   let context = null;
   const decoded = new Map(); // of each clip, a promise of the buffers of its versions
-  let sounding = null; // {sources, gains, startedAt, offset, duration}
+  let sounding = null; // {sources, gains, startedAt, offset, duration, loop}
   let position = 0; // s, while nothing sounds
   let asked = 0; // counts what was asked for, so that a sound which was decoded too late is not started
 
@@ -49,8 +49,14 @@
 
   function now() {
     if (!sounding) return position;
-    const time = context.currentTime - sounding.startedAt + sounding.offset;
-    return element("loop").checked ? time % sounding.duration : Math.min(time, sounding.duration);
+    const { startedAt, offset, duration, loop } = sounding;
+    const time = Math.max(0, context.currentTime - startedAt) + offset;
+    return loop ? time % duration : Math.min(time, duration);
+  }
+
+  function goTo(time) {
+    position = time;
+    element("position").value = time;
   }
 
   function halt() {
@@ -84,15 +90,16 @@
     const duration = buffers[0].duration;
     const offset = position >= duration - 0.01 ? 0 : position;
     const gains = buffers.map(() => new GainNode(context, { gain: 0 }));
+    const loop = element("loop").checked;
     const sources = buffers.map((buffer, index) => {
-      const source = new AudioBufferSourceNode(context, { buffer, loop: element("loop").checked });
+      const source = new AudioBufferSourceNode(context, { buffer, loop });
       source.connect(gains[index]).connect(context.destination);
       return source;
     });
     const startedAt = context.currentTime + 0.03;
     for (const source of sources) source.start(startedAt, offset);
-    sources[0].onended = () => { halt(); position = 0; };
-    sounding = { sources, gains, startedAt, offset, duration };
+    sources[0].onended = () => { halt(); goTo(0); };
+    sounding = { sources, gains, startedAt, offset, duration, loop };
     hear();
   }
 
@@ -147,12 +154,14 @@
       type: "range", min: 0, max: 100, step: 1, value: score ?? 50,
     });
     slider.setAttribute("aria-label", `Score of ${name}, 0 to 100`);
-    const value = Object.assign(document.createElement("output"), { textContent: score ?? "" });
-    slider.addEventListener("input", () => {
+    const value = Object.assign(document.createElement("output"), { textContent: score ?? "not scored" });
+    const rate = () => {
       trial.scores.set(version, Number(slider.value));
       value.textContent = slider.value;
       element("status").textContent = "";
-    });
+    };
+    slider.addEventListener("input", rate);
+    slider.addEventListener("pointerup", rate); // where it stands may be right
     row.append(choice(name, "", version, false), slider, value);
     return row;
   }
@@ -235,7 +244,9 @@
     const url = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
     Object.assign(document.createElement("a"), { href: url, download: "mushra-scores.csv" }).click();
     setTimeout(() => URL.revokeObjectURL(url), 1000);
-    element("status").textContent = `${rows.length - 1} scores saved.`;
+    const missing = [...trials].map(([clip, trial]) => clip.versions.length - trial.scores.size).reduce((a, b) => a + b, 0);
+    const rest = missing ? ` Of the clips that were opened, ${missing} versions are not scored.` : "";
+    element("status").textContent = `${rows.length - 1} scores saved.${rest}`;
   });
 
   // ------------------------------------------------------------------------------------------------------------------
@@ -246,8 +257,7 @@
   element("clip").addEventListener("change", () => {
     const playing = Boolean(sounding);
     halt();
-    position = 0;
-    element("position").value = 0;
+    goTo(0);
     state.clip = clips[element("clip").selectedIndex];
     list();
     if (playing) start();
@@ -262,12 +272,12 @@
   element("position").addEventListener("input", () => {
     const playing = Boolean(sounding);
     halt();
-    position = Number(element("position").value);
+    goTo(Number(element("position").value));
     if (playing) start();
   });
   element("blind").addEventListener("change", () => {
     halt();
-    position = 0;
+    goTo(0);
     state.blind = element("blind").checked;
     list();
   });

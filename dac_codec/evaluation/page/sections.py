@@ -11,6 +11,7 @@ from dac_codec.evaluation.metrics import Metric
 from dac_codec.evaluation.plots import marker, rate_distortion
 from dac_codec.evaluation.statistics import Estimate
 from dac_codec.evaluation.summary import Difference, Mean
+from dac_codec.evaluation.tables import codebook_cells
 
 
 def legend(coded: Sequence[str], order: Sequence[str]) -> str:
@@ -47,7 +48,7 @@ def means_tables(means: Sequence[Mean], metrics: Sequence[Metric]) -> str:
     for domain in _domains(means):
         group = [mean for mean in means if mean.domain == domain]
         taken = [metric for metric in metrics if any(metric.name in mean.measures for mean in group)]
-        heads = ["codec", "setting", "kbit/s", "without headers", "encodes", "decodes"]
+        heads = ["codec", "setting", "clips", "kbit/s", "without headers", "encodes", "decodes"]
         head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads) + "".join(
             f'<th scope="col">{escape(metric.label)} <small>{_arrow(metric)}</small></th>' for metric in taken
         )
@@ -88,13 +89,8 @@ def codebooks(means: Sequence[Mean]) -> str:
     rows = []
     for mean in means:
         if mean.domain == last and mean.codebooks is not None:
-            entropies = " ".join(f"{bits:.2f}" for bits in mean.codebooks.entropy)
-            shares = " ".join(f"{100 * share:.0f}%" for share in mean.codebooks.used)
-            rows.append(
-                f'<tr><th scope="row">{escape(mean.codec)} {escape(mean.setting)}</th>'
-                f"<td>{100 * mean.codebooks.efficiency:.1f}%</td><td>{entropies}</td><td>{shares}</td>"
-                f"<td>{mean.codebooks.frames}</td></tr>"
-            )
+            cells = "".join(f"<td>{cell}</td>" for cell in (*codebook_cells(mean.codebooks), mean.codebooks.frames))
+            rows.append(f'<tr><th scope="row">{escape(mean.codec)} {escape(mean.setting)}</th>{cells}</tr>')
     if not rows:
         return "<p>No codec here has codebooks.</p>"
     heads = ("codec", "bitrate efficiency", "entropy of each codebook, bits", "entries used", "frames")
@@ -120,8 +116,8 @@ def _mean_row(mean: Mean, metrics: Sequence[Metric]) -> str:
     speeds = [f"<td>{'' if one is None else f'{one:.1f}x'}</td>" for one in (mean.encode_speed, mean.decode_speed)]
     cells = [_cell(mean.measures.get(metric.name)) for metric in metrics]
     return (
-        f'<tr><th scope="row">{escape(mean.codec)}</th><td>{escape(mean.setting)}</td>{_cell(mean.kbps)}'
-        f"<td>{mean.payload_kbps:.2f}</td>{''.join(speeds)}{''.join(cells)}</tr>"
+        f'<tr><th scope="row">{escape(mean.codec)}</th><td>{escape(mean.setting)}</td><td>{mean.clips}</td>'
+        f"{_cell(mean.kbps)}<td>{mean.payload_kbps:.2f}</td>{''.join(speeds)}{''.join(cells)}</tr>"
     )
 
 

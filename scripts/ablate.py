@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -26,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 from yaml import YAMLError  # type: ignore[import-untyped]
 
-from dac_codec.errors import DacError
+from dac_codec.errors import DacError, exit_status
 from dac_codec.files import replacing
 
 TRAIN = Path(__file__).with_name("train.py")
@@ -96,7 +97,7 @@ def result(folder: Path) -> dict[str, float] | None:
         raise DacError(f"can't read {log}: {error}") from error
     validations: list[dict[str, float]] = [line for line in lines if "val/mel_distance" in line]
     seconds = [line["step_seconds"] for line in lines if "step_seconds" in line]
-    return validations[-1] | {"seconds": statistics.median(seconds)} if validations else None
+    return validations[-1] | {"seconds": statistics.median(seconds or [math.nan])} if validations else None
 
 
 def table(rows: Sequence[Row], results: Mapping[str, Mapping[str, float] | None]) -> str:
@@ -128,33 +129,29 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.jobs < 1:
         parser.error(f"--jobs must be at least 1, not {arguments.jobs}")
-    try:
-        common, rows = read_rows(arguments.variants)
-        arguments.output.mkdir(parents=True, exist_ok=True)
-        threads = max(1, cores // arguments.jobs)
-        failures = []
-        with (
-            ThreadPoolExecutor(arguments.jobs) as pool,
-            tqdm(total=len(rows), unit="row", disable=None) as progress,
-        ):
-            overrides = common + arguments.overrides
-            futures = {pool.submit(train, row, overrides, arguments.output, threads): row for row in rows}
-            try:
-                for future in as_completed(futures):
-                    progress.update()
-                    if error := future.exception():
-                        failures.append(str(error))
-                        rows.remove(futures[future])
-            except KeyboardInterrupt:  # Runs get the terminal's Ctrl-C too: they save themselves and end.
-                pool.shutdown(cancel_futures=True)
-                return 130
-        results = {row.name: result(arguments.output / row.name) for row in rows}
-        text = table(rows, results)
-        with replacing(arguments.output / "table.md") as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
-    except (DacError, OSError) as error:
-        print(f"ablate: {error}", file=sys.stderr)
-        return 1
+    common, rows = read_rows(arguments.variants)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    threads = max(1, cores // arguments.jobs)
+    failures = []
+    with (
+        ThreadPoolExecutor(arguments.jobs) as pool,
+        tqdm(total=len(rows), unit="row", disable=None) as progress,
+    ):
+        overrides = common + arguments.overrides
+        futures = {pool.submit(train, row, overrides, arguments.output, threads): row for row in rows}
+        try:
+            for future in as_completed(futures):
+                progress.update()
+                if error := future.exception():
+                    failures.append(str(error))
+                    rows.remove(futures[future])
+        except KeyboardInterrupt:  # Runs get the terminal's Ctrl-C too: they save themselves and end.
+            pool.shutdown(cancel_futures=True)
+            return 130
+    results = {row.name: result(arguments.output / row.name) for row in rows}
+    text = table(rows, results)
+    with replacing(arguments.output / "table.md") as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
     print(text)
     for failure in failures:
         print(f"ablate: {failure}", file=sys.stderr)
@@ -162,4 +159,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main))

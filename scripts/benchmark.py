@@ -38,7 +38,7 @@ from tqdm import tqdm
 
 from dac_codec import audio as sound
 from dac_codec import pretrained
-from dac_codec.errors import DacError
+from dac_codec.errors import DacError, exit_status
 from dac_codec.files import replacing
 from dac_codec.model import DAC, PRESETS, DACConfig
 from dac_codec.model.layers import operations_per_second
@@ -568,23 +568,19 @@ def main() -> int:
     )
     parser.add_argument("--output", type=Path, required=True, help="folder for report.json, report.md and speed.svg")
     arguments = parser.parse_args()
-    try:
-        if arguments.device == "cuda" and not torch.cuda.is_available():
-            raise DacError("there is no CUDA device that this torch can use")
-        arguments.output.mkdir(parents=True, exist_ok=True)
-        report = measure(arguments)
-        text = tables(report)
-        print(text)
-        for name, content in (("report.json", json.dumps(report, indent=1)), ("report.md", text)):
-            with replacing(arguments.output / name) as temporary:
-                temporary.write_text(content + "\n", encoding="utf-8")
-        with replacing(arguments.output / "speed.svg") as temporary:
-            draw(report, temporary)
-    except (DacError, LeftOutError, OSError) as error:
-        print(f"benchmark: {error}", file=sys.stderr)
-        return 1
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        raise DacError("there is no CUDA device that this torch can use")
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    report = measure(arguments)
+    text = tables(report)
+    print(text)
+    for name, content in (("report.json", json.dumps(report, indent=1)), ("report.md", text)):
+        with replacing(arguments.output / name) as temporary:
+            temporary.write_text(content + "\n", encoding="utf-8")
+    with replacing(arguments.output / "speed.svg") as temporary:
+        draw(report, temporary)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main, (LeftOutError,)))

@@ -40,7 +40,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dac_codec.engine import prepare
-from dac_codec.errors import DacError
+from dac_codec.errors import exit_status
 from dac_codec.model import DAC, PRESETS
 from dac_codec.model.layers import CausalConv1d, CausalConvTranspose1d, Snake, convolutions
 from dac_codec.model.snake import SQUARED_SINE, scales
@@ -270,8 +270,8 @@ def table(model: DAC, seconds: float, n_rounds: int) -> Iterator[str]:
         yield f"| {' | '.join([*cells, f'{row.ready:.1f} s'])} |"
 
 
-def main() -> int:
-    """Print the tables. Returns the exit status."""
+def main() -> None:
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--models",
@@ -295,13 +295,9 @@ def main() -> int:
             with torch.inference_mode():
                 for line in table(model, arguments.seconds, arguments.rounds):
                     print(line, flush=True)
-    except DacError as error:
-        print(f"benchmark_backends: {error}", file=sys.stderr)
-        return 1
     finally:
         logging.disable(logging.NOTSET)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main, (LeftOutError,)))

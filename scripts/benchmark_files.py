@@ -10,7 +10,9 @@ of the rounds' ratios, and their range.
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,6 +22,7 @@ import numpy as np
 import torch
 
 from dac_codec import DAC, audio, codec
+from dac_codec.errors import exit_status
 from dac_codec.overlap import side_by_side
 
 SAMPLE_RATE = 44100
@@ -42,10 +45,21 @@ def measured(work: Callable[[Path], object], paths: list[Path], n_at_once: int, 
     return time.perf_counter() - started
 
 
+def sounds(text: str) -> tuple[int, float]:
+    """How many sounds of how many seconds: `40x1.5`."""
+    number, _, seconds = text.partition("x")
+    found = int(number), float(seconds)
+    if found[0] < 1 or not 0 < found[1] < math.inf:
+        raise ValueError(text)
+    return found
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--files", nargs="+", default=["40x1.5", "4x30"], metavar="NxSECONDS", help="files to code")
+    parser.add_argument(
+        "--files", nargs="+", type=sounds, default=[(40, 1.5), (4, 30.0)], metavar="NxSECONDS", help="files to code"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each")
     arguments = parser.parse_args()
 
@@ -60,8 +74,7 @@ def main() -> None:
 
     print(f"| files | work | one after the other | {n_cores} side by side | gain |")
     print("|---|---|---:|---:|---:|")
-    for files in arguments.files:
-        n_files, seconds = int(files.partition("x")[0]), float(files.partition("x")[2])
+    for n_files, seconds in arguments.files:
         with tempfile.TemporaryDirectory() as folder:
             paths = write_sounds(Path(folder), n_files, seconds)
             for work in (compress, decompress):
@@ -78,4 +91,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_status(main))

@@ -32,7 +32,8 @@ import numpy as np
 # Neither torch nor matplotlib: the peak that the system counts for a process includes what its parent held when it was
 # started, so that this one has to stay small.
 from dac_codec import audio, bitstream
-from dac_codec.errors import DacError
+from dac_codec.errors import DacError, exit_status
+from dac_codec.files import replacing
 
 SAMPLE_RATE = 44100
 PART_SECONDS = 10
@@ -323,7 +324,7 @@ def draw(rows: list[Row], path: Path) -> None:
     figure.tight_layout()
     # The same rows make the same file.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "dac_codec"}):
-        figure.savefig(path, metadata={"Date": None})
+        figure.savefig(path, format="svg", metadata={"Date": None})
 
 
 def positive(text: str) -> int:
@@ -372,8 +373,10 @@ def compare(arguments: argparse.Namespace) -> list[Row]:
         try:
             arguments.output.mkdir(parents=True, exist_ok=True)
             content = {**environment, "rows": [asdict(row) for row in rows]}
-            (arguments.output / "memory.json").write_text(json.dumps(content, indent=1) + "\n")
-            draw(rows, arguments.output / "memory.svg")
+            with replacing(arguments.output / "memory.json") as temporary:
+                temporary.write_text(json.dumps(content, indent=1) + "\n")
+            with replacing(arguments.output / "memory.svg") as temporary:
+                draw(rows, temporary)
         except OSError as error:
             raise DacError(f"{arguments.output} can't be written: {error.strerror}") from error
     return rows
@@ -389,11 +392,7 @@ def main() -> int:
     parser.add_argument("--reference-up-to", type=positive, help="longest sound that the reference is given, in s")
     parser.add_argument("--output", type=Path, help="folder for memory.json and memory.svg")
     arguments = parser.parse_args()
-    try:
-        rows = compare(arguments)
-    except DacError as error:
-        print(f"benchmark_memory: {error}", file=sys.stderr)
-        return 1
+    rows = compare(arguments)
     for row in rows:
         for what, run in row.runs.items():
             if run is not None and run.failure:
@@ -403,4 +402,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main))

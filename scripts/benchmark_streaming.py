@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from dac_codec import DAC, StreamingDecoder, StreamingEncoder, prepare, streaming
-from dac_codec.errors import DacError
+from dac_codec.errors import exit_status
 from dac_codec.pretrained import DEFAULT_MODEL
 
 CHUNK_FRAMES = (1, 4, 16, 64)
@@ -76,11 +76,7 @@ def main() -> int:
     parser.add_argument("--model", default=DEFAULT_MODEL, help="name, folder or file, as for dac-codec")
     parser.add_argument("--seconds", type=float, default=3.0, help="of sound that each row codes in each round")
     arguments = parser.parse_args()
-    try:
-        model = prepare(DAC.from_pretrained(arguments.model), exact=True)
-    except DacError as error:
-        print(f"benchmark_streaming: {error}", file=sys.stderr)
-        return 1
+    model = prepare(DAC.from_pretrained(arguments.model), exact=True)
     ahead = streaming.encoder_look_ahead(model) + streaming.decoder_look_ahead(model)
     print("| frames a chunk | algorithmic latency | encoder | decoder |")
     print("|---:|---:|---:|---:|")
@@ -94,4 +90,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main))

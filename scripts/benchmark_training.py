@@ -29,7 +29,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from tqdm import tqdm
 
-from dac_codec.errors import DacError
+from dac_codec.errors import exit_status
 from dac_codec.model import layers
 from dac_codec.model.discriminator import Discriminator
 from dac_codec.model.snake import TINY
@@ -185,22 +185,18 @@ def main() -> int:
     folder = str(Path(__file__).parents[1] / "configs")
     measured: dict[str, Row] = {}
     with ExitStack() as stack:
-        try:
-            stack.enter_context(initialize_config_dir(folder, version_base="1.3"))
-            for name in arguments.only:
-                scratch = stack.enter_context(tempfile.TemporaryDirectory())
-                settings = ["trainer.compile=false", *VARIANTS.get(name, ()), f"trainer.folder={scratch}"]
-                values: Any = OmegaConf.to_container(compose("train", [*arguments.overrides, *settings]), resolve=True)
-                config = TrainConfig.parse(values)
-                if not measured:
-                    print(f"loader: {loader_rate(config):.0f} excerpts/s from one worker\n", flush=True)
-                measured[name] = Row(config, rows[name])
-            for _ in tqdm(range(arguments.rounds), desc="rounds", disable=None):
-                for row in measured.values():
-                    row.measure()
-        except (DacError, ValueError) as error:
-            print(f"benchmark_training: {error}", file=sys.stderr)
-            return 1
+        stack.enter_context(initialize_config_dir(folder, version_base="1.3"))
+        for name in arguments.only:
+            scratch = stack.enter_context(tempfile.TemporaryDirectory())
+            settings = ["trainer.compile=false", *VARIANTS.get(name, ()), f"trainer.folder={scratch}"]
+            values: Any = OmegaConf.to_container(compose("train", [*arguments.overrides, *settings]), resolve=True)
+            config = TrainConfig.parse(values)
+            if not measured:
+                print(f"loader: {loader_rate(config):.0f} excerpts/s from one worker\n", flush=True)
+            measured[name] = Row(config, rows[name])
+        for _ in tqdm(range(arguments.rounds), desc="rounds", disable=None):
+            for row in measured.values():
+                row.measure()
     excerpts = config.trainer.batch_size * config.trainer.accumulate
     found = {name: row.found() for name, row in measured.items()}
     first = next(iter(found.values()))["step"]
@@ -215,4 +211,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main, (ValueError,)))  # what a configuration is wrong with

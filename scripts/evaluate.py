@@ -13,7 +13,7 @@ import functools
 import sys
 from pathlib import Path
 
-from dac_codec.errors import DacError
+from dac_codec.errors import exit_status
 from dac_codec.evaluation.report import evaluate
 from dac_codec.pretrained import DEFAULT_MODEL
 
@@ -27,19 +27,15 @@ def main() -> int:
     parser.add_argument("--output", type=Path, required=True, help="folder for the report")
     arguments = parser.parse_args()
     say = functools.partial(print, file=sys.stderr)
-    try:
-        report = evaluate(
-            arguments.manifest,
-            arguments.output,
-            codecs=("ours", "noise", "silence"),
-            bitrates=(0.0, 1000.0),
-            model=arguments.model,
-            split=arguments.split,
-            say=say,
-        )
-    except DacError as error:
-        print(f"evaluate: {error}", file=sys.stderr)
-        return 1
+    report = evaluate(
+        arguments.manifest,
+        arguments.output,
+        codecs=("ours", "noise", "silence"),
+        bitrates=(0.0, 1000.0),
+        model=arguments.model,
+        split=arguments.split,
+        say=say,
+    )
     print(report.table)
     for failure in report.failures:
         say(f"evaluate: {failure}")
@@ -47,4 +43,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main))

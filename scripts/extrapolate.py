@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from dac_codec.errors import DacError
+from dac_codec.errors import DacError, exit_status
 from dac_codec.files import replacing
 
 
@@ -138,23 +138,21 @@ def main() -> int:
     parser.add_argument("--output", type=Path, metavar="FILE", help="a picture, .svg or .png")
     arguments = parser.parse_args()
     bars = dict(arguments.bar)
-    try:
-        found = {steps: read_report(folder) for steps, folder in sorted(arguments.reports)}
-        if len(found) < 2 or min(found) < 1:
-            raise DacError("a line takes reports of two numbers of steps, from 1 on")
-        for name in bars:
-            if missing := [steps for steps, report in found.items() if name not in report.values]:
-                has = ", ".join(found[missing[0]].values)
-                raise DacError(f"the report of step {missing[0]} has no {name}; it has {has}")
-        points = {name: {steps: report.values[name] for steps, report in found.items()} for name in bars}
-        if arguments.output is not None:
-            draw(points, bars, arguments.output)
-    except (DacError, OSError, ValueError) as error:  # ValueError: what Matplotlib says of an unknown ending
-        print(f"extrapolate: {error}", file=sys.stderr)
-        return 1
+    found = {steps: read_report(folder) for steps, folder in sorted(arguments.reports)}
+    if len(found) < len(arguments.reports):
+        raise DacError("two reports are of the same number of steps")
+    if len(found) < 2 or min(found) < 1:
+        raise DacError("a line takes reports of two numbers of steps, from 1 on")
+    for name in bars:
+        if missing := [steps for steps, report in found.items() if name not in report.values]:
+            has = ", ".join(found[missing[0]].values)
+            raise DacError(f"the report of step {missing[0]} has no {name}; it has {has}")
+    points = {name: {steps: report.values[name] for steps, report in found.items()} for name in bars}
+    if arguments.output is not None:
+        draw(points, bars, arguments.output)
     print(table(points, bars, next(iter(found.values())).rising))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main, (ValueError,)))  # ValueError: what Matplotlib says of an unknown ending

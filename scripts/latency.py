@@ -10,8 +10,10 @@ is late by both and a frame, as the encoder gives nothing before a frame is full
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import replace
 
+from dac_codec.errors import exit_status
 from dac_codec.model import DAC, PRESETS, DACConfig
 from dac_codec.pretrained import DEFAULT_MODEL
 from dac_codec.streaming import decoder_look_ahead, encoder_look_ahead
@@ -42,4 +44,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_status(main))

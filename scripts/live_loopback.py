@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from dac_codec import DAC, StreamingDecoder, StreamingEncoder, audio, bitstream, prepare, pretrained
-from dac_codec.errors import DacError
+from dac_codec.errors import DacError, exit_status
 from dac_codec.streaming import decoder_look_ahead, encoder_look_ahead
 
 HOST = "127.0.0.1"
@@ -111,16 +111,12 @@ def main() -> int:
     arguments = parser.parse_args()
     if not 0 <= arguments.speed < math.inf:
         parser.error(f"--speed must be 0 or more, not {arguments.speed}")
-    try:
-        model = prepare(DAC.from_pretrained(arguments.model), exact=True)
-        waveform, rate = audio.read(arguments.sound)
-        sound = audio.resample(waveform[:1], rate, model.sample_rate)
-        arrived, started, heard = loop(sound, model, arguments.chunk_frames, arguments.speed)
-        if arrived.shape != sound.shape:
-            raise DacError(f"{arrived.shape[1]} samples arrived of {sound.shape[1]}")
-    except DacError as error:
-        print(f"live_loopback: {error}", file=sys.stderr)
-        return 1
+    model = prepare(DAC.from_pretrained(arguments.model), exact=True)
+    waveform, rate = audio.read(arguments.sound)
+    sound = audio.resample(waveform[:1], rate, model.sample_rate)
+    arrived, started, heard = loop(sound, model, arguments.chunk_frames, arguments.speed)
+    if arrived.shape != sound.shape:
+        raise DacError(f"{arrived.shape[1]} samples arrived of {sound.shape[1]}")
 
     seconds = sound.shape[1] / model.sample_rate
     chunk = arguments.chunk_frames * model.hop_length
@@ -140,4 +136,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main))

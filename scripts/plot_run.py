@@ -6,28 +6,25 @@ import argparse
 import sys
 from pathlib import Path
 
-from dac_codec.errors import DacError
-from dac_codec.training.plots import draw_codebooks, draw_curves
+from dac_codec.errors import exit_status
 
 
 def main() -> int:
     """Draw. Returns the exit status."""
+    from dac_codec.training.plots import draw_codebooks, draw_curves
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="folder of the run")
     parser.add_argument("--output", type=Path, help="folder for the pictures; the run's own by default")
     arguments = parser.parse_args()
     output = arguments.output or arguments.run
-    try:
-        if arguments.output:
-            output.mkdir(parents=True, exist_ok=True)
-        for draw, name in ((draw_curves, "curves.png"), (draw_codebooks, "codebooks.png")):
-            draw(arguments.run, output / name)
-            print(output / name)
-    except (DacError, OSError) as error:
-        print(f"plot_run: {error}", file=sys.stderr)
-        return 1
+    if arguments.output:
+        output.mkdir(parents=True, exist_ok=True)
+    for draw, name in ((draw_curves, "curves.png"), (draw_codebooks, "codebooks.png")):
+        draw(arguments.run, output / name)
+        print(output / name)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main))

@@ -15,7 +15,7 @@ import torch
 
 from dac_codec import pretrained
 from dac_codec.engine import prepare
-from dac_codec.errors import DacError
+from dac_codec.errors import DacError, exit_status
 from dac_codec.evaluation import pictures
 from dac_codec.evaluation.clips import find_clips
 
@@ -28,21 +28,17 @@ def main() -> int:
     parser.add_argument("--model", default=pretrained.DEFAULT_MODEL, help="name, folder or file")
     parser.add_argument("--output", type=Path, required=True, help="a picture, .png or .jpg")
     arguments = parser.parse_args()
-    try:
-        model = prepare(pretrained.load(arguments.model), exact=True)
-        found = {clip.name: clip.waveform for clip in find_clips(arguments.data, model.sample_rate)}
-        if missing := [name for name in arguments.clips if name not in found]:
-            raise DacError(f"{arguments.data}: no clip {missing[0]}, expected some of {', '.join(found)}")
-        clips = {}
-        for name in arguments.clips:
-            decoded = model(torch.from_numpy(found[name])[None])["audio"]
-            clips[name] = (found[name], decoded[0].numpy())
-        pictures.spectrograms(clips, model.sample_rate, arguments.output)
-    except (DacError, OSError, ValueError) as error:  # ValueError: what Matplotlib says of an unknown ending
-        print(f"spectrograms: {error}", file=sys.stderr)
-        return 1
+    model = prepare(pretrained.load(arguments.model), exact=True)
+    found = {clip.name: clip.waveform for clip in find_clips(arguments.data, model.sample_rate)}
+    if missing := [name for name in arguments.clips if name not in found]:
+        raise DacError(f"{arguments.data}: no clip {missing[0]}, expected some of {', '.join(found)}")
+    clips = {}
+    for name in arguments.clips:
+        decoded = model(torch.from_numpy(found[name])[None])["audio"]
+        clips[name] = (found[name], decoded[0].numpy())
+    pictures.spectrograms(clips, model.sample_rate, arguments.output)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main, (ValueError,)))  # ValueError: what Matplotlib says of an unknown ending

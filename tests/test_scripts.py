@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dac_codec import pretrained
+from dac_codec.errors import DacError, exit_status
 from tests.conftest import SCRIPTS, golden_model, load_script
 
 
@@ -142,6 +143,7 @@ def test_where_the_line_leads(tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (["5=a", "--bar", "mel_distance=1"], "reports of two numbers of steps"),
+        (["5=a", "5=b", "--bar", "mel_distance=1"], "two reports are of the same number of steps"),
         (["5=a", "6=nowhere", "--bar", "mel_distance=1"], "can't read the report nowhere/report.json"),
         (["5=a", "6=b", "--bar", "pesq=1"], "the report of step 5 has no pesq; it has mel_distance"),
     ],
@@ -166,3 +168,43 @@ def test_spectrograms_of_clips(tmp_path: Path) -> None:
     assert (tmp_path / "a.jpg").read_bytes().startswith(b"\xff\xd8\xff")
     done = subprocess.run([*command, "--clips", "b.wav"], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (1, "spectrograms: a.wav: no clip b.wav, expected some of a.wav\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (None, 0, ""),
+        (DacError("no luck"), 1, "train: no luck\n"),
+        (FileNotFoundError(2, "gone", "a"), 1, "train: [Errno 2] gone: 'a'\n"),
+        (MemoryError(), 1, "train: not enough memory\n"),
+        (ModuleNotFoundError("x", name="x"), 1, "train: x is not installed: pip install 'dac_codec[train]'\n"),
+        (KeyError("k"), 1, "train: 'k'\n"),
+        (KeyboardInterrupt(), 130, "train: interrupted\n"),
+    ],
+)
+def test_what_ends_a_script_is_one_line(
+    error: BaseException | None,
+    status: int,
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def main() -> None:
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(sys, "argv", ["scripts/train.py"])
+    assert exit_status(main, (KeyError,)) == status
+    assert capsys.readouterr().err == said
+    if isinstance(error, KeyError):
+        with pytest.raises(KeyError):
+            exit_status(main)
+
+
+@pytest.mark.parametrize("files", ["foo", "0x1", "3x0", "x"])
+def test_files_that_are_no_number_of_sounds(files: str) -> None:
+    done = subprocess.run(
+        [sys.executable, SCRIPTS / "benchmark_files.py", "--files", files], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert f"invalid sounds value: '{files}'" in done.stderr

@@ -105,28 +105,71 @@ def test_the_report_says_if_the_codec_to_compare_with_is_missing(
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
 def test_a_browser_runs_the_page(folder: Path, tmp_path: Path) -> None:
-    page = (folder / "report" / "index.html").as_uri()
-    command = ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}"]
-    done = subprocess.run([*command, "--dump-dom", page], capture_output=True, text=True, timeout=120)
-    assert '<div id="player">' in done.stdout
-    assert 'id="data"' not in done.stdout
-    assert done.stdout.count('type="radio"') == 3
+    page = folder / "report" / "index.html"
+    shown = chromium(page, tmp_path)
+    assert '<div id="player">' in shown
+    assert 'id="data"' not in shown
+    assert shown.count('type="radio"') == 3
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+def test_playing_and_pausing_in_a_browser(folder: Path, tmp_path: Path) -> None:
+    text = (folder / "report" / "index.html").read_text()
+    (tmp_path / "page.html").write_text(text.replace("</body>", PLAYED + "</body>"))
+    shown = chromium(tmp_path / "page.html", tmp_path)
+    assert "data-failed" not in shown
+    assert 'data-button="Play"' in shown
+    assert 0 <= float(re.search(r'data-position="([^"]*)"', shown)[1]) <= 0.6  # type: ignore[index]
 
 
 BLIND = """
 <script>
-window.Blob = class { constructor(parts) { document.body.dataset.csv = parts.join(""); } };
+const found = document.body.dataset;
+Math.random = () => 0;
+window.Blob = class { constructor(parts) { found.csv = parts.join(""); } };
 URL.createObjectURL = () => "#";
+found.shown = "";
 document.getElementById("listener").value = 'Ann "A"';
 document.getElementById("blind").click();
-document.body.dataset.shown = document.getElementById("versions").textContent;
+found.shown = document.getElementById("versions").textContent;
+found.seen = [...document.querySelectorAll("main > section:not(#listen), nav, #open-only")]
+  .filter((one) => !one.hidden).length + document.querySelectorAll("img[src]").length;
 document.querySelectorAll("#versions input[type=range]").forEach((slider, place) => {
+  if (place === 3) return;
   slider.value = 10 * place;
   slider.dispatchEvent(new Event("input"));
 });
 document.getElementById("save").click();
+found.said = document.getElementById("status").textContent;
 </script>
 """
+
+PLAYED = """
+<script>
+const found = document.body.dataset;
+const click = (id) => document.getElementById(id).click();
+window.addEventListener("unhandledrejection", (event) => { found.failed = event.reason; });
+(async () => {
+  const pause = () => new Promise((done) => setTimeout(done, 300));
+  for (let i = 0; i < 4; i += 1) { click("play"); await pause(); }
+  click("play");
+  await pause();
+  click("loop");
+  await pause();
+  click("play");
+  await pause();
+  found.button = document.getElementById("play").textContent;
+  found.position = document.getElementById("position").value;
+})();
+</script>
+"""
+
+
+def chromium(page: Path, tmp_path: Path) -> str:
+    """The page as it is after three seconds in a browser."""
+    command = ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'user'}"]
+    command += ["--virtual-time-budget=5000", "--dump-dom", page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
@@ -138,17 +181,16 @@ def test_a_blind_test_in_a_browser(tmp_path: Path) -> None:
     facts |= {"notes": [], "left_out": [], "failures": []}
     text = page(facts, means(found, [MEL]), [], [MEL], clips, RATE, found)
     (tmp_path / "page.html").write_text(text.replace("</body>", BLIND + "</body>"))
-    command = ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'user'}"]
-    command += ["--dump-dom", (tmp_path / "page.html").as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    data = re.search(r'<body data-shown="([^"]*)" data-csv="([^"]*)"', done.stdout)
-    assert data is not None
-    assert data[1] == "ReferenceABCD"
-    rows = list(csv.DictReader(io.StringIO(html.unescape(data[2]))))
-    assert sorted(int(row.pop("score")) for row in rows) == [0, 10, 20, 30]
+    data = dict(re.findall(r'data-(\w+)="([^"]*)"', chromium(tmp_path / "page.html", tmp_path)))
+    assert data["shown"].startswith("ReferenceA")
+    assert re.sub("not scored", "", data["shown"]) == "ReferenceABCD"
+    assert data["seen"] == "0"
+    assert data["said"] == "3 scores saved, 1 not given."
+    rows = list(csv.DictReader(io.StringIO(html.unescape(data["csv"]))))
+    # Shuffled by a die that always falls on its first side: the anchor, then both of ours, then the original.
+    assert [row.pop("score") for row in rows] == ["0", "10", "20"]
     fixed = {"clip": "a", "listener": 'Ann "A"'}
     assert rows == [
-        {**fixed, "codec": "original", "setting": "", "rate": ""},
         {**fixed, "codec": "anchor", "setting": "", "rate": ""},
         {**fixed, "codec": "ours", "setting": "2 codebooks", "rate": "0.8"},
         {**fixed, "codec": "ours", "setting": "9 codebooks", "rate": "0.8"},
@@ -187,7 +229,12 @@ def test_plots_are_svg_with_a_point_for_each_mean() -> None:
     found = [one for one in means(results(), [MEL]) if one.domain == "all"]
     picture = ElementTree.fromstring(rate_distortion(found, MEL, ["ours", "opus", "silence"]))
     titles = [element.text or "" for element in picture.iter("title")]
-    assert [title.split(":")[0] for title in titles] == ["ours 2 codebooks", "ours 9 codebooks", "opus 8 kbit/s"]
+    assert [title.split(":")[0] for title in titles] == [
+        "ours 2 codebooks",
+        "ours 9 codebooks",
+        "ours 36 codebooks",
+        "opus 8 kbit/s",
+    ]
     assert "3.000 [" in titles[1]
     assert "at 8.00 kbit/s, 5 clips" in titles[1]
     assert rate_distortion(found, METRIC_WITHOUT_VALUES, ["ours"]) == ""

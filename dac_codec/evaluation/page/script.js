@@ -244,9 +244,9 @@
     const url = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
     Object.assign(document.createElement("a"), { href: url, download: "mushra-scores.csv" }).click();
     setTimeout(() => URL.revokeObjectURL(url), 1000);
-    const missing = [...trials].map(([clip, trial]) => clip.versions.length - trial.scores.size).reduce((a, b) => a + b, 0);
-    const rest = missing ? ` Of the clips that were opened, ${missing} versions are not scored.` : "";
-    element("status").textContent = `${rows.length - 1} scores saved.${rest}`;
+    let missing = 0; // of the clips that were opened
+    for (const [clip, trial] of trials) missing += clip.versions.length - trial.scores.size;
+    element("status").textContent = `${rows.length - 1} scores saved${missing ? `, ${missing} not given` : ""}.`;
   });
 
   // ------------------------------------------------------------------------------------------------------------------

@@ -193,7 +193,11 @@ def split_of(path: str, held_out: int = HELD_OUT_BEFORE) -> str:
 
 
 def fetch(package: Package, cache: Path) -> tuple[Path, str]:
-    """Download and unpack a package unless that is done. Returns the unpacked folder and the package's version."""
+    """Download and unpack a package unless that is done. Returns the unpacked folder and the package's version.
+
+    Raises:
+        AudioError: a command failed, or there are packages of several versions.
+    """
     found = sorted(cache.glob(f"{package.name}_*.deb"))
     if not found:
         print(f"{package.name}: downloading", file=sys.stderr)
@@ -203,10 +207,16 @@ def fetch(package: Package, cache: Path) -> tuple[Path, str]:
             archive.rename(cache / archive.name)
         downloading.rmdir()
         found = sorted(cache.glob(f"{package.name}_*.deb"))
-    archive = found[-1]
+    if len(found) > 1:
+        raise AudioError(f"{cache} has {', '.join(path.name for path in found)}: leave one of them there")
+    archive = found[0]
     version = run(["dpkg-deb", "--field", str(archive), "Version"], cache).strip()
     folder = cache / package.name
-    if not folder.exists():
+    unpacked = folder / ".version"  # of what the folder holds
+    if not unpacked.exists() or unpacked.read_text(encoding="utf-8") != version:
+        # What is known of its sounds goes first: those of another version may have the same sizes.
+        (cache / f"{package.name}.landmarks.npz").unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
         print(f"{package.name}: unpacking", file=sys.stderr)
         unpacking = _emptied(cache / f"{package.name}.unpacking")
         run(["dpkg", "-x", str(archive), str(unpacking)], cache)
@@ -215,6 +225,7 @@ def fetch(package: Package, cache: Path) -> tuple[Path, str]:
         for path in sorted(unpacking.rglob("*")):
             if not path.is_dir() and path.suffix not in SUFFIXES and path.name != "copyright":
                 path.unlink()
+        (unpacking / unpacked.name).write_text(version, encoding="utf-8")
         unpacking.rename(folder)
     return folder, version
 

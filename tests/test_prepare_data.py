@@ -61,12 +61,14 @@ def noises(seed: int, seconds: float = 1.0) -> np.ndarray:
     return 0.1 * wave + 0.001 * random.standard_normal(len(time))
 
 
-def build_package(cache: Path, name: str, files: dict[str, Any], copyright_text: str = COPYRIGHT) -> None:
+def build_package(
+    cache: Path, name: str, files: dict[str, Any], copyright_text: str = COPYRIGHT, version: str = "1.2-3"
+) -> None:
     """A package in the cache: each file is samples, samples and their rate, or bytes."""
     tree = cache / f"{name}.tree"
     (tree / "DEBIAN").mkdir(parents=True)
     (tree / "DEBIAN" / "control").write_text(
-        f"Package: {name}\nVersion: 1.2-3\nArchitecture: all\nMaintainer: Nobody <no@body>\nDescription: sounds\n"
+        f"Package: {name}\nVersion: {version}\nArchitecture: all\nMaintainer: Nobody <no@body>\nDescription: sounds\n"
     )
     for path, content in {f"doc/{name}/copyright": copyright_text.encode(), **files}.items():
         target = tree / "usr" / "share" / path
@@ -76,7 +78,7 @@ def build_package(cache: Path, name: str, files: dict[str, Any], copyright_text:
         else:
             samples, rate = content if isinstance(content, tuple) else (content, RATE)
             soundfile.write(target, samples, rate)
-    archive = cache / f"{name}_1.2-3_all.deb"
+    archive = cache / f"{name}_{version}_all.deb"
     subprocess.run(["dpkg-deb", "--build", tree, archive], check=True, capture_output=True)
     shutil.rmtree(tree)
 
@@ -336,6 +338,25 @@ def test_what_is_missing_is_said_in_one_sentence(
     assert build(prepare_data, monkeypatch, tmp_path, prepare_data.Package("broken", "speech"))[0] == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith("prepare_data: dpkg-deb failed with status 2: ")
     assert not (tmp_path / "manifest.csv").exists()
+
+
+@needs_dpkg
+def test_another_version_of_a_package_is_unpacked_anew(
+    prepare_data: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    package = prepare_data.Package("one", "effects")
+    build_package(tmp_path, "one", {f"{index}.wav": noises(index) for index in range(3)})
+    _, first, _ = build(prepare_data, monkeypatch, tmp_path, package)
+    build_package(tmp_path, "one", {f"{index}.wav": noises(index)[::2] for index in range(2)}, version="1.3-1")
+    assert build(prepare_data, monkeypatch, tmp_path, package)[0] == 1
+    assert "one_1.2-3_all.deb, one_1.3-1_all.deb: leave one" in capsys.readouterr().err
+    (tmp_path / "one_1.2-3_all.deb").unlink()
+    status, second, _ = build(prepare_data, monkeypatch, tmp_path, package)
+    assert status == 0
+    assert set(first) == {"0.wav", "1.wav", "2.wav"}
+    assert {row["version"] for row in second.values()} == {"1.3-1"}
+    assert set(second) == {"0.wav", "1.wav"}
+    assert float(second["0.wav"]["duration"]) == pytest.approx(float(first["0.wav"]["duration"]) / 2, abs=0.02)
 
 
 @needs_dpkg

@@ -27,6 +27,7 @@ from dac_codec.evaluation.results import flac
 from dac_codec.evaluation.summary import means
 from tests.conftest import golden_model
 from tests.evaluation.sounds import RATE, speech_like
+from tests.evaluation.test_run import Counting
 from tests.evaluation.test_summary import MEL, result, results
 
 EVIL = "<!--data--><script>alert(1)</script>.wav"
@@ -78,6 +79,34 @@ def test_the_report_is_complete(folder: Path) -> None:
     for note in found["notes"]:
         assert note in (folder / "report" / "report.md").read_text()
         assert note.replace("&", "&amp;") in text
+
+
+def test_differences_and_failures_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for domain in ("<i>a</i>".replace("/", "\u2215"), "b"):
+        (tmp_path / "data" / domain).mkdir(parents=True)
+        for i in range(3):
+            soundfile.write(tmp_path / "data" / domain / f"{i}.wav", speech_like(0.2 + 0.1 * i)[0], RATE)
+    codecs = [Counting("ours", "<b>ours</b>"), Counting("other", fingerprint="2", fails_at=int(0.3 * RATE))]
+    monkeypatch.setattr(report, "make_codecs", lambda *arguments: (codecs, []))
+    found = report.evaluate(
+        tmp_path / "data", tmp_path / "report", ("ours", "other"), (2.0,), workers=1, progress=False, say=_silent
+    )
+    assert len(found.failures) == 2
+    values = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert values["failures"] == found.failures
+    assert {(one["codec"], one["other"]) for one in values["differences"]} == {("ours", "other")}
+    text = (tmp_path / "report" / "index.html").read_text()
+    markdown = (tmp_path / "report" / "report.md").read_text()
+    for failure in found.failures:
+        assert html.escape(failure) in text
+        assert f"- {failure}" in markdown
+    body = re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
+    assert "<i>a" not in body
+    assert "<b>ours" not in body
+    assert body.count("<td>4</td>") == 1  # of all six clips, those that the other could do
+    # On disk, and not the payload alone.
+    kbps = [100 * 8 / 1000 * n / seconds for n, seconds in ((6, 1.8), (4, 1.2))]
+    assert [f"| {mean:.2f} |" in markdown for mean in kbps] == [True, True]
 
 
 def test_the_report_says_if_the_codec_to_compare_with_is_missing(

@@ -122,6 +122,12 @@ def test_what_is_done_is_not_done_again(clips: list[Clip], tmp_path: Path) -> No
     clips[1] = Clip(clips[1].name, clips[1].domain, clips[1].waveform, ("file",))
     assert evaluated(clips, codec, tmp_path).results[2].sources == ["file"]
     assert len(codec.done) == 36 + 3
+    clips = [Clip(clips[0].name, "c", clips[0].waveform)]
+    evaluated(clips, codec, tmp_path)
+    assert len(codec.done) == 39 + 3
+    for rate, metrics in ((RATE // 2, QUICK), (RATE, QUICK[:4])):
+        run(clips, rate, [(codec, codec.settings([2]))], metrics, tmp_path, workers=1, progress=False)
+    assert len(codec.done) == 42 + 2 * 2
 
 
 def test_another_version_of_the_package_or_its_metrics_takes_no_results_of_the_last(

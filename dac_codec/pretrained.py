@@ -32,6 +32,7 @@ from email.message import Message
 from pathlib import Path
 from typing import Any, Literal
 
+import google_crc32c
 import platformdirs
 import safetensors
 import safetensors.torch
@@ -40,10 +41,9 @@ from filelock import FileLock
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
-from torch.utils.weak import WeakIdKeyDictionary
 from tqdm import tqdm
 
-from dac_codec.errors import CheckpointError
+from dac_codec.errors import CheckpointError, DacError
 from dac_codec.files import expanded, replacing
 from dac_codec.model import DAC, PRESETS, DACConfig
 
@@ -69,6 +69,7 @@ _FORMAT = 1
 _VARIATIONS = frozenset(("activation", "lookup", "codebook_learning", "causal"))
 _CONFIG_FILE = "config.json"
 _WEIGHTS_FILE = "model.safetensors"
+_MOST_NAME_BYTES = 64  # What the header of a .dac file has room for.
 _STORED_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _TIMEOUT_S = 30.0
 _RETRY_WAITS_S = (1.0, 2.0, 4.0)
@@ -104,23 +105,33 @@ def load(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu
 
     Raises:
         CheckpointError: there is no such model, it can't be fetched, or what was found isn't a valid one.
+        DacError: the device can't be used.
     """
+    model = _load(name_or_path, progress)
+    try:
+        return model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise DacError(f"can't use the device {str(device)!r}: {error}") from error
+
+
+def _load(name_or_path: str | os.PathLike[str], progress: bool) -> DAC:
+    """The model on the CPU."""
     if isinstance(name_or_path, str):
         if name_or_path in (bundled := _bundled_folders()):
-            return _build(_read_folder(bundled[name_or_path])).to(device)
+            return _build(_read_folder(bundled[name_or_path]))
         if name_or_path in PUBLISHED:
-            return _load_published(name_or_path, progress).to(device)
+            return _load_published(name_or_path, progress)
     path = expanded(name_or_path)
     try:
         is_folder, is_file = path.is_dir(), path.is_file()
     except OSError as error:
         raise CheckpointError(f"{path} can't be read: {error}") from error
     if is_file and path.name in (_CONFIG_FILE, _WEIGHTS_FILE):
-        return _build(_read_folder(path.parent)).to(device)
+        return _build(_read_folder(path.parent))
     if is_folder:
-        return _build(_read_folder(path)).to(device)
+        return _build(_read_folder(path))
     if is_file:
-        return _build(_read_pth(path)).to(device)
+        return _build(_read_pth(path))
     names = ", ".join(info.name for info in available())
     raise CheckpointError(f"There is no model, file or folder called {str(path)!r}; the models' names are {names}")
 
@@ -136,25 +147,31 @@ def save(
     Each file replaces an older one in one step, the weights first. The tensors have the names of the published layout.
 
     Args:
-        model: what to save; its device doesn't matter.
+        model: what to save; its device doesn't matter. It is left as it is, its name too.
         folder: made if it isn't there.
-        name: the model's name from now on; None keeps the one it has, or takes the folder's where it has none.
+        name: what is loaded from the folder shall be called, 1 to 64 bytes of printable UTF-8, as `.dac` files have
+            room for; None means the model's name, or what fits of the folder's where it has none.
         dtype: how the weights are stored. float16 takes half the room and rounds to 11 significant bits.
 
     Raises:
-        CheckpointError: a weight isn't finite or doesn't fit into `dtype`, or the files can't be written.
+        CheckpointError: a weight isn't finite or doesn't fit into `dtype`, the name isn't one, or the files can't be
+            written.
         ValueError: an unknown `dtype`.
     """
     if dtype not in ("float32", "float16"):
         raise ValueError(f"dtype must be 'float32' or 'float16', not {dtype!r}")
     folder = expanded(folder).absolute()
+    if name is None:
+        name = _fitting_name(folder.name) if model.name == "unnamed" else model.name
+    try:
+        name = checked_name(name)
+    except ValueError as error:
+        raise CheckpointError(f"{folder} was not written: {error}; give save() another name") from error
     tensors = {}
     for key, tensor in canonical(model.state_dict()).items():
         tensors[key] = tensor.detach().to("cpu", getattr(torch, dtype)).contiguous()
         if not tensors[key].isfinite().all():
             raise CheckpointError(f"{folder} was not written: {key} has values that are no finite {dtype} numbers")
-    if name is None:
-        name = folder.name if model.name == "unnamed" else model.name
     config = {"format": _FORMAT, "name": name, "model": model.config.to_dict()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -169,6 +186,24 @@ def save(
         raise CheckpointError(f"{folder} can't be written: {error}") from error
 
 
+def checked_name(name: object) -> str:
+    """A model's name, if it is one that a `.dac` file can hold and a line can show.
+
+    Raises:
+        ValueError: it isn't printable text of 1 to 64 bytes in UTF-8.
+    """
+    # What is printable has no lone surrogates, which UTF-8 can't hold.
+    if not isinstance(name, str) or not name.isprintable() or not 1 <= len(name.encode()) <= _MOST_NAME_BYTES:
+        raise ValueError(f"the name {name!r} is not 1 to {_MOST_NAME_BYTES} bytes of printable text in UTF-8")
+    return name
+
+
+def _fitting_name(stem: str) -> str:
+    """The name of a model that has none but its file's or folder's: as much of that as can be one."""
+    printable = "".join(character if character.isprintable() else "_" for character in stem)
+    return printable.encode()[:_MOST_NAME_BYTES].decode(errors="ignore") or "unnamed"
+
+
 def fingerprint(model: DAC) -> bytes:
     """The identity of a model, 32 bytes: equal for equal weights and configuration, however they were stored.
 
@@ -177,23 +212,24 @@ def fingerprint(model: DAC) -> bytes:
     that are as in every published model), followed for each tensor, sorted by its published name, by the line
     "\\n<name> [<sizes>]\\n" and the values as little-endian float32, all in UTF-8.
 
-    It is worked out again where weights have changed since the last time, but for changes that PyTorch doesn't see: in
-    place, through a tensor's `.data` or an array that shares its memory.
+    It is worked out again where checksums tell that weights have changed since the last time, however they were.
     """
     shape = _shape(model)
     state = _state(model)
-    known = _fingerprints.get(next(model.parameters()))
-    if state is not None and known is not None and known[:2] == (shape, state):
-        remembered: bytes = known[2]
-        return remembered
+    memory = StorageWeakRef(next(model.parameters()).untyped_storage())
+    known = _fingerprints.get(memory)
+    if known is not None and known[:2] == (shape, state):
+        return known[2]
     digest = _digest(shape, model)
-    if state is not None:
-        _fingerprints[next(model.parameters())] = shape, state, digest
+    for other in [other for other in list(_fingerprints) if other.expired()]:
+        _fingerprints.pop(other, None)
+    _fingerprints[memory] = shape, state, digest
     return digest
 
 
-_fingerprints = WeakIdKeyDictionary()
-"""Configuration, state and fingerprint of models, by their first parameter: those that `prepare` makes share it."""
+_fingerprints: dict[StorageWeakRef, tuple[bytes, list[tuple[object, ...]], bytes]] = {}
+"""Configuration, state and fingerprint of models, by their first parameter's memory: those that `prepare` makes share
+it."""
 
 
 def _shape(model: DAC) -> bytes:
@@ -206,23 +242,16 @@ def _shape(model: DAC) -> bytes:
     return json.dumps(config, sort_keys=True, separators=(",", ":")).encode()
 
 
-def _state(model: DAC) -> list[tuple[object, ...]] | None:
-    """What is another one when a model's weights are others; None where that can't be told, of inference tensors."""
-    tensors = model.state_dict(keep_vars=True)
-    if any(tensor.is_inference() for tensor in tensors.values()):
-        return None
-    return [
-        (
-            name,
-            StorageWeakRef(tensor.untyped_storage()),
-            tensor.storage_offset(),
-            tensor.shape,
-            tensor.stride(),
-            tensor.dtype,
-            tensor._version,
-        )
-        for name, tensor in tensors.items()
-    ]
+def _state(model: DAC) -> list[tuple[object, ...]]:
+    """What is another one when a model's weights are others: a checksum of each tensor, far quicker than a SHA-256.
+
+    PyTorch's own counters of changes don't tell: a fused optimizer's step leaves them as they were.
+    """
+    state: list[tuple[object, ...]] = []
+    for name, tensor in model.state_dict().items():
+        values = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+        state.append((name, tensor.shape, tensor.dtype, google_crc32c.value(values)))
+    return state
 
 
 def _digest(shape: bytes, model: DAC) -> bytes:
@@ -303,9 +332,11 @@ def _read_config(folder: Path) -> tuple[str, DACConfig]:
         raise CheckpointError(
             f"{file} has format {content.get('format')!r} and this version reads {_FORMAT}; update dac_codec to read it"
         )
-    name = content.get("name", folder.absolute().name)
-    if not isinstance(name, str) or not name or not name.isprintable():
-        raise CheckpointError(f"{file} has the name {name!r}: expected a line of text")
+    name = content.get("name", _fitting_name(folder.absolute().name))
+    try:
+        name = checked_name(name)
+    except ValueError as error:
+        raise CheckpointError(f'{file}: {error}; write another "name" there') from error
     return name, _parse_config(content["model"], file)
 
 
@@ -338,7 +369,7 @@ def _read_pth(path: Path) -> _Checkpoint:
         if not widths or len(widths) != kwargs.get("n_codebooks") or any(width != widths[0] for width in widths):
             raise CheckpointError(f"{path} has codebook_dim {widths}: expected the same width for each codebook")
         kwargs["codebook_dim"] = widths[0]
-    return _Checkpoint(path, path.stem, _parse_config(kwargs, path), content["state_dict"])
+    return _Checkpoint(path, _fitting_name(path.stem), _parse_config(kwargs, path), content["state_dict"])
 
 
 def _unpickle(path: Path) -> Any:

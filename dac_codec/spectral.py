@@ -144,11 +144,15 @@ def _log_distance(one: Tensor, other: Tensor, floor: float) -> Tensor:
 def si_sdr(estimate: Tensor, reference: Tensor, epsilon: float = 1e-8) -> Tensor:
     """Scale-invariant signal-to-distortion ratio in dB of each item, [B, C, T] -> [B]; means removed.
 
+    It is finite whatever the signals: 100 dB without distortion, 0 dB where the estimate is silent (as a constant is,
+    without its mean), and -80 dB for any sound where only the reference is.
+
     Source: Le Roux et al., "SDR - half-baked or well done?" (2019).
     """
     estimate = estimate.flatten(1) - estimate.flatten(1).mean(1, keepdim=True)
     reference = reference.flatten(1) - reference.flatten(1).mean(1, keepdim=True)
-    scale = ((estimate * reference).sum(1) + epsilon) / (reference.square().sum(1) + epsilon)
+    tiny = torch.finfo(estimate.dtype).tiny  # which no sound comes near: quiet ones have the ratios of loud ones
+    scale = ((estimate * reference).sum(1) + tiny) / (reference.square().sum(1) + tiny)
     target = scale[:, None] * reference
-    ratio = target.square().sum(1) / (estimate - target).square().sum(1)
-    return 10 * torch.log10(ratio + epsilon)
+    signal, distortion = target.square().sum(1), (estimate - target).square().sum(1)
+    return 10 * torch.log10((signal + tiny) / (distortion + 1e-10 * signal + tiny) + epsilon)

@@ -15,6 +15,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from dac_codec import pretrained
 from dac_codec.engine import prepare
-from dac_codec.errors import CheckpointError
+from dac_codec.errors import CheckpointError, DacError
 from dac_codec.model import DAC, PRESETS, DACConfig
 from dac_codec.pretrained import fingerprint, load, save
 
@@ -175,6 +176,30 @@ class TestSave:
         save(load(tmp_path / "folder"), tmp_path / "other")
         assert load(tmp_path / "other").name == "mine"
 
+    @pytest.mark.parametrize("name", ["", "a\nb", "a\x85b", "\udcff", "ä" * 33])
+    def test_names_that_no_file_could_hold(self, tiny: DAC, tmp_path: Path, name: str) -> None:
+        with pytest.raises(
+            CheckpointError, match=r"not 1 to 64 bytes of printable text in UTF-8; give save\(\) another"
+        ):
+            save(tiny, tmp_path / "model", name=name)
+        model = DAC(TINY_CONFIG)
+        model.name = name
+        with pytest.raises(CheckpointError, match="not 1 to 64 bytes"):
+            save(model, tmp_path / "model")
+        assert not (tmp_path / "model").exists()
+        save(model, tmp_path / "model", name="ä" * 32)
+        assert (load(tmp_path / "model").name, model.name) == ("ä" * 32, name)
+
+    def test_names_of_files_are_made_to_fit(self, tmp_path: Path) -> None:
+        assert load(published(tmp_path / f"a\n{'ä' * 40}.pth")).name == "a_" + "ä" * 31
+        save(DAC(TINY_CONFIG), tmp_path / ("x" * 80))
+        assert load(tmp_path / ("x" * 80)).name == "x" * 64
+        config_file = tmp_path / ("x" * 80) / "config.json"
+        config = json.loads(config_file.read_text())
+        del config["name"]
+        config_file.write_text(json.dumps(config))
+        assert load(tmp_path / ("x" * 80)).name == "x" * 64
+
     def test_replaces_an_older_model_and_leaves_nothing_else(self, tiny: DAC, folder: Path) -> None:
         (folder / "MODEL_CARD.md").write_text("kept")
         model = DAC(dataclasses.replace(TINY_CONFIG, n_codebooks=2))
@@ -266,29 +291,61 @@ class TestFingerprint:
         def round_all() -> None:
             model.bfloat16().float()
 
+        def train(fused: bool) -> None:
+            for parameter in model.parameters():
+                parameter.grad = torch.ones_like(parameter)
+            torch.optim.AdamW(model.parameters(), fused=fused).step()
+
+        def change_shared_memory() -> None:
+            model.get_parameter("decoder.model.6.bias").data.numpy()[:] += 1
+
         def configure() -> None:
             model.config = dataclasses.replace(model.config, sample_rate=48000)
 
         found = [expected]
-        for change in (change_in_place, load_others, round_all, replace_data, assign, configure):
+        changes = (
+            change_in_place,
+            load_others,
+            round_all,
+            replace_data,
+            assign,
+            partial(train, fused=False),
+            partial(train, fused=True),
+            change_shared_memory,
+            configure,
+        )
+        for change in changes:
             change()
             found.append(fingerprint(model))
             assert fingerprint(model) == found[-1]
             assert found[-1] == digest(pretrained._shape(model), model)
         assert len(set(found)) == len(found)
 
-    def test_of_inference_tensors_is_not_remembered(self) -> None:
+    def test_of_inference_tensors(self) -> None:
         with torch.inference_mode():
             model = load(TINY)
             before = fingerprint(model)
             model.get_parameter("decoder.model.6.bias").add_(1)
             assert fingerprint(model) != before
 
+    def test_nothing_is_kept_of_models_that_are_gone(self) -> None:
+        fingerprint(load(TINY))
+        fingerprint(load(TINY))
+        kept = load(TINY)
+        fingerprint(kept)
+        alive = [memory for memory in pretrained._fingerprints if not memory.expired()]
+        assert len(pretrained._fingerprints) == len(alive)
+
 
 class TestRefused:
     def test_unknown_name_lists_the_names(self) -> None:
         with pytest.raises(CheckpointError, match=r"called '44kHz'; .* 44khz, 44khz-16kbps, 24khz, 16khz"):
             load("44kHz")
+
+    @pytest.mark.parametrize("device", ["gpu", "cuda:77"])
+    def test_devices_that_are_not_there(self, device: str) -> None:
+        with pytest.raises(DacError, match=f"^can't use the device '{device}': "):
+            DAC.from_pretrained(TINY, device)
 
     def test_missing_path(self, tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match=r"no model, file or folder called .*weights.pth"):
@@ -318,7 +375,8 @@ class TestRefused:
             ('{"format": 1, "name": 7, "model": {}}', "the name 7"),
             ('{"format": 1, "name": "a\\nb", "model": {}}', "the name 'a"),
             ('{"format": 1, "model": {"depth": 3, "width": 4}}', "unknown .*: depth, width"),
-            ('{"format": 1, "model": {"encoder_rates": 3}}', "config.json: bad model configuration"),
+            ('{"format": 1, "model": {"encoder_rates": 3}}', "config.json: encoder_rates must be integers"),
+            (f'{{"format": 1, "name": "{"n" * 65}", "model": {{}}}}', 'is not 1 to 64 bytes .* write another "name"'),
             ('{"format": 1, "model": {"encoder_rates": [Infinity]}}', "config.json: "),
             ('{"format": 1, "model": {"sample_rate": "fast"}}', "sample_rate must be a positive integer"),
         ],
@@ -399,7 +457,7 @@ class TestRefused:
             ({"n_codebooks": 8}, "no place for: quantizer.quantizers.8.*and 4 more"),
             ({"n_codebooks": 10}, "lacks tensors .*: quantizer.quantizers.9"),
             ({"n_codebooks": 10**9}, "301 tensors, too few"),
-            ({"encoder_rates": [1] * 10_000, "decoder_rates": [1]}, "too few|halved"),
+            ({"encoder_rates": [2] * 10_000, "decoder_rates": [2] * 10_000}, "too few|halved"),
         ],
     )
     def test_configuration_that_is_not_the_tensors(self, tmp_path: Path, change: dict[str, Any], message: str) -> None:

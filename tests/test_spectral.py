@@ -35,6 +35,17 @@ def test_si_sdr() -> None:
     assert -float(spectral.si_sdr(fake, real)) == pytest.approx(float(golden["sisdr_loss"]), rel=1e-4)
 
 
+def test_si_sdr_of_silence() -> None:
+    silence, sound = torch.zeros(1, 1, 4000), 0.1 * torch.randn(1, 1, 4000, generator=torch.Generator().manual_seed(0))
+    assert float(spectral.si_sdr(silence, silence)) == 0.0
+    assert float(spectral.si_sdr(silence, sound)) == pytest.approx(0.0, abs=0.01)
+    assert float(spectral.si_sdr(sound, silence)) == pytest.approx(-80.0, abs=0.01)
+    for level in (1.0, 1e-6):  # quiet sounds are no worse
+        assert float(spectral.si_sdr(0.5 * level * sound, level * sound)) == pytest.approx(100.0, abs=0.5)
+        noisy = level * (sound + 0.1 * sound.roll(1))
+        assert float(spectral.si_sdr(noisy, level * sound)) == pytest.approx(20.0, abs=0.3)
+
+
 @pytest.mark.parametrize(("rate", "window", "bands"), [(44100, 2048, 320), (44100, 32, 5), (16000, 512, 80)])
 def test_mel_filters_are_librosas(rate: int, window: int, bands: int) -> None:
     librosa = pytest.importorskip("librosa")

@@ -15,11 +15,14 @@ class Pipe:
     Args:
         stream: a binary stream. It is not closed.
         name: what error messages call it.
+
+    Attributes:
+        name: what error messages call it.
     """
 
     def __init__(self, stream: BinaryIO, name: str) -> None:
         self._read: Any = getattr(stream, "read1", stream.read)
-        self._name = name
+        self.name = name
 
     def some(self, most: int) -> bytes:
         """Return 1 to `most` bytes, waiting only for the first; none at the end.
@@ -29,13 +32,13 @@ class Pipe:
         """
         try:
             piece = self._read(most)
-        except OSError as error:
-            raise AudioError(f"{self._name}: can't be read ({error}); check where the stream comes from") from error
+        except (OSError, ValueError) as error:  # ValueError: it has been closed
+            raise AudioError(f"{self.name}: can't be read ({error}); check where the stream comes from") from error
         if piece is None:
-            raise AudioError(f"{self._name}: the stream doesn't wait for its bytes, expected a blocking one")
+            raise AudioError(f"{self.name}: the stream doesn't wait for its bytes, expected a blocking one")
         if not isinstance(piece, bytes):
             raise AudioError(
-                f"{self._name}: the stream gives {type(piece).__name__}, expected bytes; open it in binary mode"
+                f"{self.name}: the stream gives {type(piece).__name__}, expected bytes; open it in binary mode"
             )
         return piece
 

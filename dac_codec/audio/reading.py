@@ -53,11 +53,12 @@ class Reader:
         name: what messages call the source.
         sample_rate: Hz.
         channels: number of channels.
-        n_samples: samples per channel, as the header says; None where only the end tells. A claim: trust what came.
+        n_samples: samples per channel, as the header says; None of a pipe that is read as it comes, whatever a header
+            says there, and where only the end tells. A claim: trust what came.
         rewindable: whether `rewind` can start over: not where a pipe is read as it comes.
 
     Raises:
-        AudioError: the source is missing, a folder, not permitted, or not sound.
+        AudioError: the source is missing, a folder, not permitted, closed, or not sound.
     """
 
     def __init__(self, source: str | os.PathLike[str] | BinaryIO, name: str | None = None) -> None:
@@ -79,7 +80,7 @@ class Reader:
             name: what messages call the stream; by default the stream's name.
 
         Raises:
-            AudioError: a sample rate, number of channels or encoding that can't be.
+            AudioError: a sample rate, number of channels or encoding that can't be, or no open stream.
         """
         reader = cls.__new__(cls)
         reader.name = _name_of(stream) if name is None else name
@@ -89,6 +90,7 @@ class Reader:
         if encoding not in RAW_ENCODINGS:
             raise AudioError(f"{reader.name}: encoding {encoding!r}, expected one of {', '.join(RAW_ENCODINGS)}")
         layout = wav.Layout(int(sample_rate), channels, RAW_ENCODINGS[encoding])
+        _check_stream(stream, reader.name)
         with contextlib.ExitStack() as stack:
             reader._start(_PcmDecoder(Pipe(stream, reader.name), layout, None), stack)
         return reader
@@ -211,7 +213,8 @@ def opened(path: str | os.PathLike[str]) -> Iterator[soundfile.SoundFile]:
             raise AudioError(f"{name}: no such file")
         if Path(name).suffix.lower() == ".raw":
             raise AudioError(f"{name}: headerless samples, with no sample rate; convert them to wav first")
-        with _ForwardReader(name) as file:
+        # soundfile takes no str for a name that isn't UTF-8.
+        with _ForwardReader(os.fsencode(name) if os.name == "posix" else name) as file:
             yield file
     except (soundfile.SoundFileError, OSError) as error:
         raise AudioError(f"{name}: {' '.join(reason(error).split())}") from error
@@ -336,6 +339,7 @@ def _open(source: str | os.PathLike[str] | BinaryIO, name: str, stack: contextli
     """Return what decodes the source. What is opened for it is closed with `stack`."""
     if isinstance(source, str | os.PathLike):
         return _open_path(os.fspath(source), name, stack)
+    _check_stream(source, name)
     if not getattr(source, "seekable", bool)():
         return _open_pipe(Pipe(source, name), name, stack)
     Pipe(source, name).some(0)  # a stream of text is refused here
@@ -344,6 +348,16 @@ def _open(source: str | os.PathLike[str] | BinaryIO, name: str, stack: contextli
         raise _empty(name)
     borrowed.seek(0)
     return _open_file(stack.enter_context(_SafeReader(borrowed)), name, stack)
+
+
+def _check_stream(stream: object, name: str) -> None:
+    """Raise an AudioError unless something can be read from a stream."""
+    if not hasattr(stream, "read"):
+        raise AudioError(
+            f"{name}: a {type(stream).__name__} can't be read, expected a path (str or pathlib.Path) or a binary stream"
+        )
+    if getattr(stream, "closed", False):
+        raise AudioError(f"{name}: the stream is closed, expected an open one; open it again")
 
 
 def _open_path(path: str, name: str, stack: contextlib.ExitStack) -> _Decoder:

@@ -15,6 +15,9 @@ LIMIT_BYTES = 2**32 - 2**16
 UNKNOWN_SIZE = 2**32 - 1
 """In place of a size: the samples go on until the stream ends, or a 64-bit size stands elsewhere."""
 
+_MOST_BEFORE_FORMAT = 2**20
+"""Bytes that may stand before the format of the samples: they are kept, for whoever reads other formats."""
+
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _GUID_TAIL = bytes.fromhex("000000001000800000aa00389b71")  # of all sub-formats that stand for a two-byte tag
 _SUBTYPES = {
@@ -48,24 +51,33 @@ def read_header(pipe: Pipe) -> tuple[Layout, int | None] | bytes:
     Returns:
         The layout, and the bytes of samples that the header promises: None where it says that it doesn't know (0 or
         0xFFFFFFFF). Or, if this is no wav file of plain samples, the bytes that were read to find out.
+
+    Raises:
+        AudioError: more than 1 MiB stands before the format of the samples.
     """
-    seen = pipe.exactly(12)
-    if seen[:4] not in (b"RIFF", b"RF64") or seen[8:] != b"WAVE":
-        return seen
+    start = pipe.exactly(12)
+    if start[:4] not in (b"RIFF", b"RF64") or start[8:] != b"WAVE":
+        return start
+    seen = bytearray(start)
     long_size = None
     while True:
         start = pipe.exactly(8)
         seen += start
         tag, size = start[:4], int.from_bytes(start[4:], "little")
         if len(start) < 8 or tag == b"data":
-            return seen
+            return bytes(seen)
+        if len(seen) + size > _MOST_BEFORE_FORMAT:
+            raise AudioError(
+                f"{pipe.name}: more than 1 MiB stands before the wav's format, expected it near the beginning; save it "
+                "to a file to read it"
+            )
         content = pipe.exactly(size + size % 2)
         seen += content
         if tag == b"ds64" and len(content) >= 16:
             long_size = int.from_bytes(content[8:16], "little")
         if tag == b"fmt ":
             layout = _layout(content[:size])
-            return seen if layout is None else (layout, _data_size(pipe, long_size))
+            return bytes(seen) if layout is None else (layout, _data_size(pipe, long_size))
 
 
 def _data_size(pipe: Pipe, long_size: int | None) -> int | None:

@@ -1,16 +1,14 @@
 """The .dac file format: bytes and integer arrays, and nothing of sound or networks. FORMAT.md is the specification."""
 
 from dac_codec.bitstream.chunks import default_chunk_frames
-from dac_codec.bitstream.container import FILE_EXTENSION, MIME_TYPE, Reader, Writer, dumps, loads
+from dac_codec.bitstream.container import Reader, Writer, dumps, loads
 from dac_codec.bitstream.header import MAGIC, VERSION, GainSource, Header
 from dac_codec.bitstream.legacy import LegacyFile, is_legacy, read_legacy, write_legacy
 from dac_codec.bitstream.packing import pack, packed_size, unpack
 from dac_codec.bitstream.resynchronization import Chunk, Gap, GapReason
 
 __all__ = [
-    "FILE_EXTENSION",
     "MAGIC",
-    "MIME_TYPE",
     "VERSION",
     "Chunk",
     "GainSource",

@@ -31,9 +31,6 @@ from dac_codec.bitstream.positions import checksum_prefix
 from dac_codec.bitstream.resynchronization import TOO_NEW, Chunk, Gap, Resynchronizer
 from dac_codec.errors import BitstreamError, TruncatedBitstreamError
 
-FILE_EXTENSION = ".dac"
-MIME_TYPE = "audio/x-dac"
-
 
 class Writer:
     """Writes codes to a binary stream, chunk by chunk, as they come.

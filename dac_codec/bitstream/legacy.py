@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import math
+import pickle
 import re
 import reprlib
 import struct
@@ -33,6 +34,7 @@ _MAX_LENGTH = (1 << 63) - 1
 
 # The one header that `numpy.save` writes for a dict (NumPy Enhancement Proposal 1).
 _HEADER = re.compile(rb"\{'descr': '\|O', 'fortran_order': (False|True), 'shape': \(\), \} *\n")
+_OLD_MODULE, _NEW_MODULE = b"cnumpy.core.multiarray\n", b"cnumpy._core.multiarray\n"  # with GLOBAL before them
 _VERSION = re.compile(r"[0-9]{1,4}(\.[0-9]{1,4}){1,3}")
 _DTYPE = re.compile(r"b1|[iu][1248]|f[248]")
 
@@ -134,7 +136,7 @@ def read_legacy(data: bytes) -> LegacyFile:
 
 
 def write_legacy(file: LegacyFile) -> bytes:
-    """Return `file` as the bytes that the reference would write, and that it can load."""
+    """Return `file` as `numpy.save` would write it for the reference, to be loaded with any version of NumPy."""
     artifacts = {
         "codes": file.codes,
         "metadata": {
@@ -147,9 +149,13 @@ def write_legacy(file: LegacyFile) -> bytes:
             "dac_version": file.dac_version,
         },
     }
+    array = np.array(artifacts, dtype=object)
     stream = io.BytesIO()
-    np.save(stream, np.array(artifacts, dtype=object))
-    return stream.getvalue()
+    np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(array))
+    # From NumPy 2 on, a pickle names a module that 1.26.0 and older don't have. In protocol 3 the name stands once,
+    # before all content, and its length stands nowhere.
+    pickled = pickle.dumps(array, protocol=3).replace(_NEW_MODULE, _OLD_MODULE, 1)
+    return stream.getvalue() + pickled
 
 
 def _read_npy(data: bytes) -> bytes:

@@ -32,7 +32,7 @@ def position_of(data: bytes, checksum: int) -> int:
     # The register of a CRC starts with ones. Each 32-bit word w turns a register r into (r + w) x^32, and `data`, of
     # n bytes, turns r into r x^(8 n) + d, where d is what it makes of an empty register.
     d = crc32c(data, _ONES) ^ _ONES
-    return _multiply(checksum ^ _ONES ^ d, _inverse_shift(8 * len(data) + 64)) ^ _ONES
+    return _multiply(checksum ^ _ONES ^ d, _inverse_shift(len(data) + 8)) ^ _ONES
 
 
 def _multiply(a: int, b: int) -> int:
@@ -45,14 +45,21 @@ def _multiply(a: int, b: int) -> int:
     return product
 
 
-@lru_cache(maxsize=1024)
-def _inverse_shift(n_bits: int) -> int:
-    """x^-n_bits."""
-    factor = (_ONE ^ _POLYNOMIAL) << 1 | 1  # 1 / x
+def _inverse_shift(n_bytes: int) -> int:
+    """x^(-8 n_bytes), for fewer than 2^32 bytes."""
     power = _ONE
-    while n_bits:
-        if n_bits & 1:
+    for bit, factor in enumerate(_inverse_shifts()):
+        if n_bytes >> bit & 1:
             power = _multiply(power, factor)
-        factor = _multiply(factor, factor)
-        n_bits >>= 1
     return power
+
+
+@lru_cache(maxsize=1)
+def _inverse_shifts() -> tuple[int, ...]:
+    """x^(-8 * 2^k) for k from 0 to 31: worked out once, and not for each length that hostile bytes claim."""
+    factor = (_ONE ^ _POLYNOMIAL) << 1 | 1  # 1 / x
+    factors = []
+    for _ in range(3 + 32):
+        factors.append(factor)
+        factor = _multiply(factor, factor)
+    return tuple(factors[3:])

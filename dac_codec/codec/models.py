@@ -15,6 +15,7 @@ from dac_codec.engine import PreparedDAC, prepare
 from dac_codec.engine.prepared import is_on
 from dac_codec.errors import BitstreamError, DacError, ModelMismatchError
 from dac_codec.model import DAC
+from dac_codec.model.checks import checked_quantizers
 
 FINGERPRINT_BYTES = 8
 """What a file holds of a model's fingerprint."""
@@ -38,11 +39,10 @@ def choose_quantizers(model: DAC, n_quantizers: int | None, bitrate: float | Non
                 f"a bitrate of {bitrate:g} bit/s is below what this model can do: one codebook takes {lowest:.0f} bit/s"
             )
         return int(min(model.n_codebooks, bitrate / lowest + 1e-9))
-    if n_quantizers is None:
-        return model.n_codebooks
-    if not 1 <= n_quantizers <= model.n_codebooks:
-        raise DacError(f"this model has {model.n_codebooks} codebooks: n_quantizers can't be {n_quantizers}")
-    return n_quantizers
+    try:
+        return checked_quantizers(n_quantizers, model.n_codebooks)
+    except ValueError as error:
+        raise DacError(str(error)) from error
 
 
 def model_of(

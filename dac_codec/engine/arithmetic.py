@@ -9,7 +9,8 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from torch.amp.autocast_mode import is_autocast_available
+
+from dac_codec.model.layers import without_autocast
 
 Undo = Callable[[], None]
 
@@ -30,8 +31,7 @@ def own_arithmetic(device: torch.device, exact: bool) -> Iterator[None]:
             until the last one that needs it has left the block, other threads compute so as well.
     """
     with ExitStack() as stack:
-        if is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
-            stack.enter_context(torch.autocast(device.type, enabled=False))
+        stack.enter_context(without_autocast(device))
         if device.type == "cuda":
             stack.enter_context(_on_a_gpu)
         if exact:

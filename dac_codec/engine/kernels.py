@@ -64,7 +64,7 @@ class PlainKernel(Kernel):
 
     def __init__(self, conv: nn.Conv1d | nn.ConvTranspose1d) -> None:
         assert conv.bias is not None
-        self._weight, self._bias = conv.weight.detach(), conv.bias.detach()
+        self._weight, self._bias = conv.weight.detach(), conv.bias.detach().clone()
         self._is_transposed = isinstance(conv, nn.ConvTranspose1d)
         self._stride, self._dilation, self._width = conv.stride[0], conv.dilation[0], conv.kernel_size[0]
         self.out_channels, self.dtype = conv.out_channels, conv.weight.dtype
@@ -100,7 +100,7 @@ class RowConvolution:
 
     def __init__(self, weight: Tensor, bias: Tensor | None, dilation: int, dtype: torch.dtype) -> None:
         self._weight = weight[:, :, None].to(dtype).contiguous(memory_format=torch.channels_last)
-        self._bias = None if bias is None else bias.to(dtype)
+        self._bias = None if bias is None else bias.to(dtype, copy=True)
         self._dilation = [1, dilation]
         self.is_packed = _can_pack(weight.device, dtype)
         self._layouts: dict[tuple[int, int], Tensor] = {}
@@ -356,7 +356,8 @@ class FusedSnake:
     """
 
     def __init__(self, module: Snake, dtype: torch.dtype, function: SnakeFunction) -> None:
-        self._scales = scales(module.alpha.detach().to(dtype).view(-1))
+        # A copy: what a kernel keeps of a model never is the model's own memory, which a later change would reach.
+        self._scales = scales(module.alpha.detach().to(dtype, copy=True).view(-1))
         self._function = function
 
     def __call__(self, x: Tensor, out: Tensor) -> None:

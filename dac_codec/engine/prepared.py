@@ -5,11 +5,10 @@ from __future__ import annotations
 import copy
 import threading
 import warnings
-from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dac_codec.engine.arithmetic import own_arithmetic
@@ -18,7 +17,9 @@ from dac_codec.engine.memory import keep_freed_memory
 from dac_codec.engine.network import Network
 from dac_codec.engine.quantizer import FoldedQuantizer
 from dac_codec.model import DAC
+from dac_codec.model.checks import check_latents, checked_quantizers
 from dac_codec.model.dac import Encoded
+from dac_codec.model.decoder import filled_up
 from dac_codec.model.layers import operations_per_second
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -39,9 +40,12 @@ _making = threading.RLock()
 class PreparedDAC(DAC):
     """A DAC that encodes and decodes fast, and does not train: made by `prepare`.
 
-    It is the model that it was made of in every other respect: configuration, name, parameters (the very tensors) and
-    fingerprint. Streams of it share its folded weights. Weights that change later make no difference, but those that
-    are moved to another device or type are taken up again.
+    It is the model that it was made of in every other respect: configuration, name, parameters and fingerprint. The
+    parameters are its own, in the memory of the model's, so that one can be moved to another device or type without the
+    other. Each part, encoder, quantizer and decoder, is made fast when it is first used, of the weights as they are
+    then, and streams share it. Weights that change later, in the model's memory, make no difference to it (but to the
+    fingerprint, which is that of the parameters: prepare a model anew when it has learned). Those that are loaded into
+    it, or moved to another device or type, are taken up.
 
     Args:
         model: any model.
@@ -53,10 +57,13 @@ class PreparedDAC(DAC):
     def __init__(self, model: DAC, dtype: torch.dtype, snake: SnakeFunction | None = None, exact: bool = False) -> None:
         nn.Module.__init__(self)
         self.config, self.name = model.config, model.name
-        shared: dict[int, object] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+        shared: dict[int, object] = {id(tensor): tensor.detach() for tensor in model.buffers()}
+        for parameter in model.parameters():
+            shared[id(parameter)] = nn.Parameter(parameter.detach(), parameter.requires_grad)
         for part in ("encoder", "quantizer", "decoder"):
             setattr(self, part, copy.deepcopy(getattr(model, part), shared))
         self.dtype, self._snake, self._exact = dtype, snake, exact
+        self._in_own_dtype = dtype == next(model.parameters()).dtype
         self._made: dict[str, Any] = {}
         self.eval()
 
@@ -93,13 +100,14 @@ class PreparedDAC(DAC):
         self, audio: Tensor, n_quantizers: int | None = None, generator: torch.Generator | None = None
     ) -> Encoded:
         """As of any `DAC`, without a gradient; the losses are those of evaluation."""
-        n_quantizers = check_quantizers(self, n_quantizers)
+        n_quantizers = checked_quantizers(n_quantizers, self.n_codebooks)
         z = self.encoder_network.whole(self.preprocess(audio).transpose(1, 2))
         return Encoded(*self.folded_quantizer.encode(z, n_quantizers))
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
         """As of any `DAC`, without a gradient."""
+        check_latents(z, self.config.latent_width)
         return self._decode(z.transpose(1, 2))
 
     @torch.no_grad()
@@ -108,15 +116,28 @@ class PreparedDAC(DAC):
         return self._decode(self.folded_quantizer.decode(codes))
 
     def _decode(self, z: Tensor) -> Tensor:
-        audio = self.decoder_network.whole(z).transpose(1, 2)
-        return F.pad(audio, (0, z.shape[1] * self.hop_length - audio.shape[-1]), mode="replicate")
+        return filled_up(self.decoder_network.whole(z).transpose(1, 2), z.shape[1] * self.hop_length)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As of any module; the model that this one was made of keeps its weights."""
+        self._apply(torch.clone)
+        try:
+            return super().load_state_dict(state_dict, strict, assign)
+        finally:
+            self._take_up()
 
     def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> PreparedDAC:
         """What moves a module's tensors, as `to` does; what was made of them is made again."""
         super()._apply(function, recurse)  # type: ignore[no-untyped-call]
-        with _making:
-            self._made = {}
+        self._take_up()
         return self
+
+    def _take_up(self) -> None:
+        """Forget what was made of other weights."""
+        with _making:
+            if self._in_own_dtype:
+                self.dtype = next(self.parameters()).dtype
+            self._made = {}
 
 
 def prepare(
@@ -146,13 +167,15 @@ def prepare(
             a warning says that nothing is compiled. "auto": where the job is a long one (`LONG_JOB`), and the
             convolutions compute in bfloat16, beside which activations take the larger share.
         exact: whether the results have to be those of the model to its own precision: never bfloat16, nor
-            TensorFloat-32, even where `torch.set_float32_matmul_precision` allows it. (No model, exact or not, computes
-            in the types of a `torch.autocast` around it.)
+            TensorFloat-32, even where `torch.set_float32_matmul_precision` allows it. (No prepared model, exact or not,
+            computes in the types of a `torch.autocast` around it.)
         seconds: of audio, of all channels, that are to be encoded or decoded, as far as is known.
 
     Raises:
-        ValueError: `exact` is asked for together with a type that isn't the model's.
+        ValueError: an unknown `dtype`, or `exact` is asked for together with a type that isn't the model's.
     """
+    if dtype not in get_args(Precision):
+        raise ValueError(f"dtype must be one of {', '.join(map(repr, get_args(Precision)))}, not {dtype!r}")
     own = next(model.parameters()).dtype
     if device is not None and not is_on(model, device):
         model = copy.deepcopy(model).to(device)
@@ -202,19 +225,6 @@ def decoder_network(model: DAC) -> Network:
 def folded_quantizer(model: DAC) -> FoldedQuantizer:
     """A model's quantizer."""
     return model.folded_quantizer if isinstance(model, PreparedDAC) else FoldedQuantizer(model.quantizer)
-
-
-def check_quantizers(model: DAC, n_quantizers: int | None) -> int:
-    """The number of codebooks to use.
-
-    Raises:
-        ValueError: `n_quantizers` is not between 1 and the number of codebooks.
-    """
-    if n_quantizers is None:
-        return model.n_codebooks
-    if not isinstance(n_quantizers, int) or not 1 <= n_quantizers <= model.n_codebooks:
-        raise ValueError(f"n_quantizers must be between 1 and {model.n_codebooks}, not {n_quantizers}")
-    return n_quantizers
 
 
 def _operations(model: DAC) -> float:

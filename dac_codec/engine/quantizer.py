@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dac_codec.engine.arithmetic import own_arithmetic
-from dac_codec.model.layers import convolutions
+from dac_codec.model.checks import check_codes
 from dac_codec.model.quantizer import MovingAverageQuantize, ResidualQuantized, ResidualVectorQuantize
 
 _FRAMES_AT_ONCE = 4096
@@ -21,12 +21,14 @@ class _Codebook(NamedTuple):
     """What a look-up needs.
 
     Attributes:
+        own: the entries as they are [K, codebook_dim].
         entries: [codebook_dim, K], normalized if the look-up is by angle.
         offset: half of their squared lengths, negative [K].
         answers: what the entries add to the quantized latents [K, D].
         corrections: what choosing an entry takes from what is looked up in all codebooks [K, N * codebook_dim].
     """
 
+    own: Tensor
     entries: Tensor
     offset: Tensor
     answers: Tensor
@@ -41,7 +43,7 @@ class FoldedQuantizer:
     product with its entries. (Section 3.2 of the DAC paper, with the linear maps multiplied out.)
 
     Args:
-        quantizer: its weights are taken as they are now.
+        quantizer: its weights are taken as they are now: nothing of it is kept.
         exact: whether products in single precision are made in nothing less (`own_arithmetic`).
     """
 
@@ -50,13 +52,13 @@ class FoldedQuantizer:
         stages = quantizer.stages()
         self.n_codebooks, self.codebook_size = quantizer.n_codebooks, quantizer.codebook_size
         self.codebook_dim = quantizer.codebook_dim
-        self._plain = without_weight_norm(quantizer)
         self._by_angle = stages[0].lookup == "cosine"
-        self._is_folded = not any(isinstance(stage, MovingAverageQuantize) for stage in stages)
-        if not self._is_folded:
+        self._plain: ResidualVectorQuantize | None = None
+        if any(isinstance(stage, MovingAverageQuantize) for stage in stages):
+            self._plain = copy.deepcopy(quantizer).eval()  # There are no projections to be folded.
             return
-        own = stages[0].codebook.weight.dtype
-        dtype = torch.float32 if own in (torch.bfloat16, torch.float16) else own
+        self._dtype = stages[0].codebook.weight.dtype
+        dtype = torch.float32 if self._dtype in (torch.bfloat16, torch.float16) else self._dtype
         into = [_projection(stage.in_proj) for stage in stages]
         self._projection = torch.cat([weight for weight, _ in into]).to(dtype)
         self._bias = torch.cat([bias for _, bias in into]).to(dtype)
@@ -66,10 +68,12 @@ class FoldedQuantizer:
             weight, bias = _projection(stage.out_proj)
             entries = stage.codebook.weight.detach().double()
             answers = entries @ weight.t() + bias
+            own = entries.to(dtype, copy=True)
             if self._by_angle:
                 entries = F.normalize(entries)
             self._codebooks.append(
                 _Codebook(
+                    own,
                     entries.t().to(dtype).contiguous(),
                     (entries.pow(2).sum(1) / -2).to(dtype),
                     answers.to(dtype),
@@ -81,25 +85,26 @@ class FoldedQuantizer:
         """Quantize latents [B, F, D].
 
         Returns:
-            What `ResidualVectorQuantize` returns, with its z [B, D, F]; in single precision a code may differ where two
-            entries are equally near to its rounding.
+            What `ResidualVectorQuantize` returns, of its types, with its z [B, D, F]; in single precision a code may
+            differ where two entries are equally near to its rounding.
         """
         with own_arithmetic(self._device, self._is_exact):
-            if not self._is_folded:
+            if self._plain is not None:
                 quantized: ResidualQuantized = self._plain(z.transpose(1, 2), n_quantizers)
                 return quantized
             codes, latents = self._look_up(z, n_quantizers)
-            error = z.new_zeros(())
+            error = latents.new_zeros(())
             width = self.codebook_dim
             for index in range(n_quantizers):
-                entries = self._plain.stages()[index].entries(codes[:, index])
+                entries = F.embedding(codes[:, index], self._codebooks[index].own).transpose(1, 2)
                 error = error + F.mse_loss(latents[:, index * width : (index + 1) * width], entries)
-            return ResidualQuantized(self.decode(codes).transpose(1, 2), codes, latents, error, error.clone())
+            z, latents, error = (found.to(self._dtype) for found in (self.decode(codes), latents, error))
+            return ResidualQuantized(z.transpose(1, 2), codes, latents, error, error.clone())
 
     def codes(self, z: Tensor, n_quantizers: int) -> Tensor:
         """Codes [B, n_quantizers, F] of latents [B, F, D]."""
         with own_arithmetic(self._device, self._is_exact):
-            if not self._is_folded:
+            if self._plain is not None:
                 codes: Tensor = self._plain(z.transpose(1, 2), n_quantizers).codes
                 return codes
             return self._look_up(z, n_quantizers)[0]
@@ -108,12 +113,12 @@ class FoldedQuantizer:
         """Latents [B, F, D] of codes [B, n, F].
 
         Raises:
-            ValueError: too many codebooks, or a code outside its codebook.
+            ValueError: as of `ResidualVectorQuantize.check_codes`.
         """
         with own_arithmetic(self._device, self._is_exact):
-            if not self._is_folded:
+            if self._plain is not None:
                 return self._plain.from_codes(codes)[0].transpose(1, 2)
-            self._plain.check_codes(codes)
+            check_codes(codes, self.n_codebooks, self.codebook_size)
             z = F.embedding(codes[:, 0].long(), self._codebooks[0].answers)
             for index in range(1, codes.shape[1]):
                 z += F.embedding(codes[:, index].long(), self._codebooks[index].answers)
@@ -149,29 +154,6 @@ class FoldedQuantizer:
             torch.argmax(torch.addmm(codebook.offset, points, codebook.entries), 1, out=codes[index])
             later = slice((index + 1) * width, left.shape[1])
             left[:, later] -= F.embedding(codes[index], codebook.corrections[:, later])
-
-
-class _FoldedProjection(nn.Module):
-    """A convolution of width 1 with the weights that weight norm gives.
-
-    Args:
-        conv: the convolution.
-    """
-
-    def __init__(self, conv: nn.Conv1d | nn.ConvTranspose1d) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(conv.weight.detach(), requires_grad=False)
-        self.bias = conv.bias
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.conv1d(x, self.weight, self.bias)
-
-
-def without_weight_norm(quantizer: ResidualVectorQuantize) -> ResidualVectorQuantize:
-    """A copy in evaluation mode that needs not normalize weights at every call; the codebooks are shared."""
-    stay: dict[int, object] = {id(tensor): tensor for tensor in (*quantizer.parameters(), *quantizer.buffers())}
-    stay.update((id(conv), _FoldedProjection(conv)) for conv in convolutions(quantizer))
-    return copy.deepcopy(quantizer, stay).eval()
 
 
 def _projection(conv: nn.Module) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -67,7 +67,8 @@ def file_clips(folder: Path, files: list[Path], sample_rate: int) -> list[Clip]:
     Raises:
         AudioError: no file can be read.
     """
-    names = [file.relative_to(folder) for file in files]
+    # Names that are not UTF-8 are written out: reports are.
+    names = [PurePosixPath(_utf8(file.relative_to(folder).as_posix())) for file in files]
     apart = any(len(name.parts) > 1 for name in names)
     clips = []
     for file, name in zip(files, names, strict=True):
@@ -81,6 +82,11 @@ def file_clips(folder: Path, files: list[Path], sample_rate: int) -> list[Clip]:
     if not clips:
         raise AudioError(f"{folder}: none of its {len(files)} sound files can be read")
     return clips
+
+
+def _utf8(name: str) -> str:
+    """A file's name, with what isn't UTF-8 in it as `\\udc..`."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def _middle(file: Path, sample_rate: int) -> Audio:

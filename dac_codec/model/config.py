@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import reprlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
@@ -17,10 +19,10 @@ class DACConfig:
 
     Attributes:
         encoder_dim: channels after the encoder's first convolution; doubled by every stride.
-        encoder_rates: stride of each encoder block. Their product is the hop length.
+        encoder_rates: stride of each encoder block, 2 or more. Their product is the hop length.
         latent_dim: width D of the latents; None means `encoder_dim * 2 ** len(encoder_rates)`.
         decoder_dim: channels after the decoder's first convolution; halved by every stride.
-        decoder_rates: stride of each decoder block; the same product as `encoder_rates`.
+        decoder_rates: stride of each decoder block, 1 or more; the same product as `encoder_rates`.
         n_codebooks: number N of residual quantizers.
         codebook_size: entries of each codebook.
         codebook_dim: width of the space in which codes are looked up.
@@ -55,8 +57,11 @@ class DACConfig:
     causal: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "encoder_rates", tuple(int(rate) for rate in self.encoder_rates))
-        object.__setattr__(self, "decoder_rates", tuple(int(rate) for rate in self.decoder_rates))
+        # An encoder's stride of 1 would add a sample: its kernel of 2 is padded by 1 on each side.
+        for name, lowest in (("encoder_rates", 2), ("decoder_rates", 1)):
+            object.__setattr__(self, name, _checked_rates(name, getattr(self, name), lowest))
+        if not isinstance(self.quantizer_dropout, (int, float)):
+            raise ValueError(f"quantizer_dropout must be a number, not {self.quantizer_dropout!r}")
         # Published checkpoints write "no dropout" as False.
         object.__setattr__(self, "quantizer_dropout", float(self.quantizer_dropout))
         _check_positive("encoder_dim", self.encoder_dim)
@@ -66,8 +71,6 @@ class DACConfig:
             _check_positive(name, getattr(self, name))
         if not isinstance(self.codebook_size, int) or not 2 <= self.codebook_size <= 65536:
             raise ValueError(f"codebook_size must be between 2 and 65536, not {self.codebook_size!r}")
-        if not self.encoder_rates or min(self.encoder_rates + self.decoder_rates) < 1:
-            raise ValueError("encoder_rates and decoder_rates must be positive integers, at least one of each")
         if math.prod(self.encoder_rates) != math.prod(self.decoder_rates):
             raise ValueError(
                 f"encoder_rates {self.encoder_rates} and decoder_rates {self.decoder_rates} have different products"
@@ -132,6 +135,14 @@ class DACConfig:
             return cls(**values)
         except TypeError as error:
             raise ValueError(f"bad model configuration: {error}") from error
+
+
+def _checked_rates(name: str, rates: object, lowest: int) -> tuple[int, ...]:
+    """Strides as a tuple."""
+    found = tuple(rates) if isinstance(rates, Sequence) and not isinstance(rates, (str, bytes)) else ()
+    if not found or any(not isinstance(rate, int) or isinstance(rate, bool) or rate < lowest for rate in found):
+        raise ValueError(f"{name} must be integers of at least {lowest}, one or more, not {reprlib.repr(rates)}")
+    return found
 
 
 def _check_positive(name: str, value: object) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from typing import Literal, NamedTuple
 
@@ -10,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dac_codec.model.checks import check_audio, check_latents
 from dac_codec.model.config import DACConfig
-from dac_codec.model.decoder import Decoder
+from dac_codec.model.decoder import Decoder, filled_up
 from dac_codec.model.encoder import Encoder
-from dac_codec.model.layers import convolutions
 from dac_codec.model.quantizer import ResidualVectorQuantize
 
 
@@ -72,6 +71,7 @@ class DAC(nn.Module):
 
         Raises:
             CheckpointError: there is no such model, or it is not a valid one.
+            DacError: the device can't be used.
         """
         # The one import that goes up, together with that of save_pretrained: the field looks for both names here.
         from dac_codec import pretrained
@@ -113,45 +113,20 @@ class DAC(nn.Module):
         """Where the parameters are."""
         return next(self.parameters()).device
 
-    @property
-    def delay(self) -> int:
-        """Samples that the network without any padding loses on each side, as the reference counts them.
-
-        The reference pads a file by this much before it cuts it into chunks.
-
-        Raises:
-            ValueError: the model is causal; the reference has no such networks.
-        """
-        if self.config.causal:
-            raise ValueError("a causal model has no delay in the reference's sense: see dac_codec.streaming")
-        layers = list(convolutions(self))
-        shortest = 0
-        for conv in layers:
-            kernel, stride, span = conv.kernel_size[0], conv.stride[0], conv.dilation[0] * (conv.kernel_size[0] - 1)
-            if isinstance(conv, nn.ConvTranspose1d):
-                shortest = (shortest - 1) * stride + kernel
-            else:
-                shortest = (shortest - span - 1) // stride + 1
-        length = shortest
-        for conv in reversed(layers):
-            kernel, stride, span = conv.kernel_size[0], conv.stride[0], conv.dilation[0] * (conv.kernel_size[0] - 1)
-            if isinstance(conv, nn.ConvTranspose1d):
-                length = math.ceil((length - kernel) / stride) + 1
-            else:
-                length = (length - 1) * stride + span + 1
-        return (length - shortest) // 2
-
     def preprocess(self, audio: Tensor, sample_rate: int | None = None) -> Tensor:
-        """Zero-pad audio [B, 1, T] on the right to a multiple of the hop length.
+        """Bring audio [B, 1, T] to the parameters' type, and zero-pad it on the right to a multiple of the hop length.
 
         Raises:
-            ValueError: the shape is not [B, 1, T] with T > 0, or `sample_rate` is given and not the model's.
+            ValueError: the shape is not [B, 1, T] with B, T > 0, the samples are no floating-point numbers, or
+                `sample_rate` is given and not the model's.
         """
-        if audio.ndim != 3 or audio.shape[1] != 1 or audio.shape[-1] == 0:
-            raise ValueError(f"audio must be [B, 1, T] with at least one sample, not {list(audio.shape)}")
+        check_audio(audio)
+        self._check_rate(sample_rate)
+        return F.pad(audio.to(next(self.parameters()).dtype), (0, -audio.shape[-1] % self.hop_length))
+
+    def _check_rate(self, sample_rate: int | None) -> None:
         if sample_rate is not None and sample_rate != self.sample_rate:
             raise ValueError(f"this model works at {self.sample_rate} Hz and the audio is at {sample_rate} Hz")
-        return F.pad(audio, (0, -audio.shape[-1] % self.hop_length))
 
     def encode(
         self, audio: Tensor, n_quantizers: int | None = None, generator: torch.Generator | None = None
@@ -159,13 +134,13 @@ class DAC(nn.Module):
         """Encode audio [B, 1, T]; F is ceil(T / hop_length), the end being filled with zeros.
 
         Args:
-            audio: samples between -1 and 1 at the model's rate.
+            audio: samples between -1 and 1 at the model's rate, of any floating-point type.
             n_quantizers: codebooks to use, in training mode too; None means all (in training mode: as quantizer
                 dropout chooses).
             generator: source of the dropout's randomness.
 
         Raises:
-            ValueError: a wrong shape, or `n_quantizers` out of range.
+            ValueError: a wrong shape, samples that are integers, or `n_quantizers` out of range.
         """
         return Encoded(*self.quantizer(self.encoder(self.preprocess(audio)), n_quantizers, generator))
 
@@ -175,15 +150,18 @@ class DAC(nn.Module):
         Each decoder stride that is odd costs the reference's network a sample at its own rate, so that it returns
         a few samples less (8 of every file with rates 8-5-4-2). Here that tail is filled by repeating the last
         sample; all samples before it are the reference's. A causal network loses none.
+
+        Raises:
+            ValueError: a wrong shape, or no frames.
         """
-        audio: Tensor = self.decoder(z)
-        return F.pad(audio, (0, z.shape[-1] * self.hop_length - audio.shape[-1]), mode="replicate")
+        check_latents(z, self.config.latent_width)
+        return filled_up(self.decoder(z), z.shape[-1] * self.hop_length)
 
     def decode_codes(self, codes: Tensor) -> Tensor:
         """Decode codes [B, n, F] to audio [B, 1, F * hop_length]; n may be less than the number of codebooks.
 
         Raises:
-            ValueError: a wrong shape, or a code outside its codebook.
+            ValueError: a wrong shape, no frames, codes that are no integers, or one outside its codebook.
         """
         return self.decode(self.quantizer.from_codes(codes)[0])
 
@@ -199,8 +177,12 @@ class DAC(nn.Module):
         Returns:
             `audio` [B, 1, T], `z` [B, D, F], `codes` [B, N, F], `latents` [B, N * codebook_dim, F] and the scalars
             `vq/commitment_loss` and `vq/codebook_loss`.
+
+        Raises:
+            ValueError: what `encode` raises, or `sample_rate` is given and not the model's.
         """
-        encoded = self.encode(self.preprocess(audio, sample_rate), n_quantizers, generator)
+        self._check_rate(sample_rate)
+        encoded = self.encode(audio, n_quantizers, generator)
         return {
             "audio": self.decode(encoded.z)[..., : audio.shape[-1]],
             "z": encoded.z,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.amp.autocast_mode import is_autocast_available
 from torch.nn.utils.parametrizations import weight_norm
 
 from dac_codec.model.config import Activation
@@ -161,6 +163,13 @@ def edges(conv: nn.Conv1d | nn.ConvTranspose1d) -> tuple[int, int]:
     if isinstance(conv, CausalConvTranspose1d):
         return 0, conv.kernel_size[0] - conv.stride[0]
     return int(conv.padding[0]), int(conv.padding[0])
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[None]:
+    """What is computed inside on a device has its own types, whatever `torch.autocast` is around it."""
+    if is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
 def convolutions(module: nn.Module) -> Iterator[nn.Conv1d | nn.ConvTranspose1d]:

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 
+from dac_codec.model.checks import check_codes, checked_quantizers
 from dac_codec.model.config import CodebookLearning, Lookup
-from dac_codec.model.layers import conv1d
+from dac_codec.model.layers import conv1d, without_autocast
 
 
 class Quantized(NamedTuple):
@@ -92,8 +93,9 @@ class VectorQuantize(nn.Module):
         points, entries = latents.transpose(1, 2).flatten(0, 1), self.codebook.weight
         if self.lookup == "cosine":
             points, entries = F.normalize(points), F.normalize(entries)
-        # The squared distance, written out: dropping terms that unit vectors make constant can break ties otherwise.
-        distance = points.pow(2).sum(1, keepdim=True) - 2 * points @ entries.t() + entries.pow(2).sum(1)[None]
+        with without_autocast(points.device):
+            # The squared distance, written out: dropping what unit vectors make constant can break ties otherwise.
+            distance = points.pow(2).sum(1, keepdim=True) - 2 * points @ entries.t() + entries.pow(2).sum(1)[None]
         return distance.argmin(1).view(latents.shape[0], latents.shape[2])
 
     def entries(self, codes: Tensor) -> Tensor:
@@ -169,6 +171,9 @@ class MovingAverageQuantize(VectorQuantize):
 class ResidualVectorQuantize(nn.Module):
     """Residual vector quantizer: every codebook quantizes what the ones before it left (section 3.2 of the paper).
 
+    It computes in its weights' type, also within `torch.autocast`: in the 8 bits of a bfloat16's mantissa, the nearest
+    of 1024 entries can't be told.
+
     Args:
         input_dim: width D of the latents.
         n_codebooks: number N of codebooks.
@@ -216,9 +221,14 @@ class ResidualVectorQuantize(nn.Module):
         Raises:
             ValueError: `n_quantizers` is not between 1 and the number of codebooks.
         """
-        used = self._codebooks_per_item(z.shape[0], n_quantizers, generator).to(z.device)
+        with without_autocast(z.device):
+            return self._quantize(z.to(self._dtype), n_quantizers, generator)
+
+    def _quantize(self, z: Tensor, n_quantizers: int | None, generator: torch.Generator | None) -> ResidualQuantized:
+        """As `forward`, where no `torch.autocast` has a say."""
         # Training runs the dropped codebooks as well, so that each codes tensor has N rows, as in the reference.
-        n_rows = self.n_codebooks if n_quantizers is None else n_quantizers
+        n_rows = checked_quantizers(n_quantizers, self.n_codebooks)
+        used = self._codebooks_per_item(z.shape[0], None if n_quantizers is None else n_rows, generator).to(z.device)
         residual = z
         total = torch.zeros_like(z)
         commitment_loss = codebook_loss = z.new_zeros(())
@@ -237,10 +247,6 @@ class ResidualVectorQuantize(nn.Module):
     def _codebooks_per_item(self, batch: int, n_quantizers: int | None, generator: torch.Generator | None) -> Tensor:
         """How many codebooks each item of a batch uses [B], int64."""
         if n_quantizers is not None:
-            if not isinstance(n_quantizers, int) or not 1 <= n_quantizers <= self.n_codebooks:
-                raise ValueError(
-                    f"n_quantizers must be between 1 and {self.n_codebooks} for this model, not {n_quantizers}"
-                )
             return torch.full((batch,), n_quantizers)
         used = torch.full((batch,), self.n_codebooks)
         if self.training:
@@ -255,19 +261,17 @@ class ResidualVectorQuantize(nn.Module):
             z [B, D, F], the chosen entries [B, n * codebook_dim, F], and the codes.
 
         Raises:
-            ValueError: too many codebooks, or a code outside the codebook.
+            ValueError: what `check_codes` raises.
         """
         self.check_codes(codes)
         codes = codes.long()
         entries = [stage.entries(part) for stage, part in zip(self.stages(), codes.unbind(1), strict=False)]
-        return self._project_out(entries), torch.cat(entries, 1), codes
+        with without_autocast(codes.device):
+            return self._project_out(entries), torch.cat(entries, 1), codes
 
     def check_codes(self, codes: Tensor) -> None:
-        """Raise a ValueError unless codes are [B, n, F] with n codebooks that are there, and all inside them."""
-        if codes.ndim != 3 or not 1 <= codes.shape[1] <= self.n_codebooks:
-            raise ValueError(f"codes must be [B, 1..{self.n_codebooks}, F] for this model, not {list(codes.shape)}")
-        if codes.numel() and (int(codes.min()) < 0 or int(codes.max()) >= self.codebook_size):
-            raise ValueError(f"codes must be between 0 and {self.codebook_size - 1} for this model")
+        """Raise a ValueError unless codes are [B, n, F], not empty, integers inside n codebooks that are there."""
+        check_codes(codes, self.n_codebooks, self.codebook_size)
 
     def from_latents(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Quantize latents [B, n * codebook_dim, F] that are already in the codebooks' spaces.
@@ -280,7 +284,7 @@ class ResidualVectorQuantize(nn.Module):
         """
         if latents.ndim != 3 or latents.shape[1] % self.codebook_dim or latents.shape[1] == 0:
             raise ValueError(f"latents must be [B, n * {self.codebook_dim}, F], not {list(latents.shape)}")
-        parts = latents.split(self.codebook_dim, 1)
+        parts = latents.to(self._dtype).split(self.codebook_dim, 1)
         if len(parts) > self.n_codebooks:
             raise ValueError(f"latents of {len(parts)} codebooks for a model that has {self.n_codebooks}")
         codes = torch.stack([stage.look_up(part) for stage, part in zip(self.stages(), parts, strict=False)], 1)
@@ -289,6 +293,11 @@ class ResidualVectorQuantize(nn.Module):
     def stages(self) -> list[VectorQuantize]:
         """The codebooks, coarsest first."""
         return [stage for stage in self.quantizers if isinstance(stage, VectorQuantize)]
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """What it computes in."""
+        return self.stages()[0].codebook.weight.dtype
 
     def _project_out(self, entries: list[Tensor]) -> Tensor:
         projected: list[Tensor] = [stage.out_proj(part) for stage, part in zip(self.stages(), entries, strict=False)]

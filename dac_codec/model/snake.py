@@ -30,7 +30,8 @@ two numbers make the largest relative error as small as it can be.
 def snake(x: Tensor, alpha: Tensor) -> Tensor:
     """x + sin^2(alpha x) / (alpha + 1e-9), with one alpha for each channel.
 
-    Nothing but x is kept for the gradient. With x in half precision, the arithmetic is that of alpha's type.
+    Nothing but x is kept for the gradient. The arithmetic is that of alpha's type, in single precision if that is half:
+    in float16 the tiny constant is zero.
 
     Args:
         x: [B, C, T].
@@ -39,6 +40,8 @@ def snake(x: Tensor, alpha: Tensor) -> Tensor:
     Returns:
         [B, C, T], of the type of x.
     """
+    if alpha.dtype in (torch.float16, torch.bfloat16):
+        alpha = alpha.float()
     y: Tensor = _Snake.apply(x, alpha)  # type: ignore[no-untyped-call]
     return y
 

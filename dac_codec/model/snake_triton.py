@@ -18,8 +18,10 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
     x_pointer, alpha_pointer, y_pointer, n_values, n_channels, channel_stride, x_stride, y_stride, BLOCK: tl.constexpr
 ):
     """One block of an item's values; channels lie `channel_stride` apart."""
-    item = tl.program_id(1).to(tl.int64)
-    offsets = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    # All in the grid's first axis: the others end at 65,535.
+    n_blocks = tl.cdiv(n_values, BLOCK)
+    item = (tl.program_id(0) // n_blocks).to(tl.int64)
+    offsets = (tl.program_id(0) % n_blocks).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = offsets < n_values
     x = tl.load(x_pointer + item * x_stride + offsets, mask=inside, other=0.0).to(tl.float32)
     alpha = tl.load(alpha_pointer + (offsets // channel_stride) % n_channels, mask=inside, other=1.0)
@@ -33,8 +35,9 @@ def _backward_kernel(  # type: ignore[no-untyped-def]
     x_pointer, alpha_pointer, gradient_pointer, dx_pointer, dalpha_pointer, n_channels, n_samples, BLOCK: tl.constexpr
 ):
     """A block of one channel of one item; `dalpha_pointer` takes a value for each."""
-    row = tl.program_id(0).to(tl.int64)
-    block = tl.program_id(1)
+    n_blocks = tl.cdiv(n_samples, BLOCK)
+    row = (tl.program_id(0) // n_blocks).to(tl.int64)
+    block = tl.program_id(0) % n_blocks
     alpha = tl.load(alpha_pointer + row % n_channels)
     inverse = 1.0 / (alpha + 1e-9)
     places = block * BLOCK + tl.arange(0, BLOCK)
@@ -47,7 +50,7 @@ def _backward_kernel(  # type: ignore[no-untyped-def]
     dx = gradient * (1.0 + alpha * inverse * double_sine)
     tl.store(dx_pointer + offsets, dx.to(dx_pointer.dtype.element_ty), mask=inside)
     dalpha = gradient * inverse * (x * double_sine - inverse * sine * sine)
-    tl.store(dalpha_pointer + row * tl.num_programs(1) + block, tl.sum(dalpha, 0))
+    tl.store(dalpha_pointer + tl.program_id(0), tl.sum(dalpha, 0))
 
 
 def forward(x: Tensor, alpha: Tensor) -> Tensor:
@@ -69,9 +72,7 @@ def backward(x: Tensor, alpha: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor
     partial = alpha.new_empty(batch, n_channels, triton.cdiv(n_samples, _BLOCK))
     if x.numel():
         with torch.cuda.device_of(x):
-            _backward_kernel[(batch * n_channels, partial.shape[2])](
-                x, alpha, gradient, dx, partial, n_channels, n_samples, _BLOCK
-            )
+            _backward_kernel[(partial.numel(),)](x, alpha, gradient, dx, partial, n_channels, n_samples, _BLOCK)
     return dx, partial.sum((0, 2)).view_as(alpha)
 
 
@@ -79,6 +80,6 @@ def _launch(x: Tensor, alpha: Tensor, y: Tensor, channel_stride: int) -> None:
     if x.numel() == 0:
         return
     n_values = x.numel() // x.shape[0]
-    grid = (triton.cdiv(n_values, _BLOCK), x.shape[0])
+    grid = (triton.cdiv(n_values, _BLOCK) * x.shape[0],)
     with torch.cuda.device_of(x):
         _forward_kernel[grid](x, alpha, y, n_values, alpha.numel(), channel_stride, x.stride(0), y.stride(0), _BLOCK)

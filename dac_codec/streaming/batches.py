@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dac_codec.engine.prepared import check_quantizers, encoder_network, folded_quantizer
+from dac_codec.engine.prepared import encoder_network, folded_quantizer
 from dac_codec.model import DAC
+from dac_codec.model.checks import checked_quantizers
 from dac_codec.streaming.look_ahead import Context, decoder_context, encoder_context
 
 
@@ -33,7 +34,7 @@ def encode_batch(model: DAC, signals: Sequence[Tensor], n_quantizers: int | None
     """
 
     network, quantizer = encoder_network(model), folded_quantizer(model)
-    n_codebooks = check_quantizers(model, n_quantizers)
+    n_codebooks = checked_quantizers(n_quantizers, model.n_codebooks)
 
     def encoded(rows: Tensor) -> Tensor:
         z = network.whole(rows.to(network.device, network.dtype).transpose(1, 2))

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from dac_codec.engine.network import block_samples
 from dac_codec.model import DAC
+from dac_codec.model.checks import check_audio
 from dac_codec.streaming.decoder import StreamingDecoder
 from dac_codec.streaming.encoder import StreamingEncoder
 from dac_codec.streaming.look_ahead import decoder_context
@@ -22,10 +23,9 @@ def encode(model: DAC, audio: Tensor, n_quantizers: int | None = None, progress:
     """Codes [B, N, F] of audio [B, 1, T], as `model.encode` gives them (see `StreamingEncoder`), on the CPU.
 
     Raises:
-        ValueError: a wrong shape, or `n_quantizers` out of range.
+        ValueError: a wrong shape, samples that are integers, or `n_quantizers` out of range.
     """
-    if audio.ndim != 3 or audio.shape[1] != 1 or audio.shape[-1] == 0:
-        raise ValueError(f"audio must be [B, 1, T] with at least one sample, not {list(audio.shape)}")
+    check_audio(audio)
     return torch.cat(list(encode_blocks(model, _split(audio, "encoding", progress), n_quantizers)), -1)
 
 

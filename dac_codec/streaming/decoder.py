@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dac_codec.engine.prepared import decoder_network, folded_quantizer
 from dac_codec.model import DAC
+from dac_codec.model.decoder import filled_up
 from dac_codec.streaming.stream import Stream
 
 
@@ -47,7 +47,7 @@ class StreamingDecoder(Stream):
             The samples [B, 1, t] that are known by now and were not returned before, t >= 0.
 
         Raises:
-            ValueError: a wrong shape, a code outside its codebook, or the signal has ended.
+            ValueError: a wrong shape, codes that are no integers or outside their codebook, or the signal has ended.
         """
         self._check_open()
         if codes.ndim != 3 or codes.shape[0] != self.batch_size:
@@ -78,8 +78,8 @@ class StreamingDecoder(Stream):
         audio = self._layers.step(z, last).transpose(1, 2)
         if audio.shape[-1] == 0:
             return self._nothing(1)
-        if last:  # Odd strides lose a few samples of the end: see DAC.decode.
-            audio = F.pad(audio, (0, self.samples_owed - audio.shape[-1]), mode="replicate")
+        if last:
+            audio = filled_up(audio, self.samples_owed)
         self._n_given += audio.shape[-1]
         return audio
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dac_codec.engine.prepared import check_quantizers, encoder_network, folded_quantizer
+from dac_codec.engine.prepared import encoder_network, folded_quantizer
 from dac_codec.model import DAC
+from dac_codec.model.checks import check_samples, checked_quantizers
 from dac_codec.streaming.stream import Stream
 
 
@@ -27,7 +28,7 @@ class StreamingEncoder(Stream):
     """
 
     def __init__(self, model: DAC, n_quantizers: int | None = None, batch_size: int = 1) -> None:
-        self.n_quantizers = check_quantizers(model, n_quantizers)
+        self.n_quantizers = checked_quantizers(n_quantizers, model.n_codebooks)
         self._hop_length = model.hop_length
         super().__init__(encoder_network(model), batch_size)
         with torch.no_grad():
@@ -37,17 +38,18 @@ class StreamingEncoder(Stream):
         """Take the next samples.
 
         Args:
-            chunk: audio [B, 1, t], t >= 0, at the model's rate; brought to the model's device and type.
+            chunk: audio [B, 1, t], t >= 0, at the model's rate, floating point; brought to the model's device and type.
 
         Returns:
             The codes [B, N, f] that are known by now and were not returned before, f >= 0.
 
         Raises:
-            ValueError: a wrong shape, or the signal has ended.
+            ValueError: a wrong shape, samples that are integers, or the signal has ended.
         """
         self._check_open()
         if chunk.ndim != 3 or chunk.shape[:2] != (self.batch_size, 1):
             raise ValueError(f"a chunk must be [{self.batch_size}, 1, t], not {list(chunk.shape)}")
+        check_samples(chunk)
         self._n_taken += chunk.shape[-1]
         return self._step(chunk, last=False)
 

@@ -511,9 +511,7 @@ class _Generator(nn.Module):
         commitment = codebook = z.new_zeros(())
         codes = latents = z.new_zeros(0)
         if quantize:
-            # The nearest of 1024 entries can't be told in 8 bits of mantissa.
-            with torch.autocast(z.device.type, enabled=False):
-                quantized = self.model.quantizer(z.float(), generator=generator)
+            quantized = self.model.quantizer(z, generator=generator)
             _, codes, latents, commitment, codebook = quantized
             drawn = torch.rand(z.shape[0], 1, 1, generator=generator) < quantize
             z = torch.where(drawn.to(z.device), quantized.z, z)

@@ -7,6 +7,7 @@ import itertools
 import os
 import struct
 import threading
+import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,23 @@ def test_other_chunks_of_a_wav_are_passed_over() -> None:
     loaded, _ = audio.read(Pipe(content[:12] + extra + content[12:36] + extra + content[36:] + extra))  # type: ignore[arg-type]
     np.testing.assert_array_equal(loaded, audio.read(io.BytesIO(content))[0])
     assert loaded.shape == (2, RATE // 10)
+
+
+@pytest.mark.parametrize("chunk", [b"JUNK" + bytes(4), b"LIST" + struct.pack("<I", 2**31)])
+def test_a_wav_whose_format_comes_late(chunk: bytes) -> None:
+    content = b"RIFF\xff\xff\xff\xffWAVE" + chunk * 2**17 + wav_bytes(tones(0.1), "PCM_16")[12:]
+    with pytest.raises(AudioError, match="more than 1 MiB stands before the wav's format"):
+        audio.read(Pipe(content))  # type: ignore[arg-type]
+
+
+def test_chunks_before_the_format_cost_linear_time() -> None:
+    content = wav_bytes(tones(0.1), "PCM_16")
+    seconds = []
+    for size in (2**17, 2**19):
+        began = time.process_time()
+        audio.read(Pipe(content[:12] + (b"JUNK" + bytes(4)) * (size // 8) + content[12:]))  # type: ignore[arg-type]
+        seconds.append(time.process_time() - began)
+    assert seconds[1] < 8 * seconds[0] + 0.1
 
 
 def test_rf64_from_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,6 +91,33 @@ def test_file_with_nan(tmp_path: Path) -> None:
         audio.read(tmp_path / "nan.wav")
 
 
+@pytest.mark.parametrize("source", [None, b"/tmp/sound.wav", 3])
+def test_what_is_no_source_is_named(source: Any) -> None:
+    message = f"a {type(source).__name__} can't be read, expected a path .* or a binary stream"
+    with pytest.raises(AudioError, match=message):
+        audio.read(source)
+    with pytest.raises(AudioError, match=message):
+        audio.Reader.raw(source, 8000, 1)
+
+
+def test_closed_streams_are_named(tmp_path: Path) -> None:
+    closed = io.BytesIO(b"RIFF")
+    closed.close()
+    with (tmp_path / "sound.wav").open("wb+") as file:
+        pass
+    for stream in (closed, file):
+        with pytest.raises(AudioError, match="the stream is closed"):
+            audio.read(stream)
+        with pytest.raises(AudioError, match="the stream is closed"):
+            audio.Reader.raw(stream, 8000, 1)
+    live = io.BytesIO(bytes(2**20))
+    blocks = iter(audio.Reader.raw(live, 8000, 1))
+    next(blocks)
+    live.close()
+    with pytest.raises(AudioError, match="can't be read"):
+        next(blocks)
+
+
 def test_streams_are_named_in_messages(tmp_path: Path) -> None:
     with pytest.raises(AudioError, match=r"^<stream>: empty"):
         audio.read(io.BytesIO())

@@ -107,6 +107,19 @@ def test_round_trip(
     assert_same(read_legacy(write_legacy(file)), file)
 
 
+@pytest.mark.parametrize("value", [0, 255, 65535])
+def test_any_version_of_numpy_can_load_it(value: int) -> None:
+    """NumPy 2 names a module in its pickles that others don't have, and here the codes spell that name."""
+    codes = np.full((1, 1, 40), value, np.uint16)
+    codes[0, 0, :12] = np.frombuffer(b"cnumpy._core.multiarray\n", "<u2")
+    written = write_legacy(LegacyFile(codes, 40, 20_000, -20.25, 1, 44100, True))
+    assert written.count(b"numpy._core.multiarray") == 1
+    assert written.count(b"cnumpy.core.multiarray\n_reconstruct\n") == 1
+    np.testing.assert_array_equal(read_legacy(written).codes, codes)
+    np.testing.assert_array_equal(np.load(io.BytesIO(written), allow_pickle=True)[()]["codes"], codes)
+    assert b"numpy._core" not in write_legacy(EXPECTED)
+
+
 def test_large_file() -> None:
     """From 64 KiB on, pickle puts bytes outside of its frames."""
     codes = np.random.default_rng(0).integers(0, 1024, (1, 9, 10_000), dtype=np.uint16)

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dac_codec.bitstream import Chunk, GainSource, Gap, GapReason, Header, Reader, Writer, dumps, loads
-from dac_codec.bitstream.fields import encode_varint, with_crc
+from dac_codec.bitstream import Chunk, GainSource, Gap, GapReason, Header, Reader, Writer, dumps, loads, positions
+from dac_codec.bitstream.fields import crc32c, encode_varint, with_crc
 from dac_codec.errors import BitstreamError, TruncatedBitstreamError
 
 N_FRAMES = 4000
@@ -285,6 +285,18 @@ def test_hostile_bytes_cost_linear_time(planes: int, pattern: bytes) -> None:
         assert events_of(data)[0] == []
         seconds.append(time.process_time() - began)
     assert seconds[1] < 10 * seconds[0] + 0.1
+
+
+def test_places_are_found_in_few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hostile bytes may claim another length at every other byte, each with a place to be worked out."""
+    positions.position_of(b"", 0)
+    steps = []
+    multiply = positions._multiply
+    monkeypatch.setattr(positions, "_multiply", lambda a, b: steps.append(1) or multiply(a, b))
+    for length in range(1000, 1100):
+        data = bytes(length)
+        assert positions.position_of(data, crc32c(positions.checksum_prefix(length) + data)) == length
+    assert len(steps) < 100 * 12
 
 
 def test_memory_follows_the_payload_and_not_the_stream() -> None:

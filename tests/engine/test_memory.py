@@ -6,6 +6,7 @@ import ctypes
 import platform
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -45,3 +46,25 @@ def test_without_such_a_function(error: type[Exception], monkeypatch: pytest.Mon
 
     monkeypatch.setattr(ctypes, "CDLL", no_library)
     keep_freed_memory.__wrapped__()
+
+
+@pytest.mark.parametrize(
+    ("largest", "expected"),
+    [
+        (1 << 26, [(-3, 1 << 26), (-1, 1 << 28)]),
+        (1 << 25, [(-3, 1 << 26), (-3, 1 << 25), (-1, 1 << 28)]),
+        (0, [(-3, 1 << 26), (-3, 1 << 25)]),
+    ],
+)
+def test_a_library_that_keeps_no_large_blocks(
+    largest: int, expected: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def mallopt(parameter: int, value: int) -> int:
+        asked.append((parameter, value))
+        return int(parameter == -1 or value <= largest)
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace(mallopt=mallopt))
+    keep_freed_memory.__wrapped__()
+    assert asked == expected

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from dac_codec import engine, pretrained, spectral
 from dac_codec.engine import PreparedDAC, kernels, layers, network, prepare, prepared
-from dac_codec.model import DAC, PRESETS
+from dac_codec.model import DAC, PRESETS, DACConfig
 from dac_codec.model.snake import scales, snake_into
 from dac_codec.spectral import Spectra
 from dac_codec.streaming import StreamingDecoder, StreamingEncoder
@@ -37,6 +37,7 @@ MODELS = [
     for rates in RATES
     for causal in (False, True)
 ]
+MODELS.append(lively(replace(TINY, decoder_rates=(3, 1, 2))))
 
 
 @given(st.sampled_from(MODELS), st.integers(1, 400), st.integers(1, 3), st.sampled_from([None, 1, 2]))
@@ -118,7 +119,8 @@ def test_it_is_that_model_in_every_other_respect(tmp_path: Path) -> None:
     assert not prepared.training
     assert pretrained.fingerprint(prepared) == pretrained.fingerprint(model)
     assert (prepared.config, prepared.name, prepared.device) == (model.config, model.name, model.device)
-    assert all(mine is theirs for mine, theirs in zip(prepared.parameters(), model.parameters(), strict=True))
+    for mine, theirs in zip(prepared.parameters(), model.parameters(), strict=True):
+        assert mine.data_ptr() == theirs.data_ptr()
     prepared.save_pretrained(tmp_path / "saved")
     assert type(DAC.from_pretrained(tmp_path / "saved")) is DAC
 
@@ -133,6 +135,73 @@ def test_weights_that_move_are_taken_up_again() -> None:
         model.quantizer.stages()[0].codebook.weight.neg_()
     prepared.to("cpu")
     assert torch.equal(prepared.encode(audio).codes, prepare(model, dtype="float32").encode(audio).codes)
+
+
+KINDS = [
+    TINY,
+    replace(TINY, activation="relu", lookup="euclidean"),
+    replace(TINY, codebook_learning="moving_average", lookup="euclidean", codebook_dim=6),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("config", KINDS, ids=["snake", "relu", "moving average"])
+@torch.no_grad()
+def test_weights_that_change_later_make_no_difference(config: DACConfig, dtype: torch.dtype) -> None:
+    model = lively(config, dtype)
+    prepared = prepare(model)
+    audio = noise(1, 1, 300, dtype=dtype)
+    before = prepared(audio)
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.mul_(-1.5).add_(0.1)
+    for name, value in prepared(audio).items():
+        assert torch.equal(value, before[name]), name
+
+
+@torch.no_grad()
+def test_weights_that_are_loaded_are_taken_up() -> None:
+    model, other = lively(TINY), lively(TINY)
+    for parameter in other.parameters():
+        parameter.mul_(-1.1)
+    audio = noise(1, 1, 300)
+    before = model(audio)["audio"]
+    prepared = prepare(model)
+    prepared(audio)
+    prepared.load_state_dict(other.state_dict())
+    assert pretrained.fingerprint(prepared) == pretrained.fingerprint(other)
+    assert torch.allclose(prepared(audio)["audio"], other(audio)["audio"], atol=1e-10)
+    assert torch.equal(model(audio)["audio"], before)
+    with pytest.raises(RuntimeError, match="Missing key"):
+        prepared.load_state_dict({"decoder.model.0.bias": model.decoder.model[0].bias}, strict=True)
+    assert torch.allclose(prepared(audio)["audio"], prepare(prepared)(audio)["audio"], atol=1e-10)
+
+
+@torch.no_grad()
+def test_one_moves_without_the_other() -> None:
+    model = lively(TINY, torch.float32)
+    exact, near = prepare(model, exact=True), prepare(model, dtype="bfloat16")
+    audio = noise(1, 1, 300)
+    exact.encode(audio)
+    for each in (exact, near):
+        each.double()
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert (exact.dtype, near.dtype) == (torch.float64, torch.bfloat16)
+    z, expected = exact.encode(audio).z, copy.deepcopy(model).double().encode(audio).z
+    assert torch.allclose(z, expected, atol=1e-12)
+    exact = prepare(model, exact=True)
+    model.double()
+    assert exact.encode(audio).z.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@torch.no_grad()
+def test_types_are_those_of_the_model(dtype: torch.dtype) -> None:
+    model = lively(TINY).to(dtype)
+    audio = noise(1, 1, 300).to(dtype)
+    found, expected = prepare(model)(audio), model(audio)
+    for name, value in expected.items():
+        assert found[name].dtype == value.dtype, name
+    assert torch.allclose(found["z"], model.quantizer.from_codes(found["codes"])[0], atol=0.1)
 
 
 def test_files_that_begin_together_share_what_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +235,12 @@ def test_a_copy_is_a_model_of_its_own() -> None:
     codes = model.encode(audio).codes
     twin = copy.deepcopy(model)
     assert torch.equal(twin.encode(audio).codes, codes)
-    assert twin.encoder_network is not model.encoder_network
+    for parameter in twin.parameters():
+        parameter.neg_()
+    twin.to("cpu")
+    assert not torch.equal(twin.encode(audio).codes, codes)
+    model.to("cpu")
+    assert torch.equal(model.encode(audio).codes, codes)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +264,7 @@ def test_devices_that_are_the_same(here: str, wanted: str, expected: bool) -> No
 def test_a_model_that_is_there_is_not_copied() -> None:
     model = golden_model("44khz")
     for device in (None, "cpu", "cpu:0"):
-        assert next(prepare(model, device).parameters()) is next(model.parameters())
+        assert next(prepare(model, device).parameters()).data_ptr() == next(model.parameters()).data_ptr()
 
 
 @torch.no_grad()
@@ -229,7 +303,13 @@ def test_exact_and_another_type_contradict_each_other() -> None:
         prepare(golden_model("44khz"), dtype="bfloat16", exact=True)
 
 
-@pytest.mark.parametrize("n_quantizers", [0, 99, 2.5])
+@pytest.mark.parametrize("dtype", ["bf16", "float16", torch.bfloat16], ids=str)
+def test_unknown_types_are_named(dtype: Any) -> None:
+    with pytest.raises(ValueError, match="dtype must be one of 'auto', 'float32', 'bfloat16', not "):
+        prepare(golden_model("44khz"), dtype=dtype)
+
+
+@pytest.mark.parametrize("n_quantizers", [0, 99, 2.5, True])
 def test_wrong_n_quantizers_are_named(n_quantizers: int) -> None:
     with pytest.raises(ValueError, match="between 1 and"):
         prepare(golden_model("44khz")).encode(torch.zeros(1, 1, 100), n_quantizers)

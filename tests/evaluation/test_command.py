@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,15 @@ def test_evaluate_and_again_with_more(data: Path, tmp_path: Path) -> None:
     for row in rows:
         size = float(row["bytes"])
         assert float(row["kbps"]) == pytest.approx(size * 8 / float(row["seconds"]) / 1000)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names there are text")
+def test_names_that_are_not_utf_8(data: Path, tmp_path: Path) -> None:
+    (data / "speech" / "a.wav").rename(os.fsdecode(os.fsencode(data) + b"/speech/\xff.wav"))
+    command = [sys.executable, "-m", "dac_codec.cli", "evaluate", "data", "--model", "model", "-o", "out"]
+    done = subprocess.run([*command, "--codecs", "anchor"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "speech/\\udcff.wav,speech" in (tmp_path / "out" / "clips.csv").read_text()
 
 
 def test_wrong_words_are_said_in_one_line(data: Path, tmp_path: Path) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from dac_codec.engine import prepare
 from dac_codec.model import DAC, PRESETS, DACConfig
 from dac_codec.model.layers import Snake
 from tests.conftest import GOLDEN, golden_model
+from tests.streaming.networks import TINY, lively, noise
 
 SMALL = DACConfig(encoder_dim=4, encoder_rates=(2, 5), decoder_dim=16, decoder_rates=(5, 2), n_codebooks=4)
 
@@ -54,7 +58,6 @@ def test_golden_values(name: str) -> None:
     assert close(z, golden["from_codes_z"])
     assert close(latents, golden["from_codes_latents"])
     assert close(model.quantizer.from_latents(encoded.latents)[0], golden["from_latents_z"])
-    assert model.delay == int(golden["delay"])
     assert model.hop_length == int(golden["hop_length"])
 
 
@@ -76,12 +79,17 @@ def test_n_quantizers_holds_in_train_mode() -> None:
     assert torch.allclose(encoded.z, model.quantizer.from_codes(encoded.codes)[0], atol=1e-5)
 
 
-@pytest.mark.parametrize("n_quantizers", [0, -1, 5, 2.5])
+@pytest.mark.parametrize("n_quantizers", [0, -1, 5, 2.5, True, "2", np.float64(2)])
 @pytest.mark.parametrize("training", [True, False])
 def test_n_quantizers_out_of_range(n_quantizers: int, training: bool) -> None:
     model = DAC(SMALL).train(training)
     with pytest.raises(ValueError, match="between 1 and 4"):
         model.encode(torch.randn(1, 1, 50), n_quantizers=n_quantizers)
+
+
+def test_n_quantizers_of_any_integer_type() -> None:
+    model = DAC(SMALL).eval()
+    assert model.encode(torch.randn(1, 1, 50), n_quantizers=np.int64(2)).codes.shape == (1, 2, 5)  # type: ignore[arg-type]
 
 
 def test_quantizer_dropout_takes_the_first_items() -> None:
@@ -140,13 +148,40 @@ def test_forward_keeps_the_length(n_samples: int) -> None:
     [
         (torch.zeros(1, 2, 10), None, r"\[B, 1, T\]"),
         (torch.zeros(1, 1, 0), None, "at least one sample"),
+        (torch.zeros(0, 1, 10), None, "at least one sample"),
+        (torch.zeros(1, 1, 10, dtype=torch.int16), None, r"torch\.int16, .* \(32768 for 16 bit\)"),
+        (torch.zeros(1, 1, 10, dtype=torch.complex64), None, "complex64"),
         (torch.zeros(10), None, r"\[B, 1, T\]"),
         (torch.zeros(1, 1, 10), 48000, "44100 Hz"),
     ],
 )
 def test_wrong_audio_is_named(audio: torch.Tensor, sample_rate: int | None, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        DAC(SMALL)(audio, sample_rate)
+    for model in (DAC(SMALL), prepare(DAC(SMALL))):
+        with pytest.raises(ValueError, match=message):
+            model(audio, sample_rate)
+        if sample_rate is None:
+            with pytest.raises(ValueError, match=message):
+                model.encode(audio)
+
+
+@torch.no_grad()
+def test_samples_of_any_floating_type() -> None:
+    model = lively(TINY, torch.float32)
+    audio = noise(1, 1, 100).half()
+    expected = model.encode(audio.float())
+    for other in (model, prepare(model, exact=True)):
+        for dtype in (torch.float16, torch.float64):
+            found = other.encode(audio.to(dtype))
+            assert torch.equal(found.codes, expected.codes)
+            assert found.z.dtype == torch.float32
+
+
+def test_audio_is_padded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    padded = []
+    preprocess = DAC.preprocess
+    monkeypatch.setattr(DAC, "preprocess", lambda *arguments: padded.append(1) or preprocess(*arguments))
+    DAC(SMALL)(torch.randn(1, 1, 50), 44100)
+    assert padded == [1]
 
 
 @pytest.mark.parametrize(
@@ -155,17 +190,49 @@ def test_wrong_audio_is_named(audio: torch.Tensor, sample_rate: int | None, mess
         (torch.zeros(1, 5, 2).long(), "1..4"),
         (torch.full((1, 2, 2), 1024), "1023"),
         (torch.full((1, 2, 2), -1), "between 0"),
+        (torch.full((1, 2, 2), 1024, dtype=torch.uint16), "1023"),
+        (torch.zeros(1, 4, 0).long(), "at least one frame"),
+        (torch.zeros(0, 4, 2).long(), "at least one frame"),
+        (torch.full((1, 2, 2), 2.7), r"integers, not torch\.float32"),
+        (torch.zeros(1, 2, 2, dtype=torch.bool), r"integers, not torch\.bool"),
     ],
 )
 def test_wrong_codes_are_named(codes: torch.Tensor, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        DAC(SMALL).decode_codes(codes)
+    for model in (DAC(SMALL), prepare(DAC(SMALL))):
+        with pytest.raises(ValueError, match=message):
+            model.decode_codes(codes)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.uint16, torch.int32], ids=str)
+@torch.no_grad()
+def test_codes_of_any_integer_type(dtype: torch.dtype) -> None:
+    codes = torch.arange(24).view(1, 4, 6)
+    for model in (DAC(SMALL), prepare(DAC(SMALL))):
+        assert torch.equal(model.decode_codes(codes.to(dtype)), model.decode_codes(codes))
+
+
+@pytest.mark.parametrize("shape", [(1, 40, 0), (0, 40, 3), (1, 39, 3), (40, 3)])
+def test_wrong_latents_are_named(shape: tuple[int, ...]) -> None:
+    config = replace(SMALL, latent_dim=40)
+    for model in (DAC(config), prepare(DAC(config))):
+        with pytest.raises(ValueError, match=r"latents must be \[B, 40, F\] with at least one frame"):
+            model.decode(torch.zeros(shape))
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"encoder_rates": (2, 4), "decoder_rates": (4, 4)}, "different products"),
+        ({"encoder_rates": (2, 1), "decoder_rates": (1, 2)}, "encoder_rates must be integers of at least 2"),
+        ({"encoder_rates": (1, 2), "causal": True}, "encoder_rates must be integers of at least 2"),
+        ({"decoder_rates": (2, 0)}, "decoder_rates must be integers of at least 1"),
+        ({"encoder_rates": (2.9, 4, 8, 8)}, "encoder_rates must be integers"),
+        ({"encoder_rates": "2488"}, "encoder_rates must be integers"),
+        ({"decoder_rates": (True, 8)}, "decoder_rates must be integers"),
+        ({"decoder_rates": []}, "decoder_rates must be integers"),
+        ({"encoder_rates": None}, "encoder_rates must be integers"),
+        ({"quantizer_dropout": None}, "quantizer_dropout must be a number"),
+        ({"quantizer_dropout": "0.5"}, "quantizer_dropout must be a number"),
         ({"n_codebooks": 0}, "n_codebooks"),
         ({"codebook_size": 1}, "codebook_size"),
         ({"quantizer_dropout": 2.0}, "quantizer_dropout"),
@@ -182,6 +249,24 @@ def test_wrong_configurations_are_named(values: dict[str, object], message: str)
 def test_config_round_trip() -> None:
     assert DACConfig.from_dict(SMALL.to_dict()) == SMALL
     assert SMALL.bitrate(2) == pytest.approx(44100 / 10 * 10 * 2)
+
+
+@torch.no_grad()
+def test_the_quantizer_keeps_its_precision_under_autocast() -> None:
+    model = lively(TINY, torch.float32)
+    quantizer = model.quantizer
+    z = noise(2, 6, 500, dtype=torch.float32)
+    expected = quantizer(z)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = quantizer(z)
+        again, from_codes = quantizer.from_latents(found.latents), quantizer.from_codes(found.codes)
+        looked_up = quantizer.stages()[0].look_up(found.latents[:, :4])
+        assert model.encode(noise(1, 1, 60, dtype=torch.float32)).z.dtype == torch.float32
+    for mine, wanted in zip(found, expected, strict=True):
+        assert torch.equal(mine, wanted)
+    for name, mine in (("z", from_codes[0]), ("z", again[0]), ("codes", again[2])):
+        assert torch.equal(mine, {"z": quantizer.from_codes(again[2])[0], "codes": expected.codes}[name])
+    assert torch.equal(looked_up, expected.codes[:, 0])
 
 
 @torch.no_grad()
@@ -299,19 +384,19 @@ def test_a_causal_network_does_not_look_ahead(rates: tuple[int, ...]) -> None:
 
 
 def test_a_causal_network_learns() -> None:
-    model = variation(causal=True).train()
-    model(torch.randn(2, 1, 64))["audio"].square().mean().backward()
-    assert all(
-        parameter.grad is not None for name, parameter in model.named_parameters() if not name.startswith("quantizer")
-    )
+    model = lively(variation(causal=True).config, torch.float32).train()
+    found = model(noise(2, 1, 64, dtype=torch.float32))
+    (found["audio"].square().mean() + found["vq/commitment_loss"] + found["vq/codebook_loss"]).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.abs().max() > 1e-6, name
 
 
 def test_what_the_reference_does_without_padding_needs_a_network_with_padding() -> None:
     model = variation(causal=True)
     with pytest.raises(ValueError, match="causal"):
         model.decoder.without_padding()
-    with pytest.raises(ValueError, match="causal"):
-        _ = model.delay
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,17 @@ def test_half_precision_is_computed_in_single() -> None:
     assert (x.grad.dtype, alpha.grad.dtype) == (torch.bfloat16, torch.float32)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_of_alpha_is_computed_in_single(dtype: torch.dtype) -> None:
+    x, alpha = signal(2, 5, 100, dtype=dtype), alphas(1, 5, 1, dtype=dtype)
+    alpha[0, 2] = 1e-5
+    y = snake(x, alpha.requires_grad_())
+    assert torch.equal(y, written_out(x, alpha).to(dtype))
+    y.float().sum().backward()
+    assert alpha.grad is not None
+    assert alpha.grad.dtype == dtype
+
+
 @pytest.mark.parametrize("out_dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(1, 9, 5), (3, 9, 5), (2, 0, 5), (1, 800_000, 3)])
@@ -154,6 +165,18 @@ import torch
 from dac_codec.model import snake_triton
 from tests.model.test_snake import alphas, signal, written_out
 torch.cuda.device_of = lambda x: torch.no_grad()
+grids = []
+
+class Watched:
+    # A kernel that tells how it is launched: of the three axes of a GPU, two end at 65,535.
+    def __init__(self, kernel):
+        self.kernel = kernel
+    def __getitem__(self, grid):
+        grids.append(grid)
+        return self.kernel[grid]
+
+snake_triton._forward_kernel = Watched(snake_triton._forward_kernel)
+snake_triton._backward_kernel = Watched(snake_triton._backward_kernel)
 alpha = alphas(1, 5, 1)
 alpha[0, 0] = 0.3
 for dtype, rtol, atol in ((torch.float32, 1e-5, 1e-5), (torch.bfloat16, 1e-2, 1e-2)):
@@ -170,6 +193,7 @@ for dtype, rtol, atol in ((torch.float32, 1e-5, 1e-5), (torch.bfloat16, 1e-2, 1e
         rows = torch.zeros(2, n_samples + 3, 5, dtype=dtype)
         snake_triton.forward_channels_last(x.transpose(1, 2).contiguous(), alpha.view(-1), rows[:, 2:-1])
         assert torch.allclose(rows[:, 2:-1].double(), y.transpose(1, 2), rtol, atol)
+assert len(grids) == 18 and all(len(grid) == 1 for grid in grids), grids
 print("the same")
 """
 

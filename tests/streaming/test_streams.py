@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from dac_codec import streaming
 from dac_codec.engine.kernels import PlainKernel
 from dac_codec.model import DAC
 from dac_codec.streaming import StreamingDecoder, StreamingEncoder
@@ -25,6 +26,7 @@ NETWORKS = {
     for rates in RATES
     for causal in (False, True)
 }
+NETWORKS[(3, 1, 2), False] = lively(replace(TINY, decoder_rates=(3, 1, 2)))
 
 networks = st.sampled_from(list(NETWORKS.values()))
 sizes = st.lists(st.integers(0, 100), min_size=1, max_size=6).filter(any)
@@ -232,6 +234,25 @@ def test_wrong_chunks_are_named(shape: tuple[int, ...]) -> None:
         StreamingEncoder(model).push(torch.zeros(shape))
 
 
+def test_samples_that_are_integers_are_named_and_change_nothing() -> None:
+    stream = StreamingEncoder(NETWORKS[(4,), False])
+    with pytest.raises(ValueError, match=r"torch\.int16, .* \(32768 for 16 bit\)"):
+        stream.push(torch.zeros(1, 1, 50, dtype=torch.int16))
+    assert stream.flush().shape[-1] == 0
+    for encode in (streaming.encode, lambda model, audio: streaming.encode_batch(model, [audio])):
+        with pytest.raises(ValueError, match=r"torch\.int16"):
+            encode(NETWORKS[(4,), False], torch.zeros(1, 1, 50, dtype=torch.int16))
+
+
+def test_codes_of_any_integer_type() -> None:
+    model = NETWORKS[(4,), False]
+    codes = torch.arange(12).view(1, 3, 4)
+    expected = streaming.decode(model, codes)
+    for dtype in (torch.uint8, torch.uint16, torch.int32):
+        assert torch.equal(streaming.decode(model, codes.to(dtype)), expected)
+        assert torch.equal(streaming.decode_batch(model, [codes.to(dtype)])[0], model.decode_codes(codes))
+
+
 @pytest.mark.parametrize(
     ("codes", "message"),
     [
@@ -239,6 +260,7 @@ def test_wrong_chunks_are_named(shape: tuple[int, ...]) -> None:
         (torch.zeros(1, 4).long(), r"codes must be \[1, n, f\]"),
         (torch.zeros(1, 4, 4).long(), r"1\.\.3"),
         (torch.full((1, 3, 4), 1024), "1023"),
+        (torch.zeros(1, 3, 4), "integers"),
     ],
 )
 def test_wrong_codes_are_named_and_change_nothing(codes: Tensor, message: str) -> None:
@@ -248,7 +270,7 @@ def test_wrong_codes_are_named_and_change_nothing(codes: Tensor, message: str) -
     assert stream.samples_owed == 0
 
 
-@pytest.mark.parametrize("n_quantizers", [0, 4, 2.5])
+@pytest.mark.parametrize("n_quantizers", [0, 4, 2.5, True])
 def test_wrong_n_quantizers_are_named(n_quantizers: int) -> None:
     with pytest.raises(ValueError, match="between 1 and 3"):
         StreamingEncoder(NETWORKS[(4,), False], n_quantizers)

@@ -1,0 +1,64 @@
+"""What every way into the network asks of what it is given, in one sentence each."""
+
+from __future__ import annotations
+
+import operator
+from typing import SupportsIndex
+
+import torch
+from torch import Tensor
+
+
+def check_audio(audio: Tensor) -> None:
+    """Raise a ValueError unless audio is [B, 1, T], not empty, of floating-point samples."""
+    if audio.ndim != 3 or audio.shape[1] != 1 or audio.numel() == 0:
+        raise ValueError(f"audio must be [B, 1, T] with at least one sample, not {list(audio.shape)}")
+    check_samples(audio)
+
+
+def check_samples(audio: Tensor) -> None:
+    """Raise a ValueError unless audio is of floating-point samples: integers are louder than full scale."""
+    if not audio.is_floating_point():
+        raise ValueError(
+            f"audio is {audio.dtype}, expected floating point in [-1, 1]; divide integer PCM by its full scale (32768 "
+            "for 16 bit) first"
+        )
+
+
+def check_latents(z: Tensor, width: int) -> None:
+    """Raise a ValueError unless latents are [B, width, F], not empty."""
+    if z.ndim != 3 or z.shape[1] != width or z.numel() == 0:
+        raise ValueError(f"latents must be [B, {width}, F] with at least one frame, not {list(z.shape)}")
+
+
+def check_codes(codes: Tensor, n_codebooks: int, codebook_size: int) -> None:
+    """Raise a ValueError unless codes are [B, n, F], not empty, integers inside n codebooks that are there."""
+    if codes.ndim != 3 or not 1 <= codes.shape[1] <= n_codebooks or codes.numel() == 0:
+        raise ValueError(
+            f"codes must be [B, 1..{n_codebooks}, F] with at least one frame for this model, not {list(codes.shape)}"
+        )
+    if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
+        raise ValueError(f"codes must be integers, not {codes.dtype}; convert them with codes.long() if they are whole")
+    wide = codes.long()  # There are integer types whose smallest PyTorch can't find.
+    if int(wide.min()) < 0 or int(wide.max()) >= codebook_size:
+        raise ValueError(f"codes must be between 0 and {codebook_size - 1} for this model")
+
+
+def checked_quantizers(n_quantizers: SupportsIndex | None, n_codebooks: int) -> int:
+    """The number of codebooks to use, of any integer type; None means all.
+
+    Raises:
+        ValueError: it is not an integer between 1 and the number of codebooks.
+    """
+    if n_quantizers is None:
+        return n_codebooks
+    try:
+        number = operator.index(n_quantizers)
+    except TypeError:
+        number = 0
+    if isinstance(n_quantizers, bool) or not 1 <= number <= n_codebooks:
+        raise ValueError(
+            f"n_quantizers must be an integer between 1 and {n_codebooks}, the codebooks of this model, not "
+            f"{n_quantizers!r}"
+        )
+    return number

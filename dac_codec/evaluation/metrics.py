@@ -21,7 +21,7 @@ from dac_codec.errors import DacError
 SPEECH = "speech"
 """The domain that measures of speech are taken of."""
 
-METRICS_VERSION = 2
+METRICS_VERSION = 3
 """Raised with every change of what a metric gives, so that no result of an earlier version is taken for one of this."""
 
 SI_SDR_LIMIT = 100.0

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from dac_codec import pretrained
+from dac_codec.errors import exit_status
 from tests.conftest import golden_model
 
 
@@ -35,7 +36,7 @@ def run(
     backends: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *options: str
 ) -> tuple[int, str, str]:
     monkeypatch.setattr("sys.argv", ["benchmark_backends.py", *options])
-    status: int = backends.main()
+    status = exit_status(backends.main)
     return status, *capsys.readouterr()
 
 

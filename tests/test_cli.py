@@ -37,6 +37,12 @@ LEGACY = GOLDEN / "legacy_44khz_stereo_unchunked.dac"
 COMMANDS = ["compress", "decompress", "info", "models", "convert", "demo"]
 
 
+def interruptible() -> None:
+    """In a child: where tests run in the background or without a terminal, some signals may be ignored."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.fixture(scope="session")
 def tiny() -> DAC:
     return pretrained.load(GOLDEN / "dac_44khz_tiny.pth")
@@ -680,7 +686,7 @@ def test_interrupting_work_side_by_side(
             write_sound(f"in/{name}.wav", 200 * 44100)
         else:
             DacFile(long, codes).save(f"in/{name}.dac")
-    restore: dict[str, Any] = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    restore: dict[str, Any] = {"preexec_fn": interruptible}
     environment = {**os.environ, "OMP_NUM_THREADS": str(n_files)}
     with process(command, "in", "-o", "out", "--model", model, env=environment, **restore) as shell:
         while len(files_below("out")) < min(n_files, torch.get_num_threads()):  # temporary ones
@@ -725,8 +731,7 @@ def test_links_that_go_in_a_circle(model: Path, compressed: DacFile) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_interrupt_signal() -> None:
-    # Where tests run in the background, the shell may have SIGINT ignored.
-    restore: dict[str, Any] = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    restore: dict[str, Any] = {"preexec_fn": interruptible}
     with process("info", "-", stdin=subprocess.PIPE, **restore) as shell:
         assert shell.stdin is not None
         assert shell.stderr is not None
@@ -839,7 +844,7 @@ def test_interrupting_files_that_wait_for_one_another(model: Path) -> None:
     os.mkfifo("in/c.wav")
     script = "from dac_codec import cli, codec; codec.together = lambda device, n: codec.Batches(n); cli.main()"
     command = [sys.executable, "-c", script, "compress", "in/a.wav", "in/b.wav", "in/c.wav", "-o", "out"]
-    restore: dict[str, Any] = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    restore: dict[str, Any] = {"preexec_fn": interruptible}
     with subprocess.Popen([*command, "--model", str(model)], stderr=subprocess.PIPE, **restore) as shell:
         with Path("in/c.wav").open("wb"):  # opened at both ends, and silent
             while len(files_below("out")) < 2:  # temporary ones
@@ -1183,11 +1188,6 @@ def test_a_listener_that_leaves_in_the_middle(command: str, live: bytes, model: 
             shell.stdin.close()
         assert shell.wait() == 141
         assert shell.stderr.read() == b""
-
-
-def interruptible() -> None:
-    """Where tests run in the background, the shell may have SIGINT ignored."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")

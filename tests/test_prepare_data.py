@@ -222,7 +222,7 @@ def test_a_package_becomes_a_manifest(
     assert (row["domain"], row["version"], row["duration"], row["bandwidth"]) == ("music", "1.2-3", "2.0", "22050")
     assert "| some-sounds | 1.2-3 | CC-BY-SA-3.0 and GPL-2+ | effects | 2 |" in printed.out
     kept = {path.name for path in (tmp_path / "some-sounds").rglob("*") if path.is_file()}
-    assert kept == {"good.flac", "ab.flac", "[a]b.flac", "silence.wav", "bad.ogg", "copyright"}
+    assert kept == {".version", "good.flac", "ab.flac", "[a]b.flac", "silence.wav", "bad.ogg", "copyright"}
 
     # Again: nothing is read that was read before, and the tables are the same.
     tables = [(tmp_path / name).read_bytes() for name in ("manifest.csv", "duplicates.csv")]

@@ -298,7 +298,7 @@ def compress(
                 reader = audio.Reader(source, job.source_name)
             else:
                 reader = audio.Reader.raw(source, *raw, name=job.source_name)
-            with reader, _ended_by_signals(None if reader.rewindable else job) as signals:
+            with reader, _ended_by_signals(job if job.can_end and not reader.rewindable else None) as signals:
                 try:
                     result = codec.compress_stream(
                         reader,

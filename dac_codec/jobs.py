@@ -107,8 +107,13 @@ class Job:
         self._pipe = _CountedPipe(sys.stdin.buffer)
         return cast(BinaryIO, self._pipe)
 
+    @property
+    def can_end(self) -> bool:
+        """Whether what is being read is standard input, and a pipe."""
+        return self._pipe is not None
+
     def end_input(self) -> None:
-        """Let a pipe that is being read be at its end; for a handler of signals, in the thread that reads."""
+        """Let the pipe that is being read be at its end; for a handler of signals, in the thread that reads."""
         if self._pipe is not None:
             self._pipe.end()
 

@@ -1214,6 +1214,21 @@ def test_a_recording_that_is_interrupted_is_kept(number: int, output: str, model
     assert torch.equal(found.codes, DacFile.from_bytes(whole.getvalue()).codes)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
+def test_a_file_of_samples_is_no_recording(model: Path) -> None:
+    """What can be had again is left at the first Ctrl-C, and nothing of it is kept."""
+    Path("long.raw").write_bytes(raw_noise(1) * 200)
+    arguments = ("compress", "-", "-o", "out/rec.dac", "--model", model, "--raw", "44100,1,s16le")
+    with Path("long.raw").open("rb") as stream, process(*arguments, stdin=stream, preexec_fn=interruptible) as shell:
+        while not files_below("out"):  # a temporary one
+            assert shell.poll() is None
+            time.sleep(0.01)
+        shell.send_signal(signal.SIGINT)
+        _, messages = shell.communicate(timeout=60)
+    assert (shell.returncode, messages) == (130, b"Interrupted\n")
+    assert files_below("out") == set()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_a_recording_that_is_interrupted_before_its_first_sound(model: Path) -> None:
     arguments = ("compress", "-", "-o", "rec.dac", "--model", model, "--raw", "44100,1,s16le")

@@ -1,4 +1,7 @@
-"""The exceptions of dac_codec. Everything a user can cause is a `DacError` with one clear sentence in it."""
+"""The exceptions of dac_codec, and how a script ends with them.
+
+Everything a user can cause is a `DacError` with one clear sentence in it.
+"""
 
 from __future__ import annotations
 

@@ -70,12 +70,12 @@ def low_pass(audio: Audio, cutoff: float, width: float) -> Audio:
 
     The response falls from 1 to 0 along a cosine around the cutoff, over `width` in all, and leaves phases as they are.
     """
-    return _filter(
-        audio,
-        lambda frequencies: (0.5 - 0.5 * np.sin(np.pi * np.clip((frequencies - cutoff) / width, -0.5, 0.5))).astype(
-            np.float32
-        ),
-    )
+
+    def response(frequencies: Audio) -> Audio:
+        places = np.clip((frequencies - cutoff) / width, -0.5, 0.5)
+        return np.asarray(0.5 - 0.5 * np.sin(np.pi * places), np.float32)
+
+    return _filter(audio, response)
 
 
 def _filter(audio: Audio, response: Callable[[Audio], Audio | np.complex64]) -> Audio:

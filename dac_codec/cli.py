@@ -837,6 +837,7 @@ def _own_fields(header: Header, n_frames: int, truncated: bool) -> dict[str, Any
         "model_sample_rate": header.model_sample_rate,
         "hop_length": header.hop_length,
         "gain_db": header.gain_db,
+        "bandwidth": header.bandwidth,
     }
 
 
@@ -870,6 +871,7 @@ def _as_text(fields: dict[str, Any]) -> str:
         "bitrate": lambda value: f"{value / 1000:.2f} kbit/s",
         "model_sample_rate": lambda value: f"{value} Hz",
         "gain_db": lambda value: f"{value:+.2f} dB",
+        "bandwidth": lambda value: "not told" if value is None else f"{value} Hz",
         "loudness_db": lambda value: ", ".join(f"{one:.2f} LUFS" for one in value),
         "padding": lambda value: "yes" if value else "no",
         "size": lambda value: f"{_size(value)} ({value} bytes)",

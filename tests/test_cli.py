@@ -952,6 +952,7 @@ def test_info(compressed: DacFile, cut: Path) -> None:
         "model_sample_rate": 44100,
         "hop_length": 512,
         "gain_db": compressed.header.gain_db,
+        "bandwidth": compressed.header.bandwidth,
         "size": size,
         "pcm_size": 4 * n_samples,
         "ratio": 4 * n_samples / size,

@@ -91,6 +91,47 @@ def test_sources_of_every_kind(model: DAC, tmp_path: Path) -> None:
     assert torch.equal(compress((wave[0], 44100), model).codes, expected)
 
 
+def dull(channels: int, n_samples: int, rate: int) -> np.ndarray:
+    """Noise that ends at 5 kHz."""
+    low_pass = sound.LowPass(rate, channels, 5000)
+    return np.concatenate((low_pass.push(noise(channels, n_samples)), low_pass.flush()), axis=1)
+
+
+def level_above(waveform: torch.Tensor, rate: int, frequency: float) -> float:
+    """Of the parts above a frequency, beside the whole, in dB; the ends, which are cut, are left out."""
+    spectrum = torch.fft.rfft(waveform * torch.hann_window(waveform.shape[-1])).abs().square().sum(0)
+    first = int(frequency / rate * waveform.shape[-1])
+    return float(10 * torch.log10(spectrum[first:].sum() / spectrum.sum()))
+
+
+@pytest.mark.parametrize("rate", [44100, 48000])
+def test_a_sound_that_ends_below_half_the_sample_rate_comes_back_so(model: DAC, rate: int, tmp_path: Path) -> None:
+    wave = dull(2, rate, rate)
+    file = compress((wave, rate), model)
+    assert file.header.bandwidth is not None
+    assert 5000 <= file.header.bandwidth <= 5500
+    told, _ = decompress(file, model)
+    untold, _ = decompress(DacFile(replace(file.header, bandwidth=None), file.codes), model)
+    assert level_above(told, rate, file.header.bandwidth + 600) < -60 < -30 < level_above(untold, rate, 6500)
+    below = sound.LowPass(rate, 2, file.header.bandwidth)
+    expected = np.concatenate((below.push(untold.numpy()), below.flush()), axis=1)
+    inside = slice(1000, -1000)  # the frames go on behind the end
+    assert np.abs(told.numpy() - expected)[:, inside].max() < 1e-2 * np.abs(expected).max()
+    soundfile.write(tmp_path / "dull.wav", wave.T, rate, subtype="FLOAT")
+    codec.compress_stream(tmp_path / "dull.wav", tmp_path / "dull.dac", model)
+    assert (tmp_path / "dull.dac").read_bytes() == file.to_bytes()
+    part, _ = decompress(tmp_path / "dull.dac", model, start=0.3, duration=0.2)
+    first = round(0.3 * rate)
+    whole = told[:, first : first + part.shape[1]]
+    assert torch.allclose(part, whole, atol=2e-5 + 1e-5 * float(whole.abs().max()))
+
+
+def test_the_bandwidth_of_what_fills_it_or_is_silent_is_not_told(model: DAC) -> None:
+    assert compress((noise(1, 20000), 44100), model).header.bandwidth is None
+    assert compress((noise(1, 20000), 16000), model).header.bandwidth is None  # the sample rate says it
+    assert compress((np.zeros((1, 20000), np.float32), 44100), model).header.bandwidth is None
+
+
 def test_silence_stays_silent_in_level(model: DAC) -> None:
     file = compress((np.zeros((1, 30000), np.float32), 44100), model)
     assert file.header.gain_db == 0.0

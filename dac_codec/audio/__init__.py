@@ -3,6 +3,7 @@
 Shape letters: C channels, T samples per channel. Full scale is 1.0. Every error a caller can cause is an `AudioError`.
 """
 
+from dac_codec.audio.bandwidth import BandwidthMeter, LowPass, leaves_room, low_pass_reach
 from dac_codec.audio.folders import find_audio
 from dac_codec.audio.metering import SILENCE_LUFS, LoudnessMeter, apply_gain, gain_to, loudness, normalize
 from dac_codec.audio.reading import RAW_ENCODINGS, Reader, opened, read
@@ -14,7 +15,9 @@ __all__ = [
     "RAW_ENCODINGS",
     "SILENCE_LUFS",
     "Audio",
+    "BandwidthMeter",
     "LoudnessMeter",
+    "LowPass",
     "Reader",
     "Resampler",
     "Writer",
@@ -22,7 +25,9 @@ __all__ = [
     "check",
     "find_audio",
     "gain_to",
+    "leaves_room",
     "loudness",
+    "low_pass_reach",
     "normalize",
     "opened",
     "read",

@@ -37,6 +37,8 @@ _FINGERPRINT_BYTES = 8
 _CODING_FIXED_WIDTH = 0
 _EXTENSION_MODEL_NAME = 1
 _EXTENSION_GAIN_SOURCE = 2
+_EXTENSION_BANDWIDTH = 3
+_EXTENSIONS = (_EXTENSION_MODEL_NAME, _EXTENSION_GAIN_SOURCE, _EXTENSION_BANDWIDTH)
 _FRAME_TOLERANCE = 1
 
 
@@ -66,6 +68,8 @@ class Header:
         n_codebooks: codes per frame and channel. `channels * n_codebooks` is at most 65536.
         codebook_size: entries of each codebook, 2..65536; every code is below it.
         gain_source: what the gain was chosen from. A decoder needs it for nothing.
+        bandwidth: frequency in Hz above which the original holds nothing, 1..2^24-1; None if that isn't known, or if
+            there is no such frequency.
 
     Raises:
         BitstreamError: a field is not what the list above says.
@@ -82,6 +86,7 @@ class Header:
     n_codebooks: int
     codebook_size: int
     gain_source: GainSource = GainSource.WHOLE
+    bandwidth: int | None = None
 
     def __post_init__(self) -> None:
         fingerprint = self.model_fingerprint
@@ -106,6 +111,8 @@ class Header:
             )
         self._check_integer("gain_source", 0, max(GainSource))
         object.__setattr__(self, "gain_source", GainSource(self.gain_source))
+        if self.bandwidth is not None:
+            self._check_integer("bandwidth", 1, _MAX_SAMPLE_RATE)
         object.__setattr__(self, "gain_db", checked_float32(self.gain_db, "gain_db"))
 
     def _check_integer(self, field: str, low: int, high: int) -> None:
@@ -187,6 +194,9 @@ def encode_header(header: Header) -> bytes:
         body += encode_varint(_EXTENSION_MODEL_NAME) + encode_varint(len(name)) + name
     if header.gain_source:
         body += encode_varint(_EXTENSION_GAIN_SOURCE) + encode_varint(1) + bytes([header.gain_source])
+    if header.bandwidth is not None:
+        bandwidth = encode_varint(header.bandwidth)
+        body += encode_varint(_EXTENSION_BANDWIDTH) + encode_varint(len(bandwidth)) + bandwidth
     return with_crc(MAGIC + bytes([VERSION]) + encode_varint(len(body)) + body)
 
 
@@ -233,10 +243,10 @@ def read_header(source: StreamReader) -> tuple[Header, bool]:
         raise BitstreamError(
             f"the codes are stored with coding {coding}, this package reads coding {_CODING_FIXED_WIDTH}"
         )
-    name, gain_source = _read_extensions(fields)
+    extensions = _read_extensions(fields)
     header = Header(
         model_fingerprint=fingerprint,
-        model_name=name,
+        model_name=_model_name(extensions),
         sample_rate=sample_rate,
         channels=channels,
         n_samples=length - 1 if length else None,
@@ -245,25 +255,42 @@ def read_header(source: StreamReader) -> tuple[Header, bool]:
         hop_length=hop_length,
         n_codebooks=n_codebooks,
         codebook_size=codebook_size,
-        gain_source=gain_source,
+        gain_source=_gain_source(extensions),
+        bandwidth=_bandwidth(extensions),
     )
     return header, bool(features & POSITIONED_CHECKSUMS)
 
 
-def _read_extensions(fields: FieldReader) -> tuple[str, GainSource]:
-    """Read the extensions up to the end of the header: the model's name, and the gain's source. Pass over others."""
+def _read_extensions(fields: FieldReader) -> dict[int, bytes]:
+    """Read the extensions up to the end of the header: the values of those that are known. Pass over others."""
     found: dict[int, bytes] = {}
     while fields.left:
         tag = fields.varint()
         value = fields.take(fields.varint())
-        if tag not in (_EXTENSION_MODEL_NAME, _EXTENSION_GAIN_SOURCE):
+        if tag not in _EXTENSIONS:
             continue
         if tag in found:
             raise BitstreamError(f"the header holds extension {tag} twice")
         found[tag] = value
+    return found
+
+
+def _model_name(extensions: dict[int, bytes]) -> str:
     try:
-        name = found.get(_EXTENSION_MODEL_NAME, b"").decode()
+        return extensions.get(_EXTENSION_MODEL_NAME, b"").decode()
     except UnicodeDecodeError:
         raise BitstreamError("the model name in the header is not valid UTF-8") from None
+
+
+def _gain_source(extensions: dict[int, bytes]) -> GainSource:
     sources = {bytes([source]): source for source in GainSource}
-    return name, sources.get(found.get(_EXTENSION_GAIN_SOURCE, b""), GainSource.WHOLE)
+    return sources.get(extensions.get(_EXTENSION_GAIN_SOURCE, b""), GainSource.WHOLE)
+
+
+def _bandwidth(extensions: dict[int, bytes]) -> int | None:
+    if _EXTENSION_BANDWIDTH not in extensions:
+        return None
+    field = FieldReader(extensions[_EXTENSION_BANDWIDTH], "the bandwidth in the header")
+    bandwidth = field.varint()
+    field.expect_end()
+    return bandwidth

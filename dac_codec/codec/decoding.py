@@ -413,6 +413,8 @@ def decode_events(
     """
     concealer = Concealer(header, streaming.decoder_context(model))
     codes = concealer.codes(_clip(events, part.first_frame, part.last_frame))
+    bandwidth = header.model_sample_rate if header.bandwidth is None else header.bandwidth
+    low_pass = sound.LowPass(header.model_sample_rate, header.channels, bandwidth)
     resampler = sound.Resampler(header.model_sample_rate, header.sample_rate, header.channels)
     position = part.origin
     held = np.zeros((header.channels, 0), np.float32)  # resampled and not given yet; begins at `position`
@@ -432,7 +434,7 @@ def decode_events(
         for decoded in concealer.audio(x[:, 0].numpy() for x in coder.decode_blocks(model, codes, at_once)):
             skipped = min(skip, decoded.shape[1])
             skip -= skipped
-            held = np.concatenate((held, resampler.push(decoded[:, skipped:])), axis=1)
+            held = np.concatenate((held, resampler.push(low_pass.push(decoded[:, skipped:]))), axis=1)
             # Where only the end tells the length, what it may cut off has to wait for it.
             n_frames = part.first_frame + concealer.n_frames
             sure = header.covered_samples(max(0, n_frames - _MOST_FRAMES_CUT))
@@ -441,7 +443,7 @@ def decode_events(
                 return
     if concealer.n_frames == 0:
         return
-    held = np.concatenate((held, resampler.flush()), axis=1)
+    held = np.concatenate((held, resampler.push(low_pass.flush()), resampler.flush()), axis=1)
     end = min(stop, length(part.first_frame + concealer.n_frames))
     # A file's frames may fall short of its samples by a rounding.
     missing = int(max(0, end - position - held.shape[1]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, nullcontext
@@ -70,7 +71,8 @@ def compress(
     """Compress audio.
 
     The audio is brought to the model's rate and to -16 LUFS, lowered where its peaks would exceed full scale, and each
-    channel is encoded on its own. The gain is stored and undone by `decompress`.
+    channel is encoded on its own. The gain is stored and undone by `decompress`. Where the audio holds nothing above
+    some frequency, that is stored too, and what the network puts there is taken out by `decompress`.
 
     Args:
         source: a sound file's path, a binary file object, or (waveform [C, T] or [T], sample rate in Hz).
@@ -95,8 +97,8 @@ def compress(
         original, sample_rate = sound.read(source)
     channels, n_samples = original.shape
     size = block_length(channels)
-    gain_db = _gain(blocks(original, size), sample_rate, channels, model.sample_rate)
-    header = _header(model, n_quantizers, sample_rate, channels, n_samples, gain_db)
+    measured = _measure(blocks(original, size), sample_rate, channels, model.sample_rate)
+    header = _header(model, n_quantizers, sample_rate, channels, n_samples, measured)
     progressing = _progress(blocks(original, size), n_samples, "encoding", progress)
     return DacFile(header, torch.cat(list(_codes(progressing, header, model)), -1))
 
@@ -144,16 +146,18 @@ def compress_stream(
         counted = _Counted(reader.silently() if reader.rewindable else reader)
         if reader.rewindable:
             with ahead(_progress(counted, reader.n_samples, "measuring", progress)) as passed:
-                gain_db = _gain(passed, rate, channels, model.sample_rate)
-            header = _header(model, n_quantizers, rate, channels, counted.n_samples, gain_db)
+                measured = _measure(passed, rate, channels, model.sample_rate)
+            header = _header(model, n_quantizers, rate, channels, counted.n_samples, measured)
             reader.rewind()
             counted = _Counted(reader)
             samples: Iterable[sound.Audio] = counted
             block_frames = None
         else:
             beginning, samples = _beginning(counted, rate)
-            gain_db = min(_gain([beginning], rate, channels, model.sample_rate), BEGINNING_MOST_DB)
-            header = _header(model, n_quantizers, rate, channels, None, gain_db)
+            measured = _measure([beginning], rate, channels, model.sample_rate)
+            # What comes later may be brighter than the beginning, so that nothing is known of the bandwidth.
+            measured = _Measured(min(measured.gain_db, BEGINNING_MOST_DB), None)
+            header = _header(model, n_quantizers, rate, channels, None, measured)
             chunk_frames = block_frames = LIVE_CHUNK_FRAMES if chunk_frames is None else chunk_frames
         progressing = _progress(samples, header.n_samples, "encoding", progress)
         # The reader must not be closed while it is read in another thread.
@@ -198,14 +202,36 @@ def _for_the_network(block: sound.Audio, gain_db: float) -> Tensor:
     return torch.from_numpy(sound.apply_gain(block, gain_db))[:, None]
 
 
-def _gain(samples: Iterable[sound.Audio], sample_rate: int, channels: int, model_rate: int) -> float:
-    """The gain in dB that brings a sound [C, t] to the network's loudness, as it will be at the model's rate."""
+@dataclass(frozen=True)
+class _Measured:
+    """What is found out about a sound before it is coded.
+
+    Attributes:
+        gain_db: the gain that brings it to the network's loudness.
+        bandwidth: frequency in Hz above which it holds nothing; None where that is not below what the rates allow.
+    """
+
+    gain_db: float
+    bandwidth: int | None
+
+
+def _measure(samples: Iterable[sound.Audio], sample_rate: int, channels: int, model_rate: int) -> _Measured:
+    """Go over a sound [C, t] as it will be at the model's rate."""
     resampler = sound.Resampler(sample_rate, model_rate, channels)
-    meter = sound.LoudnessMeter(model_rate, channels)
+    loudness = sound.LoudnessMeter(model_rate, channels)
+    spectrum = sound.BandwidthMeter(model_rate, channels)
+
+    def push(block: sound.Audio) -> None:
+        loudness.push(block)
+        spectrum.push(block)
+
     for block in samples:
-        meter.push(resampler.push(block))
-    meter.push(resampler.flush())
-    return sound.gain_to(TARGET_LUFS, meter.loudness(), meter.peak)
+        push(resampler.push(block))
+    push(resampler.flush())
+    gain_db = sound.gain_to(TARGET_LUFS, loudness.loudness(), loudness.peak)
+    bandwidth = spectrum.bandwidth(gain_db)
+    narrow = bandwidth is not None and sound.leaves_room(min(sample_rate, model_rate), bandwidth)
+    return _Measured(gain_db, math.ceil(bandwidth) if narrow and bandwidth is not None else None)
 
 
 def _beginning(samples: Iterable[sound.Audio], sample_rate: int) -> tuple[sound.Audio, Iterator[sound.Audio]]:
@@ -220,7 +246,7 @@ def _beginning(samples: Iterable[sound.Audio], sample_rate: int) -> tuple[sound.
 
 
 def _header(
-    model: DAC, n_quantizers: int, sample_rate: int, channels: int, n_samples: int | None, gain_db: float
+    model: DAC, n_quantizers: int, sample_rate: int, channels: int, n_samples: int | None, measured: _Measured
 ) -> Header:
     return Header(
         model_fingerprint=pretrained.fingerprint(model)[:FINGERPRINT_BYTES],
@@ -228,12 +254,13 @@ def _header(
         sample_rate=sample_rate,
         channels=channels,
         n_samples=n_samples,
-        gain_db=gain_db,
+        gain_db=measured.gain_db,
         model_sample_rate=model.sample_rate,
         hop_length=model.hop_length,
         n_codebooks=n_quantizers,
         codebook_size=model.codebook_size,
         gain_source=GainSource.BEGINNING if n_samples is None else GainSource.WHOLE,
+        bandwidth=measured.bandwidth,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from dac_codec import audio as sound
 from dac_codec.bitstream import Header
 from dac_codec.errors import DacError
 from dac_codec.streaming import Context
@@ -20,7 +21,7 @@ class Excerpt:
     Attributes:
         first_frame: the first that is decoded.
         last_frame: the last, exclusive; None for all there are.
-        skip_decoded: decoded samples at the model's rate that are left out before resampling.
+        skip_decoded: decoded samples at the model's rate that are left out before filtering and resampling.
         origin: the sample of the original, counted from its start, that is resampled first. One that lies on a sample
             of the model's rate, so that the resampler's filter has the phase that it has in the whole.
         start: the part's first sample, counted from the original's start.
@@ -53,6 +54,8 @@ def excerpt(header: Header, context: Context, start: float | None, duration: flo
     rate, model_rate, hop = header.sample_rate, header.model_sample_rate, header.hop_length
     step = model_rate // math.gcd(rate, model_rate)
     reach = 0 if rate == model_rate else math.ceil(_REACH * model_rate / min(rate, model_rate))
+    if header.bandwidth is not None:
+        reach += sound.low_pass_reach(model_rate)
     origin = max(0, (first * model_rate // rate - reach) // step) * step  # at the model's rate
     first_frame = max(0, origin // hop - context.before)
     last_frame = None

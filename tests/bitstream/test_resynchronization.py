@@ -368,3 +368,23 @@ def test_gain_source_is_kept_and_an_unknown_one_passed_over() -> None:
     twice = data[:5] + bytes([data[5] + 3]) + data[6:size] + data[size - 3 : size]
     with pytest.raises(BitstreamError, match="twice"):
         loads(with_crc(twice) + data[size + 4 :])
+
+
+@pytest.mark.parametrize("bandwidth", [1, 127, 16021, (1 << 24) - 1])
+def test_a_bandwidth_is_kept_in_a_few_bytes(bandwidth: int) -> None:
+    header = replace(HEADER, bandwidth=bandwidth)
+    data = dumps(header, CODES)
+    assert loads(data)[0] == header
+    assert 3 <= len(data) - len(dumps(HEADER, CODES)) <= 6
+
+
+@pytest.mark.parametrize("value", [b"\x00", b"", b"\x81", b"\x01\x01", b"\x80\x80\x80\x08", b"\x80\x00"])
+def test_a_bandwidth_that_can_not_be_is_refused(value: bytes) -> None:
+    data = dumps(HEADER, CODES)
+    size = data[5] + 6
+    extension = bytes([3, len(value)]) + value
+    with pytest.raises(BitstreamError, match="bandwidth"):
+        loads(with_crc(data[:5] + bytes([data[5] + len(extension)]) + data[6:size] + extension) + data[size + 4 :])
+    for wrong in (0, 1 << 24, 440.5):
+        with pytest.raises(BitstreamError, match="bandwidth"):
+            replace(HEADER, bandwidth=wrong)  # type: ignore[arg-type]

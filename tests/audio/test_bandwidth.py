@@ -1,0 +1,122 @@
+"""The highest frequency of a sound, and the filter that ends it there."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dac_codec import audio as sound
+from dac_codec.audio import Audio
+from dac_codec.errors import AudioError
+
+RATE = 44100
+
+
+def noise(seconds: float, rate: int = RATE, channels: int = 1, seed: int = 0) -> Audio:
+    generator = np.random.default_rng(seed)
+    return (0.1 * generator.standard_normal((channels, int(seconds * rate)))).astype(np.float32)
+
+
+def low_passed(audio: Audio, bandwidth: float, rate: int = RATE) -> Audio:
+    low_pass = sound.LowPass(rate, audio.shape[0], bandwidth)
+    return np.concatenate((low_pass.push(audio), low_pass.flush()), axis=1)
+
+
+def measured(audio: Audio, gain_db: float = 0.0, rate: int = RATE) -> float | None:
+    meter = sound.BandwidthMeter(rate, audio.shape[0])
+    meter.push(audio)
+    return meter.bandwidth(gain_db)
+
+
+@pytest.mark.parametrize("bandwidth", [1000.0, 7000.0, 16000.0])
+@pytest.mark.parametrize("rate", [44100, 48000])
+def test_noise_that_ends_somewhere_is_found_to_end_there(bandwidth: float, rate: int) -> None:
+    found = measured(low_passed(noise(3, rate), bandwidth, rate), rate=rate)
+    assert found is not None
+    assert bandwidth <= found <= bandwidth + 500
+
+
+def test_the_whole_band_is_half_the_sample_rate() -> None:
+    assert measured(noise(1)) == RATE / 2
+
+
+def test_a_sine_counts_from_minus_94_decibels_on() -> None:
+    sine = np.sin(2 * np.pi * 9991 / RATE * np.arange(2 * RATE))[None]
+    dull = low_passed(noise(2), 3000)
+    heard = measured((dull + 10 ** (-93 / 20) * sine).astype(np.float32))
+    assert heard is not None
+    assert 9991 <= heard <= 10100
+    unheard = measured((dull + 10 ** (-97 / 20) * sine).astype(np.float32))
+    assert unheard is not None
+    assert unheard <= 3500
+    assert measured((dull + 10 ** (-97 / 20) * sine).astype(np.float32), gain_db=4.0) == heard
+
+
+def test_a_short_bright_moment_in_a_long_dull_sound_counts() -> None:
+    audio = low_passed(noise(60), 3000)
+    audio[:, 30 * RATE : 30 * RATE + RATE // 10] += low_passed(noise(0.1, seed=1), 15000)
+    found = measured(audio)
+    assert found is not None
+    assert found >= 15000
+
+
+def test_what_comes_last_counts() -> None:
+    dull = low_passed(noise(1), 3000)[:, : 4096 + 700]
+    bright = dull.copy()
+    bright[:, -300:] += noise(1, seed=1)[:, :300]
+    assert (measured(dull) or 0) <= 3600
+    assert (measured(bright) or 0) >= 20000
+
+
+@pytest.mark.parametrize("audio", [np.zeros((2, RATE), np.float32), noise(0.01), np.zeros((1, 0), np.float32)])
+def test_silence_and_what_is_too_short_tell_nothing(audio: Audio) -> None:
+    assert measured(audio) is None
+
+
+def test_any_channel_counts() -> None:
+    both = np.concatenate((low_passed(noise(1), 3000), low_passed(noise(1, seed=1), 12000)))
+    assert measured(both) == measured(both[1:])
+
+
+def test_below_the_bandwidth_nothing_changes_and_above_it_all_is_gone() -> None:
+    kept = np.sin(2 * np.pi * 7900 / RATE * np.arange(RATE))[None].astype(np.float32)
+    gone = np.sin(2 * np.pi * 8600 / RATE * np.arange(RATE))[None].astype(np.float32)
+    inside = slice(2000, -2000)
+    assert np.abs(low_passed(kept, 8000) - kept)[:, inside].max() < 2e-4
+    assert np.abs(low_passed(gone, 8000))[:, inside].max() < 2e-4
+
+
+def test_without_room_above_nothing_is_filtered() -> None:
+    audio = noise(0.5)
+    assert low_passed(audio, RATE / 2 - 499).tolist() == audio.tolist()
+    assert sound.leaves_room(RATE, RATE / 2 - 500)
+    assert not sound.leaves_room(RATE, RATE / 2 - 499)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.data())
+def test_blocks_don_t_matter(data: st.DataObject) -> None:
+    audio = noise(1, channels=2)[:, : data.draw(st.integers(0, RATE), "samples")]
+    cuts = sorted(data.draw(st.lists(st.integers(0, audio.shape[1]), max_size=6), "cuts"))
+    low_pass, meter = sound.LowPass(RATE, 2, 5000.0), sound.BandwidthMeter(RATE, 2)
+    parts = []
+    for block in np.split(audio, cuts, axis=1):
+        meter.push(block)
+        parts.append(low_pass.push(block))
+    parts.append(low_pass.flush())
+    assert np.array_equal(np.concatenate(parts, axis=1), low_passed(audio, 5000.0))
+    assert meter.bandwidth(0.0) == measured(audio)
+
+
+def test_a_part_with_its_surroundings_is_a_part_of_the_whole() -> None:
+    audio, reach = noise(1), sound.low_pass_reach(RATE)
+    part = low_passed(audio[:, 10000 - reach : 20000 + reach], 5000.0)
+    assert np.allclose(part[:, reach:-reach], low_passed(audio, 5000.0)[:, 10000:20000], atol=1e-6)
+
+
+@pytest.mark.parametrize("bandwidth", [0.0, -1.0, float("nan")])
+def test_a_bandwidth_that_is_none_is_refused(bandwidth: float) -> None:
+    with pytest.raises(AudioError, match="bandwidth"):
+        sound.LowPass(RATE, 1, bandwidth)

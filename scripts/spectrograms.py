@@ -11,9 +11,8 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
-
 from dac_codec import pretrained
+from dac_codec.codec import compress, decompress
 from dac_codec.engine import prepare
 from dac_codec.errors import DacError, exit_status
 from dac_codec.evaluation import pictures
@@ -34,8 +33,8 @@ def main() -> int:
         raise DacError(f"{arguments.data}: no clip {missing[0]}, expected some of {', '.join(found)}")
     clips = {}
     for name in arguments.clips:
-        decoded = model(torch.from_numpy(found[name])[None])["audio"]
-        clips[name] = (found[name], decoded[0].numpy())
+        decoded, _ = decompress(compress((found[name], model.sample_rate), model), model)
+        clips[name] = (found[name], decoded.numpy())
     pictures.spectrograms(clips, model.sample_rate, arguments.output)
     return 0
 

@@ -21,8 +21,8 @@ from dac_codec.errors import DacError
 SPEECH = "speech"
 """The domain that measures of speech are taken of."""
 
-METRICS_VERSION = 3
-"""Raised with every change of what a metric gives, so that no result of an earlier version is taken for one of this."""
+METRICS_VERSION = 4
+"""Raised with every change of what a metric or our codec gives, so that no earlier result is taken for one of today."""
 
 SI_SDR_LIMIT = 100.0
 """What SI-SDR is kept within, in dB: float32 holds no finer difference, and means stay finite."""

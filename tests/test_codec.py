@@ -23,6 +23,7 @@ from dac_codec.errors import AudioError, BitstreamError, DacError, ModelMismatch
 from dac_codec.files import replacing
 from dac_codec.model import DAC
 from dac_codec.model.decoder import Decoder
+from tests.audio.sounds import low_passed
 from tests.conftest import GOLDEN, golden_model
 
 LEGACY = sorted(GOLDEN.glob("legacy_*.dac"))
@@ -91,12 +92,6 @@ def test_sources_of_every_kind(model: DAC, tmp_path: Path) -> None:
     assert torch.equal(compress((wave[0], 44100), model).codes, expected)
 
 
-def dull(channels: int, n_samples: int, rate: int) -> np.ndarray:
-    """Noise that ends at 5 kHz."""
-    low_pass = sound.LowPass(rate, channels, 5000)
-    return np.concatenate((low_pass.push(noise(channels, n_samples)), low_pass.flush()), axis=1)
-
-
 def level_above(waveform: torch.Tensor, rate: int, frequency: float) -> float:
     """Of the parts above a frequency, beside the whole, in dB; the ends, which are cut, are left out."""
     spectrum = torch.fft.rfft(waveform * torch.hann_window(waveform.shape[-1])).abs().square().sum(0)
@@ -106,15 +101,14 @@ def level_above(waveform: torch.Tensor, rate: int, frequency: float) -> float:
 
 @pytest.mark.parametrize("rate", [44100, 48000])
 def test_a_sound_that_ends_below_half_the_sample_rate_comes_back_so(model: DAC, rate: int, tmp_path: Path) -> None:
-    wave = dull(2, rate, rate)
+    wave = low_passed(noise(2, rate), 5000, rate)
     file = compress((wave, rate), model)
     assert file.header.bandwidth is not None
     assert 5000 <= file.header.bandwidth <= 5500
     told, _ = decompress(file, model)
     untold, _ = decompress(DacFile(replace(file.header, bandwidth=None), file.codes), model)
     assert level_above(told, rate, file.header.bandwidth + 600) < -60 < -30 < level_above(untold, rate, 6500)
-    below = sound.LowPass(rate, 2, file.header.bandwidth)
-    expected = np.concatenate((below.push(untold.numpy()), below.flush()), axis=1)
+    expected = low_passed(untold.numpy(), file.header.bandwidth, rate)
     inside = slice(1000, -1000)  # the frames go on behind the end
     assert np.abs(told.numpy() - expected)[:, inside].max() < 1e-2 * np.abs(expected).max()
     soundfile.write(tmp_path / "dull.wav", wave.T, rate, subtype="FLOAT")

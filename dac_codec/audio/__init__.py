@@ -3,8 +3,9 @@
 Shape letters: C channels, T samples per channel. Full scale is 1.0. Every error a caller can cause is an `AudioError`.
 """
 
-from dac_codec.audio.bandwidth import BandwidthMeter, LowPass, leaves_room, low_pass_reach
+from dac_codec.audio.bandwidth import BandwidthMeter
 from dac_codec.audio.folders import find_audio
+from dac_codec.audio.low_pass import LowPass, leaves_room, low_pass_reach
 from dac_codec.audio.metering import SILENCE_LUFS, LoudnessMeter, apply_gain, gain_to, loudness, normalize
 from dac_codec.audio.reading import RAW_ENCODINGS, Reader, opened, read
 from dac_codec.audio.resampling import Resampler, resample, resample_windowed_sinc

@@ -413,8 +413,7 @@ def decode_events(
     """
     concealer = Concealer(header, streaming.decoder_context(model))
     codes = concealer.codes(_clip(events, part.first_frame, part.last_frame))
-    bandwidth = header.model_sample_rate if header.bandwidth is None else header.bandwidth
-    low_pass = sound.LowPass(header.model_sample_rate, header.channels, bandwidth)
+    low_pass = sound.LowPass(header.model_sample_rate, header.channels, header.bandwidth)
     resampler = sound.Resampler(header.model_sample_rate, header.sample_rate, header.channels)
     position = part.origin
     held = np.zeros((header.channels, 0), np.float32)  # resampled and not given yet; begins at `position`

@@ -116,9 +116,10 @@ def compress_stream(
 ) -> Compressed:
     """Compress a sound file or live sound block by block, in memory that doesn't grow with its length.
 
-    A file is gone over twice, first for its loudness: what is written is what `compress` gives. A pipe of plain samples
-    (wav or raw) is coded as it comes. Its gain is chosen from the first second, and at most +12 dB: the header says so.
-    From then on a sound is written when `chunk_frames` frames and the encoder's look-ahead have come after their start.
+    A file is gone over twice, first for its loudness and bandwidth: what is written is what `compress` gives. A pipe of
+    plain samples (wav or raw) is coded as it comes. Its gain is chosen from the first second, and at most +12 dB: the
+    header says so. From then on a sound is written when `chunk_frames` frames and the encoder's look-ahead have come
+    after their start.
 
     Args:
         source: a sound file's path, a binary file object, or a reader at its beginning.
@@ -230,8 +231,9 @@ def _measure(samples: Iterable[sound.Audio], sample_rate: int, channels: int, mo
     push(resampler.flush())
     gain_db = sound.gain_to(TARGET_LUFS, loudness.loudness(), loudness.peak)
     bandwidth = spectrum.bandwidth(gain_db)
-    narrow = bandwidth is not None and sound.leaves_room(min(sample_rate, model_rate), bandwidth)
-    return _Measured(gain_db, math.ceil(bandwidth) if narrow and bandwidth is not None else None)
+    if bandwidth is None or not sound.leaves_room(min(sample_rate, model_rate), bandwidth):
+        return _Measured(gain_db, None)
+    return _Measured(gain_db, math.ceil(bandwidth))
 
 
 def _beginning(samples: Iterable[sound.Audio], sample_rate: int) -> tuple[sound.Audio, Iterator[sound.Audio]]:

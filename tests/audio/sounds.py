@@ -59,3 +59,9 @@ class Pipe(io.RawIOBase):
 def write_damaged(path: Path, content: bytes) -> Path:
     path.write_bytes(content)
     return path
+
+
+def low_passed(waveform: audio.Audio, bandwidth: float, rate: int) -> audio.Audio:
+    """All of `audio.LowPass` at once."""
+    low_pass = audio.LowPass(rate, waveform.shape[0], bandwidth)
+    return np.concatenate((low_pass.push(waveform), low_pass.flush()), axis=1)

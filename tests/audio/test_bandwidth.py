@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from dac_codec import audio as sound
 from dac_codec.audio import Audio
 from dac_codec.errors import AudioError
+from tests.audio import sounds
 
 RATE = 44100
 
@@ -20,8 +21,7 @@ def noise(seconds: float, rate: int = RATE, channels: int = 1, seed: int = 0) ->
 
 
 def low_passed(audio: Audio, bandwidth: float, rate: int = RATE) -> Audio:
-    low_pass = sound.LowPass(rate, audio.shape[0], bandwidth)
-    return np.concatenate((low_pass.push(audio), low_pass.flush()), axis=1)
+    return sounds.low_passed(audio, bandwidth, rate)
 
 
 def measured(audio: Audio, gain_db: float = 0.0, rate: int = RATE) -> float | None:

@@ -6,6 +6,7 @@ import io
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -254,6 +255,23 @@ def test_what_is_far_from_gaps_is_untouched(
     assert far
     assert max(difference[HOP * frame : HOP * (frame + 1)].max() for frame in far) < 1e-4
     assert difference.max() > 1e-3
+
+
+def test_with_a_bandwidth_a_gap_is_heard_as_much_further_as_the_filter_reaches(
+    model: DAC, spoken: tuple[DacFile, Tensor], tmp_path: Path
+) -> None:
+    file = DacFile(replace(spoken[0].header, bandwidth=5000), spoken[0].codes)
+    whole = decompress(file, model)[0].numpy()
+    head, chunks = chunks_of(with_chunks(file, 4))
+    (tmp_path / "a.dac").write_bytes(head + b"".join(chunks[:50] + chunks[51:]))
+    with DacStream(tmp_path / "a.dac") as stream, pytest.warns(UserWarning, match="lost"):
+        found = np.concatenate(list(stream.blocks(model, conceal=True)), axis=1)
+    assert found.shape == whole.shape
+    context, reach = streaming.decoder_context(model), audio.low_pass_reach(44100)
+    difference = np.abs(found - whole).max(axis=0)
+    before, after = HOP * (200 - context.after) - reach, HOP * (204 + context.before) + reach
+    assert max(difference[:before].max(), difference[after:].max()) < 1e-4
+    assert difference[before:after].max() > 1e-3
 
 
 @pytest.mark.parametrize("first", [0, 100, 380])

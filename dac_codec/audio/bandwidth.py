@@ -13,17 +13,21 @@ from dac_codec.audio.samples import Audio, check_rate
 
 _WINDOW = 2048  # samples
 _HOP = 1024
-_SECTION = 215  # windows, 5 s at 44.1 kHz
-_FAINTEST = 1e-2
-"""Root mean square of |STFT| over a section below which there is nothing: that of a sine at -94 dB of full scale."""
+_SECTION = 8  # windows, 0.2 s at 44.1 kHz
+_SMOOTHED = 9  # frequencies, 0.2 kHz
+_FAINTEST_DB = -52.0
+"""Level of |STFT|, on average over a section, below which there is nothing: that of a sine at -106 dB of full scale."""
+_FLOOR_DB = -100.0
+"""What is below this is silence: the floor of the STFT distance (`dac_codec.spectral`)."""
 
 
 class BandwidthMeter:
     """Finds the highest frequency of a sound that comes in blocks.
 
-    A frequency counts as there if, in any 5 s and any channel, a Hann window of 2048 samples finds as much of it as of
-    a sine at -94 dB of full scale, on average over their power. So a single cymbal in a long piece counts, and rounding
-    to 16 bits doesn't.
+    A frequency counts as there if, in any 0.2 s (8 windows of 2048 samples, Hann, half of each shared with the next)
+    and any channel, its level is that of a sine at -106 dB of full scale, on average over the levels in dB of these
+    windows and of the 9 frequencies around it. So a cymbal in a long piece counts, and neither a click nor the noise
+    that rounding to 16 bits makes.
 
     Args:
         sample_rate: Hz.
@@ -37,49 +41,37 @@ class BandwidthMeter:
         check_rate(sample_rate, "bandwidth")
         self._sample_rate = int(sample_rate)
         self._window = np.hanning(_WINDOW + 1)[:-1].astype(np.float32)
-        self._end = np.zeros((channels, 0), np.float32)  # of the sound so far: the last window, and what follows it
-        self._n_covered = 0  # samples of `_end` that windows have covered
-        self._power = np.zeros((channels, _WINDOW // 2 + 1))
-        self._n_windows = 0
-        self._highest = np.zeros(_WINDOW // 2 + 1)
+        self._waiting = np.zeros((channels, 0), np.float32)  # from the first window of the next section on
+        self._highest = np.full(_WINDOW // 2 + 1, -np.inf)  # dB
 
     def push(self, block: Audio) -> None:
         """Take the next block [C, t]."""
-        samples = np.concatenate((self._end, block), axis=1)
-        first = 0  # of the next window
-        if self._n_covered:
-            first = self._n_covered + _HOP - _WINDOW
-        while first + _WINDOW <= samples.shape[1]:
-            self._count(self._power_of(samples[:, first : first + _WINDOW]))
-            self._n_covered = first + _WINDOW
-            first += _HOP
-        n_done = max(0, self._n_covered - _WINDOW)
-        self._end = samples[:, n_done:]
-        self._n_covered -= n_done
+        samples = np.concatenate((self._waiting, block), axis=1)
+        step = _SECTION * _HOP
+        while samples.shape[1] >= step + _WINDOW - _HOP:
+            self._highest = np.maximum(self._highest, self._level(samples[:, : step + _WINDOW - _HOP]))
+            samples = samples[:, step:]
+        self._waiting = samples
 
     def bandwidth(self, gain_db: float) -> float | None:
         """The upper edge, in Hz, of the highest frequency that is there when the sound has been given a gain.
 
+        What is left at the end and makes no whole section is one of its own. Less than a window of it doesn't count.
+
         Returns:
             None for silence, and for what is shorter than a window: nothing is known then.
         """
-        power, n_windows = self._power, self._n_windows
-        if 0 < self._n_covered < self._end.shape[1]:  # what the windows have not reached yet
-            power, n_windows = power + self._power_of(self._end[:, -_WINDOW:]), n_windows + 1
-        highest = np.maximum(self._highest, power.max(0) / max(1, n_windows))
-        (found,) = np.nonzero(highest * 10 ** (min(gain_db, 300.0) / 10) > _FAINTEST**2)
+        highest = self._highest
+        if self._waiting.shape[1] >= _WINDOW:
+            highest = np.maximum(highest, self._level(self._waiting))
+        smoothed = np.convolve(np.pad(highest, _SMOOTHED // 2, mode="edge"), np.ones(_SMOOTHED) / _SMOOTHED, "valid")
+        (found,) = np.nonzero(smoothed > max(_FAINTEST_DB - gain_db, _FLOOR_DB + 1))
         return None if len(found) == 0 else min(found[-1] + 1.0, _WINDOW / 2) * self._sample_rate / _WINDOW
 
-    def _power_of(self, samples: Audio) -> npt.NDArray[np.float64]:
-        """The power spectrum [C, bins] of a window [C, _WINDOW]."""
-        spectrum = np.fft.rfft(samples * self._window).astype(np.complex128)
-        power: npt.NDArray[np.float64] = spectrum.real**2 + spectrum.imag**2
-        return power
-
-    def _count(self, power: npt.NDArray[np.float64]) -> None:
-        self._power += power
-        self._n_windows += 1
-        if self._n_windows == _SECTION:
-            self._highest = np.maximum(self._highest, self._power.max(0) / _SECTION)
-            self._power[:] = 0.0
-            self._n_windows = 0
+    def _level(self, samples: Audio) -> npt.NDArray[np.float64]:
+        """The mean level in dB [bins] of the windows in samples [C, t], of the channel that has more of it."""
+        windows = np.lib.stride_tricks.sliding_window_view(samples, _WINDOW, axis=1)[:, ::_HOP]
+        spectrum = np.fft.rfft(windows * self._window)
+        power = np.maximum(spectrum.real**2 + spectrum.imag**2, 10 ** (_FLOOR_DB / 10))
+        level: npt.NDArray[np.float64] = 10 * np.log10(power).mean(1, dtype=np.float64).max(0)
+        return level

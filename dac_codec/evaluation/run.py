@@ -8,12 +8,13 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
+from queue import SimpleQueue
 
 import numpy as np
 import torch
@@ -241,23 +242,41 @@ def _work(tasks: Sequence[Task], workers: int) -> Iterator[tuple[Task, str | Non
 
 
 def _in_processes(tasks: Sequence[Task], executor: Executor) -> Iterator[tuple[Task, str | None]]:
-    with _deaf_children():
+    done: SimpleQueue[Future[str | None]] = SimpleQueue()
+    with _undisturbed():
         futures: dict[Future[str | None], Task] = {executor.submit(_in_a_process, task): task for task in tasks}
-    for future in as_completed(futures):
+        for future in futures:
+            future.add_done_callback(done.put)
+    for _ in futures:  # not as_completed: Ctrl-C could leave it with locks that the executor waits for
+        future = done.get()
         yield futures[future], future.result()
 
 
 @contextmanager
-def _deaf_children() -> Iterator[None]:
-    """Processes that are begun meanwhile don't hear Ctrl-C: until `_begin`, they would say a lot about it."""
+def _undisturbed() -> Iterator[None]:
+    """Ctrl-C is heard at the end of this.
+
+    In the middle of handing out tasks it would leave the executor with a lock that nobody gives back. Processes that
+    are begun meanwhile never hear it: until `_begin`, they would say a lot about it.
+    """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    heard: list[int] = []
+    handler = signal.getsignal(signal.SIGINT)
+    # A thread that blocks a signal still runs its handler, in Python, if another thread of the process takes it.
+    defers = callable(handler) and threading.current_thread() is threading.main_thread()
+    if defers:
+        signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
+        if defers:
+            signal.signal(signal.SIGINT, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if heard:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _in_a_process(task: Task) -> str | None:

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,7 +29,7 @@ from dac_codec.evaluation.codecs import Coded, Setting
 from dac_codec.evaluation.metrics import METRICS, METRICS_VERSION, usable_metrics
 from dac_codec.evaluation.report import evaluate
 from dac_codec.evaluation.results import Result
-from dac_codec.evaluation.run import Outcome, run, shown
+from dac_codec.evaluation.run import Outcome, _undisturbed, run, shown
 from tests.conftest import golden_model
 from tests.evaluation.sounds import RATE, noisy, speech_like
 from tests.evaluation.test_metrics import PERFECT
@@ -258,6 +259,32 @@ def test_weights_that_are_replaced_between_two_evaluations_are_heard(tmp_path: P
         )
         rates.append(json.loads((tmp_path / "report" / "report.json").read_text())["sample_rate"])
     assert rates == [44100, 24000]
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="signals are not sent to threads here")
+def test_ctrl_c_that_another_thread_takes_waits_until_the_tasks_are_handed_out() -> None:
+    go, handed_out = threading.Event(), []
+
+    def take() -> None:
+        go.wait()
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+    def hand_out() -> None:
+        with _undisturbed():
+            go.set()
+            thread.join()
+            handed_out.append("all")
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored where tests run
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            hand_out()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert handed_out == ["all"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")

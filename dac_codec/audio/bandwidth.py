@@ -27,7 +27,7 @@ class BandwidthMeter:
     A frequency counts as there if, in any 0.2 s (8 windows of 2048 samples, Hann, half of each shared with the next)
     and any channel, its level is that of a sine at -106 dB of full scale, on average over the levels in dB of these
     windows and of the 9 frequencies around it. So a cymbal in a long piece counts, and neither a click nor the noise
-    that rounding to 16 bits makes.
+    that rounding to 16 bits makes, if the gain is below 15 dB.
 
     Args:
         sample_rate: Hz.

@@ -47,7 +47,7 @@ from dac_codec.errors import CheckpointError, DacError
 from dac_codec.files import expanded, replacing
 from dac_codec.model import DAC, PRESETS, DACConfig
 
-__all__ = ["DEFAULT_MODEL", "ModelInfo", "available", "cache_folder", "fingerprint", "load", "save"]
+__all__ = ["DEFAULT_MODEL", "ModelInfo", "available", "cache_folder", "fingerprint", "folder_of", "load", "save"]
 
 DEFAULT_MODEL = "dac-mini-44khz"
 """Name of the bundled model that is used where none is named."""
@@ -112,6 +112,19 @@ def load(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu
         return model.to(device)
     except (RuntimeError, AssertionError) as error:
         raise DacError(f"can't use the device {str(device)!r}: {error}") from error
+
+
+def folder_of(name_or_path: str | os.PathLike[str]) -> Path | None:
+    """The folder that `load` finds a model in, where there may be more than its own files; None if it is no folder."""
+    if isinstance(name_or_path, str):
+        if (bundled := _bundled_folders().get(name_or_path)) is not None:
+            return bundled
+        if name_or_path in PUBLISHED:
+            return None
+    path = expanded(name_or_path)
+    if path.name in (_CONFIG_FILE, _WEIGHTS_FILE):
+        path = path.parent
+    return path if path.is_dir() else None
 
 
 def _load(name_or_path: str | os.PathLike[str], progress: bool) -> DAC:

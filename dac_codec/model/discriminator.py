@@ -44,6 +44,7 @@ class MultiPeriodDiscriminator(nn.Module):
 
     def __init__(self, period: int) -> None:
         super().__init__()
+        self.name = f"period {period}"
         self.period = period
         channels = (1, 32, 128, 512, 1024, 1024)
         self.convs = nn.ModuleList(
@@ -72,6 +73,7 @@ class MultiScaleDiscriminator(nn.Module):
 
     def __init__(self, divisor: int) -> None:
         super().__init__()
+        self.name = f"rate 1/{divisor}"
         self.divisor = divisor
         self.convs = nn.ModuleList(
             [
@@ -129,6 +131,7 @@ class MultiBandDiscriminator(nn.Module):
         self.window = window
         n_bins = window // 2 + 1
         self.bands = [(int(low * n_bins), int(high * n_bins)) for low, high in bands]
+        self.name = f"window {window}, bins {', '.join(f'{low} to {high}' for low, high in self.bands)}"
         self.band_convs = nn.ModuleList(
             nn.ModuleList(
                 [
@@ -208,6 +211,10 @@ class Discriminator(nn.Module):
                 *(MultiBandDiscriminator(window, bands) for window in fft_sizes),
             ]
         )
+
+    def parts(self) -> dict[str, nn.Module]:
+        """The sub-discriminators by what each looks at; those of one name have weights of the same shapes."""
+        return {str(part.name): part for part in self.discriminators}
 
     def forward(self, audio: Tensor) -> list[list[Tensor]]:
         audio = audio - audio.mean(-1, keepdim=True)

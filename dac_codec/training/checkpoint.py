@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import safetensors
 import safetensors.torch
 import torch
-from torch import nn
 
 from dac_codec import pretrained
 from dac_codec.errors import CheckpointError
 from dac_codec.files import replacing
+from dac_codec.model.discriminator import Discriminator
 
 DISCRIMINATOR_FILE = "discriminator.safetensors"
 """Beside a model's own files: the discriminators that it was trained against, with the reference's names."""
@@ -105,32 +106,55 @@ class Checkpoints:
             raise CheckpointError(f"can't tidy up {self.folder}: {error}") from error
 
 
-def save_discriminator(discriminator: nn.Module, folder: Path) -> None:
+def save_discriminator(
+    discriminator: Discriminator, folder: Path, dtype: Literal["float32", "float16"] = "float32"
+) -> None:
     """Write the discriminators' weights beside those of a model, for the next one to be fine-tuned from.
 
     Raises:
         CheckpointError: they can't be written.
     """
-    tensors = pretrained.canonical(discriminator.state_dict())
+    kind = getattr(torch, dtype)
+    tensors = {
+        key: one.detach().to("cpu", kind).contiguous()
+        for key, one in pretrained.canonical(discriminator.state_dict()).items()
+    }
     path = folder / DISCRIMINATOR_FILE
+    parts = json.dumps(list(discriminator.parts()))
     try:
         with replacing(path) as temporary:
-            temporary.write_bytes(safetensors.torch.save({key: one.cpu().contiguous() for key, one in tensors.items()}))
+            temporary.write_bytes(safetensors.torch.save(tensors, metadata={"format": "pt", "parts": parts}))
     except OSError as error:
         raise CheckpointError(f"can't write {path}: {error}") from error
 
 
-def load_discriminator(discriminator: nn.Module, folder: Path) -> None:
-    """Fill discriminators with weights that `save_discriminator` wrote.
+def load_discriminator(discriminator: Discriminator, folder: Path) -> list[str]:
+    """Fill those discriminators of which `save_discriminator` has written the weights.
+
+    Returns:
+        The names of the others, which are left as they are. A file that doesn't say what its discriminators look at is
+        taken to hold them all.
 
     Raises:
-        CheckpointError: they can't be read, or belong to other discriminators.
+        CheckpointError: the file can't be read, or its weights don't fit.
     """
-    path = folder / DISCRIMINATOR_FILE
+    path, missing = folder / DISCRIMINATOR_FILE, []
     try:
-        discriminator.load_state_dict(safetensors.torch.load_file(path))
-    except (safetensors.SafetensorError, OSError, ValueError, RuntimeError) as error:
+        with safetensors.safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+        tensors = safetensors.torch.load_file(path)
+        stored = json.loads(metadata["parts"]) if "parts" in metadata else list(discriminator.parts())
+        for name, part in discriminator.parts().items():
+            if name in stored:
+                prefix = f"discriminators.{stored.index(name)}."
+                part.load_state_dict(
+                    {key.removeprefix(prefix): one for key, one in tensors.items() if key.startswith(prefix)}
+                )
+            else:
+                missing.append(name)
+    except (safetensors.SafetensorError, OSError, AttributeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path} does not hold these discriminators: {first_reason(error)}") from error
+    return missing
 
 
 def remove_temporaries(folder: Path) -> None:

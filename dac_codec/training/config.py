@@ -145,7 +145,7 @@ class TrainerConfig(_Section):
             truncated normal: a narrow network hardly passes a signal on with the latter.
         codebook_batches: batches whose latents the codebooks are fitted to when quantization begins.
         init_from: weights to start from: what `DAC.from_pretrained` takes. Discriminators that lie beside them, as our
-            own exports have them, are taken over too.
+            own exports have them, are taken over too: those that look at the same thing as those of the run.
         log_every, save_every, validate_every: in steps.
         keep_last: number of checkpoints to keep, besides the best one.
         validation_examples: clips of which sound and spectrogram are written at every validation.

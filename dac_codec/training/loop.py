@@ -483,9 +483,11 @@ class Trainer:
             raise CheckpointError(
                 f"{name_or_path} is a network of another shape than the one to be trained: {source.config}"
             ) from error
-        folder = expanded(name_or_path)
-        if self.discriminator is not None and (folder / checkpoint.DISCRIMINATOR_FILE).is_file():
-            checkpoint.load_discriminator(self.discriminator, folder)
+        folder = pretrained.folder_of(name_or_path)
+        if self.discriminator is not None and folder is not None and (folder / checkpoint.DISCRIMINATOR_FILE).is_file():
+            missing = checkpoint.load_discriminator(self.discriminator, folder)
+            if missing and self.fabric.is_global_zero:
+                logger.info("discriminators that begin anew, as %s has none: %s", name_or_path, "; ".join(missing))
 
 
 class _Generator(nn.Module):

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
+from dac_codec import pretrained
 from dac_codec.errors import CheckpointError
 from dac_codec.model.discriminator import Discriminator
 from dac_codec.training import checkpoint
@@ -54,5 +56,34 @@ def test_discriminators_are_written_with_the_references_names(tmp_path: Path) ->
     checkpoint.load_discriminator(other, tmp_path)
     for key, value in one.state_dict().items():
         assert torch.equal(value, other.state_dict()[key])
-    with pytest.raises(CheckpointError, match="discriminator"):
-        checkpoint.load_discriminator(Discriminator(periods=(3,), fft_sizes=()), tmp_path)
+    tensors = safetensors.torch.load_file(tmp_path / checkpoint.DISCRIMINATOR_FILE)
+    assert "discriminators.1.band_convs.4.4.0.weight_v" in tensors
+    # Of other discriminators, those that both have are taken over: here the second, which comes first there.
+    fewer = Discriminator(periods=(3,), fft_sizes=(64,))
+    before = fewer.discriminators[0].state_dict()["conv_post.bias"].clone()
+    assert checkpoint.load_discriminator(fewer, tmp_path) == ["period 3"]
+    assert torch.equal(fewer.discriminators[0].state_dict()["conv_post.bias"], before)
+    for key, value in one.discriminators[1].state_dict().items():
+        assert torch.equal(value, fewer.discriminators[1].state_dict()[key])
+    other_bands = Discriminator(periods=(), fft_sizes=(64,), bands=((0.0, 1.0),))
+    assert checkpoint.load_discriminator(other_bands, tmp_path) == ["window 64, bins 0 to 33"]
+
+
+def test_discriminators_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    one = Discriminator(periods=(2,), fft_sizes=())
+    # As files were before they said what their discriminators look at.
+    safetensors.torch.save_file(pretrained.canonical(one.state_dict()), tmp_path / checkpoint.DISCRIMINATOR_FILE)
+    assert checkpoint.load_discriminator(Discriminator(periods=(3,), fft_sizes=()), tmp_path) == []
+    with pytest.raises(CheckpointError, match=r"discriminator\.safetensors does not hold these"):
+        checkpoint.load_discriminator(Discriminator(periods=(), fft_sizes=(64,)), tmp_path)
+    (tmp_path / checkpoint.DISCRIMINATOR_FILE).write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match=r"discriminator\.safetensors does not hold these"):
+        checkpoint.load_discriminator(one, tmp_path)
+
+
+def test_discriminators_can_be_written_in_half_the_room(tmp_path: Path) -> None:
+    one, other = (Discriminator(periods=(2,), fft_sizes=()) for _ in range(2))
+    checkpoint.save_discriminator(one, tmp_path, "float16")
+    checkpoint.load_discriminator(other, tmp_path)
+    for key, value in one.state_dict().items():
+        assert torch.equal(value.half().float(), other.state_dict()[key])

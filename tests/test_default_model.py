@@ -57,7 +57,9 @@ def test_its_discriminators_tell_decoded_sound_from_the_original() -> None:
     discriminator = Discriminator(periods=())
     assert checkpoint.load_discriminator(discriminator, folder) == []
     with torch.inference_mode():
-        real, fake = ([maps[-1] for maps in discriminator(one[:, None])] for one in (torch.from_numpy(original), decoded))
+        real, fake = (
+            [maps[-1] for maps in discriminator(one[:, None])] for one in (torch.from_numpy(original), decoded)
+        )
     for original_logits, decoded_logits in zip(real, fake, strict=True):
         assert original_logits.mean() > decoded_logits.mean() + 0.02  # untrained: a thousandth apart
     # Against the paper's, these are taken over, and the others begin anew.

@@ -13,12 +13,15 @@ import torch
 
 from dac_codec.errors import CheckpointError, DacError
 from dac_codec.model import DAC
+from dac_codec.model.discriminator import Discriminator
+from dac_codec.pretrained import folder_of
 from dac_codec.training import checkpoint
 from dac_codec.training.config import LoggerConfig
 from dac_codec.training.loop import Trainer
 from dac_codec.training.runlog import RunLog
 from tests.conftest import GOLDEN
 from tests.training.conftest import assert_equal, log_of, small_run
+from tests.training.test_config import config_of
 
 ALONE = {"quantize": False, "adversarial": False}
 
@@ -246,6 +249,29 @@ def test_fine_tuning_from_published_weights(tmp_path: Path, manifest: Path) -> N
     assert_equal(run.discriminator.state_dict(), again.discriminator.state_dict())
     with pytest.raises(CheckpointError, match="another shape"):
         Trainer(small_run(tmp_path / "three", manifest, trainer={"init_from": str(published)}))
+
+
+def test_the_bundled_discriminators_are_taken_over(
+    tmp_path: Path, manifest: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    run = Trainer(
+        small_run(
+            tmp_path,
+            manifest,
+            model=config_of("experiment=mini").model.to_dict(),
+            discriminator={"periods": [2], "fft_sizes": [1024, 512]},
+            trainer={"init_from": "dac-mini-44khz"},
+        )
+    )
+    folder = folder_of("dac-mini-44khz")
+    assert folder is not None
+    bundled = Discriminator(periods=())
+    assert checkpoint.load_discriminator(bundled, folder) == []
+    assert run.discriminator is not None
+    for index in (1, 2):
+        assert_equal(bundled.discriminators[index].state_dict(), run.discriminator.discriminators[index].state_dict())
+    assert "begin anew, as dac-mini-44khz has none: period 2" in caplog.text
 
 
 def test_what_resume_means(tmp_path: Path, manifest: Path) -> None:

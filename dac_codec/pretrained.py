@@ -115,35 +115,33 @@ def load(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu
 
 
 def folder_of(name_or_path: str | os.PathLike[str]) -> Path | None:
-    """The folder that `load` finds a model in, where there may be more than its own files; None if it is no folder."""
+    """The folder that `load` finds a model in, where there may be more than its own files; None if it is no folder.
+
+    Raises:
+        CheckpointError: the disk can't be asked.
+    """
     if isinstance(name_or_path, str):
         if (bundled := _bundled_folders().get(name_or_path)) is not None:
             return bundled
         if name_or_path in PUBLISHED:
             return None
     path = expanded(name_or_path)
-    if path.name in (_CONFIG_FILE, _WEIGHTS_FILE):
-        path = path.parent
-    return path if path.is_dir() else None
+    try:
+        if path.name in (_CONFIG_FILE, _WEIGHTS_FILE) and path.is_file():
+            return path.parent
+        return path if path.is_dir() else None
+    except OSError as error:
+        raise CheckpointError(f"{path} can't be read: {error}") from error
 
 
 def _load(name_or_path: str | os.PathLike[str], progress: bool) -> DAC:
     """The model on the CPU."""
-    if isinstance(name_or_path, str):
-        if name_or_path in (bundled := _bundled_folders()):
-            return _build(_read_folder(bundled[name_or_path]))
-        if name_or_path in PUBLISHED:
-            return _load_published(name_or_path, progress)
+    if (folder := folder_of(name_or_path)) is not None:
+        return _build(_read_folder(folder))
+    if isinstance(name_or_path, str) and name_or_path in PUBLISHED:
+        return _load_published(name_or_path, progress)
     path = expanded(name_or_path)
-    try:
-        is_folder, is_file = path.is_dir(), path.is_file()
-    except OSError as error:
-        raise CheckpointError(f"{path} can't be read: {error}") from error
-    if is_file and path.name in (_CONFIG_FILE, _WEIGHTS_FILE):
-        return _build(_read_folder(path.parent))
-    if is_folder:
-        return _build(_read_folder(path))
-    if is_file:
+    if path.is_file():
         return _build(_read_pth(path))
     names = ", ".join(info.name for info in available())
     raise CheckpointError(f"There is no model, file or folder called {str(path)!r}; the models' names are {names}")

@@ -20,7 +20,7 @@ from dac_codec.files import replacing
 from dac_codec.model.discriminator import Discriminator
 
 DISCRIMINATOR_FILE = "discriminator.safetensors"
-"""Beside a model's own files: the discriminators that it was trained against, with the reference's names."""
+"""Beside a model's own files: discriminators to train it against, with the reference's names."""
 
 _NAME = re.compile(r"step-(\d+)\.pt")
 
@@ -114,9 +114,8 @@ def save_discriminator(
     Raises:
         CheckpointError: they can't be written.
     """
-    kind = getattr(torch, dtype)
     tensors = {
-        key: one.detach().to("cpu", kind).contiguous()
+        key: one.detach().to("cpu", getattr(torch, dtype)).contiguous()
         for key, one in pretrained.canonical(discriminator.state_dict()).items()
     }
     path = folder / DISCRIMINATOR_FILE

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dac_codec.codec import DacFile, DacStream, compress, compress_stream, decompress, decompress_stream
-    from dac_codec.engine import prepare
-    from dac_codec.errors import (
+    from dac_codec.common.errors import (
         AudioError,
         BitstreamError,
         CheckpointError,
@@ -19,15 +18,14 @@ if TYPE_CHECKING:
         ModelMismatchError,
         TruncatedBitstreamError,
     )
+    from dac_codec.inference import StreamingDecoder, StreamingEncoder, prepare
     from dac_codec.model import DAC, PRESETS, DACConfig, Encoded
-    from dac_codec.streaming import StreamingDecoder, StreamingEncoder
 
     __version__: str
 
 _HOMES = {
     "dac_codec.codec": ("DacFile", "DacStream", "compress", "compress_stream", "decompress", "decompress_stream"),
-    "dac_codec.engine": ("prepare",),
-    "dac_codec.errors": (
+    "dac_codec.common.errors": (
         "AudioError",
         "BitstreamError",
         "CheckpointError",
@@ -36,7 +34,7 @@ _HOMES = {
         "TruncatedBitstreamError",
     ),
     "dac_codec.model": ("DAC", "PRESETS", "DACConfig", "Encoded"),
-    "dac_codec.streaming": ("StreamingDecoder", "StreamingEncoder"),
+    "dac_codec.inference": ("StreamingDecoder", "StreamingEncoder", "prepare"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

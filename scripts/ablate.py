@@ -27,8 +27,8 @@ from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 from yaml import YAMLError  # type: ignore[import-untyped]
 
-from dac_codec.errors import DacError, exit_status
-from dac_codec.files import replacing
+from dac_codec.common.errors import DacError, exit_status
+from dac_codec.common.files import replacing
 
 TRAIN = Path(__file__).with_name("train.py")
 

@@ -40,8 +40,8 @@ from tqdm import tqdm
 
 from dac_codec import audio
 from dac_codec.audio import Audio
-from dac_codec.errors import AudioError
-from dac_codec.files import replacing
+from dac_codec.common.errors import AudioError
+from dac_codec.common.files import replacing
 from dac_codec.training import duplicates
 from dac_codec.training.duplicates import Landmarks
 

@@ -12,9 +12,9 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dac_codec.errors import DacError
+from dac_codec.common.errors import DacError
 from dac_codec.training.config import TrainConfig
-from dac_codec.training.loop import Trainer
+from dac_codec.training.trainer import Trainer
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="train")

@@ -29,7 +29,7 @@ def golden_model(name: str) -> DAC:
 
 def load_script(name: str) -> ModuleType:
     """A script of the repository as a module."""
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(Path(name).name, SCRIPTS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -18,7 +18,7 @@ _SMOOTHED = 9  # frequencies, 0.2 kHz
 _FAINTEST_DB = -52.0
 """Level of |STFT|, on average over a section, below which there is nothing: that of a sine at -106 dB of full scale."""
 _FLOOR_DB = -100.0
-"""What is below this is silence: the floor of the STFT distance (`dac_codec.spectral`)."""
+"""What is below this is silence: the floor of the STFT distance (`dac_codec.common.spectral`)."""
 
 
 class BandwidthMeter:

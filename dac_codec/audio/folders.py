@@ -8,7 +8,7 @@ from pathlib import Path
 import soundfile
 
 from dac_codec.audio.writing import WRITABLE
-from dac_codec.errors import AudioError
+from dac_codec.common.errors import AudioError
 
 
 def find_audio(folder: str | os.PathLike[str]) -> list[Path]:

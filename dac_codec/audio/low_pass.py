@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dac_codec.audio.samples import Audio, check_rate
-from dac_codec.errors import AudioError
+from dac_codec.common.errors import AudioError
 
 _TRANSITION_HZ = 500.0
 _STOP_BAND_DB = 80.0

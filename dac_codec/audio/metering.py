@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dac_codec.audio.samples import Audio, block_length, blocks, check, check_rate
-from dac_codec.errors import AudioError
+from dac_codec.common.errors import AudioError
 
 SILENCE_LUFS = -70.0
 """The absolute gate of BS.1770-4: nothing is measured as quieter than this."""

@@ -18,9 +18,9 @@ import soundfile
 
 from dac_codec.audio import pcm, wav
 from dac_codec.audio.libsndfile import reason
-from dac_codec.audio.pipes import Pipe
 from dac_codec.audio.samples import MAX_CHANNELS, Audio, block_length, check_finite, check_rate
-from dac_codec.errors import AudioError
+from dac_codec.common.errors import AudioError
+from dac_codec.common.streams import Pipe
 
 RAW_ENCODINGS = {"s16le": "PCM_16", "s24le": "PCM_24", "s32le": "PCM_32", "f32le": "FLOAT"}
 """Sample formats of headerless sound, under the names that ffmpeg gives them."""

@@ -8,7 +8,7 @@ import numpy as np
 import soxr
 
 from dac_codec.audio.samples import Audio, block_length, blocks, check_rate
-from dac_codec.errors import AudioError
+from dac_codec.common.errors import AudioError
 
 _MAX_RATIO = 1000  # beyond it, a sample rate is a mistake and the output would not fit in memory
 

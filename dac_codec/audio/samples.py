@@ -8,7 +8,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from dac_codec.errors import AudioError
+from dac_codec.common.errors import AudioError
 
 Audio: TypeAlias = npt.NDArray[np.float32]
 """Samples [C, T], float32, full scale 1.0."""

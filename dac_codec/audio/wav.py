@@ -6,8 +6,8 @@ import struct
 from dataclasses import dataclass
 
 from dac_codec.audio.pcm import WIDTHS
-from dac_codec.audio.pipes import Pipe
-from dac_codec.errors import AudioError
+from dac_codec.common.errors import AudioError
+from dac_codec.common.streams import Pipe
 
 LIMIT_BYTES = 2**32 - 2**16
 """Sizes in a RIFF, AIFF or AU header are 32 bits; the rest is room for the header."""

@@ -16,10 +16,10 @@ import soundfile
 
 from dac_codec.audio import pcm, wav
 from dac_codec.audio.libsndfile import reason
-from dac_codec.audio.pipes import write_all
 from dac_codec.audio.samples import MAX_CHANNELS, Audio, block_length, blocks, check, check_rate
-from dac_codec.errors import AudioError
-from dac_codec.files import is_device, replacing
+from dac_codec.common.errors import AudioError
+from dac_codec.common.files import is_device, replacing
+from dac_codec.common.streams import write_all
 
 # File extension -> container and default sample format, in libsndfile's names.
 WRITABLE = {

@@ -5,7 +5,7 @@ from dac_codec.bitstream.container import Reader, Writer, dumps, loads
 from dac_codec.bitstream.header import MAGIC, VERSION, GainSource, Header
 from dac_codec.bitstream.legacy import LegacyFile, is_legacy, read_legacy, write_legacy
 from dac_codec.bitstream.packing import pack, packed_size, unpack
-from dac_codec.bitstream.resynchronization import Chunk, Gap, GapReason
+from dac_codec.bitstream.recovery import Chunk, Gap, GapReason
 
 __all__ = [
     "MAGIC",

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from dac_codec.bitstream.fields import FieldReader, encode_varint
 from dac_codec.bitstream.header import Header
 from dac_codec.bitstream.packing import pack, packed_size, unpack
-from dac_codec.errors import BitstreamError
+from dac_codec.common.errors import BitstreamError
 
 MAX_CHUNK_CODES = 1 << 20
 """Most codes (frames x channels x codebooks) in one chunk."""

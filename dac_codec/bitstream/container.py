@@ -28,8 +28,8 @@ from dac_codec.bitstream.chunks import (
 from dac_codec.bitstream.fields import CRC_BYTES, StreamReader, crc32c, encode_varint, write_all
 from dac_codec.bitstream.header import Header, encode_header, read_header
 from dac_codec.bitstream.positions import checksum_prefix
-from dac_codec.bitstream.resynchronization import TOO_NEW, Chunk, Gap, Resynchronizer
-from dac_codec.errors import BitstreamError, TruncatedBitstreamError
+from dac_codec.bitstream.recovery import TOO_NEW, Chunk, Gap, Resynchronizer
+from dac_codec.common.errors import BitstreamError, TruncatedBitstreamError
 
 
 class Writer:

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import google_crc32c
 
-from dac_codec.errors import BitstreamError, TruncatedBitstreamError
+from dac_codec.common.errors import BitstreamError, TruncatedBitstreamError
 
 CRC_BYTES = 4
 MAX_VARINT_BYTES = 9

@@ -17,7 +17,7 @@ from dac_codec.bitstream.fields import (
     with_crc,
 )
 from dac_codec.bitstream.packing import MAX_BITS
-from dac_codec.errors import BitstreamError, TruncatedBitstreamError
+from dac_codec.common.errors import BitstreamError, TruncatedBitstreamError
 
 MAGIC = b"\x8aDAC"
 """The first four bytes of every file. 0x8A can't begin a UTF-8 text, and the high bit shows a 7-bit transfer."""

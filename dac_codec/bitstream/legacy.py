@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dac_codec.bitstream.fields import checked_float32, checked_integer
-from dac_codec.errors import BitstreamError
+from dac_codec.common.errors import BitstreamError
 
 LEGACY_MAGIC = b"\x93NUMPY"
 """The first six bytes of every .npy file."""

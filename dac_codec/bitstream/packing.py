@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dac_codec.errors import BitstreamError
+from dac_codec.common.errors import BitstreamError
 
 MAX_BITS = 16
 """The widest code, in bits."""

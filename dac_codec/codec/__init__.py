@@ -14,7 +14,7 @@ from dac_codec.codec.encoding import (
     compress,
     compress_stream,
 )
-from dac_codec.codec.files import DacFile, load, write_bytes
+from dac_codec.codec.file import DacFile, load, write_bytes
 from dac_codec.codec.legacy import from_legacy, to_legacy
 from dac_codec.codec.models import choose_quantizers, load_model, model_of
 

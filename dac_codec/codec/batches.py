@@ -20,11 +20,11 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from dac_codec import streaming
+from dac_codec import inference
 from dac_codec.codec.models import best_device, is_out_of_memory
-from dac_codec.engine.network import block_samples
+from dac_codec.inference.batches import similar_lengths
+from dac_codec.inference.network import block_samples
 from dac_codec.model import DAC
-from dac_codec.streaming.batches import similar_lengths
 
 FILES_THAT_MEET = 32
 """Files that are divided into batches: enough for some of similar length."""
@@ -45,12 +45,12 @@ class Coder:
     def encode_blocks(
         self, model: DAC, blocks: Iterable[Tensor], n_quantizers: int | None = None, block_frames: int | None = None
     ) -> Iterator[Tensor]:
-        """What `streaming.encode_blocks` gives."""
-        return streaming.encode_blocks(model, blocks, n_quantizers, block_frames)
+        """What `inference.encode_blocks` gives."""
+        return inference.encode_blocks(model, blocks, n_quantizers, block_frames)
 
     def decode_blocks(self, model: DAC, codes: Iterable[Tensor], at_once: bool = False) -> Iterator[Tensor]:
-        """What `streaming.decode_blocks` gives."""
-        return streaming.decode_blocks(model, codes, at_once)
+        """What `inference.decode_blocks` gives."""
+        return inference.decode_blocks(model, codes, at_once)
 
     def go_alone(self) -> None:
         """Say that the file goes its own way, and wait until there is room for it."""
@@ -150,12 +150,12 @@ class _Member(Coder):
         if is_all:
             signal = torch.cat(begun, -1)
             n_frames = -(-signal.shape[-1] // model.hop_length)
-            network = partial(streaming.encode_batch, model, n_quantizers=n_quantizers)
+            network = partial(inference.encode_batch, model, n_quantizers=n_quantizers)
             kind = ("encode", model, n_quantizers)
             yield self._met(_Request(self._index, kind, signal, n_frames, most // model.hop_length, network))
         else:
             self.go_alone()
-            yield from streaming.encode_blocks(model, chain(begun, blocks), n_quantizers, block_frames)
+            yield from inference.encode_blocks(model, chain(begun, blocks), n_quantizers, block_frames)
 
     def decode_blocks(self, model: DAC, codes: Iterable[Tensor], at_once: bool = False) -> Iterator[Tensor]:
         """As of every coder."""
@@ -164,12 +164,12 @@ class _Member(Coder):
         begun, is_all = _beginning(codes, 0 if at_once else most // _PART)
         if is_all:
             signal = torch.cat(begun, -1)
-            network = partial(streaming.decode_batch, model)
+            network = partial(inference.decode_batch, model)
             kind = ("decode", model, signal.shape[1])
             yield self._met(_Request(self._index, kind, signal, signal.shape[-1], most, network))
         else:
             self.go_alone()
-            yield from streaming.decode_blocks(model, chain(begun, codes), at_once)
+            yield from inference.decode_blocks(model, chain(begun, codes), at_once)
 
     def go_alone(self) -> None:
         """As of every coder."""

@@ -20,7 +20,7 @@ from torch import Tensor
 from dac_codec.audio import Audio
 from dac_codec.audio.samples import block_length
 from dac_codec.bitstream import Chunk, Gap, Header
-from dac_codec.streaming import Context
+from dac_codec.inference import Context
 
 FADE_SECONDS = 0.1
 """After this, a gap is silent."""

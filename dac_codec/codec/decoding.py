@@ -20,17 +20,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dac_codec import audio as sound
-from dac_codec import bitstream, streaming
+from dac_codec import bitstream, inference
 from dac_codec.bitstream import Chunk, Gap, Header, LegacyFile
 from dac_codec.codec.batches import ALONE, Coder
 from dac_codec.codec.concealment import Concealer
 from dac_codec.codec.excerpts import Excerpt, excerpt, sample_range
-from dac_codec.codec.files import DacFile, PathOrFile, naming, opened
+from dac_codec.codec.file import DacFile, PathOrFile, naming, opened
 from dac_codec.codec.legacy import decode_legacy
 from dac_codec.codec.models import load_model, model_of, network_errors
-from dac_codec.errors import BitstreamError, DacError, ModelMismatchError, TruncatedBitstreamError
+from dac_codec.common.errors import BitstreamError, DacError, ModelMismatchError, TruncatedBitstreamError
+from dac_codec.common.threads import behind
 from dac_codec.model import DAC
-from dac_codec.overlap import behind
 
 _LEGACY_PREFIX_BYTES = 6
 _MOST_FRAMES_CUT = 2
@@ -171,7 +171,7 @@ class DacStream:
             yield decode_legacy(self._legacy, model)[:, first:stop]
             return
         assert self.header is not None
-        part = excerpt(self.header, streaming.decoder_context(model), start, duration)
+        part = excerpt(self.header, inference.decoder_context(model), start, duration)
         if self.seekable:
             self._reader = self._rewound()
         events = _progress(self._events(conceal, part, warn=True), self.header, part, progress)
@@ -369,7 +369,7 @@ def _decompress_codes(
         raise BitstreamError("the file holds no audio")
     if not (codes.min() >= 0 and codes.max() < header.codebook_size):
         raise BitstreamError(f"codes must be in 0..{header.codebook_size - 1}, found {codes.min()}..{codes.max()}")
-    part = excerpt(header, streaming.decoder_context(model), start, duration)
+    part = excerpt(header, inference.decoder_context(model), start, duration)
     size = -(-codes.shape[-1] // 100)  # steps of the progress bar
     chunks = (
         Chunk(first, codes[..., first : first + size].astype(np.uint16)) for first in range(0, codes.shape[-1], size)
@@ -411,7 +411,7 @@ def decode_events(
         at_once: whether codes are decoded as they come, in however small chunks.
         coder: as for `decompress_stream`.
     """
-    concealer = Concealer(header, streaming.decoder_context(model))
+    concealer = Concealer(header, inference.decoder_context(model))
     codes = concealer.codes(_clip(events, part.first_frame, part.last_frame))
     low_pass = sound.LowPass(header.model_sample_rate, header.channels, header.bandwidth)
     resampler = sound.Resampler(header.model_sample_rate, header.sample_rate, header.channels)

@@ -20,11 +20,11 @@ from dac_codec import bitstream, pretrained
 from dac_codec.audio.samples import block_length, blocks
 from dac_codec.bitstream import GainSource, Header
 from dac_codec.codec.batches import ALONE, Coder
-from dac_codec.codec.files import DacFile, PathOrFile, created
+from dac_codec.codec.file import DacFile, PathOrFile, created
 from dac_codec.codec.models import FINGERPRINT_BYTES, choose_quantizers, load_model, network_errors
-from dac_codec.errors import AudioError
+from dac_codec.common.errors import AudioError
+from dac_codec.common.threads import ahead
 from dac_codec.model import DAC
-from dac_codec.overlap import ahead
 
 TARGET_LUFS = -16.0
 """Loudness at which the network hears everything (BS.1770), as in the reference."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from dac_codec import audio as sound
 from dac_codec.bitstream import Header
-from dac_codec.errors import DacError
-from dac_codec.streaming import Context
+from dac_codec.common.errors import DacError
+from dac_codec.inference import Context
 
 _REACH = 512
 """Samples at the lower rate that the resampler's filter reaches to either side, with room to spare."""

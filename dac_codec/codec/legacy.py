@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from dac_codec import audio as sound
-from dac_codec import pretrained, streaming
+from dac_codec import inference, pretrained
 from dac_codec.bitstream import Header, LegacyFile
-from dac_codec.codec.files import DacFile
+from dac_codec.codec.file import DacFile
 from dac_codec.codec.models import (
     FINGERPRINT_BYTES,
     check_gain,
@@ -20,9 +20,9 @@ from dac_codec.codec.models import (
     check_not_causal,
     network_errors,
 )
-from dac_codec.engine.arithmetic import own_arithmetic
-from dac_codec.engine.prepared import decoder_network, folded_quantizer
-from dac_codec.errors import BitstreamError
+from dac_codec.common.errors import BitstreamError
+from dac_codec.inference.precision import own_arithmetic
+from dac_codec.inference.prepared import decoder_network, folded_quantizer
 from dac_codec.model import DAC
 from dac_codec.model.layers import convolutions
 
@@ -43,7 +43,7 @@ def to_legacy(file: DacFile, model: DAC) -> LegacyFile:
     if file.codes.shape[-1] == 0:
         raise BitstreamError("the file holds no audio")
     with network_errors():
-        decoded = streaming.decode(model, file.codes)[:, 0].numpy()
+        decoded = inference.decode(model, file.codes)[:, 0].numpy()
     loudness = [sound.loudness(channel[None], model.sample_rate) for channel in decoded]
     return LegacyFile(
         codes=file.codes.numpy().astype(np.uint16),
@@ -72,7 +72,7 @@ def from_legacy(file: LegacyFile, model: DAC) -> DacFile:
     codes = torch.from_numpy(file.codes.astype(np.int64))
     check_legacy(file, model)
     with network_errors():
-        decoded = streaming.decode(model, codes)[:, 0].numpy()
+        decoded = inference.decode(model, codes)[:, 0].numpy()
     header = Header(
         model_fingerprint=pretrained.fingerprint(model)[:FINGERPRINT_BYTES],
         model_name=model.name,

@@ -11,9 +11,9 @@ import torch
 from dac_codec import pretrained
 from dac_codec.audio.samples import MAX_CHANNELS
 from dac_codec.bitstream import Header, LegacyFile
-from dac_codec.engine import PreparedDAC, prepare
-from dac_codec.engine.prepared import is_on
-from dac_codec.errors import BitstreamError, DacError, ModelMismatchError
+from dac_codec.common.errors import BitstreamError, DacError, ModelMismatchError
+from dac_codec.inference import PreparedDAC, prepare
+from dac_codec.inference.prepared import is_on
 from dac_codec.model import DAC
 from dac_codec.model.checks import checked_quantizers
 

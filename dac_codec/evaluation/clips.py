@@ -12,8 +12,8 @@ import numpy as np
 
 from dac_codec import audio as sound
 from dac_codec.audio import Audio
-from dac_codec.errors import AudioError
-from dac_codec.manifest import read_split
+from dac_codec.common.errors import AudioError
+from dac_codec.common.manifest import read_split
 
 EXCERPT_SECONDS = 10.0
 """What is taken of a longer file of a folder: its middle."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dac_codec import audio as sound
 from dac_codec.codec import compress, decompress, load_model
-from dac_codec.errors import DacError
+from dac_codec.common.errors import DacError
 from dac_codec.evaluation import metrics
 from dac_codec.pretrained import DEFAULT_MODEL
 

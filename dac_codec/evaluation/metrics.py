@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from dac_codec import audio as sound
-from dac_codec import spectral
 from dac_codec.audio import Audio
-from dac_codec.errors import DacError
+from dac_codec.common import spectral
+from dac_codec.common.errors import DacError
 
 SPEECH = "speech"
 """The domain that measures of speech are taken of."""

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dac_codec.errors import DacError
-from dac_codec.files import replacing
-from dac_codec.spectral import Spectra
+from dac_codec.common.errors import DacError
+from dac_codec.common.files import replacing
+from dac_codec.common.spectral import Spectra
 
 
 def spectrograms(clips: Mapping[str, tuple[np.ndarray, np.ndarray]], sample_rate: int, path: Path) -> None:

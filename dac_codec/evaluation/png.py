@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from dac_codec.audio import Audio
-from dac_codec.spectral import Spectra
+from dac_codec.common.spectral import Spectra
 
 WIDTH, HEIGHT = 480, 160
 

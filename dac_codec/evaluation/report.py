@@ -10,7 +10,7 @@ from typing import Any
 
 import dac_codec
 from dac_codec.codec import write_bytes
-from dac_codec.errors import DacError
+from dac_codec.common.errors import DacError
 from dac_codec.evaluation import summary, tables
 from dac_codec.evaluation.clips import find_clips
 from dac_codec.evaluation.codecs import Codec, Setting, make_codecs

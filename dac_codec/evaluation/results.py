@@ -14,9 +14,9 @@ import numpy as np
 
 from dac_codec import audio as sound
 from dac_codec.audio import Audio
-from dac_codec.errors import DacError
+from dac_codec.common.errors import DacError
+from dac_codec.common.files import replacing
 from dac_codec.evaluation.clips import Clip
-from dac_codec.files import replacing
 
 _FORMAT = 2
 

@@ -21,7 +21,7 @@ import torch
 from tqdm import tqdm
 
 import dac_codec
-from dac_codec.errors import DacError
+from dac_codec.common.errors import DacError
 from dac_codec.evaluation.clips import Clip
 from dac_codec.evaluation.codecs import Codec, Setting
 from dac_codec.evaluation.metrics import METRICS, METRICS_VERSION, Metric

@@ -15,8 +15,8 @@ import safetensors.torch
 import torch
 
 from dac_codec import pretrained
-from dac_codec.errors import CheckpointError
-from dac_codec.files import replacing
+from dac_codec.common.errors import CheckpointError
+from dac_codec.common.files import replacing
 from dac_codec.model.discriminator import Discriminator
 
 DISCRIMINATOR_FILE = "discriminator.safetensors"

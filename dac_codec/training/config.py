@@ -42,7 +42,7 @@ class DiscriminatorConfig(_Section):
 
 
 class DataConfig(_Section):
-    """What to hear: see `dac_codec.training.sounds.find_sounds` and `dac_codec.training.data.ExcerptDataset`.
+    """What to hear: see `dac_codec.training.sounds.find_sounds` and `dac_codec.training.excerpts.ExcerptDataset`.
 
     Attributes:
         sounds: a folder, a manifest, or a mapping from domains to lists of them.
@@ -72,7 +72,7 @@ class DataConfig(_Section):
 class LossConfig(_Section):
     """How much each loss counts, and at which scales; the defaults are the paper's (section 3.4).
 
-    `envelope` is not of the paper: see `dac_codec.spectral.envelope_distance`.
+    `envelope` is not of the paper: see `dac_codec.common.spectral.envelope_distance`.
 
     `centred` takes each excerpt's mean out before the spectral losses. The logarithm of next to nothing is steep:
     without this, nearly all of the gradient's length is about the constant offset, which drowns the rest where

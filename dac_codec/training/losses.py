@@ -1,4 +1,4 @@
-"""The losses of the paper (section 3.4) and one of our own, from the distances of `dac_codec.spectral`."""
+"""The losses of the paper (section 3.4) and one of our own, from the distances of `dac_codec.common.spectral`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dac_codec.spectral import MultiScaleMel, Spectra, envelope_distance, multi_scale_stft, si_sdr
+from dac_codec.common.spectral import MultiScaleMel, Spectra, envelope_distance, multi_scale_stft, si_sdr
 from dac_codec.training.config import LossConfig
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from dac_codec.errors import DacError
-from dac_codec.files import replacing
+from dac_codec.common.errors import DacError
+from dac_codec.common.files import replacing
 
 _BORING = frozenset(("step", "learning_rate", "skipped_files"))
 

@@ -14,7 +14,7 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
-from dac_codec.errors import DacError
+from dac_codec.common.errors import DacError
 from dac_codec.training.config import TrainConfig
 
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dac_codec.errors import DacError
-from dac_codec.files import replacing
+from dac_codec.common.errors import DacError
+from dac_codec.common.files import replacing
 from dac_codec.training.config import LoggerConfig
 
 logger = logging.getLogger(__name__)

@@ -12,10 +12,11 @@ from typing import NamedTuple, TypeAlias
 
 from tqdm import tqdm
 
-from dac_codec import audio, manifest
-from dac_codec.errors import AudioError
-from dac_codec.files import expanded
-from dac_codec.manifest import Place, Sound
+from dac_codec import audio
+from dac_codec.common import manifest
+from dac_codec.common.errors import AudioError
+from dac_codec.common.files import expanded
+from dac_codec.common.manifest import Place, Sound
 
 Source: TypeAlias = Place | Mapping[str, Place | Iterable[Place]]
 """One place, or the place or places of each domain."""

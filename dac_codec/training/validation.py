@@ -11,14 +11,14 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from dac_codec import audio as sound
-from dac_codec.errors import DacError
+from dac_codec.common.errors import DacError
+from dac_codec.common.manifest import Sound
+from dac_codec.common.spectral import Spectra, mel_distance, multi_scale_stft, si_sdr
 from dac_codec.evaluation import pictures
 from dac_codec.evaluation.metrics import codebook_use
-from dac_codec.manifest import Sound
 from dac_codec.model import DAC
-from dac_codec.spectral import Spectra, mel_distance, multi_scale_stft, si_sdr
 from dac_codec.training.config import TrainConfig
-from dac_codec.training.data import Clip, ClipDataset
+from dac_codec.training.excerpts import Clip, ClipDataset
 from dac_codec.training.processes import StopFlag, any_process, total
 
 MEASURES = ("val/mel_distance", "val/stft_distance", "val/si_sdr")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dac_codec import audio as sound
 from dac_codec.audio import Audio
-from dac_codec.errors import AudioError
+from dac_codec.common.errors import AudioError
 from tests.audio import sounds
 
 RATE = 44100

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from dac_codec import audio
 from dac_codec.audio import pcm, samples, wav
-from dac_codec.errors import AudioError
+from dac_codec.common.errors import AudioError
 from tests.audio.sounds import RATE, Pipe, names, noise, tones, write_damaged
 
 SUBTYPES = ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dac_codec import audio
-from dac_codec.errors import AudioError
+from dac_codec.common.errors import AudioError
 
 
 def test_find_audio(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dac_codec import audio
 from dac_codec.audio import samples
-from dac_codec.errors import AudioError
+from dac_codec.common.errors import AudioError
 from tests.audio.sounds import RATE, noise
 from tests.conftest import GOLDEN
 

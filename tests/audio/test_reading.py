@@ -16,7 +16,7 @@ import soundfile
 
 from dac_codec import audio
 from dac_codec.audio import reading, samples
-from dac_codec.errors import AudioError
+from dac_codec.common.errors import AudioError
 from tests.audio.sounds import RATE, needs_mp3, noise, tones, write_damaged
 
 

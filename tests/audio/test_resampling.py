@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dac_codec import audio
-from dac_codec.errors import AudioError
+from dac_codec.common.errors import AudioError
 from tests.audio.sounds import RATE, noise, tones
 
 RATES = st.sampled_from([8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000, 96000, 192000])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dac_codec import audio
-from dac_codec.errors import AudioError
+from dac_codec.common.errors import AudioError
 from tests.audio.sounds import RATE, tones
 
 

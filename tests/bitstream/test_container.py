@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dac_codec.bitstream import MAGIC, Header, Reader, Writer, default_chunk_frames, dumps, is_legacy, loads
 from dac_codec.bitstream.packing import packed_size
-from dac_codec.errors import BitstreamError, TruncatedBitstreamError
+from dac_codec.common.errors import BitstreamError, TruncatedBitstreamError
 
 HEADER = Header(
     model_fingerprint=bytes(range(8)),

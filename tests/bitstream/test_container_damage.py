@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from dac_codec.bitstream import Header, Reader, Writer, dumps, loads
 from dac_codec.bitstream.fields import encode_varint, with_crc
-from dac_codec.errors import BitstreamError, TruncatedBitstreamError
+from dac_codec.common.errors import BitstreamError, TruncatedBitstreamError
 
 HEADER = Header(b"12345678", "tiny", 16000, 2, 20 * 320, -3.5, 16000, 320, 2, 1000)
 CODES = np.random.default_rng(0).integers(0, 1000, (2, 2, 20), dtype=np.uint16)

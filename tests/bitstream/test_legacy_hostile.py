@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dac_codec.bitstream import LegacyFile, read_legacy, write_legacy
-from dac_codec.errors import BitstreamError
+from dac_codec.common.errors import BitstreamError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "legacy_24khz_mono_48k_nq4.dac"
 NPY_HEADER = b"\x93NUMPY\x01\x00v\x00{'descr': '|O', 'fortran_order': False, 'shape': (), }".ljust(127) + b"\n"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from dac_codec.bitstream import pack, packed_size, unpack
-from dac_codec.errors import BitstreamError
+from dac_codec.common.errors import BitstreamError
 
 
 @st.composite

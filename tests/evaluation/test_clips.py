@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from dac_codec.errors import AudioError
+from dac_codec.common.errors import AudioError
 from dac_codec.evaluation import clips
 from tests.evaluation.sounds import RATE, speech_like
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from dac_codec import audio as sound
 from dac_codec import pretrained
-from dac_codec.errors import DacError
+from dac_codec.common.errors import DacError
 from dac_codec.evaluation import baselines, metrics
 from dac_codec.evaluation.codecs import NAMES, Coded, Setting, make_codecs
 from dac_codec.evaluation.codecs.commands import MP3, OPUS, VORBIS, CommandCodec

@@ -13,7 +13,7 @@ import soundfile
 from click.testing import CliRunner
 
 from dac_codec import pretrained
-from dac_codec.cli import main
+from dac_codec.cli.main import main
 from tests.conftest import golden_model
 from tests.evaluation.sounds import RATE, speech_like
 
@@ -28,7 +28,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_evaluate_and_again_with_more(data: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "dac_codec.cli", "evaluate", "data", "--model", "model", "-o", "out"]
+    command = [sys.executable, "-m", "dac_codec", "evaluate", "data", "--model", "model", "-o", "out"]
     command += ["--bitrates", "0.5,99"]
     done = subprocess.run([*command, "--codecs", "ours,silence"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -55,7 +55,7 @@ def test_evaluate_and_again_with_more(data: Path, tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="names there are text")
 def test_names_that_are_not_utf_8(data: Path, tmp_path: Path) -> None:
     (data / "speech" / "a.wav").rename(os.fsdecode(os.fsencode(data) + b"/speech/\xff.wav"))
-    command = [sys.executable, "-m", "dac_codec.cli", "evaluate", "data", "--model", "model", "-o", "out"]
+    command = [sys.executable, "-m", "dac_codec", "evaluate", "data", "--model", "model", "-o", "out"]
     done = subprocess.run([*command, "--codecs", "anchor"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "speech/\\udcff.wav,speech" in (tmp_path / "out" / "clips.csv").read_text()

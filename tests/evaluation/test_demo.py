@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from dac_codec import pretrained
-from dac_codec.errors import DacError
+from dac_codec.common.errors import DacError
 from dac_codec.evaluation import demo
 from tests.conftest import golden_model
 

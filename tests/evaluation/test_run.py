@@ -22,7 +22,7 @@ import torch
 
 from dac_codec import pretrained
 from dac_codec.audio import Audio
-from dac_codec.errors import DacError
+from dac_codec.common.errors import DacError
 from dac_codec.evaluation import summary
 from dac_codec.evaluation.clips import Clip
 from dac_codec.evaluation.codecs import Coded, Setting

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from dac_codec.engine import prepare
+from dac_codec.inference import prepare
 from dac_codec.model import DAC, PRESETS, DACConfig
 from dac_codec.model.layers import Snake
 from tests.conftest import GOLDEN, golden_model
-from tests.streaming.networks import TINY, lively, noise
+from tests.inference.networks import TINY, lively, noise
 
 SMALL = DACConfig(encoder_dim=4, encoder_rates=(2, 5), decoder_dim=16, decoder_rates=(5, 2), n_codebooks=4)
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dac_codec.engine import layers
+from dac_codec.inference import layers
 from dac_codec.model import snake as snakes
 from dac_codec.model.snake import _rough_squared_sine, scales, snake, snake_into
 

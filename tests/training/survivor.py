@@ -22,7 +22,7 @@ import torch._dynamo  # what the first step would import, in every life anew
 from dac_codec.training import checkpoint
 from dac_codec.training.checkpoint import Checkpoints
 from dac_codec.training.config import TrainConfig
-from dac_codec.training.loop import Trainer
+from dac_codec.training.trainer import Trainer
 
 
 def live(config: TrainConfig) -> int:

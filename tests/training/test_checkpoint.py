@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 
 from dac_codec import pretrained
-from dac_codec.errors import CheckpointError
+from dac_codec.common.errors import CheckpointError
 from dac_codec.model.discriminator import Discriminator
 from dac_codec.training import checkpoint
 from dac_codec.training.checkpoint import Checkpoints

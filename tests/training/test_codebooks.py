@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 
 from dac_codec.model import DAC, DACConfig
 from dac_codec.training import codebooks
-from dac_codec.training.loop import Trainer
+from dac_codec.training.trainer import Trainer
 from tests.training.conftest import assert_equal, log_of, small_run
 
 

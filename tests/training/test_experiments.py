@@ -8,7 +8,7 @@ import pytest
 
 from dac_codec.model import DAC
 from dac_codec.training.config import TrainConfig
-from dac_codec.training.loop import Trainer
+from dac_codec.training.trainer import Trainer
 from tests.training.conftest import log_of
 from tests.training.test_config import EXPERIMENTS, config_of, values_of
 

@@ -15,7 +15,7 @@ import torch
 
 from dac_codec.training import checkpoint
 from dac_codec.training.checkpoint import Checkpoints
-from dac_codec.training.loop import Trainer
+from dac_codec.training.trainer import Trainer
 from tests.training.conftest import assert_equal, log_of, small_run
 
 ROOT = Path(__file__).parents[2]

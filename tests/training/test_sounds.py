@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from dac_codec.errors import AudioError
-from dac_codec.manifest import Sound, read_split
+from dac_codec.common.errors import AudioError
+from dac_codec.common.manifest import Sound, read_split
 from dac_codec.training import sounds
 from dac_codec.training.sounds import Found, find_sounds
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from dac_codec import audio as sound
 from dac_codec.audio import Audio
-from dac_codec.errors import AudioError, DacError
+from dac_codec.common.errors import AudioError, DacError
 from dac_codec.evaluation.codecs.interface import Coded, MissingCodecError, Setting
 from dac_codec.evaluation.codecs.ogg import ogg_payload
 

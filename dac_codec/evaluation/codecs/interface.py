@@ -11,7 +11,7 @@ import torch
 
 from dac_codec.audio import Audio
 from dac_codec.codec.models import best_device
-from dac_codec.errors import DacError
+from dac_codec.common.errors import DacError
 
 
 class MissingCodecError(DacError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dac_codec.errors import DacError
+from dac_codec.common.errors import DacError
 
 _HEADER = 27  # bytes of a page before its table of segments
 

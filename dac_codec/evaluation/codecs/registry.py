@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dac_codec.errors import DacError
+from dac_codec.common.errors import DacError
 from dac_codec.evaluation.codecs.commands import MP3, OPUS, VORBIS
 from dac_codec.evaluation.codecs.interface import Codec, MissingCodecError
 from dac_codec.evaluation.codecs.networks import Encodec, Snac

@@ -1,0 +1,1 @@
+"""The command line: `dac-codec`, or `python -m dac_codec`."""

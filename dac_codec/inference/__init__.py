@@ -1,0 +1,33 @@
+"""Fast inference: the network on whole signals and on streams, with the same result."""
+
+from dac_codec.inference.batches import decode_batch, encode_batch
+from dac_codec.inference.blocks import decode, decode_blocks, decode_range, encode, encode_blocks
+from dac_codec.inference.decoder import StreamingDecoder
+from dac_codec.inference.encoder import StreamingEncoder
+from dac_codec.inference.look_ahead import (
+    Context,
+    decoder_context,
+    decoder_look_ahead,
+    encoder_context,
+    encoder_look_ahead,
+)
+from dac_codec.inference.prepared import PreparedDAC, prepare
+
+__all__ = [
+    "Context",
+    "PreparedDAC",
+    "StreamingDecoder",
+    "StreamingEncoder",
+    "decode",
+    "decode_batch",
+    "decode_blocks",
+    "decode_range",
+    "decoder_context",
+    "decoder_look_ahead",
+    "encode",
+    "encode_batch",
+    "encode_blocks",
+    "encoder_context",
+    "encoder_look_ahead",
+    "prepare",
+]

@@ -1,0 +1,46 @@
+"""The list of a data set's sounds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dac_codec.common.errors import AudioError
+from dac_codec.common.manifest import Sound, read, read_split
+
+HEADER = "path,domain,duration,split\n"
+
+
+def test_sounds_by_split(tmp_path: Path) -> None:
+    manifest = tmp_path / "sounds.csv"
+    manifest.write_text(HEADER + "b.wav,speech,2.5,test\na.wav,music,1,train\n/c.wav,speech,3,test\n")
+    test = [Sound(tmp_path / "b.wav", "speech", 2.5), Sound(Path("/c.wav"), "speech", 3.0)]
+    assert read(manifest) == {"test": test, "train": [Sound(tmp_path / "a.wav", "music", 1.0)]}
+    assert read_split(manifest, "test") == test
+    with pytest.raises(AudioError, match=r"no files in its val split.*test, train"):
+        read_split(manifest, "val")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,domain,duration\na.wav,speech,1\n", r"line 1: no column 'split'"),
+        ("", r"line 1: no column 'path'"),
+        (HEADER + "a.wav,speech,1,train\nb.wav,speech,long,train\n", r"line 3: the duration is 'long'"),
+        (HEADER + "a.wav,speech,0,train\n", r"line 2: the duration is '0'"),
+        (HEADER + "a.wav,speech,-1,train\n", r"line 2: the duration is '-1'"),
+        (HEADER + "a.wav,speech,nan,train\n", r"line 2: the duration is 'nan'"),
+        (HEADER + "a.wav,speech,inf,train\n", r"line 2: the duration is 'inf'"),
+        (HEADER + "a.wav,speech,1\n", r"line 2: nothing in the column 'split'"),
+        (HEADER + ",speech,1,train\n", r"line 2: nothing in the column 'path'"),
+        ("\udcff\udcfe", "is not a manifest"),
+    ],
+)
+def test_a_bad_line_of_a_manifest_is_named(tmp_path: Path, text: str, message: str) -> None:
+    manifest = tmp_path / "bad.csv"
+    manifest.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(AudioError, match=message) as error:
+        read_split(manifest, "train")
+    assert str(manifest) in str(error.value)
+    assert "\n" not in str(error.value)

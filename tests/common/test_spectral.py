@@ -1,0 +1,84 @@
+"""Distances and mel filters against the reference's numbers and librosa's."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from dac_codec.common import spectral
+from dac_codec.common.spectral import Spectra
+from tests.conftest import GOLDEN
+
+golden = np.load(GOLDEN / "discriminator_and_losses.npz")
+real, fake = torch.from_numpy(golden["real"]), torch.from_numpy(golden["fake"])
+
+
+def test_mel_loss() -> None:
+    value = spectral.MultiScaleMel(44100)(Spectra(fake), Spectra(real))
+    assert float(value) == pytest.approx(float(golden["mel_loss"]), rel=1e-4)
+
+
+def test_mel_distance() -> None:
+    value = spectral.mel_distance(44100)(Spectra(fake), Spectra(real))
+    assert float(value) == pytest.approx(float(golden["mel_distance"]), rel=1e-4)
+
+
+def test_stft_loss() -> None:
+    value = spectral.multi_scale_stft(Spectra(fake), Spectra(real))
+    assert float(value) == pytest.approx(float(golden["stft_loss"]), rel=1e-4)
+
+
+def test_si_sdr() -> None:
+    assert -float(spectral.si_sdr(fake, real)) == pytest.approx(float(golden["sisdr_loss"]), rel=1e-4)
+
+
+def test_si_sdr_of_silence() -> None:
+    silence, sound = torch.zeros(1, 1, 4000), 0.1 * torch.randn(1, 1, 4000, generator=torch.Generator().manual_seed(0))
+    assert float(spectral.si_sdr(silence, silence)) == 0.0
+    assert float(spectral.si_sdr(silence, sound)) == pytest.approx(0.0, abs=0.01)
+    assert float(spectral.si_sdr(sound, silence)) == pytest.approx(-80.0, abs=0.01)
+    for level in (1.0, 1e-6):  # quiet sounds are no worse
+        assert float(spectral.si_sdr(0.5 * level * sound, level * sound)) == pytest.approx(100.0, abs=0.5)
+        noisy = level * (sound + 0.1 * sound.roll(1))
+        assert float(spectral.si_sdr(noisy, level * sound)) == pytest.approx(20.0, abs=0.3)
+
+
+@pytest.mark.parametrize(("rate", "window", "bands"), [(44100, 2048, 320), (44100, 32, 5), (16000, 512, 80)])
+def test_mel_filters_are_librosas(rate: int, window: int, bands: int) -> None:
+    librosa = pytest.importorskip("librosa")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # librosa warns of filters that are narrower than a bin
+        expected = librosa.filters.mel(sr=rate, n_fft=window, n_mels=bands)
+    assert np.allclose(spectral.mel_filters(rate, window, bands), expected, atol=1e-7)
+
+
+def test_each_window_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    stft = torch.stft
+    monkeypatch.setattr(torch, "stft", lambda *args, **kwargs: calls.append(args[1]) or stft(*args, **kwargs))
+    estimate, reference = Spectra(fake), Spectra(real)
+    spectral.mel_distance(44100)(estimate, reference)
+    spectral.multi_scale_stft(estimate, reference)
+    assert sorted(calls) == [512, 512, 2048, 2048]
+
+
+def test_signals_shorter_than_a_window() -> None:
+    assert torch.isfinite(spectral.mel_distance(44100)(Spectra(torch.zeros(1, 1, 1)), Spectra(torch.ones(1, 1, 1))))
+
+
+def test_envelopes_are_compared_whatever_their_level() -> None:
+    def distance(estimate: torch.Tensor, reference: torch.Tensor) -> float:
+        return float(spectral.envelope_distance(Spectra(estimate), Spectra(reference), 44100))
+
+    random = torch.Generator().manual_seed(0)
+    swell = torch.linspace(0, 20, 44100).sin().square()
+    sound = 0.1 * swell * torch.randn(1, 1, 44100, generator=random)
+    other = 0.1 * swell * torch.randn(1, 1, 44100, generator=random)
+    flat = 0.1 * torch.randn(1, 1, 44100, generator=random)
+    assert distance(sound, sound) < 0.01
+    assert distance(0.1 * sound, sound) < 0.01
+    assert 0.1 < distance(other, sound) < distance(flat, sound) - 0.2
+    assert distance(flat, sound) > 0.9

@@ -1,0 +1,193 @@
+"""Work in other threads: order, bounds, errors and ends."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from contextvars import ContextVar
+from typing import Any
+
+import pytest
+
+from dac_codec.common import threads
+from dac_codec.common.threads import ahead, behind, side_by_side
+
+WAIT_S = 30.0
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    assert set(threading.enumerate()) <= before
+
+
+def test_the_next_item_is_made_while_one_is_used_and_no_further_one() -> None:
+    made: list[int] = []
+    second = threading.Event()
+
+    def items() -> Iterator[int]:
+        for number in range(4):
+            made.append(number)
+            if number == 1:
+                second.set()
+            yield number
+
+    with ahead(items()) as numbers:
+        assert next(numbers) == 0
+        assert second.wait(WAIT_S)
+        time.sleep(0.05)
+        assert made == [0, 1]
+        assert list(numbers) == [1, 2, 3]
+
+
+def test_what_an_item_raises_comes_in_its_place() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        yield 2
+        raise KeyError("three")
+
+    with ahead(items()) as numbers:
+        assert (next(numbers), next(numbers)) == (1, 2)
+        with pytest.raises(KeyError, match="three"):
+            next(numbers)
+
+
+def test_leaving_early_waits_for_the_item_under_way_and_closes_the_rest() -> None:
+    events: list[str] = []
+    begun = threading.Event()
+
+    def items() -> Iterator[int]:
+        try:
+            yield 1
+            begun.set()
+            time.sleep(0.1)
+            events.append("second made")
+            yield 2
+        finally:
+            events.append("closed")
+
+    with pytest.raises(RuntimeError, match="enough"), ahead(items()) as numbers:  # noqa: PT012
+        next(numbers)
+        assert begun.wait(WAIT_S)
+        raise RuntimeError("enough")
+    assert events == ["second made", "closed"]
+
+
+def test_calls_are_made_behind_in_their_order() -> None:
+    done: list[int] = []
+    go_on = threading.Event()
+
+    def call(number: int) -> None:
+        assert go_on.wait(WAIT_S)
+        done.append(number)
+
+    with behind(call) as begin:
+        begin(1)
+        assert done == []
+        go_on.set()
+        for number in range(2, 6):
+            begin(number)
+    assert done == [1, 2, 3, 4, 5]
+
+
+def test_what_a_call_raises_comes_out_of_the_next_or_at_the_end() -> None:
+    def call(number: int) -> None:
+        if number == 2:
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"), behind(call) as begin:  # noqa: PT012
+        begin(1)
+        begin(2)
+    with pytest.raises(OSError, match="disk full"), behind(call) as begin:  # noqa: PT012
+        begin(2)
+        begin(3)
+        pytest.fail("the error came too late")
+
+
+def test_context_is_that_of_the_caller() -> None:
+    name = ContextVar("name", default="nobody")
+    heard: list[str] = []
+    name.set("job 3")
+    with ahead(name.get() for _ in range(2)) as names, behind(lambda _: heard.append(name.get())) as begin:
+        for each in names:
+            begin(each)
+            heard.append(each)
+    assert heard == ["job 3"] * 4
+
+
+@pytest.mark.parametrize("n_at_once", [1, 3])
+def test_results_come_in_order_and_the_number_is_kept(n_at_once: int) -> None:
+    lock = threading.Lock()
+    running, most = 0, 0
+
+    def work(number: int) -> int:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.02 * (number % 3))
+        with lock:
+            running -= 1
+        return number
+
+    assert list(side_by_side(work, range(12), n_at_once)) == list(range(12))
+    assert most == n_at_once
+
+
+def test_an_error_interrupts_what_is_beside_it_and_nothing_new_begins() -> None:
+    begun: list[int] = []
+    cleaned_up: list[int] = []
+    beside = threading.Event()
+
+    def work(number: int) -> int:
+        begun.append(number)
+        if number == 0:
+            assert beside.wait(WAIT_S)
+            raise ValueError("nought")
+        beside.set()
+        try:
+            while True:
+                time.sleep(0.001)
+        finally:
+            cleaned_up.append(number)
+
+    with pytest.raises(ValueError, match="nought"):
+        list(side_by_side(work, range(6), 2))
+    assert sorted(begun)[:2] == [0, 1]
+    assert sorted(begun)[1:] == sorted(cleaned_up)
+    assert len(begun) < 6
+
+
+def test_nobody_is_interrupted_while_starting_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that is being started goes by its starter's identity for a moment, and must not die in its place."""
+    start, interrupt = threading.Thread.start, threads.ctypes.pythonapi.PyThreadState_SetAsyncExc
+    held: list[tuple[str, bool]] = []
+
+    def watched_start(thread: threading.Thread) -> None:
+        held.append(("start", threads._starting.locked()))
+        start(thread)
+
+    def watched_interrupt(*arguments: Any) -> int:
+        held.append(("interrupt", threads._starting.locked()))
+        result: int = interrupt(*arguments)
+        return result
+
+    going = threading.Event()
+
+    def work(item: int) -> None:
+        monkeypatch.setattr(threading.Thread, "start", watched_start)
+        while item:
+            with ahead(range(2)) as items, behind(str) as call:
+                for one in items:
+                    call(one)
+            going.set()
+
+    monkeypatch.setattr(threads.ctypes.pythonapi, "PyThreadState_SetAsyncExc", watched_interrupt)
+    with closing(side_by_side(work, range(2), 2)) as results:
+        next(results)
+        assert going.wait(WAIT_S)
+    assert {kind for kind, _ in held} == {"start", "interrupt"}
+    assert all(is_held for _, is_held in held)

@@ -1,0 +1,81 @@
+"""Signals of different lengths at once give what each gives alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dac_codec.inference import decode_batch, encode_batch, encoder_context, prepare
+from dac_codec.inference.batches import similar_lengths
+from dac_codec.model import DAC
+from tests.inference.networks import TINY, lively, noise
+
+CONFIGS = [TINY, replace(TINY, encoder_rates=(3, 5), decoder_rates=(5, 3))]
+MODELS = [lively(replace(config, causal=causal)) for config in CONFIGS for causal in (False, True)]
+MODELS += [prepare(model, exact=True) for model in MODELS]
+WHICH = st.integers(0, len(MODELS) - 1)
+SHAPES = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 60), st.integers(0, 400)), min_size=1, max_size=6)
+"""Rows, frames, and samples that the last frame lacks, of each signal."""
+
+
+@settings(max_examples=60, deadline=None)
+@given(WHICH, SHAPES, st.sampled_from([1, 3]))
+@torch.no_grad()
+def test_codes_are_those_of_each_alone(which: int, shapes: list[tuple[int, int, int]], n_quantizers: int) -> None:
+    model = MODELS[which]
+    hop = model.hop_length
+    signals = [
+        noise(rows, 1, n_frames * hop - lacking % hop, seed=seed)
+        for seed, (rows, n_frames, lacking) in enumerate(shapes)
+    ]
+    for signal, codes in zip(signals, encode_batch(model, signals, n_quantizers), strict=True):
+        assert torch.equal(codes, model.encode(signal, n_quantizers).codes)
+
+
+@settings(max_examples=60, deadline=None)
+@given(WHICH, SHAPES)
+@torch.no_grad()
+def test_audio_is_that_of_each_alone(which: int, shapes: list[tuple[int, int, int]]) -> None:
+    model = MODELS[which]
+    generator = torch.Generator().manual_seed(0)
+    signals = [torch.randint(256, (rows, 2, n_frames), generator=generator) for rows, n_frames, _ in shapes]
+    for signal, audio in zip(signals, decode_batch(model, signals), strict=True):
+        assert audio.shape == (signal.shape[0], 1, signal.shape[-1] * model.hop_length)
+        assert torch.allclose(audio, model.decode_codes(signal), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("model", MODELS[:4], ids=lambda model: f"{model.config.encoder_rates}-{model.config.causal}")
+def test_the_encoders_context_is_exactly_what_a_frame_depends_on(model: DAC) -> None:
+    hop, context = model.hop_length, encoder_context(model)
+    frame, n_frames = context.before + 1, context.before + context.after + 3
+    audio = noise(1, 1, n_frames * hop)
+
+    def reaches(source: int) -> bool:
+        """Whether a frame of samples makes a difference to the frame of codes."""
+        nudged = audio.clone()
+        nudged[..., source * hop : (source + 1) * hop] += 1000.0
+        return not torch.allclose(model.encoder(nudged)[..., frame], before, rtol=0, atol=1e-12)
+
+    before = model.encoder(audio)[..., frame]
+    assert [reaches(source) for source in (0, 1, frame, n_frames - 2, n_frames - 1)] == [False, True, True, True, False]
+
+
+@given(st.lists(st.tuples(st.integers(1, 8), st.integers(1, 50)), max_size=30), st.integers(1, 400))
+def test_batches_are_of_similar_lengths_and_no_larger_than_allowed(shapes: list[tuple[int, int]], most: int) -> None:
+    batches = similar_lengths(shapes, most)
+    assert sorted(index for batch in batches for index in batch) == list(range(len(shapes)))
+    for batch in batches:
+        lengths = [shapes[index][1] for index in batch]
+        assert max(lengths) <= 2 * min(lengths)
+        assert len(batch) == 1 or sum(shapes[index][0] for index in batch) * max(lengths) <= most
+
+
+def test_signals_are_put_together_as_far_as_possible() -> None:
+    assert similar_lengths([(2, 10), (1, 30), (1, 9), (1, 10), (2, 11)], 55) == [[2, 0, 3], [4], [1]]
+    assert similar_lengths([(1, 100), (1, 100), (1, 100)], 200) == [[0, 1], [2]]
+    assert similar_lengths([(1, 100)], 10) == [[0]]
+    assert similar_lengths([], 10) == []

@@ -1,0 +1,108 @@
+"""Files in blocks give what they give as a whole."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dac_codec import inference
+from dac_codec.inference import blocks, decoder_context
+from dac_codec.model import DAC
+from tests.inference.networks import TINY, lively, noise, pieces
+
+MODEL = lively(replace(TINY, encoder_rates=(3, 5), decoder_rates=(5, 3)))
+CAUSAL = lively(replace(TINY, encoder_rates=(3, 5), decoder_rates=(5, 3), causal=True))
+
+
+@pytest.fixture
+def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "block_samples", lambda device: 1)
+
+
+@pytest.mark.usefixtures("short_blocks")
+@pytest.mark.parametrize("model", [MODEL, CAUSAL])
+@pytest.mark.parametrize("n_samples", [1, 16 * 15, 1000])
+@torch.no_grad()
+def test_files_in_blocks(model: DAC, n_samples: int) -> None:
+    audio = noise(2, 1, n_samples)
+    whole = model.encode(audio, 2).codes
+    assert torch.equal(inference.encode(model, audio, 2, progress=True), whole)
+    assert torch.allclose(inference.decode(model, whole, progress=True), model.decode_codes(whole), atol=1e-12)
+
+
+@pytest.mark.usefixtures("short_blocks")
+@pytest.mark.parametrize("sizes", [[1], [7, 0, 1000], [10_000]])
+@torch.no_grad()
+def test_blocks_are_regrouped(sizes: list[int]) -> None:
+    audio = noise(1, 1, 50 * 15)
+    whole = MODEL.encode(audio).codes
+    codes = list(inference.encode_blocks(MODEL, pieces(audio, sizes)))
+    heard = list(inference.decode_blocks(MODEL, pieces(whole, sizes)))
+    assert torch.equal(torch.cat(codes, -1), whole)
+    assert torch.allclose(torch.cat(heard, -1), MODEL.decode_codes(whole), atol=1e-12)
+    for parts, steps in ((codes, 1), (heard, MODEL.hop_length)):
+        assert min(part.shape[-1] for part in parts) > 0
+        assert [part.shape[-1] for part in parts[1:-2]] == [16 * steps] * (len(parts) - 3)
+        assert len(parts) >= 4
+
+
+def test_blocks_are_read_as_they_are_needed(short_blocks: None) -> None:
+    n_read = 0
+
+    def endless() -> object:
+        nonlocal n_read
+        while True:
+            n_read += 1
+            yield noise(1, 1, 15)
+
+    codes = inference.encode_blocks(MODEL, endless())  # type: ignore[arg-type]
+    next(codes)
+    assert n_read <= 32
+
+
+def test_no_blocks() -> None:
+    assert list(inference.encode_blocks(MODEL, [])) == []
+    assert list(inference.decode_blocks(MODEL, [torch.zeros(1, 3, 0).long()])) == []
+
+
+def test_wrong_shapes_are_named() -> None:
+    with pytest.raises(ValueError, match="at least one sample"):
+        inference.encode(MODEL, torch.zeros(1, 1, 0))
+    with pytest.raises(ValueError, match="at least one frame"):
+        inference.decode(MODEL, torch.zeros(1, 3, 0).long())
+    with pytest.raises(ValueError, match="last size only"):
+        list(inference.encode_blocks(MODEL, [torch.zeros(1, 1, 5), torch.zeros(2, 1, 5)]))
+    with pytest.raises(ValueError, match="last size only"):
+        list(inference.encode_blocks(MODEL, [torch.zeros(5)]))
+
+
+@given(st.sampled_from([MODEL, CAUSAL]), st.integers(1, 40), st.data())
+@settings(deadline=None, max_examples=40)
+@torch.no_grad()
+def test_a_range_is_that_part_of_the_whole(model: DAC, n_frames: int, data: st.DataObject) -> None:
+    first = data.draw(st.integers(0, n_frames - 1))
+    last = data.draw(st.integers(first + 1, n_frames))
+    codes = torch.randint(1024, (2, 3, n_frames), generator=torch.Generator().manual_seed(0))
+    hop = model.hop_length
+    part = inference.decode_range(model, codes, first, last)
+    assert part.shape == (2, 1, (last - first) * hop)
+    assert torch.allclose(part, model.decode_codes(codes)[..., first * hop : last * hop], atol=1e-12)
+
+
+def test_a_range_reads_nothing_beyond_its_context() -> None:
+    before, after = decoder_context(MODEL)
+    codes = torch.full((1, 3, 100), -1)  # No code at all: it must not be looked at.
+    codes[..., 50 - before : 52 + after] = 1
+    assert inference.decode_range(MODEL, codes, 50, 52).shape == (1, 1, 30)
+    with pytest.raises(ValueError, match="between 0"):
+        inference.decode_range(MODEL, codes, 49, 52)
+
+
+@pytest.mark.parametrize(("first", "last"), [(-1, 3), (3, 3), (3, 2), (0, 11)])
+def test_ranges_that_are_none(first: int, last: int) -> None:
+    with pytest.raises(ValueError, match=f"from {first} to {last}"):
+        inference.decode_range(MODEL, torch.zeros(1, 3, 10).long(), first, last)

@@ -1,0 +1,129 @@
+"""A fast kernel does what the plain one does, whatever the shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from dac_codec.inference import kernels
+from dac_codec.inference.kernels import FastKernel, Kernel, MinimalKernel, PlainKernel, RowConvolution, fast_kernel
+
+CHANNELS = [1, 2, 7, 8, 16, 33]
+
+
+def outputs(
+    conv: nn.Conv1d | nn.ConvTranspose1d,
+    n_places: int,
+    batch: int,
+    dtype: torch.dtype,
+    kind: Callable[..., Kernel] = FastKernel,
+) -> tuple[Tensor, Tensor]:
+    """What the plain and a fast kernel give for so many places of the kernel."""
+    plain, fast = PlainKernel(conv), kind(conv, dtype)
+    n_outputs = n_places * (conv.stride[0] if isinstance(conv, nn.ConvTranspose1d) else 1)
+    n_plain, n_fast = plain.n_inputs(n_outputs), fast.n_inputs(n_outputs)
+    assert n_fast >= n_plain
+    x = torch.randn(batch, n_fast, conv.in_channels, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with torch.no_grad():
+        expected = plain(x[:, :n_plain].to(plain.dtype))
+        found = fast(x.to(dtype))
+    assert expected.shape == (batch, n_outputs, conv.out_channels)
+    return expected, found[:, :n_outputs]
+
+
+@given(
+    st.sampled_from(CHANNELS),
+    st.sampled_from(CHANNELS),
+    st.sampled_from([(1, 1), (3, 1), (7, 1), (7, 3), (7, 9)]),
+    st.integers(1, 70),
+    st.integers(1, 3),
+    st.sampled_from([torch.float64, torch.float32]),
+)
+@settings(deadline=None, max_examples=60)
+def test_convolutions(
+    n_in: int, n_out: int, shape: tuple[int, int], n_places: int, batch: int, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv1d(n_in, n_out, shape[0], dilation=shape[1]).double()
+    expected, found = outputs(conv, n_places, batch, dtype)
+    assert torch.allclose(found.double(), expected, atol=1e-12 if dtype == torch.float64 else 1e-5)
+
+
+@given(
+    st.sampled_from(CHANNELS),
+    st.sampled_from(CHANNELS),
+    st.integers(2, 8),
+    st.integers(1, 70),
+    st.integers(1, 3),
+    st.booleans(),
+    st.sampled_from([torch.float64, torch.float32]),
+)
+@settings(deadline=None, max_examples=60)
+def test_strides(
+    n_in: int, n_out: int, stride: int, n_places: int, batch: int, transposed: bool, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    kind = nn.ConvTranspose1d if transposed else nn.Conv1d
+    expected, found = outputs(kind(n_in, n_out, 2 * stride, stride).double(), n_places, batch, dtype)
+    assert torch.allclose(found.double(), expected, atol=1e-12 if dtype == torch.float64 else 1e-5)
+
+
+def test_bfloat16() -> None:
+    torch.manual_seed(0)
+    expected, found = outputs(nn.Conv1d(33, 16, 7, dilation=3).double(), 50, 2, torch.bfloat16)
+    assert found.dtype == torch.bfloat16
+    assert torch.allclose(found.double(), expected, atol=0.02)
+
+
+def test_without_layouts_of_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on processors and builds of PyTorch that have none."""
+    monkeypatch.setattr(kernels, "_can_pack", lambda device, dtype: False)
+    torch.manual_seed(0)
+    expected, found = outputs(nn.Conv1d(33, 16, 7, dilation=3).double(), 50, 2, torch.float32)
+    assert torch.allclose(found.double(), expected, atol=1e-5)
+
+
+@given(st.integers(1, 10_000), st.integers(2, 6))
+def test_lengths_are_few_and_waste_little(n_rows: int, bits: int) -> None:
+    rounded = kernels._rounded(n_rows, bits)
+    assert n_rows <= rounded <= (1 + 2 ** (1 - bits)) * n_rows
+    assert kernels._rounded(rounded, bits) == rounded
+    assert bin(rounded).rstrip("0").count("1") <= bits
+
+
+@given(st.integers(1, 4), st.integers(1, 9), st.integers(1, 200), st.integers(1, 3), st.booleans())
+@settings(deadline=None, max_examples=60)
+def test_fewer_products_give_the_same(n_in: int, dilation: int, n_places: int, batch: int, packed: bool) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv1d(8 * n_in, 24, 7, dilation=dilation).double()
+    with pytest.MonkeyPatch.context() as patch:
+        if not packed:
+            patch.setattr(kernels, "_can_pack", lambda device, dtype: False)
+        expected, found = outputs(conv, n_places, batch, torch.float32, MinimalKernel)
+    assert torch.allclose(found.double(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("n_channels", "kind"), [(192, MinimalKernel), (191, FastKernel)])
+def test_wide_layers_have_fewer_products(n_channels: int, kind: type[Kernel]) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv1d(n_channels, 192, 7, dilation=3).double()
+    if not kernels._can_pack(conv.weight.device, torch.bfloat16):
+        pytest.skip("oneDNN lays out nothing here")
+    assert type(fast_kernel(conv, torch.bfloat16)) is kind
+    assert type(fast_kernel(conv, torch.float32)) is FastKernel
+    expected, found = outputs(conv, 100, 2, torch.bfloat16, kind)
+    assert torch.allclose(found.double(), expected, atol=0.03)
+
+
+def test_layouts_are_kept_and_forgotten() -> None:
+    convolution = RowConvolution(torch.randn(8, 8, 3), None, 1, torch.float32)
+    if not convolution.is_packed:
+        pytest.skip("oneDNN lays out nothing here")
+    for n_rows in (10, 20, 10, 40, 10):
+        convolution(torch.zeros(1, n_rows, 8))
+    assert list(convolution._layouts) == [(1, 40), (1, 10)]

@@ -1,0 +1,492 @@
+"""A prepared model is the same network."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dac_codec import inference, pretrained
+from dac_codec.common import spectral
+from dac_codec.common.spectral import Spectra
+from dac_codec.inference import (
+    PreparedDAC,
+    StreamingDecoder,
+    StreamingEncoder,
+    kernels,
+    layers,
+    network,
+    prepare,
+    prepared,
+)
+from dac_codec.model import DAC, PRESETS, DACConfig
+from dac_codec.model.snake import scales, snake_into
+from tests.conftest import GOLDEN, golden_model
+from tests.inference.networks import TINY, lively, noise, pieces, run
+
+RATES = [(2, 3), (3, 5), (4,), (5, 2, 3)]
+MODELS = [
+    lively(replace(TINY, encoder_rates=rates, decoder_rates=rates[::-1], latent_dim=None, causal=causal))
+    for rates in RATES
+    for causal in (False, True)
+]
+MODELS.append(lively(replace(TINY, decoder_rates=(3, 1, 2))))
+
+
+@given(st.sampled_from(MODELS), st.integers(1, 400), st.integers(1, 3), st.sampled_from([None, 1, 2]))
+@settings(deadline=None, max_examples=40)
+@torch.no_grad()
+def test_it_is_the_model(model: DAC, n_samples: int, batch: int, n_quantizers: int | None) -> None:
+    prepared = prepare(model)
+    assert prepared.dtype == torch.float64  # What is in double precision is not made less.
+    audio = noise(batch, 1, n_samples)
+    expected, found = model(audio, n_quantizers=n_quantizers), prepared(audio, n_quantizers=n_quantizers)
+    assert torch.equal(found["codes"], expected["codes"])
+    for name, value in expected.items():
+        assert torch.allclose(found[name], value, atol=1e-10), name
+    assert torch.allclose(prepared.decode_codes(found["codes"]), model.decode_codes(found["codes"]), atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["44khz", "24khz"])
+@torch.no_grad()
+def test_golden_values(name: str) -> None:
+    golden = np.load(GOLDEN / f"dac_{name}_tiny_io.npz")
+    prepared = prepare(golden_model(name), exact=True)
+    audio = torch.from_numpy(golden["audio"])
+    encoded = prepared.encode(audio)
+    assert np.array_equal(encoded.codes, golden["codes"])
+    assert np.allclose(encoded.latents, golden["latents"], atol=1e-4 * np.abs(golden["latents"]).max())
+    assert float(encoded.commitment_loss) == pytest.approx(float(golden["commitment_loss"]), rel=1e-4)
+    n_reference = golden["decoded"].shape[-1]
+    decoded = prepared.decode(torch.from_numpy(golden["z"]))[..., :n_reference]
+    assert np.allclose(decoded, golden["decoded"], atol=1e-4)
+    assert np.allclose(prepared.decode_codes(encoded.codes)[..., :n_reference], golden["decoded"], atol=1e-4)
+
+
+@given(st.lists(st.integers(0, 300), min_size=1, max_size=5).filter(any), st.sampled_from(MODELS))
+@settings(deadline=None, max_examples=20)
+@torch.no_grad()
+def test_streams_of_it_are_the_whole(sizes: list[int], model: DAC) -> None:
+    prepared = prepare(model)
+    audio = noise(2, 1, 1000)
+    encoder, decoder = StreamingEncoder(prepared, batch_size=2), StreamingDecoder(prepared, 2)
+    codes = run(encoder.push, encoder.flush, pieces(audio, sizes))
+    assert torch.equal(codes, model.encode(audio).codes)
+    audio = run(decoder.push, decoder.flush, pieces(codes, sizes))
+    assert torch.allclose(audio, model.decode_codes(codes), atol=1e-10)
+
+
+@torch.no_grad()
+def test_blocks_and_tiles_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = MODELS[2]
+    audio = noise(2, 1, 3000)
+    expected = model(audio)
+    monkeypatch.setattr(layers, "_TILE_BYTES", 1)
+    monkeypatch.setattr(layers, "_SHORTEST_TILE", 4)
+    monkeypatch.setattr(network, "block_samples", lambda device: 300)
+    found = prepare(model)(audio)
+    assert torch.equal(found["codes"], expected["codes"])
+    assert torch.allclose(found["audio"], expected["audio"], atol=1e-10)
+
+
+def test_streams_share_the_weights() -> None:
+    prepared = prepare(golden_model("44khz"))
+    one, other = StreamingDecoder(prepared), StreamingDecoder(prepared)
+
+    def kernels_of(layer: object) -> list[object]:
+        found = [layer.kernel] if isinstance(layer, layers.Convolution) else []
+        inner = getattr(layer, "layers", []) or [
+            getattr(layer, name) for name in ("wide", "mix") if hasattr(layer, name)
+        ]
+        return found + [kernel for child in inner for kernel in kernels_of(child)]
+
+    first, second = (kernels_of(stream._layers._layers) for stream in (one, other))
+    assert len(first) > 10
+    assert all(a is b for a, b in zip(first, second, strict=True))
+
+
+def test_it_is_that_model_in_every_other_respect(tmp_path: Path) -> None:
+    model = golden_model("44khz").train()
+    prepared = prepare(model)
+    assert model.training
+    assert not prepared.training
+    assert pretrained.fingerprint(prepared) == pretrained.fingerprint(model)
+    assert (prepared.config, prepared.name, prepared.device) == (model.config, model.name, model.device)
+    for mine, theirs in zip(prepared.parameters(), model.parameters(), strict=True):
+        assert mine.data_ptr() == theirs.data_ptr()
+    prepared.save_pretrained(tmp_path / "saved")
+    assert type(DAC.from_pretrained(tmp_path / "saved")) is DAC
+
+
+@torch.no_grad()
+def test_weights_that_move_are_taken_up_again() -> None:
+    model = lively(TINY)
+    prepared = prepare(model, dtype="float32")
+    audio = noise(1, 1, 100, dtype=torch.float32)
+    prepared.encode(audio)
+    with torch.no_grad():
+        model.quantizer.stages()[0].codebook.weight.neg_()
+    prepared.to("cpu")
+    assert torch.equal(prepared.encode(audio).codes, prepare(model, dtype="float32").encode(audio).codes)
+
+
+KINDS = [
+    TINY,
+    replace(TINY, activation="relu", lookup="euclidean"),
+    replace(TINY, codebook_learning="moving_average", lookup="euclidean", codebook_dim=6),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("config", KINDS, ids=["snake", "relu", "moving average"])
+@torch.no_grad()
+def test_weights_that_change_later_make_no_difference(config: DACConfig, dtype: torch.dtype) -> None:
+    model = lively(config, dtype)
+    prepared = prepare(model)
+    audio = noise(1, 1, 300, dtype=dtype)
+    before = prepared(audio)
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.mul_(-1.5).add_(0.1)
+    for name, value in prepared(audio).items():
+        assert torch.equal(value, before[name]), name
+
+
+@torch.no_grad()
+def test_weights_that_are_loaded_are_taken_up() -> None:
+    model, other = lively(TINY), lively(TINY)
+    for parameter in other.parameters():
+        parameter.mul_(-1.1)
+    audio = noise(1, 1, 300)
+    before = model(audio)["audio"]
+    prepared = prepare(model)
+    prepared(audio)
+    prepared.load_state_dict(other.state_dict())
+    assert pretrained.fingerprint(prepared) == pretrained.fingerprint(other)
+    assert torch.allclose(prepared(audio)["audio"], other(audio)["audio"], atol=1e-10)
+    assert torch.equal(model(audio)["audio"], before)
+    with pytest.raises(RuntimeError, match="Missing key"):
+        prepared.load_state_dict({"decoder.model.0.bias": model.decoder.model[0].bias}, strict=True)
+    assert torch.allclose(prepared(audio)["audio"], prepare(prepared)(audio)["audio"], atol=1e-10)
+
+
+@torch.no_grad()
+def test_one_moves_without_the_other() -> None:
+    model = lively(TINY, torch.float32)
+    exact, near = prepare(model, exact=True), prepare(model, dtype="bfloat16")
+    audio = noise(1, 1, 300)
+    exact.encode(audio)
+    for each in (exact, near):
+        each.double()
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert (exact.dtype, near.dtype) == (torch.float64, torch.bfloat16)
+    z, expected = exact.encode(audio).z, copy.deepcopy(model).double().encode(audio).z
+    assert torch.allclose(z, expected, atol=1e-12)
+    exact = prepare(model, exact=True)
+    model.double()
+    assert exact.encode(audio).z.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@torch.no_grad()
+def test_types_are_those_of_the_model(dtype: torch.dtype) -> None:
+    model = lively(TINY).to(dtype)
+    audio = noise(1, 1, 300).to(dtype)
+    found, expected = prepare(model)(audio), model(audio)
+    for name, value in expected.items():
+        assert found[name].dtype == value.dtype, name
+    assert torch.allclose(found["z"], model.quantizer.from_codes(found["codes"])[0], atol=0.1)
+
+
+def test_files_that_begin_together_share_what_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    def slowly(kind: Any) -> Callable[..., Any]:
+        def make(*arguments: Any) -> Any:
+            made.append(kind.__name__)
+            time.sleep(0.05)
+            return kind(*arguments)
+
+        return make
+
+    monkeypatch.setattr(prepared, "Network", slowly(prepared.Network))
+    monkeypatch.setattr(prepared, "FoldedQuantizer", slowly(prepared.FoldedQuantizer))
+    model = prepare(golden_model("44khz"))
+
+    def parts(_: int) -> tuple[object, ...]:
+        return model.encoder_network, model.folded_quantizer, model.decoder_network
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(parts, range(8)))
+    assert sorted(made) == ["FoldedQuantizer", "Network", "Network"]
+    assert len(set(found)) == 1
+
+
+@torch.no_grad()
+def test_a_copy_is_a_model_of_its_own() -> None:
+    model = prepare(golden_model("44khz"), exact=True)
+    audio = noise(1, 1, 600, dtype=torch.float32)
+    codes = model.encode(audio).codes
+    twin = copy.deepcopy(model)
+    assert torch.equal(twin.encode(audio).codes, codes)
+    for parameter in twin.parameters():
+        parameter.neg_()
+    twin.to("cpu")
+    assert not torch.equal(twin.encode(audio).codes, codes)
+    model.to("cpu")
+    assert torch.equal(model.encode(audio).codes, codes)
+
+
+@pytest.mark.parametrize(
+    ("here", "wanted", "expected"),
+    [
+        ("cuda:0", "cuda", True),
+        ("cuda:1", "cuda", True),
+        ("cuda:1", "cuda:1", True),
+        ("cuda:1", "cuda:0", False),
+        ("cpu", "cpu:0", True),
+        ("cpu", "cuda", False),
+        ("cuda:0", "cpu", False),
+    ],
+)
+def test_devices_that_are_the_same(here: str, wanted: str, expected: bool) -> None:
+    model: Any = SimpleNamespace(device=torch.device(here))
+    assert prepared.is_on(model, wanted) is expected
+    assert prepared.is_on(model, torch.device(wanted)) is expected
+
+
+def test_a_model_that_is_there_is_not_copied() -> None:
+    model = golden_model("44khz")
+    for device in (None, "cpu", "cpu:0"):
+        assert next(prepare(model, device).parameters()).data_ptr() == next(model.parameters()).data_ptr()
+
+
+@torch.no_grad()
+def test_bfloat16_is_near() -> None:
+    """The bound that the documentation gives, with the bundled model on real sound."""
+    import soundfile
+
+    sound, rate = soundfile.read(Path(inference.__file__).parents[1] / "evaluation" / "demo.flac", dtype="float32")
+    model = DAC.from_pretrained(pretrained.DEFAULT_MODEL)
+    assert rate == model.sample_rate
+    audio = torch.from_numpy(sound if sound.ndim == 1 else sound[:, 0])[None, None]
+    exact, near = prepare(model, exact=True), prepare(model, dtype="bfloat16")
+    codes = exact.encode(audio).codes
+    equal = near.encode(audio).codes == codes
+    assert equal[:, 0].float().mean() > 0.9
+    assert equal.float().mean() > 0.5
+    heard, expected = near.decode_codes(codes), exact.decode_codes(codes)
+    assert not torch.equal(heard, expected)
+    assert heard.dtype == torch.float32
+    distance = spectral.mel_distance(rate)(Spectra(heard), Spectra(expected))
+    assert float(distance) < 0.1
+    assert float(spectral.si_sdr(heard, expected).mean()) > 40
+
+
+def test_auto_asks_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = golden_model("44khz")
+    for answer in (True, False):
+        monkeypatch.setattr(inference.prepared, "_has_bfloat16", lambda device, answer=answer: answer)
+        assert prepare(model).dtype == (torch.bfloat16 if answer else torch.float32)
+        assert prepare(model, exact=True).dtype == torch.float32
+        assert prepare(model, dtype="bfloat16").dtype == torch.bfloat16
+
+
+def test_exact_and_another_type_contradict_each_other() -> None:
+    with pytest.raises(ValueError, match="own type"):
+        prepare(golden_model("44khz"), dtype="bfloat16", exact=True)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "float16", torch.bfloat16], ids=str)
+def test_unknown_types_are_named(dtype: Any) -> None:
+    with pytest.raises(ValueError, match="dtype must be one of 'auto', 'float32', 'bfloat16', not "):
+        prepare(golden_model("44khz"), dtype=dtype)
+
+
+@pytest.mark.parametrize("n_quantizers", [0, 99, 2.5, True])
+def test_wrong_n_quantizers_are_named(n_quantizers: int) -> None:
+    with pytest.raises(ValueError, match="between 1 and"):
+        prepare(golden_model("44khz")).encode(torch.zeros(1, 1, 100), n_quantizers)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+@torch.no_grad()
+def test_compiled_activations() -> None:
+    kernels._compiler.cache_clear()
+    torch._dynamo.reset()
+    model = golden_model("44khz")
+    compiled, plain = prepare(model, compile=True, exact=True), prepare(model, exact=True)
+    assert compiled._snake is not None
+    n_graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    audio = noise(1, 1, 20_000, dtype=torch.float32)
+    codes = plain.encode(audio).codes
+    assert (compiled.encode(audio).codes == codes).float().mean() > 0.999
+    assert torch.allclose(compiled.decode_codes(codes), plain.decode_codes(codes), atol=1e-4)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == n_graphs > 0
+
+
+@pytest.fixture
+def compilations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """An item for each graph that is compiled, by what takes no time over it."""
+    found: list[int] = []
+
+    def count(graph: torch.fx.GraphModule, inputs: object) -> Callable[..., Any]:
+        found.append(len(found))
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=count))
+    torch._dynamo.reset()
+    mine = kernels.CompiledSnake()
+    monkeypatch.setattr(kernels, "_compiler", lambda: mine)
+    return found
+
+
+@pytest.mark.parametrize("options", [{"dtype": "bfloat16"}, {"exact": True}], ids=str)
+@pytest.mark.parametrize("precision", ["highest", "high"])
+def test_nothing_is_compiled_at_the_first_real_call(
+    options: dict[str, Any], precision: str, compilations: list[int]
+) -> None:
+    """Which is that of a thread with other modes than the one that made the model, and of any shape."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        compiled = prepare(golden_model("44khz"), compile=True, **options)
+        assert len(compilations) == (3 if "dtype" in options else 1)
+        audio = noise(3, 1, 3000, dtype=torch.float32)
+
+        def there_and_back(batch: int) -> None:
+            codes = compiled.encode(audio[:batch]).codes
+            compiled.decode_codes(codes)
+            encoder, decoder = StreamingEncoder(compiled, batch_size=batch), StreamingDecoder(compiled, batch)
+            codes = run(encoder.push, encoder.flush, pieces(audio[:batch], [700]))
+            run(decoder.push, decoder.flush, pieces(codes, [2]))
+
+        with ThreadPoolExecutor(1) as pool:
+            for batch in (1, 2, 3):
+                pool.submit(there_and_back, batch).result()
+        assert len(compilations) == (3 if "dtype" in options else 1)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_a_compiler_that_fails_later(compilations: list[int]) -> None:
+    compiled = kernels.CompiledSnake()
+    x, factors = noise(2, 9, 5), scales(torch.rand(5, dtype=torch.float64))
+    found, expected = torch.empty_like(x), torch.empty_like(x)
+    snake_into(x, factors, expected)
+    compiled(x, factors, found)
+    assert torch.allclose(found, expected, atol=1e-12)
+
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("no compiler\nany more")
+
+    compiled._one_pass = fail
+    with pytest.warns(UserWarning, match=r"^activations are not compiled: no compiler$"):
+        compiled(x, factors, found.fill_(0))
+    assert torch.equal(found, expected)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compiled(x, factors, found.fill_(0))
+    assert torch.equal(found, expected)
+
+
+def test_a_gpu_has_nothing_to_compile() -> None:
+    """As on a device that stands for one here; unless someone asks for it, nobody need know."""
+    model = golden_model("44khz").to("meta")
+    with pytest.warns(UserWarning, match="activations are not compiled: that is for CPUs"):
+        prepare(model, compile=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prepare(model, dtype="bfloat16", seconds=1e9)
+        prepare(model, compile=False)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "options", "expected"),
+    [
+        (0.0, {}, False),
+        (600.0, {"dtype": "bfloat16"}, False),
+        (1e9, {"dtype": "bfloat16"}, True),
+        (1e9, {"dtype": "bfloat16", "compile": False}, False),
+        (1e9, {"dtype": "float32"}, False),
+        (1e9, {"exact": True}, False),
+        (0.0, {"exact": True, "compile": True}, True),
+    ],
+)
+def test_compiles_for_long_jobs(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, options: dict[str, Any], expected: bool
+) -> None:
+    asked = []
+    monkeypatch.setattr(prepared, "compiled_snake", lambda signal, dtype: asked.append(1))
+    prepare(golden_model("44khz"), seconds=seconds, **options)
+    assert bool(asked) == expected
+
+
+def test_how_long_a_job_of_the_published_network_is_long() -> None:
+    """What docs/speed.md says: about an hour of audio, of the mean of encoding and decoding."""
+    with torch.device("meta"):
+        model = DAC(PRESETS["44khz"])
+    assert prepared.LONG_JOB / prepared._operations(model) / 60 == pytest.approx(65, abs=5)
+
+
+_NO_COMPILER = """
+import warnings
+import torch
+from tests.conftest import golden_model
+from dac_codec.inference import prepare
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    prepared = prepare(golden_model("44khz"), compile=True)
+told = [str(warning.message) for warning in caught if "activations are not compiled" in str(warning.message)]
+assert len(told) == 1 and "\\n" not in told[0], told
+assert prepared.encode(torch.zeros(1, 1, 1000)).codes.shape[-1] == 2
+print("went on")
+"""
+
+
+def test_without_a_compiler(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _NO_COMPILER],
+        env={
+            "PATH": str(tmp_path),
+            "CXX": "/nonexistent/c++",
+            "PYTHONPATH": ":".join(sys.path),
+            "TORCHINDUCTOR_CACHE_DIR": str(tmp_path),
+            "HOME": str(tmp_path),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "went on\n", done.stderr
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@torch.no_grad()
+def test_on_a_gpu() -> None:
+    model = golden_model("44khz")
+    audio = noise(2, 1, 20_000, dtype=torch.float32)
+    codes = model.encode(audio).codes
+    assert type(prepare(model, "cuda")) is PreparedDAC
+    exact = prepare(model, "cuda", exact=True)
+    assert model.device.type == "cpu"
+    assert (exact.encode(audio.cuda()).codes.cpu() == codes).float().mean() > 0.999
+    assert torch.allclose(exact.decode_codes(codes.cuda()).cpu(), model.decode_codes(codes), atol=1e-4)
+    near = prepare(model, "cuda").decode_codes(codes.cuda()).cpu()
+    assert torch.allclose(near, model.decode_codes(codes), atol=0.05)

@@ -1,0 +1,85 @@
+"""The folded quantizer gives what the model's own gives."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dac_codec.inference import quantizer
+from dac_codec.inference.quantizer import FoldedQuantizer
+from dac_codec.model import DACConfig
+from tests.conftest import GOLDEN, golden_model
+from tests.inference.networks import TINY, lively, noise
+
+MODELS = [
+    lively(TINY),
+    lively(replace(TINY, lookup="euclidean")),
+    lively(replace(TINY, codebook_learning="moving_average", lookup="euclidean", codebook_dim=6)),
+]
+
+
+@given(st.sampled_from(MODELS), st.integers(1, 3), st.integers(1, 40), st.integers(1, 3))
+@settings(deadline=None, max_examples=40)
+@torch.no_grad()
+def test_it_is_the_quantizer(model: torch.nn.Module, batch: int, n_frames: int, n_quantizers: int) -> None:
+    z = noise(batch, n_frames, 6)
+    expected = model.quantizer(z.transpose(1, 2), n_quantizers)
+    folded = FoldedQuantizer(model.quantizer)
+    found = folded.encode(z, n_quantizers)
+    assert torch.equal(found.codes, expected.codes)
+    assert torch.equal(folded.codes(z, n_quantizers), expected.codes)
+    for name in ("z", "latents", "commitment_loss", "codebook_loss"):
+        assert torch.allclose(getattr(found, name), getattr(expected, name), atol=1e-12), name
+    assert torch.allclose(folded.decode(expected.codes), expected.z.transpose(1, 2), atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["44khz", "24khz"])
+@torch.no_grad()
+def test_golden_codes(name: str) -> None:
+    golden = np.load(GOLDEN / f"dac_{name}_tiny_io.npz")
+    folded = FoldedQuantizer(golden_model(name).quantizer)
+    z = torch.from_numpy(golden["encoder_out"]).transpose(1, 2)
+    for n_quantizers, suffix in ((golden["codes"].shape[1], ""), (3, "_3")):
+        found = folded.encode(z, n_quantizers)
+        assert np.array_equal(found.codes, golden[f"codes{suffix}"])
+        assert np.allclose(found.z, golden[f"z{suffix}"], atol=1e-4 * np.abs(golden["z"]).max())
+
+
+@pytest.mark.parametrize("name", ["44khz", "24khz"])
+@pytest.mark.parametrize("n_frames", [1, 199, 200, 201, 1999])
+@torch.no_grad()
+def test_parts_make_no_difference(name: str, n_frames: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    folded = FoldedQuantizer(golden_model(name).quantizer)
+    z = noise(2, n_frames, folded._projection.shape[1], dtype=torch.float32)
+    expected = folded.encode(z, folded.n_codebooks)
+    monkeypatch.setattr(quantizer, "_FRAMES_AT_ONCE", 100)
+    largest = []
+    argmax = torch.argmax
+
+    def counting(scores: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+        largest.append(len(scores))
+        return argmax(scores, *arguments, **options)
+
+    monkeypatch.setattr(torch, "argmax", counting)
+    found = folded.encode(z, folded.n_codebooks)
+    for mine, wanted in zip(found, expected, strict=True):
+        assert torch.equal(mine, wanted)
+    assert max(largest) <= 100
+
+
+@pytest.mark.parametrize("codes", [torch.full((1, 2, 3), 1024), torch.full((1, 2, 3), -1), torch.zeros(1, 4, 3).long()])
+@pytest.mark.parametrize("model", MODELS)
+def test_wrong_codes_are_named(model: torch.nn.Module, codes: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="codes must be"):
+        FoldedQuantizer(model.quantizer).decode(codes)
+
+
+def test_the_moving_averages_keep_their_places() -> None:
+    config = DACConfig(encoder_dim=4, encoder_rates=(2,), decoder_dim=8, decoder_rates=(2,), n_codebooks=2)
+    assert FoldedQuantizer(lively(config).quantizer).codes(noise(1, 5, 8), 1).shape == (1, 1, 5)

@@ -1,0 +1,330 @@
+"""A run from an autoencoder to the adversary: what it learns, what it writes, what it does when a number is wrong."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from dac_codec.common.errors import CheckpointError, DacError
+from dac_codec.model import DAC
+from dac_codec.model.discriminator import Discriminator
+from dac_codec.pretrained import folder_of
+from dac_codec.training import checkpoint
+from dac_codec.training.config import LoggerConfig
+from dac_codec.training.runlog import RunLog
+from dac_codec.training.trainer import Trainer
+from tests.conftest import GOLDEN
+from tests.training.conftest import assert_equal, log_of, small_run
+from tests.training.test_config import config_of
+
+ALONE = {"quantize": False, "adversarial": False}
+
+
+def test_stages_lead_to_a_model_that_loads(tmp_path: Path, manifest: Path) -> None:
+    stages = [{"until": 60} | ALONE, {"until": 100, "adversarial": False}, {"until": 102}]
+    run = Trainer(small_run(tmp_path, manifest, trainer={"stages": stages}))
+    run.run()
+    steps = [line for line in log_of(tmp_path) if "mel" in line]
+    assert steps[-1]["mel"] < 0.8 * steps[0]["mel"]
+    assert "codebook" not in steps[0]
+    assert steps[-1]["codebook"] > 0.0
+    assert steps[-1]["discriminator"] > 0.0
+    assert "adversarial" not in steps[-3]
+    model = DAC.from_pretrained(tmp_path / "model")
+    assert torch.equal(model.encoder.block[0].bias, run.model.encoder.block[0].bias)
+
+
+def test_a_validation_leaves_numbers_sounds_and_pictures(tmp_path: Path, manifest: Path) -> None:
+    Trainer(
+        small_run(tmp_path, manifest, trainer={"stages": [{"until": 2}], "validate_every": 1, "validation_examples": 1})
+    ).run()
+    found = [line for line in log_of(tmp_path) if "val/mel_distance" in line]
+    assert [line["step"] for line in found] == [1, 2]
+    for stage in range(3):
+        assert 0.0 <= found[-1][f"val/codebook_entropy_{stage}"] <= 5.0
+        assert 0.0 < found[-1][f"val/codebook_use_{stage}"] <= 1.0
+    (sound,) = (tmp_path / "validation" / "step-00000002").glob("*.flac")
+    assert soundfile.info(sound).frames == soundfile.info(tmp_path / "validation" / "original" / sound.name).frames
+    assert sound.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    best = min(line["val/mel_distance"] for line in found)
+    assert checkpoint.load(tmp_path / "checkpoints" / "best.pt")["best"] == best
+    assert DAC.from_pretrained(tmp_path / "best").n_codebooks == 3
+
+
+def test_some_of_the_excerpts_go_past_the_quantizer(tmp_path: Path, manifest: Path) -> None:
+    run = Trainer(small_run(tmp_path, manifest, trainer={"stages": [{"until": 1, "quantize": 0.5}]}))
+    real = torch.randn(40, 1, 32 * run.model.hop_length, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        fakes = {share: run.generator(real, share, torch.Generator().manual_seed(0))[0] for share in (False, 0.5, True)}
+    as_they_are, quantized = (
+        ((fakes[0.5] - fakes[share]).abs().amax((1, 2)) < 1e-6).tolist() for share in (False, True)
+    )
+    assert [one != other for one, other in zip(as_they_are, quantized, strict=True)] == [True] * 40
+    assert 10 < sum(quantized) < 30
+
+
+@pytest.mark.parametrize("options", [{"ema": 0.5}, {"precision": "bf16-mixed"}, {"optimizer": "muon", "cooldown": 2}])
+def test_options_of_the_loop(tmp_path: Path, manifest: Path, options: dict[str, Any]) -> None:
+    run = Trainer(small_run(tmp_path, manifest, trainer={"decay": 0.5} | options))
+    run.run()
+    steps = [line for line in log_of(tmp_path) if "mel" in line]
+    ends = [1.0, 1.0, 1.0, 0.5 if "cooldown" in options else 1.0]
+    assert [line["learning_rate"] for line in steps] == pytest.approx(
+        [2e-3 * 0.5**step * end for step, end in enumerate(ends)]
+    )
+    assert (run.muon is not None and len(run.muon.state) > 10) is ("optimizer" in options)
+    exported = DAC.from_pretrained(tmp_path / "model").encoder.block[0].weight
+    followed = torch.equal(exported, run.model.encoder.block[0].weight)
+    assert followed is ("ema" not in options)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_compiled_training_is_the_same_training(
+    tmp_path: Path, manifest: Path, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Losses and gradients of every step; wrong gradients would show in the second one's losses, too."""
+    # All of the compiler but the code generator, which takes minutes.
+    compile = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compile(module, backend="aot_eager"))
+    for name, compiled in (("plain", False), ("compiled", True)):
+        settings = {"precision": precision, "compile": compiled}
+        Trainer(small_run(tmp_path / name, manifest, trainer=settings)).run()
+    plain, compiled_too = (
+        [line for line in log_of(tmp_path / name) if "mel" in line] for name in ("plain", "compiled")
+    )
+    assert len(plain) == 4
+    tolerance = 1e-3 if precision == "32-true" else 0.05
+    for one, other in zip(plain, compiled_too, strict=True):
+        assert one == pytest.approx(other, rel=tolerance, abs=1e-5)
+
+
+def test_losses_are_float32_in_bf16(tmp_path: Path, manifest: Path) -> None:
+    values = {}
+    dtypes = set()
+    for precision in ("32-true", "bf16-mixed"):
+        folder = tmp_path / precision
+        run = Trainer(small_run(folder, manifest, trainer={"precision": precision, "stages": [{"until": 1}]}))
+        run.losses.register_forward_hook(lambda _, heard, losses: dtypes.update(one.dtype for one in losses.values()))
+        run.losses.mel.register_forward_hook(lambda _, heard, loss: dtypes.add(heard[0].magnitude(32).dtype))
+        run.run()
+        values[precision] = log_of(folder)[0]
+    assert dtypes == {torch.float32}
+    for name, value in values["32-true"].items():
+        if not name.startswith("gradient") and name not in ("codebook", "commitment"):
+            assert values["bf16-mixed"][name] == pytest.approx(value, rel=0.05)
+    assert values["bf16-mixed"]["mel"] != values["32-true"]["mel"]
+
+
+def test_no_quantizer_is_no_measure_for_one(tmp_path: Path, manifest: Path) -> None:
+    """The best is of those that are quantized, once any is, and averages hear of the codebooks' start."""
+    stages = [{"until": 2} | ALONE, {"until": 3}]
+    settings = {"validate_every": 1, "ema": 0.999, "codebook_batches": 20, "stages": stages}
+    run = Trainer(small_run(tmp_path, manifest, trainer=settings))
+    mel_distance = run.validation.mel_distance.forward
+    unquantized = iter((0.001, 0.001) * 2)
+    run.validation.mel_distance.forward = lambda *spectra: (  # type: ignore[method-assign]
+        mel_distance(*spectra) if run.stage(run.step - 1).quantize else torch.tensor(next(unquantized))
+    )
+    run.run()
+    assert checkpoint.load(tmp_path / "checkpoints" / "best.pt")["step"] == 3
+    assert run.ema is not None
+    average, now = (one.quantizer.state_dict() for one in (run.ema.module, run.model))
+    for name, value in now.items():
+        if not name.endswith("bias"):
+            assert float((average[name] - value).norm()) <= 0.2 * float(value.norm()), name
+
+
+def test_a_validation_that_was_interrupted_is_made_up_for_once(tmp_path: Path, manifest: Path) -> None:
+    run = Trainer(small_run(tmp_path, manifest))
+    validate = run.validation.run
+    run.validation.run = lambda *arguments: (  # type: ignore[method-assign]
+        signal.raise_signal(signal.SIGINT) or validate(*arguments)
+    )
+    run.run()
+    assert not [line for line in log_of(tmp_path) if "val/mel_distance" in line]
+    for _ in range(2):
+        Trainer(small_run(tmp_path, manifest)).run()
+        assert [line["step"] for line in log_of(tmp_path) if "val/mel_distance" in line] == [4]
+        assert checkpoint.load(tmp_path / "checkpoints" / "best.pt")["validated"] == 4
+
+
+def test_accumulated_batches_are_one_large_batch(tmp_path: Path, manifest: Path) -> None:
+    model = {
+        "encoder_dim": 4, "encoder_rates": [4, 8], "decoder_dim": 16, "decoder_rates": [8, 4], "n_codebooks": 3,
+        "codebook_size": 32, "quantizer_dropout": 0.0,
+    }  # fmt: skip
+    logs = []
+    for name, sizes in (("large", {"batch_size": 4}), ("small", {"batch_size": 2, "accumulate": 2})):
+        Trainer(small_run(tmp_path / name, manifest, model=model, trainer=sizes)).run()
+        logs.append([line for line in log_of(tmp_path / name) if "mel" in line])
+    for one, other in zip(*logs, strict=True):
+        assert one == pytest.approx(other, rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"optimizer": "muon", "revive_every": 4}])
+def test_ten_steps_and_ten_more_are_twenty(tmp_path: Path, manifest: Path, options: dict[str, Any]) -> None:
+    stages = [{"until": 5} | ALONE, {"until": 20}]
+    settings = {"ema": 0.9, "cooldown": 10, "save_every": 10, "validate_every": 5} | options
+    Trainer(small_run(tmp_path / "whole", manifest, trainer=settings | {"stages": stages})).run()
+
+    run = Trainer(small_run(tmp_path / "parts", manifest, trainer=settings | {"stages": stages}))
+    stop_after(run, 10)
+    run.run()
+    assert [line for line in log_of(tmp_path / "parts") if "mel" in line][-1]["step"] == 10
+    Trainer(small_run(tmp_path / "parts", manifest, trainer=settings | {"stages": stages})).run()
+
+    assert log_of(tmp_path / "whole") == log_of(tmp_path / "parts")
+    whole, parts = (
+        checkpoint.load(tmp_path / name / "checkpoints" / "step-00000020.pt") for name in ("whole", "parts")
+    )
+    assert_equal({**whole, "config": None}, {**parts, "config": None})
+
+
+def stop_after(run: Trainer, step: int) -> None:
+    """Let a run end after a step as Ctrl-C would."""
+    report = run._report
+
+    def and_stop(*arguments: Any) -> None:
+        report(*arguments)
+        if run.step == step:
+            signal.raise_signal(signal.SIGINT)
+
+    run._report = and_stop  # type: ignore[method-assign]
+
+
+def test_a_number_that_is_not_finite_stops_the_run(tmp_path: Path, manifest: Path) -> None:
+    run = Trainer(small_run(tmp_path, manifest))
+    run.run()
+    run = Trainer(small_run(tmp_path, manifest, trainer={"stages": [{"until": 8}]}))
+    run.losses.forward = lambda fake, real: {"mel": fake.sum() * float("nan")}  # type: ignore[method-assign]
+    with pytest.raises(DacError, match=r"mel is nan.*step 5"):
+        run.run()
+    (failure,) = tmp_path.glob("failed-step-*.pt")
+    state = checkpoint.load(failure)
+    assert state["step"] == 4
+    assert state["batch"][0].shape == (2, 1, run.config.excerpt_length)
+    before = checkpoint.load(tmp_path / "checkpoints" / "step-00000004.pt")
+    assert_equal(state["model"], before["model"])
+
+
+def test_files_that_can_not_be_read_are_named_once(
+    tmp_path: Path, manifest: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = Trainer(small_run(tmp_path, manifest, trainer={"stages": [{"until": 12}]}))
+    run.run()
+    assert sum("broken.flac" in record.getMessage() for record in caplog.records) == 1
+    assert [line for line in log_of(tmp_path) if "mel" in line][-1]["skipped_files"] == 1
+
+
+def test_fine_tuning_from_published_weights(tmp_path: Path, manifest: Path) -> None:
+    published = GOLDEN / "dac_44khz_tiny.pth"
+    config = DAC.from_pretrained(published).config.to_dict()
+    stages = [{"until": 2, "generator": False}, {"until": 4}]
+    run = Trainer(
+        small_run(tmp_path / "one", manifest, model=config, trainer={"init_from": str(published), "stages": stages})
+    )
+    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+    assert run.discriminator is not None
+    critic = run.discriminator.discriminators[0].conv_post.bias.clone()
+    stop_after(run, 2)
+    run.run()
+    assert_equal(before, run.model.state_dict())
+    assert not torch.equal(critic, run.discriminator.discriminators[0].conv_post.bias)
+    run = Trainer(small_run(tmp_path / "one", manifest, model=config, trainer={"stages": stages}))
+    run.run()
+    assert not torch.equal(before["encoder.block.0.bias"], run.model.encoder.block[0].bias)
+
+    # From our own export, with the discriminators.
+    again = Trainer(
+        small_run(tmp_path / "two", manifest, model=config, trainer={"init_from": str(tmp_path / "one" / "model")})
+    )
+    assert again.discriminator is not None
+    assert run.discriminator is not None
+    assert_equal(run.discriminator.state_dict(), again.discriminator.state_dict())
+    with pytest.raises(CheckpointError, match="another shape"):
+        Trainer(small_run(tmp_path / "three", manifest, trainer={"init_from": str(published)}))
+
+
+def test_the_bundled_discriminators_are_taken_over(
+    tmp_path: Path, manifest: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    run = Trainer(
+        small_run(
+            tmp_path,
+            manifest,
+            model=config_of("experiment=mini").model.to_dict(),
+            discriminator={"periods": [2], "fft_sizes": [1024, 512]},
+            trainer={"init_from": "dac-mini-44khz"},
+        )
+    )
+    folder = folder_of("dac-mini-44khz")
+    assert folder is not None
+    bundled = Discriminator(periods=())
+    assert checkpoint.load_discriminator(bundled, folder) == []
+    assert run.discriminator is not None
+    for index in (1, 2):
+        assert_equal(bundled.discriminators[index].state_dict(), run.discriminator.discriminators[index].state_dict())
+    assert "begin anew, as dac-mini-44khz has none: period 2" in caplog.text
+
+
+def test_what_resume_means(tmp_path: Path, manifest: Path) -> None:
+    Trainer(small_run(tmp_path / "one", manifest)).run()
+    with pytest.raises(CheckpointError, match="resume=auto"):
+        Trainer(small_run(tmp_path / "one", manifest, resume="never"))
+    newest = tmp_path / "one" / "checkpoints" / "step-00000004.pt"
+    assert Trainer(small_run(tmp_path / "two", manifest, resume=str(newest))).step == 4
+    wider = small_run(tmp_path / "one", manifest, model={"decoder_dim": 32})
+    with pytest.raises(CheckpointError, match=r"does not fit.*size mismatch for decoder"):
+        Trainer(wider)
+    longer = {"stages": [{"until": 6}], "save_every": 2}
+    Trainer(small_run(tmp_path / "one", manifest, trainer=longer)).run()
+    with pytest.raises(CheckpointError, match=r"later step than .*remove step-00000006\.pt"):
+        Trainer(small_run(tmp_path / "one", manifest, resume=str(newest), trainer=longer))
+    newest.with_name("step-00000006.pt").unlink()
+    assert Trainer(small_run(tmp_path / "one", manifest, resume=str(newest), trainer=longer)).step == 4
+
+
+def test_discriminators_can_be_added_to_a_run(tmp_path: Path, manifest: Path) -> None:
+    Trainer(small_run(tmp_path, manifest, trainer={"stages": [{"until": 4, "adversarial": False}]})).run()
+    run = Trainer(small_run(tmp_path, manifest, trainer={"stages": [{"until": 4, "adversarial": False}, {"until": 6}]}))
+    assert run.step == 4
+    run.run()
+    assert "adversarial" in log_of(tmp_path)[-2]
+
+
+def test_nothing_to_hear(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DacError, match="empty"):
+        Trainer(small_run(tmp_path / "run", tmp_path / "empty"))
+
+
+def test_a_damaged_line_of_the_log_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"st\n{"step": 2}\n{"step": 3}\n{"step": 2')
+    RunLog(tmp_path, LoggerConfig(), {}, 2).close()
+    assert (tmp_path / "log.jsonl").read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("compiled", [False, True])
+def test_on_a_gpu(tmp_path: Path, manifest: Path, compiled: bool) -> None:
+    settings = {
+        "accelerator": "cuda",
+        "precision": "bf16-mixed",
+        "ema": 0.9,
+        "workers": 1,
+        "optimizer": "muon",
+        "revive_every": 2,
+        "compile": compiled,
+        "stages": [{"until": 2, "quantize": False}, {"until": 6}],
+    }
+    Trainer(small_run(tmp_path, manifest, trainer=settings)).run()
+    assert log_of(tmp_path)[0]["gpu_gib"] > 0.0
+    assert np.isfinite(log_of(tmp_path)[-2]["mel"])

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from dac_codec.common.errors import DacError, exit_status
-from dac_codec.common.files import replacing
+from dac_codec.common.files import atomic_write
 
 TRAIN = Path(__file__).with_name("train.py")
 
@@ -72,7 +72,7 @@ def train(row: Row, overrides: Sequence[str], output: Path, threads: int) -> Non
     started = (output / row.name).exists() and settings.exists()
     if started and settings.read_text(encoding="utf-8") != wanted:
         raise DacError(f"{row.name}: {output / row.name} was trained with other settings; remove it and {settings}")
-    with replacing(settings) as temporary:
+    with atomic_write(settings) as temporary:
         temporary.write_text(wanted, encoding="utf-8")
     log = output / f"{row.name}.log"
     command = [sys.executable, str(TRAIN), *overrides, *row.changes, f"trainer.folder={output / row.name}"]
@@ -150,7 +150,7 @@ def main() -> int:
             return 130
     results = {row.name: result(arguments.output / row.name) for row in rows}
     text = table(rows, results)
-    with replacing(arguments.output / "table.md") as temporary:
+    with atomic_write(arguments.output / "table.md") as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
     print(text)
     for failure in failures:

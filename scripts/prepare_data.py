@@ -41,7 +41,7 @@ from tqdm import tqdm
 from dac_codec import audio
 from dac_codec.audio import Audio
 from dac_codec.common.errors import AudioError
-from dac_codec.common.files import replacing
+from dac_codec.common.files import atomic_write
 from dac_codec.training import duplicates
 from dac_codec.training.duplicates import Landmarks
 
@@ -334,7 +334,7 @@ def save(kept: Path, sounds: Sequence[Sound]) -> None:
     table = [
         [sound.path, sound.n_bytes, sound.fault, sound.n_samples, sound.sample_rate, sound.digest] for sound in sounds
     ]
-    with replacing(kept) as partial, partial.open("wb") as file:
+    with atomic_write(kept) as partial, partial.open("wb") as file:
         np.savez(
             file,
             version=np.array(duplicates.VERSION),
@@ -444,7 +444,7 @@ def keep_together(entries: Sequence[Entry], pairs: Sequence[Pair]) -> list[Entry
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write a table as CSV, whole or not at all."""
-    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)

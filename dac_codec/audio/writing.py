@@ -18,7 +18,7 @@ from dac_codec.audio import pcm, wav
 from dac_codec.audio.libsndfile import reason
 from dac_codec.audio.samples import MAX_CHANNELS, Audio, block_length, blocks, check, check_rate
 from dac_codec.common.errors import AudioError
-from dac_codec.common.files import is_device, replacing
+from dac_codec.common.files import atomic_write, is_device
 from dac_codec.common.streams import write_all
 
 # File extension -> container and default sample format, in libsndfile's names.
@@ -147,7 +147,7 @@ class Writer:
         """Open the target; `stack` closes it, and puts a file in its place or throws it away."""
         layout = wav.Layout(self.sample_rate, self.channels, self._subtype)
         if isinstance(self._target, str | os.PathLike) and not is_device(Path(self._target)):
-            temporary = stack.enter_context(replacing(Path(self._target)))
+            temporary = stack.enter_context(atomic_write(Path(self._target)))
             if self._plain:
                 return _WavFile(stack.enter_context(temporary.open("wb")), layout, self.n_samples)
             return self._encoder(str(temporary), stack)

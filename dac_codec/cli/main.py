@@ -714,7 +714,7 @@ def _run(
     from tqdm import tqdm
 
     from dac_codec import codec
-    from dac_codec.common.threads import side_by_side
+    from dac_codec.common.threads import parallel_map
 
     failures = [_named(name, error) for name, error in plan.failures]
     guard = Guard(plan.jobs, force)
@@ -736,7 +736,7 @@ def _run(
             except (DacError, OSError, MemoryError) as error:
                 return lines, error
 
-    with _shown_warnings(), closing(side_by_side(attempt, range(len(plan.jobs)), n_at_once)) as outcomes:
+    with _shown_warnings(), closing(parallel_map(attempt, range(len(plan.jobs)), n_at_once)) as outcomes:
         bar = tqdm(outcomes, total=len(plan.jobs), unit="file", leave=False, disable=hide_bar)
         for job, (lines, outcome) in zip(plan.jobs, bar, strict=True):
             for line in lines:

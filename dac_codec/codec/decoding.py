@@ -29,7 +29,7 @@ from dac_codec.codec.file import DacFile, PathOrFile, naming, opened
 from dac_codec.codec.legacy import decode_legacy
 from dac_codec.codec.models import load_model, model_of, network_errors
 from dac_codec.common.errors import BitstreamError, DacError, ModelMismatchError, TruncatedBitstreamError
-from dac_codec.common.threads import behind
+from dac_codec.common.threads import write_behind
 from dac_codec.model import DAC
 
 _LEGACY_PREFIX_BYTES = 6
@@ -74,7 +74,7 @@ class DacStream:
         sample_rate: Hz.
         channels: number of channels.
         seekable: whether it can be gone over again, and parts of it be passed over: not if it comes from a pipe.
-        gaps: what `blocks`, or `survey`, found missing so far.
+        gaps: what `blocks`, or `scan`, found missing so far.
         cut: how the file was found to end early; None if it wasn't.
 
     Raises:
@@ -118,7 +118,7 @@ class DacStream:
             raise ModelMismatchError("a file of descript-audio-codec does not say which model wrote it: name the model")
         return load_model(model, device, progress)
 
-    def survey(self, conceal: bool = False) -> int:
+    def scan(self, conceal: bool = False) -> int:
         """Go over the whole file without decoding it; return the samples per channel that `blocks` will give.
 
         Raises:
@@ -337,7 +337,7 @@ def decompress_stream(
         conceal = not stream.seekable if conceal is None else conceal
         n_samples = None
         if stream.seekable and start is None and duration is None:
-            n_samples = stream.survey(conceal)
+            n_samples = stream.scan(conceal)
             if stream.cut is not None and not allow_truncated:
                 raise stream.cut
         blocks = stream.blocks(loaded, start, duration, conceal, progress, coder)
@@ -345,7 +345,7 @@ def decompress_stream(
         n_written = 0
         with (
             sound.Writer(target, stream.sample_rate, stream.channels, n_samples, fmt, subtype) as writer,
-            behind(writer.write) if _takes_at_once(target) else nullcontext(writer.write) as write,
+            write_behind(writer.write) if _takes_at_once(target) else nullcontext(writer.write) as write,
         ):
             for block in chain([first], blocks):
                 write(block)

@@ -23,7 +23,7 @@ from dac_codec.codec.batches import ALONE, Coder
 from dac_codec.codec.file import DacFile, PathOrFile, created
 from dac_codec.codec.models import FINGERPRINT_BYTES, choose_quantizers, load_model, network_errors
 from dac_codec.common.errors import AudioError
-from dac_codec.common.threads import ahead
+from dac_codec.common.threads import prefetch
 from dac_codec.model import DAC
 
 TARGET_LUFS = -16.0
@@ -146,7 +146,7 @@ def compress_stream(
         rate, channels = reader.sample_rate, reader.channels
         counted = _Counted(reader.silently() if reader.rewindable else reader)
         if reader.rewindable:
-            with ahead(_progress(counted, reader.n_samples, "measuring", progress)) as passed:
+            with prefetch(_progress(counted, reader.n_samples, "measuring", progress)) as passed:
                 measured = _measure(passed, rate, channels, model.sample_rate)
             header = _header(model, n_quantizers, rate, channels, counted.n_samples, measured)
             reader.rewind()
@@ -195,7 +195,7 @@ def _codes(
         yield _for_the_network(resampler.flush(), header.gain_db)
 
     live = block_frames is not None
-    with network_errors(), nullcontext(resampled()) if live else ahead(resampled()) as ready:
+    with network_errors(), nullcontext(resampled()) if live else prefetch(resampled()) as ready:
         yield from coder.encode_blocks(model, ready, header.n_codebooks, block_frames)
 
 

@@ -17,7 +17,7 @@ from dac_codec import bitstream
 from dac_codec.bitstream import Header, LegacyFile
 from dac_codec.codec.models import model_id
 from dac_codec.common.errors import BitstreamError, DacError
-from dac_codec.common.files import is_device, replacing
+from dac_codec.common.files import atomic_write, is_device
 
 PathOrFile = str | os.PathLike[str] | BinaryIO
 
@@ -159,7 +159,7 @@ def created(target: PathOrFile) -> Iterator[BinaryIO]:
     path = Path(target)
     try:
         in_place = is_device(path)
-        with nullcontext(path) if in_place else replacing(path) as file, file.open("wb") as stream:
+        with nullcontext(path) if in_place else atomic_write(path) as file, file.open("wb") as stream:
             yield stream
     except OSError as error:
         raise DacError(f"can't write {os.fspath(target)}: {error.strerror or error}") from error

@@ -21,7 +21,7 @@ from dac_codec.codec.models import (
     network_errors,
 )
 from dac_codec.common.errors import BitstreamError
-from dac_codec.inference.precision import own_arithmetic
+from dac_codec.inference.precision import pinned_precision
 from dac_codec.inference.prepared import decoder_network, folded_quantizer
 from dac_codec.model import DAC
 from dac_codec.model.layers import convolutions
@@ -137,7 +137,7 @@ def _unpadded(model: DAC) -> Callable[[Tensor], Tensor]:
             raise BitstreamError(
                 f"the file has a window of {codes.shape[-1]} frames, expected {fewest} or more without padding"
             )
-        with own_arithmetic(model.device, exact=True):
+        with pinned_precision(model.device, exact=True):
             audio: Tensor = decoder(model.quantizer.from_codes(codes)[0])
         return audio
 

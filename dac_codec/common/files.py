@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 @contextmanager
-def replacing(target: Path) -> Iterator[Path]:
+def atomic_write(target: Path) -> Iterator[Path]:
     """An empty temporary file beside `target`, which takes its place when the block ends well and goes when it doesn't.
 
     Symbolic links are followed, so that the file that they point to is replaced and they are kept.

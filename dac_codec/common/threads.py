@@ -25,7 +25,7 @@ first then would end the new one before it begins, and the first would wait for 
 
 
 @contextmanager
-def ahead(items: Iterable[T]) -> Iterator[Iterator[T]]:
+def prefetch(items: Iterable[T]) -> Iterator[Iterator[T]]:
     """The same items, where a thread works on the next one while one is in use.
 
     What `items` raises comes out where the item would have. Leaving the block waits for the item that is under way, and
@@ -55,7 +55,7 @@ def _taken(pool: ThreadPoolExecutor, iterator: Iterator[T]) -> Iterator[T]:
 
 
 @contextmanager
-def behind(call: Callable[[T], object]) -> Iterator[Callable[[T], None]]:
+def write_behind(call: Callable[[T], object]) -> Iterator[Callable[[T], None]]:
     """The same call, which a thread does while its caller goes on; one at a time, in their order.
 
     What it raises comes out of the next call, or where the block ends. Leaving the block waits for the call that is
@@ -76,7 +76,7 @@ def behind(call: Callable[[T], object]) -> Iterator[Callable[[T], None]]:
             under_way.result()
 
 
-def side_by_side(work: Callable[[T], R], items: Sequence[T], n_at_once: int) -> Generator[R, None, None]:
+def parallel_map(work: Callable[[T], R], items: Sequence[T], n_at_once: int) -> Generator[R, None, None]:
     """What `work` makes of each item, in the order of the items.
 
     Args:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from dac_codec.common.errors import DacError
-from dac_codec.common.files import replacing
+from dac_codec.common.files import atomic_write
 from dac_codec.common.spectral import Spectra
 
 
@@ -41,5 +41,5 @@ def spectrograms(clips: Mapping[str, tuple[np.ndarray, np.ndarray]], sample_rate
             axis.set(title=f"{title}, {what}", ylabel="kHz" if axes is columns[0] else None)
         axes[1].set_xlabel("s")
     figure.tight_layout()
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:], dpi=80)

@@ -15,7 +15,7 @@ import numpy as np
 from dac_codec import audio as sound
 from dac_codec.audio import Audio
 from dac_codec.common.errors import DacError
-from dac_codec.common.files import replacing
+from dac_codec.common.files import atomic_write
 from dac_codec.evaluation.clips import Clip
 
 _FORMAT = 2
@@ -77,7 +77,7 @@ class Result:
             DacError: the file can't be written.
         """
         try:
-            with replacing(path) as temporary:
+            with atomic_write(path) as temporary:
                 temporary.write_text(json.dumps(asdict(self), allow_nan=False))
         except OSError as error:
             raise DacError(f"can't write {path}: {error.strerror or error}") from error

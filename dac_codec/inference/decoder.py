@@ -8,7 +8,7 @@ from torch import Tensor
 from dac_codec.inference.prepared import decoder_network, folded_quantizer
 from dac_codec.inference.stream import Stream
 from dac_codec.model import DAC
-from dac_codec.model.decoder import filled_up
+from dac_codec.model.decoder import pad_to_length
 
 
 class StreamingDecoder(Stream):
@@ -79,7 +79,7 @@ class StreamingDecoder(Stream):
         if audio.shape[-1] == 0:
             return self._nothing(1)
         if last:
-            audio = filled_up(audio, self.samples_owed)
+            audio = pad_to_length(audio, self.samples_owed)
         self._n_given += audio.shape[-1]
         return audio
 

@@ -29,7 +29,7 @@ _LAYOUTS = 2
 """Layouts of a kernel's weights that are kept: that for the usual length, and that for the latest other one."""
 
 _WIDE = 192
-"""Channels from which additions are so much quicker than products that `MinimalKernel` pays."""
+"""Channels from which additions are so much quicker than products that `WinogradConv` pays."""
 
 _FEWEST_PAIRS = 8
 """With fewer pairs of outputs than these it does not, as the last one may be all but wasted."""
@@ -204,7 +204,7 @@ class FastKernel(Kernel):
         return y.reshape(batch, -1, self.out_channels)
 
 
-class MinimalKernel(Kernel):
+class WinogradConv(Kernel):
     """A convolution of seven taps with five sevenths of the multiplications.
 
     Of two outputs, d samples apart, three taps want four products and not six, by the minimal filtering algorithm
@@ -284,7 +284,7 @@ def fast_kernel(conv: nn.Conv1d | nn.ConvTranspose1d, dtype: torch.dtype) -> Ker
         and dtype == torch.bfloat16
         and _can_pack(conv.weight.device, dtype)
     ):
-        return MinimalKernel(conv, dtype)
+        return WinogradConv(conv, dtype)
     return FastKernel(conv, dtype)
 
 

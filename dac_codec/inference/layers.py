@@ -26,7 +26,7 @@ from dac_codec.inference.kernels import (
 )
 from dac_codec.model.decoder import Decoder, DecoderBlock
 from dac_codec.model.encoder import Encoder, EncoderBlock
-from dac_codec.model.layers import ResidualUnit, Snake, edges
+from dac_codec.model.layers import ResidualUnit, Snake, padding_of
 
 State: TypeAlias = "dict[str, Tensor | int]"
 """What a layer keeps, by name; tensors are [B, T, C]. No tensor in it is ever changed in place."""
@@ -126,11 +126,11 @@ class Convolution(Layer):
             # Outputs that depend on inputs before the first or after the last, as if these were zero.
             self.span = conv.kernel_size[0] // conv.stride[0]
             self.left = self.right = self.span - 1
-            self.cut = edges(conv)
+            self.cut = padding_of(conv)
         else:
             self.stride = conv.stride[0]
             self.span = conv.dilation[0] * (conv.kernel_size[0] - 1) + 1
-            self.left, self.right = edges(conv)
+            self.left, self.right = padding_of(conv)
         self.out_samples = conv.stride[0] if isinstance(conv, nn.ConvTranspose1d) else 1
 
     def reset(self, batch_size: int) -> None:

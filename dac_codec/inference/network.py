@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dac_codec.inference.kernels import SnakeFunction
 from dac_codec.inference.layers import State, chain
-from dac_codec.inference.precision import own_arithmetic
+from dac_codec.inference.precision import pinned_precision
 from dac_codec.model.layers import convolutions
 from dac_codec.model.snake import snake_into
 
@@ -31,7 +31,7 @@ class Network:
         module: its weights are taken as they are now: their device and type are the network's.
         dtype: that the convolutions compute in; None for the model's own arithmetic, in the order of its own sums.
         snake: what computes the activations.
-        exact: whether products in single precision are made in nothing less (`own_arithmetic`).
+        exact: whether products in single precision are made in nothing less (`pinned_precision`).
 
     Attributes:
         device: where it computes.
@@ -46,7 +46,7 @@ class Network:
         self._is_exact = exact
         strides = [conv.stride[0] for conv in convolutions(module) if isinstance(conv, nn.ConvTranspose1d)]
         self._hop_length = math.prod(strides)
-        with torch.no_grad(), own_arithmetic(self.device, exact):
+        with torch.no_grad(), pinned_precision(self.device, exact):
             self._layers = chain(module, dtype, snake or snake_into)
 
     def fresh(self) -> Network:
@@ -70,7 +70,7 @@ class Network:
         Returns:
             All outputs [B, T', C'] that are known by now; where there are none, the number of channels is any.
         """
-        with own_arithmetic(self.device, self._is_exact):
+        with pinned_precision(self.device, self._is_exact):
             return self._layers.step(x.to(self.device, self.dtype), last).to(self.dtype)
 
     def whole(self, x: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ _on_a_gpu = threading.RLock()
 
 
 @contextmanager
-def own_arithmetic(device: torch.device, exact: bool) -> Iterator[None]:
+def pinned_precision(device: torch.device, exact: bool) -> Iterator[None]:
     """What holds while the network computes: its types are its own, and no `torch.autocast` makes others of them.
 
     On a GPU that is one thread at a time: two would take twice the memory.

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from dac_codec.inference.kernels import SnakeFunction, compiled_snake, signal_dtype
 from dac_codec.inference.memory import keep_freed_memory
 from dac_codec.inference.network import Network
-from dac_codec.inference.precision import own_arithmetic
+from dac_codec.inference.precision import pinned_precision
 from dac_codec.inference.quantizer import FoldedQuantizer
 from dac_codec.model import DAC
 from dac_codec.model.checks import check_latents, checked_quantizers
 from dac_codec.model.dac import Encoded
-from dac_codec.model.decoder import filled_up
+from dac_codec.model.decoder import pad_to_length
 from dac_codec.model.layers import operations_per_second
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -116,7 +116,7 @@ class PreparedDAC(DAC):
         return self._decode(self.folded_quantizer.decode(codes))
 
     def _decode(self, z: Tensor) -> Tensor:
-        return filled_up(self.decoder_network.whole(z).transpose(1, 2), z.shape[1] * self.hop_length)
+        return pad_to_length(self.decoder_network.whole(z).transpose(1, 2), z.shape[1] * self.hop_length)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As of any module; the model that this one was made of keeps its weights."""
@@ -197,7 +197,7 @@ def prepare(
             f"activations are not compiled: that is for CPUs, and the model is on {model.device}", stacklevel=2
         )
     elif compile:
-        with own_arithmetic(model.device, exact):
+        with pinned_precision(model.device, exact):
             compiled = compiled_snake(signal_dtype(own), chosen)
     return PreparedDAC(model, chosen, compiled, exact)
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dac_codec.inference.precision import own_arithmetic
+from dac_codec.inference.precision import pinned_precision
 from dac_codec.model.checks import check_codes
 from dac_codec.model.quantizer import MovingAverageQuantize, ResidualQuantized, ResidualVectorQuantize
 
@@ -44,7 +44,7 @@ class FoldedQuantizer:
 
     Args:
         quantizer: its weights are taken as they are now: nothing of it is kept.
-        exact: whether products in single precision are made in nothing less (`own_arithmetic`).
+        exact: whether products in single precision are made in nothing less (`pinned_precision`).
     """
 
     def __init__(self, quantizer: ResidualVectorQuantize, exact: bool = False) -> None:
@@ -88,7 +88,7 @@ class FoldedQuantizer:
             What `ResidualVectorQuantize` returns, of its types, with its z [B, D, F]; in single precision a code may
             differ where two entries are equally near to its rounding.
         """
-        with own_arithmetic(self._device, self._is_exact):
+        with pinned_precision(self._device, self._is_exact):
             if self._plain is not None:
                 quantized: ResidualQuantized = self._plain(z.transpose(1, 2), n_quantizers)
                 return quantized
@@ -103,7 +103,7 @@ class FoldedQuantizer:
 
     def codes(self, z: Tensor, n_quantizers: int) -> Tensor:
         """Codes [B, n_quantizers, F] of latents [B, F, D]."""
-        with own_arithmetic(self._device, self._is_exact):
+        with pinned_precision(self._device, self._is_exact):
             if self._plain is not None:
                 codes: Tensor = self._plain(z.transpose(1, 2), n_quantizers).codes
                 return codes
@@ -115,7 +115,7 @@ class FoldedQuantizer:
         Raises:
             ValueError: as of `ResidualVectorQuantize.check_codes`.
         """
-        with own_arithmetic(self._device, self._is_exact):
+        with pinned_precision(self._device, self._is_exact):
             if self._plain is not None:
                 return self._plain.from_codes(codes)[0].transpose(1, 2)
             check_codes(codes, self.n_codebooks, self.codebook_size)

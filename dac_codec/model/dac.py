@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dac_codec.model.checks import check_audio, check_latents
 from dac_codec.model.config import DACConfig
-from dac_codec.model.decoder import Decoder, filled_up
+from dac_codec.model.decoder import Decoder, pad_to_length
 from dac_codec.model.encoder import Encoder
 from dac_codec.model.quantizer import ResidualVectorQuantize
 
@@ -155,7 +155,7 @@ class DAC(nn.Module):
             ValueError: a wrong shape, or no frames.
         """
         check_latents(z, self.config.latent_width)
-        return filled_up(self.decoder(z), z.shape[-1] * self.hop_length)
+        return pad_to_length(self.decoder(z), z.shape[-1] * self.hop_length)
 
     def decode_codes(self, codes: Tensor) -> Tensor:
         """Decode codes [B, n, F] to audio [B, 1, F * hop_length]; n may be less than the number of codebooks.

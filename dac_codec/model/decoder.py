@@ -11,7 +11,7 @@ from dac_codec.model.config import Activation
 from dac_codec.model.layers import ResidualUnit, activation, conv1d, convolutions, up_sampling
 
 
-def filled_up(audio: Tensor, n_samples: int) -> Tensor:
+def pad_to_length(audio: Tensor, n_samples: int) -> Tensor:
     """Audio [B, 1, n_samples] of [B, 1, t], with its last sample repeated.
 
     Each stride that is odd costs the decoder, if it isn't causal, a sample at its own rate: it returns a few less than

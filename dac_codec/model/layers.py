@@ -47,7 +47,7 @@ class CausalConv1d(nn.Conv1d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(F.pad(x, edges(self)))
+        return super().forward(F.pad(x, padding_of(self)))
 
 
 class CausalConvTranspose1d(nn.ConvTranspose1d):
@@ -151,7 +151,7 @@ def up_sampling(in_channels: int, out_channels: int, stride: int, causal: bool =
     return conv_transpose1d(in_channels, out_channels, 2 * stride, stride, causal, padding=math.ceil(stride / 2))
 
 
-def edges(conv: nn.Conv1d | nn.ConvTranspose1d) -> tuple[int, int]:
+def padding_of(conv: nn.Conv1d | nn.ConvTranspose1d) -> tuple[int, int]:
     """What a convolution does at the two ends of a signal.
 
     Returns:

@@ -44,7 +44,7 @@ from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
 from dac_codec.common.errors import CheckpointError, DacError
-from dac_codec.common.files import expanded, replacing
+from dac_codec.common.files import atomic_write, expanded
 from dac_codec.model import DAC, PRESETS, DACConfig
 
 DEFAULT_MODEL = "dac-mini-44khz"
@@ -566,7 +566,7 @@ def _read_record(file: Path) -> dict[str, Any]:
 
 
 def _write_record(file: Path, content: dict[str, Any]) -> None:
-    with replacing(file) as temporary:
+    with atomic_write(file) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 

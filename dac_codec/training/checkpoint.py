@@ -16,7 +16,7 @@ import torch
 
 from dac_codec import pretrained
 from dac_codec.common.errors import CheckpointError
-from dac_codec.common.files import replacing
+from dac_codec.common.files import atomic_write
 from dac_codec.model.discriminator import Discriminator
 
 DISCRIMINATOR_FILE = "discriminator.safetensors"
@@ -32,7 +32,7 @@ def save(state: dict[str, Any], path: Path) -> None:
         CheckpointError: it can't be written.
     """
     try:
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             torch.save(state, temporary)
             _to_disk(temporary)
         _to_disk(path.parent)
@@ -94,7 +94,7 @@ class Checkpoints:
         save(state, path)
         try:
             if best:
-                with replacing(self.best) as temporary:
+                with atomic_write(self.best) as temporary:
                     temporary.unlink()
                     try:
                         os.link(path, temporary)
@@ -121,7 +121,7 @@ def save_discriminator(
     path = folder / DISCRIMINATOR_FILE
     parts = json.dumps(list(discriminator.parts()))
     try:
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_bytes(safetensors.torch.save(tensors, metadata={"format": "pt", "parts": parts}))
     except OSError as error:
         raise CheckpointError(f"can't write {path}: {error}") from error

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from dac_codec.common.errors import DacError
-from dac_codec.common.files import replacing
+from dac_codec.common.files import atomic_write
 
 _BORING = frozenset(("step", "learning_rate", "skipped_files"))
 
@@ -53,7 +53,7 @@ def draw_curves(folder: Path, target: Path) -> None:
         axis.set(title=name, xlabel="step")
         axis.grid(alpha=0.3)
     figure.tight_layout()
-    with replacing(target) as temporary:
+    with atomic_write(target) as temporary:
         figure.savefig(temporary, dpi=80, format="png")
 
 
@@ -79,7 +79,7 @@ def draw_codebooks(folder: Path, target: Path) -> None:
         axis.grid(alpha=0.3)
     axis.legend(title="codebook", fontsize=7, ncol=2)
     figure.tight_layout()
-    with replacing(target) as temporary:
+    with atomic_write(target) as temporary:
         figure.savefig(temporary, dpi=80, format="png")
 
 

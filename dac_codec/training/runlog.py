@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dac_codec.common.errors import DacError
-from dac_codec.common.files import replacing
+from dac_codec.common.files import atomic_write
 from dac_codec.training.config import LoggerConfig
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class RunLog:
     def __init__(self, folder: Path, config: LoggerConfig, settings: Mapping[str, Any], step: int) -> None:
         self.path = folder / "log.jsonl"
         try:
-            with replacing(folder / "config.json") as temporary:
+            with atomic_write(folder / "config.json") as temporary:
                 temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
             self._cut(step)
             self._file = self.path.open("a", encoding="utf-8")
@@ -76,7 +76,7 @@ class RunLog:
         lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
         kept = [line for line in lines if line.endswith("\n") and _step_of(line) <= step]
         if len(kept) < len(lines):
-            with replacing(self.path) as temporary:
+            with atomic_write(self.path) as temporary:
                 temporary.write_text("".join(kept), encoding="utf-8")
 
 
@@ -100,7 +100,7 @@ def _start_wandb(folder: Path, config: LoggerConfig, settings: Mapping[str, Any]
         logger.warning("not logged in to Weights & Biases: the run is kept offline, for `wandb sync`")
     identity = folder / "wandb-id"
     if not identity.exists():
-        with replacing(identity) as temporary:
+        with atomic_write(identity) as temporary:
             temporary.write_text(secrets.token_hex(4))
     return wandb.init(
         project=config.project,

@@ -39,7 +39,7 @@ from tqdm import tqdm
 from dac_codec import audio as sound
 from dac_codec import pretrained
 from dac_codec.common.errors import DacError, exit_status
-from dac_codec.common.files import replacing
+from dac_codec.common.files import atomic_write
 from dac_codec.common.spectral import Spectra, mel_distance
 from dac_codec.model import DAC, PRESETS, DACConfig
 from dac_codec.model.layers import operations_per_second
@@ -575,9 +575,9 @@ def main() -> int:
     text = tables(report)
     print(text)
     for name, content in (("report.json", json.dumps(report, indent=1)), ("report.md", text)):
-        with replacing(arguments.output / name) as temporary:
+        with atomic_write(arguments.output / name) as temporary:
             temporary.write_text(content + "\n", encoding="utf-8")
-    with replacing(arguments.output / "speed.svg") as temporary:
+    with atomic_write(arguments.output / "speed.svg") as temporary:
         draw(report, temporary)
     return 0
 

@@ -23,7 +23,7 @@ import torch
 
 from dac_codec import DAC, audio, codec
 from dac_codec.common.errors import exit_status
-from dac_codec.common.threads import side_by_side
+from dac_codec.common.threads import parallel_map
 
 SAMPLE_RATE = 44100
 
@@ -41,7 +41,7 @@ def measured(work: Callable[[Path], object], paths: list[Path], n_at_once: int, 
     """Seconds that the work takes for all files."""
     torch.set_num_threads(n_cores // n_at_once)
     started = time.perf_counter()
-    list(side_by_side(work, paths, n_at_once))
+    list(parallel_map(work, paths, n_at_once))
     return time.perf_counter() - started
 
 

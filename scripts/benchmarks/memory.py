@@ -33,7 +33,7 @@ import numpy as np
 # started, so that this one has to stay small.
 from dac_codec import audio, bitstream
 from dac_codec.common.errors import DacError, exit_status
-from dac_codec.common.files import replacing
+from dac_codec.common.files import atomic_write
 
 SAMPLE_RATE = 44100
 PART_SECONDS = 10
@@ -373,9 +373,9 @@ def compare(arguments: argparse.Namespace) -> list[Row]:
         try:
             arguments.output.mkdir(parents=True, exist_ok=True)
             content = {**environment, "rows": [asdict(row) for row in rows]}
-            with replacing(arguments.output / "memory.json") as temporary:
+            with atomic_write(arguments.output / "memory.json") as temporary:
                 temporary.write_text(json.dumps(content, indent=1) + "\n")
-            with replacing(arguments.output / "memory.svg") as temporary:
+            with atomic_write(arguments.output / "memory.svg") as temporary:
                 draw(rows, temporary)
         except OSError as error:
             raise DacError(f"{arguments.output} can't be written: {error.strerror}") from error

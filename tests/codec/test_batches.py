@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dac_codec import codec, inference
 from dac_codec.codec import Batches, batches
-from dac_codec.common.threads import side_by_side
+from dac_codec.common.threads import parallel_map
 from dac_codec.inference import prepare
 from dac_codec.inference.quantizer import FoldedQuantizer
 from dac_codec.model import DAC
@@ -71,7 +71,7 @@ def all_of(signals: Sequence[Tensor], work: Callable[[int, codec.Coder], Tensor]
         with together.member(index) as coder:
             return work(index, coder)
 
-    return list(side_by_side(one, range(len(signals)), together.n_at_once))
+    return list(parallel_map(one, range(len(signals)), together.n_at_once))
 
 
 def encoded(signals: Sequence[Tensor]) -> list[Tensor]:
@@ -295,7 +295,7 @@ def test_leaving_early_ends_those_who_wait() -> None:
             next(coder.encode_blocks(MODEL, [noise(1, 1, 100)]))
         return index
 
-    with closing(side_by_side(one, range(3), 2)) as results:
+    with closing(parallel_map(one, range(3), 2)) as results:
         assert next(results) == 0
         assert waiting.wait(WAIT_S)
 

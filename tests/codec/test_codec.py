@@ -20,7 +20,7 @@ from dac_codec import bitstream, codec
 from dac_codec.codec import DacFile, compress, decompress
 from dac_codec.codec.models import network_errors
 from dac_codec.common.errors import AudioError, BitstreamError, DacError, ModelMismatchError
-from dac_codec.common.files import replacing
+from dac_codec.common.files import atomic_write
 from dac_codec.model import DAC
 from dac_codec.model.decoder import Decoder
 from dac_codec.pretrained import models as pretrained
@@ -347,7 +347,7 @@ def test_a_named_pipe_is_written_and_stays_one(model: DAC, tmp_path: Path) -> No
             write(pipe)
             assert torch.equal(DacFile.from_bytes(reading.result(timeout=60)).codes, file.codes)
         assert pipe.is_fifo()
-    with pytest.raises(OSError, match="exists and is not a file"), replacing(pipe):
+    with pytest.raises(OSError, match="exists and is not a file"), atomic_write(pipe):
         pass
     assert pipe.is_fifo()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.wav", "pipe.dac"]

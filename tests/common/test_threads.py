@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from dac_codec.common import threads
-from dac_codec.common.threads import ahead, behind, side_by_side
+from dac_codec.common.threads import parallel_map, prefetch, write_behind
 
 WAIT_S = 30.0
 
@@ -35,7 +35,7 @@ def test_the_next_item_is_made_while_one_is_used_and_no_further_one() -> None:
                 second.set()
             yield number
 
-    with ahead(items()) as numbers:
+    with prefetch(items()) as numbers:
         assert next(numbers) == 0
         assert second.wait(WAIT_S)
         time.sleep(0.05)
@@ -49,7 +49,7 @@ def test_what_an_item_raises_comes_in_its_place() -> None:
         yield 2
         raise KeyError("three")
 
-    with ahead(items()) as numbers:
+    with prefetch(items()) as numbers:
         assert (next(numbers), next(numbers)) == (1, 2)
         with pytest.raises(KeyError, match="three"):
             next(numbers)
@@ -69,7 +69,7 @@ def test_leaving_early_waits_for_the_item_under_way_and_closes_the_rest() -> Non
         finally:
             events.append("closed")
 
-    with pytest.raises(RuntimeError, match="enough"), ahead(items()) as numbers:  # noqa: PT012
+    with pytest.raises(RuntimeError, match="enough"), prefetch(items()) as numbers:  # noqa: PT012
         next(numbers)
         assert begun.wait(WAIT_S)
         raise RuntimeError("enough")
@@ -84,7 +84,7 @@ def test_calls_are_made_behind_in_their_order() -> None:
         assert go_on.wait(WAIT_S)
         done.append(number)
 
-    with behind(call) as begin:
+    with write_behind(call) as begin:
         begin(1)
         assert done == []
         go_on.set()
@@ -98,10 +98,10 @@ def test_what_a_call_raises_comes_out_of_the_next_or_at_the_end() -> None:
         if number == 2:
             raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"), behind(call) as begin:  # noqa: PT012
+    with pytest.raises(OSError, match="disk full"), write_behind(call) as begin:  # noqa: PT012
         begin(1)
         begin(2)
-    with pytest.raises(OSError, match="disk full"), behind(call) as begin:  # noqa: PT012
+    with pytest.raises(OSError, match="disk full"), write_behind(call) as begin:  # noqa: PT012
         begin(2)
         begin(3)
         pytest.fail("the error came too late")
@@ -111,7 +111,7 @@ def test_context_is_that_of_the_caller() -> None:
     name = ContextVar("name", default="nobody")
     heard: list[str] = []
     name.set("job 3")
-    with ahead(name.get() for _ in range(2)) as names, behind(lambda _: heard.append(name.get())) as begin:
+    with prefetch(name.get() for _ in range(2)) as names, write_behind(lambda _: heard.append(name.get())) as begin:
         for each in names:
             begin(each)
             heard.append(each)
@@ -133,7 +133,7 @@ def test_results_come_in_order_and_the_number_is_kept(n_at_once: int) -> None:
             running -= 1
         return number
 
-    assert list(side_by_side(work, range(12), n_at_once)) == list(range(12))
+    assert list(parallel_map(work, range(12), n_at_once)) == list(range(12))
     assert most == n_at_once
 
 
@@ -155,7 +155,7 @@ def test_an_error_interrupts_what_is_beside_it_and_nothing_new_begins() -> None:
             cleaned_up.append(number)
 
     with pytest.raises(ValueError, match="nought"):
-        list(side_by_side(work, range(6), 2))
+        list(parallel_map(work, range(6), 2))
     assert sorted(begun)[:2] == [0, 1]
     assert sorted(begun)[1:] == sorted(cleaned_up)
     assert len(begun) < 6
@@ -180,13 +180,13 @@ def test_nobody_is_interrupted_while_starting_a_thread(monkeypatch: pytest.Monke
     def work(item: int) -> None:
         monkeypatch.setattr(threading.Thread, "start", watched_start)
         while item:
-            with ahead(range(2)) as items, behind(str) as call:
+            with prefetch(range(2)) as items, write_behind(str) as call:
                 for one in items:
                     call(one)
             going.set()
 
     monkeypatch.setattr(threads.ctypes.pythonapi, "PyThreadState_SetAsyncExc", watched_interrupt)
-    with closing(side_by_side(work, range(2), 2)) as results:
+    with closing(parallel_map(work, range(2), 2)) as results:
         next(results)
         assert going.wait(WAIT_S)
     assert {kind for kind, _ in held} == {"start", "interrupt"}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from dac_codec.inference import kernels
-from dac_codec.inference.kernels import FastKernel, Kernel, MinimalKernel, PlainKernel, RowConvolution, fast_kernel
+from dac_codec.inference.kernels import FastKernel, Kernel, PlainKernel, RowConvolution, WinogradConv, fast_kernel
 
 CHANNELS = [1, 2, 7, 8, 16, 33]
 
@@ -104,11 +104,11 @@ def test_fewer_products_give_the_same(n_in: int, dilation: int, n_places: int, b
     with pytest.MonkeyPatch.context() as patch:
         if not packed:
             patch.setattr(kernels, "_can_pack", lambda device, dtype: False)
-        expected, found = outputs(conv, n_places, batch, torch.float32, MinimalKernel)
+        expected, found = outputs(conv, n_places, batch, torch.float32, WinogradConv)
     assert torch.allclose(found.double(), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize(("n_channels", "kind"), [(192, MinimalKernel), (191, FastKernel)])
+@pytest.mark.parametrize(("n_channels", "kind"), [(192, WinogradConv), (191, FastKernel)])
 def test_wide_layers_have_fewer_products(n_channels: int, kind: type[Kernel]) -> None:
     torch.manual_seed(0)
     conv = nn.Conv1d(n_channels, 192, 7, dilation=3).double()

@@ -11,7 +11,7 @@ import torch
 
 from dac_codec import inference
 from dac_codec.inference import prepare
-from dac_codec.inference.precision import own_arithmetic
+from dac_codec.inference.precision import pinned_precision
 from dac_codec.inference.quantizer import FoldedQuantizer
 from tests.conftest import golden_model
 from tests.inference.networks import noise
@@ -85,12 +85,12 @@ def test_the_last_one_to_leave_puts_it_back() -> None:
     inside, leave = threading.Event(), threading.Event()
 
     def stay() -> None:
-        with own_arithmetic(CPU, exact=True):
+        with pinned_precision(CPU, exact=True):
             inside.set()
             leave.wait(30)
 
     thread = threading.Thread(target=stay)
-    with own_arithmetic(CPU, exact=True):
+    with pinned_precision(CPU, exact=True):
         thread.start()
         assert inside.wait(30)
     assert torch.get_float32_matmul_precision() == "highest"
@@ -106,10 +106,10 @@ def test_the_flags_of_cudnn(exact: bool, monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setattr(cudnn, "deterministic", deterministic)
         monkeypatch.setattr(cudnn, "benchmark", not deterministic)
         allowed = cudnn.allow_tf32
-        with own_arithmetic(CUDA, exact):
+        with pinned_precision(CUDA, exact):
             assert cudnn.allow_tf32 == (allowed and not exact)
             assert (cudnn.deterministic, cudnn.benchmark) == (deterministic, not deterministic)
-            with own_arithmetic(CUDA, exact):
+            with pinned_precision(CUDA, exact):
                 pass
         assert cudnn.allow_tf32 == allowed
         assert (cudnn.deterministic, cudnn.benchmark) == (deterministic, not deterministic)
@@ -121,11 +121,11 @@ def test_settings_of_one_backend() -> None:
     if not hasattr(matmul, "fp32_precision"):
         pytest.skip("this version has none")
     matmul.fp32_precision = "bf16"
-    with own_arithmetic(CPU, exact=True):
+    with pinned_precision(CPU, exact=True):
         assert matmul.fp32_precision == "ieee"
     assert matmul.fp32_precision == "bf16"
 
 
 def test_devices_that_know_no_autocast() -> None:
-    with own_arithmetic(torch.device("meta"), exact=True):
+    with pinned_precision(torch.device("meta"), exact=True):
         pass

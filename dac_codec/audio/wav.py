@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from dac_codec.audio.pcm import WIDTHS
 from dac_codec.common.errors import AudioError
-from dac_codec.common.streams import Pipe
+from dac_codec.common.streams import read_exactly, skip
 
 LIMIT_BYTES = 2**32 - 2**16
 """Sizes in a RIFF, AIFF or AU header are 32 bits; the rest is room for the header."""
@@ -45,8 +46,12 @@ class Layout:
         return self.channels * WIDTHS[self.subtype]
 
 
-def read_header(pipe: Pipe) -> tuple[Layout, int | None] | bytes:
+def read_header(stream: BinaryIO, name: str) -> tuple[Layout, int | None] | bytes:
     """Read up to the first sample.
+
+    Args:
+        stream: a binary stream at its beginning.
+        name: what error messages call the stream.
 
     Returns:
         The layout, and the bytes of samples that the header promises: None where it says that it doesn't know (0 or
@@ -55,39 +60,39 @@ def read_header(pipe: Pipe) -> tuple[Layout, int | None] | bytes:
     Raises:
         AudioError: more than 1 MiB stands before the format of the samples.
     """
-    start = pipe.exactly(12)
+    start = read_exactly(stream, 12)
     if start[:4] not in (b"RIFF", b"RF64") or start[8:] != b"WAVE":
         return start
     seen = bytearray(start)
     long_size = None
     while True:
-        start = pipe.exactly(8)
+        start = read_exactly(stream, 8)
         seen += start
         tag, size = start[:4], int.from_bytes(start[4:], "little")
         if len(start) < 8 or tag == b"data":
             return bytes(seen)
         if len(seen) + size > _MOST_BEFORE_FORMAT:
             raise AudioError(
-                f"{pipe.name}: more than 1 MiB stands before the wav's format, expected it near the beginning; save it "
+                f"{name}: more than 1 MiB stands before the wav's format, expected it near the beginning; save it "
                 "to a file to read it"
             )
-        content = pipe.exactly(size + size % 2)
+        content = read_exactly(stream, size + size % 2)
         seen += content
         if tag == b"ds64" and len(content) >= 16:
             long_size = int.from_bytes(content[8:16], "little")
         if tag == b"fmt ":
             layout = _layout(content[:size])
-            return bytes(seen) if layout is None else (layout, _data_size(pipe, long_size))
+            return bytes(seen) if layout is None else (layout, _data_size(stream, long_size))
 
 
-def _data_size(pipe: Pipe, long_size: int | None) -> int | None:
+def _data_size(stream: BinaryIO, long_size: int | None) -> int | None:
     """Pass over what stands between the format and the samples; return the bytes of samples."""
-    while len(start := pipe.exactly(8)) == 8:
+    while len(start := read_exactly(stream, 8)) == 8:
         size = int.from_bytes(start[4:], "little")
         if start[:4] == b"data":
             size = long_size if size == UNKNOWN_SIZE and long_size is not None else size
             return None if size in (0, UNKNOWN_SIZE, 2**64 - 1) else size
-        pipe.skip(size + size % 2)
+        skip(stream, size + size % 2)
     return 0
 
 

@@ -407,7 +407,7 @@ def _read(
     Raises:
         AudioError: the file can't be read, its samples aren't finite, or there are fewer than the header says.
     """
-    with sound.opened(chosen.path) as file:
+    with sound.open_file(chosen.path) as file:
         rate, n_frames = file.samplerate, file.frames
         wanted = -(-length * rate // sample_rate)
         start = int(random.integers(max(0, n_frames - wanted) + 1))

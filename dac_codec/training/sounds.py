@@ -139,7 +139,7 @@ def _scan(folder: Path, domain: str, progress: bool) -> tuple[dict[str, list[Sou
 def _duration(path: Path) -> float | str:
     """Seconds that a file lasts by its header, or why that can't be read."""
     try:
-        with audio.opened(path) as file:
+        with audio.open_file(path) as file:
             if file.frames <= 0:
                 return f"{path}: no samples"
             return float(file.frames / file.samplerate)

@@ -8,14 +8,14 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import soundfile
 
 from dac_codec.audio import pcm, wav
-from dac_codec.audio.libsndfile import reason
+from dac_codec.audio.libsndfile import SYSTEM_ERROR, reason
 from dac_codec.audio.samples import MAX_CHANNELS, Audio, block_length, blocks, check, check_rate
 from dac_codec.common.errors import AudioError
 from dac_codec.common.files import atomic_write, is_device
@@ -144,26 +144,29 @@ class Writer:
             )
 
     def _open(self, stack: contextlib.ExitStack) -> _Sink:
-        """Open the target; `stack` closes it, and puts a file in its place or throws it away."""
-        layout = wav.Layout(self.sample_rate, self.channels, self._subtype)
-        if isinstance(self._target, str | os.PathLike) and not is_device(Path(self._target)):
-            temporary = stack.enter_context(atomic_write(Path(self._target)))
-            if self._plain:
-                return _WavFile(stack.enter_context(temporary.open("wb")), layout, self.n_samples)
-            return self._encoder(str(temporary), stack)
-        stream = self._target
+        """Open the target; `stack` closes it, and moves a file to its place or deletes it."""
+        path: Path | None = None
+        stream: Any = self._target
         if isinstance(stream, str | os.PathLike):
-            stream = stack.enter_context(io.FileIO(stream, "w"))
+            if is_device(Path(stream)):
+                stream = stack.enter_context(io.FileIO(stream, "w"))
+            else:
+                path = stack.enter_context(atomic_write(Path(stream)))
+                stream = stack.enter_context(path.open("wb")) if self._plain else None
         if self._plain:
-            head = b"" if self._container == "RAW" else wav.header(layout, self.n_samples)
-            return _PlainStream(stream, layout, head, pad=self._container == "WAV" and self.n_samples is not None)
+            layout = wav.Layout(self.sample_rate, self.channels, self._subtype)
+            return _PcmSink(stream, self._container, layout, self.n_samples, rewritable=path is not None)
         buffer = io.BytesIO()
-        return _EncodedStream(stream, buffer, self._encoder(buffer, stack))
-
-    def _encoder(self, target: str | io.BytesIO, stack: contextlib.ExitStack) -> _Encoder:
-        file = soundfile.SoundFile(target, "w", self.sample_rate, self.channels, self._subtype, format=self._container)
+        file = soundfile.SoundFile(
+            buffer if path is None else str(path),
+            "w",
+            self.sample_rate,
+            self.channels,
+            self._subtype,
+            format=self._container,
+        )
         stack.callback(file.close)
-        return _Encoder(file)
+        return _EncodedSink(file, stream, buffer)
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -171,7 +174,7 @@ class Writer:
         try:
             yield
         except soundfile.LibsndfileError as error:
-            if error.code == 2:  # SF_ERR_SYSTEM: the operating system refused; libsndfile keeps its reason to itself
+            if error.code == SYSTEM_ERROR:
                 raise AudioError(
                     f"{self.name}: can't be written to; check the free disk space and file size limits"
                 ) from error
@@ -224,65 +227,56 @@ class _Sink(Protocol):
         """Write what can be written only now that `n_samples` have come."""
 
 
-class _WavFile:
-    """Plain samples in a wav file. Where their number is known only at the end, the header is written again."""
+class _PcmSink:
+    """Plain samples behind a wav header, or behind none ("RAW").
 
-    def __init__(self, file: BinaryIO, layout: wav.Layout, n_samples: int | None) -> None:
-        self._file, self._layout = file, layout
-        self._rewrite = n_samples is None
-        file.write(wav.header(layout, n_samples or 0, self._rewrite))
+    A stream gets its header once. In a file (`rewritable`), the header of unknown length is replaced at the end.
+    """
+
+    def __init__(
+        self, stream: BinaryIO, container: str, layout: wav.Layout, n_samples: int | None, rewritable: bool
+    ) -> None:
+        self._stream, self._layout = stream, layout
+        self._rewrites = rewritable and n_samples is None
+        self._pads = container == "WAV" and (rewritable or n_samples is not None)
+        if container == "WAV":
+            known = 0 if self._rewrites else n_samples
+            _send(stream, wav.header(layout, known, with_room=self._rewrites))
 
     def write(self, block: Audio) -> None:
-        self._file.write(pcm.encode(block, self._layout.subtype))
+        _send(self._stream, pcm.encode(block, self._layout.subtype))
 
     def finish(self, n_samples: int) -> None:
-        self._file.write(bytes(n_samples * self._layout.frame_bytes % 2))
-        if self._rewrite:
-            self._file.seek(0)
-            self._file.write(wav.header(self._layout, n_samples, self._rewrite))
-        self._file.flush()  # closing comes too late to complain of a full disk
+        if self._pads:
+            _send(self._stream, bytes(n_samples * self._layout.frame_bytes % 2))
+        if self._rewrites:
+            self._stream.seek(0)
+            _send(self._stream, wav.header(self._layout, n_samples, with_room=True))
 
 
-class _PlainStream:
-    """Plain samples on a stream, which are passed on at once, behind a header that may be empty."""
+class _EncodedSink:
+    """Any format that libsndfile writes. A stream gets it at the end, from `buffer`, as only then its bytes are final.
 
-    def __init__(self, stream: BinaryIO, layout: wav.Layout, head: bytes, pad: bool) -> None:
-        self._stream, self._layout, self._pad = stream, layout, pad
-        write_all(stream, head)
+    Blocks are short: libsndfile's Vorbis encoder overflows its stack on long ones.
+    """
 
-    def write(self, block: Audio) -> None:
-        write_all(self._stream, pcm.encode(block, self._layout.subtype))
-
-    def finish(self, n_samples: int) -> None:
-        if self._pad:
-            write_all(self._stream, bytes(n_samples * self._layout.frame_bytes % 2))
-
-
-class _Encoder:
-    """Whatever libsndfile writes (in blocks: its Vorbis encoder overflows its stack on long ones)."""
-
-    def __init__(self, file: soundfile.SoundFile) -> None:
-        self._file = file
+    def __init__(self, file: soundfile.SoundFile, stream: BinaryIO | None, buffer: io.BytesIO) -> None:
+        self._file, self._stream, self._buffer = file, stream, buffer
 
     def write(self, block: Audio) -> None:
-        self._file.write(np.ascontiguousarray(block.T))  # soundfile has libsndfile clip where the format is integer
+        self._file.write(np.ascontiguousarray(block.T))  # soundfile makes libsndfile clip to an integer format's range
 
     def finish(self, n_samples: int) -> None:
         self._file.close()
+        if self._stream is not None:
+            _send(self._stream, self._buffer.getbuffer())
 
 
-class _EncodedStream:
-    """A format whose bytes are final only at the end, when a stream gets them."""
-
-    def __init__(self, stream: BinaryIO, buffer: io.BytesIO, encoder: _Encoder) -> None:
-        self._stream, self._buffer, self._encoder = stream, buffer, encoder
-
-    def write(self, block: Audio) -> None:
-        self._encoder.write(block)
-
-    def finish(self, n_samples: int) -> None:
-        self._encoder.finish(n_samples)
-        write_all(self._stream, self._buffer.getbuffer())
+def _send(stream: BinaryIO, data: bytes | memoryview) -> None:
+    """Write all of `data` and flush it: live samples must not wait, and closing is too late to report a full disk."""
+    write_all(stream, data)
+    if hasattr(stream, "flush"):
+        stream.flush()
 
 
 def _file_format(fmt: str, subtype: str | None, name: str, to_stream: bool) -> tuple[str, str]:

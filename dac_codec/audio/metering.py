@@ -208,31 +208,6 @@ def _corner(frequency: float, quality: float, sample_rate: int) -> tuple[float, 
     return math.cos(angle), math.sin(angle) / (2 * quality)
 
 
-def normalize(audio: npt.ArrayLike, sample_rate: int, target_lufs: float = -16.0) -> tuple[Audio, float]:
-    """Scale to a loudness, but never beyond full scale.
-
-    As in the reference, the gain to the target comes first and is then lowered until no sample exceeds 1.0; here one
-    gain holds for all channels, so that the stereo image stays. Silence (-70 LUFS) is not raised.
-
-    Args:
-        audio: [C, T] or [T].
-        sample_rate: Hz.
-        target_lufs: LUFS.
-
-    Returns:
-        The scaled audio [C, T], and its gain in dB, which float32 holds exactly. `apply_gain` with the negative gain
-        gives the input back.
-
-    Raises:
-        AudioError: samples that `check` refuses, or a target that is not finite.
-    """
-    waveform = check(audio, sample_rate)
-    meter = LoudnessMeter(sample_rate, waveform.shape[0])
-    meter.push(waveform)
-    gain = gain_to(target_lufs, meter.loudness(), meter.peak)
-    return apply_gain(waveform, gain), gain
-
-
 def gain_to(target_lufs: float, measured_lufs: float, peak: float) -> float:
     """Return the gain in dB that brings a sound to a loudness, but never beyond full scale; float32 holds it exactly.
 
@@ -245,7 +220,7 @@ def gain_to(target_lufs: float, measured_lufs: float, peak: float) -> float:
         AudioError: a target that is not finite.
     """
     if not math.isfinite(target_lufs):
-        raise AudioError(f"normalize: the target is {target_lufs} LUFS, expected a finite number")
+        raise AudioError(f"gain: the target is {target_lufs} LUFS, expected a finite number")
     gain = 0.0 if measured_lufs <= SILENCE_LUFS else target_lufs - measured_lufs
     if peak > 0.0:
         gain = min(gain, -20 * math.log10(peak))

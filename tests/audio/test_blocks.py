@@ -394,7 +394,7 @@ def test_resampler_trims_and_pads(length: int, cuts: list[int], n_samples: int, 
     given_ = sum(block.shape[1] for block in blocks)
     if n_samples < given_:
         assert not at_once
-        with pytest.raises(AudioError, match="given already"):
+        with pytest.raises(AudioError, match="returned already"):
             resampler.flush(n_samples)
         return
     joined = np.concatenate([*blocks, resampler.flush(None if at_once else n_samples)], axis=1)
@@ -421,10 +421,3 @@ def test_running_loudness_is_that_of_what_came() -> None:
     for start in range(0, 4 * RATE, RATE):
         meter.push(sound[:, start : start + RATE])
         assert meter.loudness() == pytest.approx(audio.loudness(sound[:, : start + RATE], RATE), abs=1e-9)
-
-
-def test_gain_of_blocks_is_that_of_the_whole() -> None:
-    sound = noise(RATE, 2)
-    meter = audio.LoudnessMeter(RATE, 2)
-    meter.push(sound)
-    assert audio.gain_to(-16.0, meter.loudness(), meter.peak) == audio.normalize(sound, RATE)[1]

@@ -53,8 +53,8 @@ class LowPass:
     (Kaiser window; Oppenheim & Schafer, section 7.5.3). Zeros are assumed beyond both ends. The division into blocks
     does not change a bit of the output.
 
-    Filtering is by overlap-save, in transforms of 8192 samples, each `step` later than the one before. With the filter's
-    reach R on either side (`low_pass_reach`), the middle of each is not affected by the circular convolution:
+    Filtering is by overlap-save, in transforms of 8192 samples, each `step` later than the one before. With a reach R
+    of the filter on either side (`low_pass_reach`), the circular convolution leaves the middle of each intact:
 
         transform 1  |<- R ->|<---- step ---->|<- R ->|
         transform 2                   |<- R ->|<---- step ---->|<- R ->|

@@ -514,7 +514,7 @@ def demo(output: Path, model: str | None, device: str) -> None:
     notes = (
         f"{result.seconds:.1f} s, {_size(result.pcm_bytes)} as 16-bit PCM",
         f"{_size(result.compressed_bytes)}, {result.bitrate / 1000:.2f} kbit/s, {result.ratio:.0f} times smaller",
-        f"mel distance {result.mel_distance:.3f}, SI-SDR {result.si_sdr:.2f} dB",
+        f"STFT distance {result.stft_distance:.3f}, SI-SDR {result.si_sdr:.2f} dB",
     )
     for file, note in zip(files, notes, strict=True):
         click.echo(f"{shown(file):<{width}}  {note}")

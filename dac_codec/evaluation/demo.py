@@ -31,7 +31,7 @@ class DemoResult:
         bitrate: of the .dac file, in bits per second, headers included.
         ratio: `pcm_bytes / compressed_bytes`.
         encode_speed, decode_speed: seconds of audio per second of work.
-        mel_distance, si_sdr: see `metrics`.
+        stft_distance, si_sdr: see `metrics`.
     """
 
     original: Path
@@ -44,7 +44,7 @@ class DemoResult:
     ratio: float
     encode_speed: float
     decode_speed: float
-    mel_distance: float
+    stft_distance: float
     si_sdr: float
 
 
@@ -96,6 +96,6 @@ def run_demo(
         ratio=pcm_bytes / n_bytes,
         encode_speed=seconds / (encoded_at - started),
         decode_speed=seconds / (decoded_at - encoded_at),
-        mel_distance=metrics.mel_distance(*measured),
+        stft_distance=metrics.stft_distance(*measured),
         si_sdr=metrics.si_sdr(*measured),
     )

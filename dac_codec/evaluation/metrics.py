@@ -208,7 +208,15 @@ class Metric:
 
 
 METRICS = (
-    Metric("mel_distance", "mel distance", "", False, "descript-audio-codec, scripts/evaluate.py", mel_distance),
+    Metric(
+        "mel_distance",
+        "mel distance",
+        "",
+        False,
+        "descript-audio-codec, scripts/evaluate.py",
+        mel_distance,
+        package="librosa",
+    ),
     Metric("stft_distance", "STFT distance", "", False, "descript-audio-codec, scripts/evaluate.py", stft_distance),
     Metric("log_spectral_distance", "log-spectral distance", "dB", False, "Gray & Markel 1976", log_spectral_distance),
     Metric("waveform_l1", "waveform L1", "", False, "mean absolute difference", waveform_l1),

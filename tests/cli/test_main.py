@@ -1008,7 +1008,7 @@ def test_demo_shows_its_result(monkeypatch: pytest.MonkeyPatch) -> None:
         ratio: float = 180.0
         encode_speed: float = 3.25
         decode_speed: float = 2.5
-        mel_distance: float = 0.875
+        stft_distance: float = 0.875
         si_sdr: float = 9.5
 
     calls = []

@@ -27,7 +27,7 @@ def test_a_bar_is_shown_on_a_terminal_if_requested(terminal: bool, show: bool, m
     with progress_bar("loading", 10, show, initial=4, unit="B") as bar:
         bar.update(6)
     assert ("encoding" in stderr.getvalue(), "10/10" in stderr.getvalue()) == (terminal and show,) * 2
-    assert terminal and show or not stderr.getvalue()
+    assert (terminal and show) or not stderr.getvalue()
 
 
 def test_the_bar_advances_when_the_next_item_is_requested(monkeypatch: pytest.MonkeyPatch) -> None:

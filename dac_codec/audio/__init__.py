@@ -1,4 +1,4 @@
-"""Sound, sample rates and loudness: everything between a file or pipe and a float32 array [C, T].
+"""Sound files, sample rates and loudness: everything between a file or pipe and a float32 array [C, T].
 
 Shape letters: C channels, T samples per channel. Full scale is 1.0. Every error a caller can cause is an `AudioError`.
 """

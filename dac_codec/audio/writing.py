@@ -1,4 +1,4 @@
-"""Sound files and live sound, written block by block or whole."""
+"""Sound files and live sound, written in blocks or whole."""
 
 from __future__ import annotations
 
@@ -41,31 +41,30 @@ _BYTES_PER_SAMPLE = {"PCM_S8": 1, **pcm.WIDTHS}
 
 
 class Writer:
-    """A sound file or live sound, written block by block in memory that doesn't grow with its length.
+    """A sound file or live sound, written in blocks. Memory does not grow with its length.
 
-    To be used as a context manager. A file appears when the block ends well, whole, and not at all when it doesn't: it
-    is written under a temporary name beside the target, which then takes its place. Streams and devices, which may not
-    be seekable, get the samples of wav and raw as they come, and all bytes of any other format at the end.
+    A context manager. A file is written under a temporary name beside the target, which it replaces when the block
+    succeeds; otherwise it is deleted. Streams and devices, which may not be seekable, receive the samples of wav and
+    raw at once, and all bytes of any other format at the end.
 
-    Samples of integer PCM are clipped to [-1, 1], so that a sample beyond full scale never wraps round; +1.0 becomes
-    the largest integer. A wav file that would pass 4 GiB is written as RF64, its 64-bit form (EBU Tech 3306); one of
-    unknown length leaves 36 bytes of room for that. On a stream, a wav header of unknown length gives 0xFFFFFFFF in
-    place of its sizes, which players and `Reader` take for "until the end".
+    Samples are clipped to [-1, 1] in integer PCM, and +1.0 becomes the largest integer. A wav file above 4 GiB is
+    written as RF64, its 64-bit form (EBU Tech 3306); one of unknown length reserves 36 bytes for that. On a stream, a
+    wav header of unknown length has 0xFFFFFFFF in place of its sizes, which players and `Reader` take for "to the end".
 
     Args:
         target: a path, or a binary stream, which is not closed.
         sample_rate: Hz.
         channels: number of channels.
-        n_samples: samples per channel that will be written; None if it is not known.
-        fmt: a file extension that picks the format in place of the target's own; streams are wav by default. "raw" is
-            for streams alone: interleaved little-endian samples without a header.
+        n_samples: samples per channel that will be written; None if not known.
+        fmt: a file extension that selects the format, by default the target's, or wav for streams. "raw" is for streams
+            only: interleaved little-endian samples without a header.
         subtype: a sample format in libsndfile's names, such as "PCM_24" or "FLOAT"; by default 16-bit PCM for wav, raw,
             flac, aiff, au, caf, w64 and rf64, and the codec of the same name for ogg (Vorbis), opus and mp3.
 
     Raises:
-        AudioError: a format that can't be written, or a sample rate or number of channels that can't be. Inside the
-            block: a target that can't be written to. At its end: another number of samples than `n_samples`.
-        BrokenPipeError: the reader of a stream went away.
+        AudioError: an unsupported format, or an invalid sample rate or number of channels. In the block: the target
+            can't be written. At its end: the number of samples is not `n_samples`.
+        BrokenPipeError: the reader of a stream closed it.
     """
 
     def __init__(
@@ -106,7 +105,9 @@ class Writer:
             return
         with self._errors(), self._cleanup:
             if self.n_samples not in (None, self._n_written):
-                raise AudioError(f"{self.name}: {self.n_samples} samples were promised, {self._n_written} came")
+                raise AudioError(
+                    f"{self.name}: {self.n_samples} samples were announced, {self._n_written} were written"
+                )
             self._sink.finish(self._n_written)
 
     def write(self, block: npt.ArrayLike) -> None:
@@ -116,16 +117,16 @@ class Writer:
             block: [C, T] or [T], any floating dtype, full scale 1.0.
 
         Raises:
-            AudioError: samples that `check` refuses, another number of channels, more samples than were promised or
-                fit into the format, or a target that can't be written to.
-            BrokenPipeError: the reader of a stream went away.
+            AudioError: samples that `check` refuses, another number of channels, more samples than `n_samples` or than
+                the format can hold, or the target can't be written.
+            BrokenPipeError: the reader of a stream closed it.
         """
         waveform = check(block, self.sample_rate, self.name)
         if waveform.shape[0] != self.channels:
             raise AudioError(f"{self.name}: a block has {waveform.shape[0]} channels, expected {self.channels}")
         n_written = self._n_written + waveform.shape[1]
         if self.n_samples is not None and n_written > self.n_samples:
-            raise AudioError(f"{self.name}: {self.n_samples} samples were promised, and more came")
+            raise AudioError(f"{self.name}: {self.n_samples} samples were announced, more were written")
         self._check_size(n_written)
         with self._errors():
             for part in blocks(waveform, block_length(self.channels)):
@@ -133,7 +134,7 @@ class Writer:
         self._n_written = n_written
 
     def _check_size(self, n_samples: int) -> None:
-        """Refuse what the sizes in the header can't say."""
+        """Raise an AudioError if the header's sizes can't hold `n_samples`."""
         size = n_samples * self.channels * _BYTES_PER_SAMPLE.get(self._subtype, 1)
         if size > wav.LIMIT_BYTES and (
             self._container in ("AIFF", "AU") or (self._container == "WAV" and not self._plain)
@@ -170,7 +171,7 @@ class Writer:
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
-        """Turn what goes wrong with a target into an AudioError that says what to do."""
+        """Turn an error of the target into an AudioError that says what to do."""
         try:
             yield
         except soundfile.LibsndfileError as error:
@@ -208,8 +209,8 @@ def write(
         subtype: as for `Writer`.
 
     Raises:
-        AudioError: a format that can't be written, samples that `check` refuses, or a target that can't be written.
-        BrokenPipeError: the reader of a stream went away.
+        AudioError: an unsupported format, samples that `check` refuses, or the target can't be written.
+        BrokenPipeError: the reader of a stream closed it.
     """
     name = os.fspath(target) if isinstance(target, str | os.PathLike) else str(getattr(target, "name", "<stream>"))
     waveform = check(audio, sample_rate, name)
@@ -218,13 +219,13 @@ def write(
 
 
 class _Sink(Protocol):
-    """Where a Writer's blocks go."""
+    """Writes the blocks of a `Writer` to its target."""
 
     def write(self, block: Audio) -> None:
         """Append a block."""
 
     def finish(self, n_samples: int) -> None:
-        """Write what can be written only now that `n_samples` have come."""
+        """Complete the output after `n_samples` samples per channel."""
 
 
 class _PcmSink:

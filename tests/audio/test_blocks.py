@@ -77,7 +77,7 @@ def test_other_chunks_of_a_wav_are_passed_over() -> None:
 @pytest.mark.parametrize("chunk", [b"JUNK" + bytes(4), b"LIST" + struct.pack("<I", 2**31)])
 def test_a_wav_whose_format_comes_late(chunk: bytes) -> None:
     content = b"RIFF\xff\xff\xff\xffWAVE" + chunk * 2**17 + wav_bytes(tones(0.1), "PCM_16")[12:]
-    with pytest.raises(AudioError, match="more than 1 MiB stands before the wav's format"):
+    with pytest.raises(AudioError, match="more than 1 MiB precedes the wav's format"):
         audio.read(Pipe(content))  # type: ignore[arg-type]
 
 
@@ -337,7 +337,7 @@ def test_a_stream_that_takes_a_little_at_a_time() -> None:
 
 def test_writer_refuses(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
-    for n_samples, lengths, message in ((100, [60, 41], "more came"), (100, [60], "60 came")):
+    for n_samples, lengths, message in ((100, [60, 41], "more were written"), (100, [60], "60 were written")):
         with pytest.raises(AudioError, match=message), audio.Writer(path, RATE, 2, n_samples) as writer:
             _ = [writer.write(noise(length, 2)) for length in lengths]
     with pytest.raises(AudioError, match="1 channels, expected 2"), audio.Writer(path, RATE, 2) as writer:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dac_codec import audio as sound
+from dac_codec import audio
 from dac_codec.audio import Audio
 from dac_codec.common.errors import AudioError
 from tests.audio import sounds
@@ -20,13 +20,13 @@ def noise(seconds: float, rate: int = RATE, channels: int = 1, seed: int = 0) ->
     return (0.1 * generator.standard_normal((channels, int(seconds * rate)))).astype(np.float32)
 
 
-def low_passed(audio: Audio, bandwidth: float, rate: int = RATE) -> Audio:
-    return sounds.low_passed(audio, bandwidth, rate)
+def low_passed(waveform: Audio, bandwidth: float, rate: int = RATE) -> Audio:
+    return sounds.low_passed(waveform, bandwidth, rate)
 
 
-def measured(audio: Audio, gain_db: float = 0.0, rate: int = RATE) -> float | None:
-    meter = sound.BandwidthMeter(rate, audio.shape[0])
-    meter.push(audio)
+def measured(waveform: Audio, gain_db: float = 0.0, rate: int = RATE) -> float | None:
+    meter = audio.BandwidthMeter(rate, waveform.shape[0])
+    meter.push(waveform)
     return meter.bandwidth(gain_db)
 
 
@@ -57,24 +57,24 @@ def test_a_sound_counts_from_minus_106_decibels_on() -> None:
 
 
 def test_a_short_bright_moment_in_a_long_dull_sound_counts() -> None:
-    audio = low_passed(noise(60), 3000)
-    audio[:, 30 * RATE : 30 * RATE + RATE // 5] += low_passed(noise(0.2, seed=1), 15000)
-    found = measured(audio)
+    waveform = low_passed(noise(60), 3000)
+    waveform[:, 30 * RATE : 30 * RATE + RATE // 5] += low_passed(noise(0.2, seed=1), 15000)
+    found = measured(waveform)
     assert found is not None
     assert found >= 15000
 
 
 def test_a_click_in_silence_doesn_t_count() -> None:
-    audio = low_passed(noise(3), 3000)
-    audio[:, RATE] += 0.1
-    assert (measured(audio) or 0) <= 3600
+    waveform = low_passed(noise(3), 3000)
+    waveform[:, RATE] += 0.1
+    assert (measured(waveform) or 0) <= 3600
 
 
 @pytest.mark.parametrize("gain_db", [0.0, 60.0])
 def test_rounding_to_16_bits_doesn_t_count(gain_db: float) -> None:
-    audio = low_passed(noise(3), 3000)
-    quiet = audio * np.float32(10 ** (-gain_db / 20))
-    assert (measured(np.round(audio * 32768) / np.float32(32768)) or 0) <= 3600
+    waveform = low_passed(noise(3), 3000)
+    quiet = waveform * np.float32(10 ** (-gain_db / 20))
+    assert (measured(np.round(waveform * 32768) / np.float32(32768)) or 0) <= 3600
     assert (measured(quiet, gain_db) or 0) <= 3600
 
 
@@ -86,9 +86,9 @@ def test_what_comes_last_counts() -> None:
     assert (measured(bright) or 0) >= 20000
 
 
-@pytest.mark.parametrize("audio", [np.zeros((2, RATE), np.float32), noise(0.01), np.zeros((1, 0), np.float32)])
-def test_silence_and_what_is_too_short_tell_nothing(audio: Audio) -> None:
-    assert measured(audio) is None
+@pytest.mark.parametrize("waveform", [np.zeros((2, RATE), np.float32), noise(0.01), np.zeros((1, 0), np.float32)])
+def test_silence_and_what_is_too_short_tell_nothing(waveform: Audio) -> None:
+    assert measured(waveform) is None
 
 
 def test_any_channel_counts() -> None:
@@ -105,34 +105,34 @@ def test_below_the_bandwidth_nothing_changes_and_above_it_all_is_gone() -> None:
 
 
 def test_without_room_above_nothing_is_filtered() -> None:
-    audio = noise(0.5)
-    assert low_passed(audio, RATE / 2 - 499).tolist() == audio.tolist()
-    assert sound.leaves_room(RATE, RATE / 2 - 500)
-    assert not sound.leaves_room(RATE, RATE / 2 - 499)
+    waveform = noise(0.5)
+    assert low_passed(waveform, RATE / 2 - 499).tolist() == waveform.tolist()
+    assert audio.leaves_room(RATE, RATE / 2 - 500)
+    assert not audio.leaves_room(RATE, RATE / 2 - 499)
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.data())
 def test_blocks_don_t_matter(data: st.DataObject) -> None:
-    audio = noise(1, channels=2)[:, : data.draw(st.integers(0, RATE), "samples")]
-    cuts = sorted(data.draw(st.lists(st.integers(0, audio.shape[1]), max_size=6), "cuts"))
-    low_pass, meter = sound.LowPass(RATE, 2, 5000.0), sound.BandwidthMeter(RATE, 2)
+    waveform = noise(1, channels=2)[:, : data.draw(st.integers(0, RATE), "samples")]
+    cuts = sorted(data.draw(st.lists(st.integers(0, waveform.shape[1]), max_size=6), "cuts"))
+    low_pass, meter = audio.LowPass(RATE, 2, 5000.0), audio.BandwidthMeter(RATE, 2)
     parts = []
-    for block in np.split(audio, cuts, axis=1):
+    for block in np.split(waveform, cuts, axis=1):
         meter.push(block)
         parts.append(low_pass.push(block))
     parts.append(low_pass.flush())
-    assert np.array_equal(np.concatenate(parts, axis=1), low_passed(audio, 5000.0))
-    assert meter.bandwidth(0.0) == measured(audio)
+    assert np.array_equal(np.concatenate(parts, axis=1), low_passed(waveform, 5000.0))
+    assert meter.bandwidth(0.0) == measured(waveform)
 
 
 def test_a_part_with_its_surroundings_is_a_part_of_the_whole() -> None:
-    audio, reach = noise(1), sound.low_pass_reach(RATE)
-    part = low_passed(audio[:, 10000 - reach : 20000 + reach], 5000.0)
-    assert np.allclose(part[:, reach:-reach], low_passed(audio, 5000.0)[:, 10000:20000], atol=1e-6)
+    waveform, reach = noise(1), audio.low_pass_reach(RATE)
+    part = low_passed(waveform[:, 10000 - reach : 20000 + reach], 5000.0)
+    assert np.allclose(part[:, reach:-reach], low_passed(waveform, 5000.0)[:, 10000:20000], atol=1e-6)
 
 
 @pytest.mark.parametrize("bandwidth", [0.0, -1.0, float("nan")])
 def test_a_bandwidth_that_is_none_is_refused(bandwidth: float) -> None:
     with pytest.raises(AudioError, match="bandwidth"):
-        sound.LowPass(RATE, 1, bandwidth)
+        audio.LowPass(RATE, 1, bandwidth)

@@ -62,7 +62,7 @@ def test_loudness_does_not_depend_on_the_sample_rate() -> None:
 
 @pytest.mark.parametrize("length", [RATE // 2, 100_000, 123_457])
 def test_loudness_agrees_with_pyloudnorm(length: int) -> None:
-    """Another implementation: it rounds the number of blocks where the reference pads the last one."""
+    """pyloudnorm rounds the number of blocks, the reference pads the last one."""
     import pyloudnorm
 
     sound = noise(length, 2) * np.linspace(0.01, 1, length, dtype=np.float32)
@@ -73,8 +73,8 @@ def test_loudness_agrees_with_pyloudnorm(length: int) -> None:
 @pytest.mark.parametrize("sample_rate", [60, 2000, 16000, 44100, 192000])
 @given(cuts=st.lists(st.integers(0, 3000), max_size=5))
 @settings(max_examples=10, deadline=None)
-def test_the_filter_is_the_one_of_the_reference(sample_rate: int, cuts: list[int]) -> None:
-    """The K-weighting, sample by sample, however the sound is cut into blocks."""
+def test_k_weighting_equals_pyloudnorm(sample_rate: int, cuts: list[int]) -> None:
+    """Sample by sample, for any division into blocks."""
     import pyloudnorm
     from scipy.signal import sosfilt
 
@@ -104,7 +104,7 @@ def test_loudness_is_gated() -> None:
     assert audio.loudness(np.concatenate([loud, near], axis=1), RATE) == pytest.approx(expected, abs=0.05)
 
 
-def test_loudness_leaves_out_what_is_below_the_absolute_gate() -> None:
+def test_loudness_is_gated_at_minus_70_lufs() -> None:
     faint = sine(997, 5, level=10 ** (-64 / 20))
     alone = audio.loudness(faint, RATE)
     assert alone == pytest.approx(-67.0, abs=0.1)
@@ -117,7 +117,7 @@ def test_loudness_of_silence_is_the_floor() -> None:
     assert audio.loudness(1e-6 * noise(RATE), RATE) == -70.0
 
 
-def test_loudness_of_the_shortest_sound_counts_the_silence_after_it() -> None:
+def test_loudness_of_a_short_sound_includes_its_padding() -> None:
     assert audio.loudness(np.zeros((1, 1), np.float32), RATE) == -70.0
     tenth, half = sine(997, 0.1), sine(997, 0.5)
     padded = np.pad(tenth, ((0, 0), (0, half.shape[1] - tenth.shape[1])))

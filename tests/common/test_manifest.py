@@ -37,7 +37,7 @@ def test_sounds_by_split(tmp_path: Path) -> None:
         ("\udcff\udcfe", "is not a readable manifest"),
     ],
 )
-def test_a_bad_line_of_a_manifest_is_named(tmp_path: Path, text: str, message: str) -> None:
+def test_invalid_manifest_line_is_named(tmp_path: Path, text: str, message: str) -> None:
     manifest = tmp_path / "bad.csv"
     manifest.write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(AudioError, match=message) as error:

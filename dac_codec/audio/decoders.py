@@ -8,7 +8,7 @@ import math
 import os
 import stat
 from collections.abc import Iterator
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 import soundfile
@@ -19,34 +19,17 @@ from dac_codec.common.errors import AudioError
 from dac_codec.common.streams import OffsetStream, read_rest, read_some
 
 
-class Decoder(Protocol):
-    """Decodes one source.
+class PcmDecoder:
+    """Plain samples from a stream, as they arrive: `n_bytes` of them, or all up to its end if that is None.
 
-    Attributes:
+    Attributes (also of `FileDecoder`):
         sample_rate: Hz.
         channels: number of channels.
-        n_samples: samples per channel that the header declares; None if it declares none, or can't be trusted.
+        n_samples: samples per channel that the header declares; None if it declares none.
         rewindable: whether `rewind` is possible.
         failure: after the last block, why the decoder stopped early; "" if it did not.
         unread_bytes: after the last block of an mp3, the number of bytes behind it; 0 for other formats.
     """
-
-    sample_rate: int
-    channels: int
-    n_samples: int | None
-    rewindable: bool
-    failure: str
-    unread_bytes: int
-
-    def blocks(self) -> Iterator[Audio]:
-        """Decode from the current position to the end or the first damage: blocks [C, t], unchecked."""
-
-    def rewind(self) -> None:
-        """Return to the first sample."""
-
-
-class PcmDecoder:
-    """Plain samples from a stream, as they arrive: `n_bytes` of them, or all up to its end if that is None."""
 
     n_samples: int | None = None
     rewindable = False
@@ -58,6 +41,7 @@ class PcmDecoder:
         self._stream, self._name, self._layout, self._n_bytes = stream, name, layout, n_bytes
 
     def blocks(self) -> Iterator[Audio]:
+        """Decode from the current position to the end or the first damage: blocks [C, t], unchecked."""
         frame_bytes = self._layout.frame_bytes
         block_bytes = block_length(self.channels) * frame_bytes
         remaining = math.inf if self._n_bytes is None else self._n_bytes
@@ -108,6 +92,7 @@ class FileDecoder:
         self.unread_bytes = 0
 
     def rewind(self) -> None:
+        """Return to the first sample."""
         self.close()
         self._stream.seek(0)
         self._open()
@@ -116,6 +101,7 @@ class FileDecoder:
         self._file.close()
 
     def blocks(self) -> Iterator[Audio]:
+        """As for `PcmDecoder`."""
         buffer = np.empty((block_length(self.channels), self.channels), np.float32)
         while not self.failure:
             block, self.failure = libsndfile.read_block(self._file, buffer)
@@ -136,9 +122,10 @@ class FileDecoder:
             raise interruption
 
 
-def open_decoder(
-    source: str | os.PathLike[str] | BinaryIO, name: str, stack: contextlib.ExitStack
-) -> PcmDecoder | FileDecoder:
+Decoder: TypeAlias = PcmDecoder | FileDecoder
+
+
+def open_decoder(source: str | os.PathLike[str] | BinaryIO, name: str, stack: contextlib.ExitStack) -> Decoder:
     """Return the decoder of a path or stream. Whatever is opened for it is closed with `stack`.
 
     Raises:
@@ -179,7 +166,7 @@ def stream_errors(name: str) -> Iterator[None]:
         raise AudioError(f"{name}: {error}") from error
 
 
-def _open_path(path: str, name: str, stack: contextlib.ExitStack) -> PcmDecoder | FileDecoder:
+def _open_path(path: str, name: str, stack: contextlib.ExitStack) -> Decoder:
     """Return the decoder of a file, or of the pipe or device of that name."""
     try:
         file = stack.enter_context(io.FileIO(path))
@@ -198,7 +185,7 @@ def _open_path(path: str, name: str, stack: contextlib.ExitStack) -> PcmDecoder 
     return _open_pipe(file, name, stack)
 
 
-def _open_pipe(pipe: BinaryIO, name: str, stack: contextlib.ExitStack) -> PcmDecoder | FileDecoder:
+def _open_pipe(pipe: BinaryIO, name: str, stack: contextlib.ExitStack) -> Decoder:
     """Return the decoder of a pipe, which is first read to its end unless it carries plain samples."""
     with stream_errors(name):
         found = wav.read_header(pipe, name)

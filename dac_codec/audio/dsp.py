@@ -101,14 +101,8 @@ class LowPass:
     def flush(self) -> Audio:
         """End the sound; return the rest of the output [C, u]."""
         missing = self._n_pushed - self._n_output
-        if missing == 0:
-            return self._pending[:, :0]
-        padded = np.pad(self._pending, ((0, 0), (0, _TRANSFORM)))
-        parts = [self._filtered(padded[:, :_TRANSFORM])]
-        if missing > self._step:
-            parts.append(self._filtered(padded[:, self._step : self._step + _TRANSFORM]))
-        self._n_output = self._n_pushed
-        return np.concatenate(parts, axis=1)[:, :missing]
+        zeros = np.zeros((self._pending.shape[0], 2 * _TRANSFORM), np.float32)  # enough for all pending samples
+        return self.push(zeros)[:, :missing]
 
     def _filtered(self, samples: Audio) -> Audio:
         """Filter samples [C, 8192]; return the middle [C, step], which the circular convolution leaves intact."""

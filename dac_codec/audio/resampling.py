@@ -30,19 +30,10 @@ def resample(audio: Audio, from_rate: int, to_rate: int, n_samples: int | None =
         AudioError: rates that are not positive integers or are more than a factor of 1000 apart, or a negative length.
     """
     resampler = Resampler(from_rate, to_rate, audio.shape[0], n_samples)
-    length = audio.shape[1]
-    if from_rate == to_rate and n_samples in (None, length):
+    if from_rate == to_rate and n_samples in (None, audio.shape[1]):
         return audio
-    output = np.empty(
-        (audio.shape[0], -(-length * to_rate // from_rate) if n_samples is None else n_samples), np.float32
-    )
-    done = 0
-    for block in blocks(audio, block_length(audio.shape[0])):
-        part = resampler.push(block)
-        output[:, done : done + part.shape[1]] = part
-        done += part.shape[1]
-    output[:, done:] = resampler.flush()
-    return output
+    parts = [resampler.push(block) for block in blocks(audio, block_length(audio.shape[0]))]
+    return np.concatenate([*parts, resampler.flush()], axis=1)
 
 
 class Resampler:

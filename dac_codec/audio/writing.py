@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -144,7 +144,7 @@ class Writer:
                 "caf or flac"
             )
 
-    def _open(self, stack: contextlib.ExitStack) -> _Sink:
+    def _open(self, stack: contextlib.ExitStack) -> _PcmSink | _EncodedSink:
         """Open the target; `stack` closes it, and moves a file to its place or deletes it."""
         path: Path | None = None
         stream: Any = self._target
@@ -218,16 +218,6 @@ def write(
         writer.write(waveform)
 
 
-class _Sink(Protocol):
-    """Writes the blocks of a `Writer` to its target."""
-
-    def write(self, block: Audio) -> None:
-        """Append a block."""
-
-    def finish(self, n_samples: int) -> None:
-        """Complete the output after `n_samples` samples per channel."""
-
-
 class _PcmSink:
     """Plain samples behind a wav header, or behind none ("RAW").
 
@@ -248,6 +238,7 @@ class _PcmSink:
         _send(self._stream, pcm.encode(block, self._layout.subtype))
 
     def finish(self, n_samples: int) -> None:
+        """Complete the output after `n_samples` samples per channel."""
         if self._pads:
             _send(self._stream, bytes(n_samples * self._layout.frame_bytes % 2))
         if self._rewrites:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from dac_codec.bitstream import Header, Reader, Writer, dumps, loads
 from dac_codec.bitstream.fields import encode_varint, with_crc
+from dac_codec.bitstream.positions import checksum_prefix
 from dac_codec.common.errors import BitstreamError, TruncatedBitstreamError
 
 HEADER = Header(b"12345678", "tiny", 16000, 2, 20 * 320, -3.5, 16000, 320, 2, 1000)
@@ -23,14 +24,16 @@ CODES = np.random.default_rng(0).integers(0, 1000, (2, 2, 20), dtype=np.uint16)
 END, KIND_CODES, ANCILLARY, CRITICAL = range(4)
 
 
-def chunk(kind: int, payload: bytes, size: int | None = None) -> bytes:
-    """A chunk whose checksum is right; `size` is what it claims if that is not the truth."""
-    return with_crc(encode_varint((len(payload) if size is None else size) << 2 | kind) + payload)
+def chunk(kind: int, payload: bytes, size: int | None = None, position: int = 0) -> bytes:
+    """A chunk with a valid checksum, after `position` frames; `size` is a false payload size."""
+    prefix = checksum_prefix(position) if kind in (END, KIND_CODES) else b""
+    data = encode_varint((len(payload) if size is None else size) << 2 | kind) + payload
+    return with_crc(prefix + data)[len(prefix) :]
 
 
 def body(**changes: bytes) -> bytes:
     fields = {
-        "features": b"\x00",
+        "features": b"\x01",
         "fingerprint": b"12345678",
         "sample_rate": encode_varint(16000),
         "channels": b"\x01",
@@ -53,7 +56,7 @@ def head(content: bytes | None = None, version: int = 1, size: int | None = None
 
 
 ONE_FRAME = chunk(KIND_CODES, b"\x01\x00\x40")  # code 1
-ONE_END = chunk(END, b"")
+ONE_END = chunk(END, b"", position=1)
 
 
 def sample_file(known: bool = True, chunk_frames: int = 8) -> bytes:
@@ -178,7 +181,8 @@ def test_header_bodies_with_a_right_checksum(garbage: bytes, kept: int) -> None:
 @settings(max_examples=300, deadline=None)
 def test_payloads_with_a_right_checksum(kind: int, payload: bytes) -> None:
     try:
-        codes = loads(head() + chunk(kind, payload) + ONE_END)[1]
+        n_frames = payload[0] if kind == KIND_CODES and payload else 0
+        codes = loads(head() + chunk(kind, payload) + chunk(END, b"", position=n_frames))[1]
     except BitstreamError:
         return
     assert kind == KIND_CODES
@@ -188,12 +192,15 @@ def test_payloads_with_a_right_checksum(kind: int, payload: bytes) -> None:
 
 
 def test_lost_and_doubled_chunks_are_noticed() -> None:
-    first, second = chunk(KIND_CODES, b"\x08" + bytes(10)), chunk(KIND_CODES, b"\x08" + bytes(10))
-    start, end = head(body(length=encode_varint(16 * 320 + 1))), ONE_END
+    first, second, third = (chunk(KIND_CODES, b"\x08" + bytes(10), position=8 * index) for index in range(3))
+    start, end = head(body(length=encode_varint(16 * 320 + 1))), chunk(END, b"", position=16)
     assert loads(start + first + second + end)[1].shape == (1, 1, 16)
-    for chunks in (first, first + second + first):
-        with pytest.raises(BitstreamError, match="frames"):
+    for chunks in (first, second + first, first + second + first):
+        with pytest.raises(BitstreamError, match="checksum"):
             loads(start + chunks + end)
+    for chunks, n_frames in ((first, 8), (first + second + third, 24)):
+        with pytest.raises(BitstreamError, match="frames"):
+            loads(start + chunks + chunk(END, b"", position=n_frames))
 
 
 @pytest.mark.parametrize(
@@ -201,7 +208,7 @@ def test_lost_and_doubled_chunks_are_noticed() -> None:
     [
         (head() + ONE_FRAME + ONE_END + b"\x00", "goes on after its END"),
         (head() + ONE_FRAME + ONE_END + ONE_END, "goes on after its END"),
-        (head() + ONE_FRAME + chunk(END, b"\x00"), "too many"),
+        (head() + ONE_FRAME + chunk(END, b"\x00", position=1), "too many"),
         (head() + chunk(KIND_CODES, b"\x00") + ONE_END, "frames, found 0"),
         (
             head(body(length=b"\x00", codebook_size=b"\x02"))
@@ -218,12 +225,12 @@ def test_lost_and_doubled_chunks_are_noticed() -> None:
         (head() + with_crc(b"\x80\x00"), "longer than its value needs"),
         (head() + chunk(KIND_CODES, b"", size=(1 << 22) + 1), "the format allows 4194304"),
         (head() + chunk(CRITICAL, b"\x01") + ONE_FRAME + ONE_END, "newer version"),
-        (head() + ONE_END, "take 1 frames, found 0"),
+        (head() + chunk(END, b""), "take 1 frames, found 0"),
         (head(body(length=encode_varint(961))) + ONE_FRAME + ONE_END, "take 3 frames, found 1"),
-        (head() + ONE_FRAME * 3 + ONE_END, "more frames"),
+        (head() + b"".join(chunk(KIND_CODES, b"\x01\x00\x40", position=n) for n in range(3)), "more frames"),
         (head(body(length=b"\x00")) + ONE_FRAME + ONE_END, "too short"),
-        (head(body(length=b"\x00")) + ONE_FRAME + chunk(END, encode_varint(10**6)), "found 1"),
-        (head(body(length=b"\x00")) + ONE_FRAME + chunk(END, encode_varint(2**63 - 1)), "found 1"),
+        (head(body(length=b"\x00")) + ONE_FRAME + chunk(END, encode_varint(10**6), position=1), "found 1"),
+        (head(body(length=b"\x00")) + ONE_FRAME + chunk(END, encode_varint(2**63 - 1), position=1), "found 1"),
         (head(version=2) + ONE_FRAME + ONE_END, r"version 2 .*reads version 1"),
         (head(body(features=b"\x04")), "features 0x4"),
         (head(body(coding=b"\x01")), "coding 1"),
@@ -288,7 +295,7 @@ def test_what_is_optional_is_passed_over() -> None:
         head() + chunk(KIND_CODES, encode_varint(2**63 - 1)),
         head() + chunk(ANCILLARY, bytes(100), size=1 << 22),
         head(body(length=encode_varint(2**63 - 1))) + ONE_FRAME + ONE_END,
-        head(body(length=b"\x00")) + ONE_FRAME + chunk(END, encode_varint(2**62)),
+        head(body(length=b"\x00")) + ONE_FRAME + chunk(END, encode_varint(2**62), position=1),
         head(body(n_codebooks=encode_varint(65536))) + chunk(KIND_CODES, b"\x10" + bytes(100), size=1 << 21),
         head(body(n_codebooks=encode_varint(65536))) + chunk(KIND_CODES, b"\x10" + bytes(100)),
     ],

@@ -277,7 +277,7 @@ class Reader:
         n_samples = decode_end(header, payload)
         header.check_length(n_samples, self._n_frames)
         if not source.at_end():
-            raise BitstreamError("the file goes on after its END chunk")
+            raise BitstreamError("the file continues after its END chunk")
         self.n_samples = n_samples
         self.complete = True
 

@@ -151,13 +151,13 @@ class _Interpreter:
                 raise BitstreamError("the file ends early, within its pickle")
             # Checked before the argument is read: the readers of other opcodes may take long.
             if opcode not in _OPERATIONS:
-                raise BitstreamError(f"the pickle holds operation {opcode!r}, which has no place in such a file")
+                raise BitstreamError(f"the pickle holds operation {opcode!r}, which NumPy does not write here")
             _OPERATIONS[opcode](self, self._argument(opcode))
         else:
             raise BitstreamError(f"the pickle takes more than {MAX_OPERATIONS} operations")
         result = self.pop()
         if self._stack or self._stream.read(1):
-            raise BitstreamError("the pickle leaves something over")
+            raise BitstreamError("the pickle leaves unused values or bytes")
         return result
 
     def _argument(self, opcode: bytes) -> Any:
@@ -183,7 +183,7 @@ class _Interpreter:
 
     def pop(self) -> Any:
         if not self._stack or self._stack[-1] is _MARK:
-            raise BitstreamError("the pickle takes from an empty stack")
+            raise BitstreamError("the pickle takes a value from an empty stack")
         return self._stack.pop()
 
     def pop_many(self, n_items: int) -> list[Any]:
@@ -196,7 +196,7 @@ class _Interpreter:
                 items = self._stack[position + 1 :]
                 del self._stack[position:]
                 return items
-        raise BitstreamError("the pickle takes up to a mark that is not there")
+        raise BitstreamError("the pickle takes values up to a missing mark")
 
     def check_protocol(self, protocol: int) -> None:
         if not 2 <= protocol <= 5:
@@ -205,7 +205,7 @@ class _Interpreter:
     def append(self, items: list[Any]) -> None:
         target = self.pop()
         if not isinstance(target, list):
-            raise BitstreamError("the pickle appends to something that is no list")
+            raise BitstreamError("the pickle appends to an object that is no list")
         target.extend(items)
         self.push(target)
 
@@ -221,31 +221,31 @@ class _Interpreter:
         """Store the top of the stack under `index`, or under the next free one."""
         index = len(self._memo) if index is None else index
         if index >= MAX_OPERATIONS:
-            raise BitstreamError(f"the pickle asks for memo entry {index}, at most {MAX_OPERATIONS} are needed")
+            raise BitstreamError(f"the pickle writes memo entry {index}, the limit is {MAX_OPERATIONS}")
         self._memo[index] = self.pop()
         self.push(self._memo[index])
 
     def recall(self, index: int) -> None:
         if index not in self._memo:
-            raise BitstreamError(f"the pickle asks for memo entry {index}, which is not there")
+            raise BitstreamError(f"the pickle reads memo entry {index}, which does not exist")
         self.push(self._memo[index])
 
     def push_global(self, name: str) -> None:
         """Push the stand-in for `name`: module, space, name."""
         if name not in _GLOBALS:
-            raise BitstreamError(f"the pickle names {name[:100]!r}, which has no place in such a file")
+            raise BitstreamError(f"the pickle names {name[:100]!r}, which NumPy does not write here")
         self.push(_GLOBALS[name])
 
     def push_stack_global(self) -> None:
         module, name = self.pop_many(2)
         if not isinstance(module, str) or not isinstance(name, str):
-            raise BitstreamError("the pickle names something that is no string")
+            raise BitstreamError("the pickle uses a name that is no string")
         self.push_global(f"{module} {name}")
 
     def build(self) -> None:
         target, state = self.pop_many(2)
         if not isinstance(target, (Array, _Dtype)):
-            raise BitstreamError("the pickle gives a state to something that has none")
+            raise BitstreamError("the pickle sets the state of an object that has none")
         target.set_state(state)
         self.push(target)
 
@@ -263,7 +263,7 @@ class _Interpreter:
             case _Function.ENCODE, (str(text), "latin1"):
                 self.push(self._encode(text))
             case _:
-                raise BitstreamError("the pickle calls something in a way that NumPy's pickles do not")
+                raise BitstreamError("the pickle makes a call that NumPy does not write")
 
     def _encode(self, text: str) -> bytes:
         """Return `text` in Latin-1, which is how protocol 2 stores bytes."""

@@ -1,4 +1,4 @@
-"""Recovery of damaged .dac streams: finds the chunks that are whole and the frames that they hold.
+"""Recovery of damaged .dac streams: finds the intact chunks and their positions.
 
     stream    CODES 0..303 | CODES 304..607 | ##damaged## | CODES 912..1215 | END 1216
     cursor    ^              ^                ^ no chunk: search from the next byte on
@@ -167,7 +167,7 @@ class Resynchronizer:
                 held = found
         if held is not None:
             yield from self._accept(held)
-        raise TruncatedBitstreamError("the file ends early, without a whole END chunk")
+        raise TruncatedBitstreamError("the file ends early, without a complete END chunk")
 
     def _accept(self, found: _Found) -> Iterator[Chunk | Gap]:
         assert found.codes is not None

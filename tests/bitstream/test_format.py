@@ -42,7 +42,7 @@ def varint(data: bytes, position: int) -> tuple[int, int]:
             return value, position
 
 
-def decode_by_the_book(data: bytes) -> dict[str, Any]:
+def decode_by_format_md(data: bytes) -> dict[str, Any]:
     """Decode a valid file in plain Python, following FORMAT.md element by element."""
     assert data[:4] == bytes.fromhex("8A 44 41 43")
     assert data[4] == 1
@@ -109,7 +109,7 @@ def example() -> bytes:
     return bytes.fromhex("".join(line.split("#")[0] for line in block.splitlines()))
 
 
-def test_example_is_what_the_writer_writes() -> None:
+def test_the_writer_writes_the_example() -> None:
     header = Header(bytes.fromhex("00112233445566ff"), "16khz", 48000, 1, 2880, -3.5, 16000, 320, 2, 1024)
     codes = np.array([[[1, 2, 3], [1023, 512, 0]]])
     assert example() == dumps(header, codes)
@@ -118,8 +118,8 @@ def test_example_is_what_the_writer_writes() -> None:
     np.testing.assert_array_equal(loaded, codes)
 
 
-def test_example_by_the_book() -> None:
-    assert decode_by_the_book(example()) == {
+def test_independent_decoder_reads_the_example() -> None:
+    assert decode_by_format_md(example()) == {
         "features": 1,
         "fingerprint": bytes.fromhex("00112233445566ff"),
         "sample rate": 48000,
@@ -147,7 +147,7 @@ def test_example_by_the_book() -> None:
     st.integers(0, 2**32 - 1),
 )
 @settings(max_examples=60, deadline=None)
-def test_second_decoder_agrees(
+def test_independent_decoder_agrees(
     n_channels: int, n_codebooks: int, size: int, n_frames: int, chunk_frames: int, known: bool, seed: int
 ) -> None:
     n_samples = n_frames * 512 - 5
@@ -159,7 +159,7 @@ def test_second_decoder_agrees(
     writer = Writer(stream, header, chunk_frames)
     writer.write(codes)
     writer.close(n_samples)
-    found = decode_by_the_book(stream.getvalue())
+    found = decode_by_format_md(stream.getvalue())
     np.testing.assert_array_equal(found["codes"], codes)
     assert found["extensions"] == {1: "é".encode()}
     if known:
@@ -194,8 +194,8 @@ def test_formula_for_the_position(data: bytes, position: int) -> None:
     empty = 0
     for byte in data:
         empty = times_x(empty ^ byte, 8)
-    by_the_book = 0xFFFFFFFF ^ times_x(checksum ^ 0xFFFFFFFF ^ empty, -(8 * len(data) + 64))
-    assert by_the_book == position == position_of(data, checksum)
+    expected = 0xFFFFFFFF ^ times_x(checksum ^ 0xFFFFFFFF ^ empty, -(8 * len(data) + 64))
+    assert expected == position == position_of(data, checksum)
 
 
 @pytest.mark.parametrize("features", [0, 2, 3])

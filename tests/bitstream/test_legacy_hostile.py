@@ -137,8 +137,8 @@ def test_names_outside_of_the_allow_list(name: str) -> None:
     module, attribute = name.split("\n")
     for named in (f"c{name}\n".encode(), text(module) + text(attribute) + b"\x93"):
         for attack in (named, named + b")R", named + b"Nb"):
-            refuse(NPY_HEADER + pickled(codes=attack), f"names '{re.escape(module)}.* no place")
-            refuse(NPY_HEADER + pickled(version=attack), f"names '{re.escape(module)}.* no place")
+            refuse(NPY_HEADER + pickled(codes=attack), f"names '{re.escape(module)}.* NumPy does not write")
+            refuse(NPY_HEADER + pickled(version=attack), f"names '{re.escape(module)}.* NumPy does not write")
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_names_outside_of_the_allow_list(name: str) -> None:
 )
 def test_calls_outside_of_the_allow_list(call: bytes) -> None:
     for attack in (pickled(codes=call), pickled(version=call)):
-        refuse(NPY_HEADER + attack, "calls something in a way that NumPy's pickles do not")
+        refuse(NPY_HEADER + attack, "makes a call that NumPy does not write")
 
 
 def test_calls_with_the_wrong_bytes() -> None:
@@ -177,10 +177,10 @@ def test_calls_with_the_wrong_bytes() -> None:
 @pytest.mark.parametrize(
     ("build", "reason"),
     [
-        (b"}}b", "something that has none"),  # would set attributes of a dict
-        (b"]Nb", "something that has none"),
-        (b"cnumpy\nndarray\n}b", "something that has none"),  # would set attributes of a class
-        (text("1.0.0") + b"}b", "something that has none"),
+        (b"}}b", "an object that has none"),  # would set attributes of a dict
+        (b"]Nb", "an object that has none"),
+        (b"cnumpy\nndarray\n}b", "an object that has none"),  # would set attributes of a class
+        (text("1.0.0") + b"}b", "an object that has none"),
         (DTYPE_U2 + b"(K\x03" + text(">") + b"NNNK\x00K\x00K\x00tb", "state of a dtype"),  # a second state
         (CODES + b"(K\x01K\x01K\x02K\x03\x87" + DTYPE_U2 + b"\x89C\x0c" + bytes(12) + b"tb", "state of an array"),
         (BLANK_ARRAY + b"Nb", "state of an array"),
@@ -219,13 +219,13 @@ def test_shapes_without_the_bytes(shape: bytes) -> None:
     refuse(NPY_HEADER + pickled(codes=array(shape, b"C\x0c" + bytes(12))))
 
 
-NOT_ALLOWED = "operation .*has no place"
+NOT_ALLOWED = "operation .*NumPy does not write"
 CUT = "ends early"
 BOMBS = {
     "memo index 2^31-1": (b"K\x00r\xff\xff\xff\x7f", "memo entry 2147483647"),
     "memo index 2^32-1": (b"Nr\xff\xff\xff\xff", "memo entry 4294967295"),
-    "memo index that is not there": (b"h\x63", "memo entry 99, which is not there"),
-    "long memo index that is not there": (b"j\xff\xff\xff\x7f", "which is not there"),
+    "memo index that is not there": (b"h\x63", "memo entry 99, which does not exist"),
+    "long memo index that is not there": (b"j\xff\xff\xff\x7f", "which does not exist"),
     "BYTEARRAY8": (b"\x96" + struct.pack("<Q", 1 << 40), NOT_ALLOWED),
     "BYTEARRAY8 of its size": (b"\x96" + struct.pack("<Q", 4) + b"abcd", NOT_ALLOWED),
     "BINBYTES8": (b"\x8e" + struct.pack("<Q", (1 << 63) - 1), NOT_ALLOWED),
@@ -237,7 +237,7 @@ BOMBS = {
     "INT with many digits": (b"I" + b"9" * 500_000 + b"\n", NOT_ALLOWED),
     "GLOBAL without an end": (b"c" + b"a" * 500_000, "name in the pickle has no end"),
     "GLOBAL that is not UTF-8": (b"c\xff\n\xff\n", "UTF-8"),
-    "GLOBAL with an escape": (b"cnump\\x79\ndtype\n", "no place"),
+    "GLOBAL with an escape": (b"cnump\\x79\ndtype\n", "NumPy does not write"),
     "PERSID": (b"Pabc\n", NOT_ALLOWED),
     "BINPERSID": (b"K\x00Q", NOT_ALLOWED),
     "EXT1": (b"\x82\x01", NOT_ALLOWED),
@@ -255,7 +255,7 @@ BOMBS = {
     "POP": (b"N0", NOT_ALLOWED),
     "DUP and tuples": (b"]" + b"2\x86" * 400, NOT_ALLOWED),
     "mark without an end": (b"(" * 999, "more than 1000 operations"),
-    "end without a mark": (b"t", "mark that is not there"),
+    "end without a mark": (b"t", "missing mark"),
     "tuple of marks": (b"((\x86", "empty stack"),
     "too many operations": (b"K\x01" * 200_000, "more than 1000 operations"),
     "unknown operation": (b"\xff", NOT_ALLOWED),
@@ -267,7 +267,7 @@ BOMBS = {
     "key that is nested": (b"})" + b"\x85" * 900 + b"K\x01s", "keys are strings"),
     "odd number of items": (b"}(" + text("a") + b"u", "pairs"),
     "string that is not UTF-8": (b"\x8c\x02\xff\xff", "UTF-8"),
-    "stack left over": (b"N", "leaves something over"),
+    "stack left over": (b"N", "leaves unused values"),
     "stop at once": (b".", "empty stack"),
 }
 

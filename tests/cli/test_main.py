@@ -26,12 +26,11 @@ import soundfile
 import torch
 from click.testing import CliRunner, Result
 
-from dac_codec import audio, bitstream, codec, inference
+from dac_codec import audio, bitstream, codec, inference, pretrained
 from dac_codec.audio import pcm
 from dac_codec.cli.main import main
 from dac_codec.codec import DacFile
 from dac_codec.model import DAC
-from dac_codec.pretrained import models as pretrained
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 LEGACY = GOLDEN / "legacy_44khz_stereo_unchunked.dac"
@@ -918,7 +917,7 @@ def test_a_model_is_loaded_once(model: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(pretrained, "load", counting_load)
     monkeypatch.setattr(pretrained, "DEFAULT_MODEL", "tiny")
-    monkeypatch.setattr(pretrained, "_bundled_folders", lambda: {"tiny": model})
+    monkeypatch.setattr("dac_codec.pretrained.models._bundled_folders", lambda: {"tiny": model})
     write_sound("a.wav", 600)
     write_sound("b.wav", 600)
     assert run("compress", "a.wav", "b.wav").exit_code == 0
@@ -978,7 +977,7 @@ def test_info_for_people(compressed: DacFile) -> None:
 
 def test_models(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretrained, "DEFAULT_MODEL", "tiny")
-    monkeypatch.setattr(pretrained, "_bundled_folders", lambda: {"tiny": model})
+    monkeypatch.setattr("dac_codec.pretrained.models._bundled_folders", lambda: {"tiny": model})
     rows = json.loads(run("models", "--json").stdout)
     assert [row["name"] for row in rows] == [info.name for info in pretrained.available()]
     assert [row["name"] for row in rows if row["default"]] == ["tiny"]
@@ -1063,7 +1062,7 @@ def test_conversion_takes_the_model_that_a_file_names(
     model: Path, compressed: DacFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_dac("a.dac", compressed)
-    monkeypatch.setattr(pretrained, "_bundled_folders", lambda: {"tiny": model})
+    monkeypatch.setattr("dac_codec.pretrained.models._bundled_folders", lambda: {"tiny": model})
     assert run("convert", "a.dac", "-o", "theirs.dac").exit_code == 0
     result = run("convert", "theirs.dac", "-o", "ours.dac")
     assert result.exit_code == 1

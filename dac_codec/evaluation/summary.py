@@ -11,7 +11,7 @@ import numpy as np
 from dac_codec.evaluation.clips import POOLED
 from dac_codec.evaluation.metrics import Metric, codebook_use
 from dac_codec.evaluation.results import Result
-from dac_codec.evaluation.statistics import LEAST_SOURCES, Estimate, estimate, groups
+from dac_codec.evaluation.statistics import MIN_SOURCES, Estimate, estimate, source_numbers
 
 
 @dataclass(frozen=True)
@@ -106,11 +106,11 @@ def without_intervals(means: Sequence[Mean]) -> str | None:
     fewest: dict[str, int] = {}
     for mean in means:
         fewest[mean.domain] = max(fewest.get(mean.domain, 0), mean.sources)
-    named = ", ".join(f"{domain} ({n})" for domain, n in fewest.items() if n < LEAST_SOURCES)
+    named = ", ".join(f"{domain} ({n})" for domain, n in fewest.items() if n < MIN_SOURCES)
     if not named:
         return None
     return (
-        f"There are no confidence intervals and no verdicts where the clips come from fewer than {LEAST_SOURCES} "
+        f"There are no confidence intervals and no verdicts where the clips come from fewer than {MIN_SOURCES} "
         f"independent sources: {named}."
     )
 
@@ -153,7 +153,7 @@ def _rates(results: Sequence[Result]) -> dict[tuple[str, str], float]:
 def _sources(results: Sequence[Result]) -> dict[str, int]:
     """The number of each clip's source: the same for clips that hang together."""
     names = {result.clip: result.sources or [f"clip {result.clip}"] for result in results}
-    return dict(zip(names, groups(list(names.values())).tolist(), strict=True))
+    return dict(zip(names, source_numbers(list(names.values())).tolist(), strict=True))
 
 
 def _in_domain(results: Sequence[Result], domain: str) -> list[Result]:

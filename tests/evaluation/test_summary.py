@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dac_codec.evaluation import summary, tables
 from dac_codec.evaluation.metrics import METRICS
 from dac_codec.evaluation.results import Result
-from dac_codec.evaluation.statistics import CONFIDENCE, N_RESAMPLES, Estimate, estimate, groups
+from dac_codec.evaluation.statistics import CONFIDENCE, N_RESAMPLES, Estimate, estimate, source_numbers
 
 MEL, SI_SDR = (next(one for one in METRICS if one.name == name) for name in ("mel_distance", "si_sdr"))
 
@@ -98,15 +98,17 @@ def test_a_source_with_many_clips_counts_with_all_of_them() -> None:
     assert (found.clips, found.sources) == (13, 5)
 
 
-def test_clips_that_share_a_file_hang_together() -> None:
-    assert groups([]).tolist() == []
-    assert groups([["a"], ["b"], ["a"]]).tolist() == [0, 1, 0]
-    assert groups([["d"], ["a", "b"], ["e"], ["c"], ["b", "c"]]).tolist() == [0, 1, 2, 3, 4]
-    assert groups([["a"], ["a", "b"], ["b", "a"], ["b"], ["c"]]).tolist() == [0, 0, 0, 0, 1], "of the same two files"
+def test_clips_of_one_file_share_a_source() -> None:
+    assert source_numbers([]).tolist() == []
+    assert source_numbers([["a"], ["b"], ["a"]]).tolist() == [0, 1, 0]
+    assert source_numbers([["d"], ["a", "b"], ["e"], ["c"], ["b", "c"]]).tolist() == [0, 1, 2, 3, 4]
+    assert source_numbers([["a"], ["a", "b"], ["b", "a"], ["b"], ["c"]]).tolist() == [0, 0, 0, 0, 1], (
+        "of the same two files"
+    )
     # Little sound: clips that begin with successive files and have all but one of them in common.
-    assert groups([["a", "b", "c"], ["b", "c", "d"], ["c", "d", "e"], ["x", "y", "c"]]).tolist() == [0, 1, 2, 3]
-    assert groups([list("abcdef"), list("bcdefg"), list("cdefgh"), list("hijklm")]).tolist() == [0, 0, 0, 1]
-    assert groups([[], [], ["a"]]).tolist() == [0, 1, 2]
+    assert source_numbers([["a", "b", "c"], ["b", "c", "d"], ["c", "d", "e"], ["x", "y", "c"]]).tolist() == [0, 1, 2, 3]
+    assert source_numbers([list("abcdef"), list("bcdefg"), list("cdefgh"), list("hijklm")]).tolist() == [0, 0, 0, 1]
+    assert source_numbers([[], [], ["a"]]).tolist() == [0, 1, 2]
 
 
 def results() -> Sequence[Result]:

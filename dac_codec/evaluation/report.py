@@ -18,7 +18,7 @@ from dac_codec.evaluation.codecs.ours import load
 from dac_codec.evaluation.metrics import Metric, usable_metrics
 from dac_codec.evaluation.page import page
 from dac_codec.evaluation.results import Result
-from dac_codec.evaluation.run import run, shown
+from dac_codec.evaluation.run import played_clips, run
 from dac_codec.pretrained import DEFAULT_MODEL
 
 
@@ -98,7 +98,7 @@ def evaluate(
     compared = tables.differences_markdown(differences, metrics) if differences else ""
     facts = _facts(sample_rate, len(clips), settings, metrics, [*missing, *unmeasured], outcome.failures)
     found = {"notes": notes, "means": list(map(asdict, means)), "differences": list(map(asdict, differences))}
-    heard = [clip for clip in shown(clips) if any(one.clip == clip.name for one in outcome.results)]
+    heard = [clip for clip in played_clips(clips) if any(one.clip == clip.name for one in outcome.results)]
     html = page({**facts, "notes": notes}, means, differences, metrics, heard, sample_rate, outcome.results)
     lacking = "\n".join(f"- {line}" for line in [*missing, *unmeasured, *outcome.failures])
     parts = [table, *notes, compared, tables.codebooks_markdown(means), lacking and f"Left out:\n\n{lacking}"]

@@ -11,7 +11,7 @@ from typing import Any
 import dac_codec
 from dac_codec.codec import write_bytes
 from dac_codec.common.errors import DacError
-from dac_codec.evaluation import summary, tables
+from dac_codec.evaluation import figures, summary, tables
 from dac_codec.evaluation.clips import find_clips
 from dac_codec.evaluation.codecs import Codec, Setting, make_codecs
 from dac_codec.evaluation.codecs.ours import load
@@ -76,7 +76,8 @@ def evaluate(
     load.cache_clear()  # there may be other weights in a folder than at the last evaluation
     made, missing = make_codecs(codecs, model, device)
     metrics, unmeasured = usable_metrics()
-    for line in [*missing, *unmeasured]:
+    left_out = [*missing, *unmeasured, *filter(None, [figures.no_spectrograms()])]
+    for line in left_out:
         say(line)
     sample_rate = load(model, device).sample_rate
     clips = find_clips(data, sample_rate, split)
@@ -96,11 +97,11 @@ def evaluate(
         notes.append(summary.incomparable(outcome.results, codecs[0]))
     table = tables.means_markdown(means, metrics)
     compared = tables.differences_markdown(differences, metrics) if differences else ""
-    facts = _facts(sample_rate, len(clips), settings, metrics, [*missing, *unmeasured], outcome.failures)
+    facts = _facts(sample_rate, len(clips), settings, metrics, left_out, outcome.failures)
     found = {"notes": notes, "means": list(map(asdict, means)), "differences": list(map(asdict, differences))}
-    heard = [clip for clip in played_clips(clips) if any(one.clip == clip.name for one in outcome.results)]
-    html = page({**facts, "notes": notes}, means, differences, metrics, heard, sample_rate, outcome.results)
-    lacking = "\n".join(f"- {line}" for line in [*missing, *unmeasured, *outcome.failures])
+    played = [clip for clip in played_clips(clips) if any(one.clip == clip.name for one in outcome.results)]
+    html = page({**facts, "notes": notes}, means, differences, metrics, played, sample_rate, outcome.results)
+    lacking = "\n".join(f"- {line}" for line in [*left_out, *outcome.failures])
     parts = [table, *notes, compared, tables.codebooks_markdown(means), lacking and f"Left out:\n\n{lacking}"]
     write_bytes(output / "clips.csv", tables.clips_csv(outcome.results, metrics).encode())
     write_bytes(output / "report.md", ("\n\n".join(part for part in parts if part) + "\n").encode())

@@ -7,8 +7,8 @@ from html import escape
 from typing import Any
 
 from dac_codec.evaluation.clips import POOLED
+from dac_codec.evaluation.figures import marker, rate_distortion
 from dac_codec.evaluation.metrics import Metric
-from dac_codec.evaluation.plots import marker, rate_distortion
 from dac_codec.evaluation.statistics import Estimate
 from dac_codec.evaluation.summary import Difference, Mean
 from dac_codec.evaluation.tables import codebook_cells
@@ -25,14 +25,13 @@ def legend(coded: Sequence[str], order: Sequence[str]) -> str:
 
 
 def plots(means: Sequence[Mean], metrics: Sequence[Metric], order: Sequence[str]) -> str:
-    """A row of plots for each metric, one for each domain."""
+    """A row of plots for each metric, one for each domain, all with the same axes."""
     rows = []
     for metric in metrics:
         figures = []
-        for domain in _domains(means):
-            if metric.domain is not None and domain == POOLED:
-                continue
-            picture = rate_distortion([mean for mean in means if mean.domain == domain], metric, order)
+        panels = [mean for mean in means if metric.domain is None or mean.domain != POOLED]
+        for domain in _domains(panels):
+            picture = rate_distortion([mean for mean in panels if mean.domain == domain], metric, order, panels)
             if picture:
                 figures.append(f"<figure><figcaption>{escape(domain)}</figcaption>{picture}</figure>")
         if figures:

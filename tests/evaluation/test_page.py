@@ -127,7 +127,7 @@ def test_the_report_says_if_the_codec_to_compare_with_is_missing(
         say=_silent,
     )
     text = (tmp_path / "report" / "report.md").read_text()
-    assert "opus, which the others would be compared with, has no results" in text
+    assert "opus, with which the others are compared, has no results" in text
     assert "| against |" not in text
     assert "bitrate efficiency" in text
     assert json.loads((tmp_path / "report" / "report.json").read_text())["differences"] == []
@@ -208,7 +208,7 @@ def test_a_blind_test_in_a_browser(tmp_path: Path) -> None:
     sound = flac(clips[0].waveform, RATE)
     found = [replace(result("a", "ours", 100, 1.0, setting=f"{n} codebooks"), sound=sound) for n in (2, 9)]
     facts = {"clips": 1, "version": "0", "codecs": [{"name": "ours", "about": "ours"}], "metrics": []}
-    facts |= {"notes": [], "left_out": [], "failures": []}
+    facts |= {"notes": [], "left_out": [], "failures": [], "bitrates": [2.0], "summary": []}
     text = page(facts, means(found, [MEL]), [], [MEL], clips, RATE, found)
     (tmp_path / "page.html").write_text(text.replace("</body>", BLIND + "</body>"))
     data = dict(re.findall(r'data-(\w+)="([^"]*)"', chromium(tmp_path / "page.html", tmp_path)))

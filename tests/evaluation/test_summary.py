@@ -150,6 +150,21 @@ def test_means_by_domain() -> None:
     assert ours.codebooks.frames == 10
 
 
+def test_the_worst_decile_is_on_the_bad_side() -> None:
+    found = [result(f"x-{i}", "a", 100, float(i), si_sdr=float(i)) for i in range(11)]
+    mean = summary.means(found, [MEL, SI_SDR])[0]
+    assert mean.worst == {"mel_distance": 9.0, "si_sdr": 1.0}
+
+
+def test_a_line_tells_who_wins_where_and_by_how_much() -> None:
+    metrics = [MEL, SI_SDR]
+    lines = summary.verdict_lines(summary.differences(results(), metrics, "ours"), metrics)
+    assert lines == ["all, ours (8.00 kbit/s) against opus (7.20 kbit/s): worse: SI-SDR by 3.00 dB."]
+    swapped = [result(f"x-{i}", name, 100, value) for i in range(6) for name, value in (("a", i), ("b", 5 - i))]
+    (line, _) = summary.verdict_lines(summary.differences(swapped, [MEL], "a"), [MEL])
+    assert line == "x, a (0.80 kbit/s) against b (0.80 kbit/s): undecided: mel distance."
+
+
 def test_bitrates_are_all_bits_over_all_seconds() -> None:
     short, long = result("a-0", "ours", 100, 1.0), replace(result("a-1", "ours", 300, 1.0), seconds=9.0)
     (mean,) = [one for one in summary.means([short, long], [MEL]) if one.domain == "all"]
@@ -205,9 +220,9 @@ def test_clips_of_too_few_files_have_no_verdict() -> None:
 def test_everything_is_compared_with_the_codec_that_was_asked_for_first() -> None:
     others = [one for one in results() if one.codec != "ours"]
     assert summary.differences(others, [MEL], "ours") == []
-    assert "ours, which the others would be compared with, has no results" in summary.incomparable(others, "ours")
-    assert "silence, which the others would be compared with, costs no bits" in summary.incomparable(others, "silence")
-    assert "nothing else" in summary.incomparable(others, "opus")
+    assert "ours, with which the others are compared, has no results" in summary.incomparable(others, "ours")
+    assert "silence, with which the others are compared, costs no bits" in summary.incomparable(others, "silence")
+    assert "no other codec" in summary.incomparable(others, "opus")
     backwards = sorted(results(), key=lambda one: one.codec)
     assert {one.codec for one in summary.differences(backwards, [MEL], "ours")} == {"ours"}
 
@@ -215,7 +230,7 @@ def test_everything_is_compared_with_the_codec_that_was_asked_for_first() -> Non
 def test_tables() -> None:
     text = tables.means_markdown(summary.means(results(), [MEL, SI_SDR]), [MEL, SI_SDR])
     assert text.count("\n") == 1 + 3 * 5
-    assert "| all | 5 | silence |  | 0.00 | 9.000 [9.000, 9.000] | 0.000 [0.000, 0.000] |" in text
+    assert "| all | 5 | silence |  | 0.00 | 9.000 [9.000, 9.000] (9.000) | 0.000 [0.000, 0.000] (0.000) |" in text
     assert tables.codebooks_markdown(summary.means(results(), [])).splitlines()[-4:-3] == [
         "| all | ours | 9 codebooks | 10 | 25.0% | 1.00 0.00 | 50% 25% |"
     ]

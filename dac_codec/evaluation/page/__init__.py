@@ -1,4 +1,4 @@
-"""One page with everything in it: plots, tables, spectrograms, and players to compare by ear, openly or blind."""
+"""A self-contained HTML page: summary, plots, tables, spectrograms, and players for open and blind comparison."""
 
 from __future__ import annotations
 
@@ -14,12 +14,20 @@ from dac_codec import audio
 from dac_codec.evaluation import baselines, figures
 from dac_codec.evaluation.clips import POOLED, Clip
 from dac_codec.evaluation.metrics import Metric
-from dac_codec.evaluation.page.sections import codebooks, differences_tables, legend, means_tables, methods, plots
+from dac_codec.evaluation.page.sections import (
+    codebooks,
+    differences_tables,
+    legend,
+    means_tables,
+    methods,
+    plots,
+    verdicts,
+)
 from dac_codec.evaluation.results import Result, flac
 from dac_codec.evaluation.summary import Difference, Mean
 
 HIDDEN_REFERENCE, ANCHOR = "original", "anchor"
-"""What ITU-R BS.1534 puts among the codecs of a blind test."""
+"""Versions that ITU-R BS.1534 adds to a blind test."""
 
 
 def page(
@@ -31,30 +39,33 @@ def page(
     sample_rate: int,
     results: Sequence[Result],
 ) -> str:
-    """The page. It needs no network, and its Content-Security-Policy forbids it.
+    """The page, as HTML. It needs no network, and its Content-Security-Policy forbids access to it.
 
     Args:
-        facts: what was measured, and how.
-        means, differences: to be shown.
-        metrics: that were taken.
-        clips: that can be heard.
+        facts: what was measured, and how; see `report`.
+        means, differences: of all domains.
+        metrics: those measured.
+        clips: those to play.
         sample_rate: of the clips.
         results: with the sound of each of these clips.
     """
     pictures = figures.no_spectrograms() is None
     order = [codec["name"] for codec in facts["codecs"]]
     coded = [name for name in order if any(mean.codec == name and mean.kbps.mean for mean in means)]
-    # A single domain is all there is.
+    # With a single domain, the pooled one is the same.
     single = len({mean.domain for mean in means}) == 2
     means = [mean for mean in means if not (single and mean.domain == POOLED)]
     differences = [one for one in differences if not (single and one.domain == POOLED)]
-    left_out = facts["clips"] - len(clips)
     parts = {
         "style": _resource("style.css"),
         "script": _resource("script.js"),
-        "facts": escape(f"{facts['clips']} clips, {sample_rate / 1000:g} kHz mono, dac_codec {facts['version']}"),
+        "facts": escape(
+            f"{facts['clips']} clips, {sample_rate / 1000:g} kHz mono, dac_codec {facts['version']}; asked for "
+            f"{', '.join(f'{kbps:g}' for kbps in facts['bitrates'])} kbit/s"
+        ),
         "notes": "".join(f"<p>{escape(note)}</p>" for note in facts["notes"]),
-        "played": _left_out(len(clips), left_out),
+        "played": _left_out(len(clips), facts["clips"] - len(clips)),
+        "verdicts": verdicts(facts["summary"]),
         "legend": legend(coded, order),
         "plots": plots(means, metrics, order),
         "means": means_tables(means, metrics),
@@ -104,7 +115,7 @@ def _player(clip: Clip, sample_rate: int, results: Sequence[Result], pictures: b
 
 
 def _json(value: Any) -> str:
-    """JSON that can't end the element that it stands in."""
+    """JSON that can't close the script element around it."""
     return json.dumps(value).replace("<", "\\u003c")
 
 

@@ -14,7 +14,7 @@ from dac_codec import audio as sound
 from dac_codec.common.errors import DacError
 from dac_codec.common.manifest import Sound
 from dac_codec.common.spectral import Spectra, mel_distance, multi_scale_stft, si_sdr
-from dac_codec.evaluation import pictures
+from dac_codec.evaluation import figures
 from dac_codec.evaluation.metrics import codebook_use
 from dac_codec.model import DAC
 from dac_codec.training.config import TrainConfig
@@ -108,7 +108,7 @@ class Validation:
                 reference.parent.mkdir(exist_ok=True)
                 sound.write(reference, original, sample_rate)
             sound.write(folder / f"{name}.flac", decoded, sample_rate)
-            pictures.spectrograms({name: (original, decoded)}, sample_rate, folder / f"{name}.png")
+            figures.spectrograms({name: (original, decoded)}, sample_rate, folder / f"{name}.png")
         except OSError as error:
             raise DacError(f"can't write the examples of the validation to {folder}: {error}") from error
         findings.sounds[f"val/{name}"] = folder / f"{name}.flac"

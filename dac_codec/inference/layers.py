@@ -14,16 +14,16 @@ from typing import TypeAlias, TypeVar
 import torch
 from torch import Tensor, nn
 
-from dac_codec.inference.kernels import (
-    Activation,
-    FusedSnake,
-    Kernel,
-    PlainKernel,
+from dac_codec.inference.activation import (
+    ActivationFunction,
+    SnakeActivation,
     SnakeFunction,
-    fast_kernel,
-    relu,
+    relu_into,
     signal_dtype,
 )
+from dac_codec.inference.convolution import Conv
+from dac_codec.inference.plain import PlainKernel
+from dac_codec.inference.winograd import fastest_conv
 from dac_codec.model.decoder import Decoder, DecoderBlock
 from dac_codec.model.encoder import Encoder, EncoderBlock
 from dac_codec.model.layers import ResidualUnit, Snake, padding_of
@@ -115,9 +115,9 @@ class Convolution(Layer):
     to_cut: int
 
     def __init__(
-        self, conv: nn.Conv1d | nn.ConvTranspose1d, activation: Activation | None, dtype: torch.dtype | None
+        self, conv: nn.Conv1d | nn.ConvTranspose1d, activation: ActivationFunction | None, dtype: torch.dtype | None
     ) -> None:
-        self.kernel: Kernel = PlainKernel(conv) if dtype is None else fast_kernel(conv, dtype)
+        self.kernel: Conv = PlainKernel(conv) if dtype is None else fastest_conv(conv, dtype)
         self.activation = activation
         self.in_channels = conv.in_channels
         self.device = conv.weight.device
@@ -314,7 +314,7 @@ def chain(module: nn.Module, dtype: torch.dtype | None, snake: SnakeFunction) ->
 def _layers(module: nn.Module, dtype: torch.dtype | None, snake: SnakeFunction) -> list[Layer]:
     """The layers of a block in the order of the signal's way, an activation being part of the convolution after it."""
     layers: list[Layer] = []
-    activation: Activation | None = None
+    activation: ActivationFunction | None = None
     widest = 1
     for child in _children(module):
         if isinstance(child, (EncoderBlock, DecoderBlock)):
@@ -323,9 +323,9 @@ def _layers(module: nn.Module, dtype: torch.dtype | None, snake: SnakeFunction) 
         elif isinstance(child, ResidualUnit):
             layers.append(Residual(child, dtype, snake))
         elif isinstance(child, Snake):
-            activation = FusedSnake(child, _signal_dtype(child), snake)
+            activation = SnakeActivation(child, _signal_dtype(child), snake)
         elif isinstance(child, nn.ReLU):
-            activation = relu
+            activation = relu_into
         elif isinstance(child, (nn.Conv1d, nn.ConvTranspose1d)):
             is_narrow = min(child.in_channels, child.out_channels) < _NARROWEST_IN_FEW_BITS
             layers.append(Convolution(child, activation, _signal_dtype(child) if dtype and is_narrow else dtype))

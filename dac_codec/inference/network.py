@@ -8,11 +8,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from dac_codec.inference.kernels import SnakeFunction
+from dac_codec.inference.activation import SnakeFunction, snake_into
 from dac_codec.inference.layers import State, chain
 from dac_codec.inference.precision import pinned_precision
 from dac_codec.model.layers import convolutions
-from dac_codec.model.snake import snake_into
 
 
 def block_samples(device: torch.device) -> int:

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, get_args
 import torch
 from torch import Tensor, nn
 
-from dac_codec.inference.kernels import SnakeFunction, compiled_snake, signal_dtype
+from dac_codec.inference.activation import SnakeFunction, compiled_snake, signal_dtype
 from dac_codec.inference.memory import keep_freed_memory
 from dac_codec.inference.network import Network
 from dac_codec.inference.precision import pinned_precision

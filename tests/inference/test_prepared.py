@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import copy
-import shutil
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,14 +25,12 @@ from dac_codec.inference import (
     PreparedDAC,
     StreamingDecoder,
     StreamingEncoder,
-    kernels,
     layers,
     network,
     prepare,
     prepared,
 )
 from dac_codec.model import DAC, PRESETS, DACConfig
-from dac_codec.model.snake import scales, snake_into
 from tests.conftest import GOLDEN, golden_model
 from tests.inference.networks import TINY, lively, noise, pieces, run
 
@@ -324,87 +318,6 @@ def test_wrong_n_quantizers_are_named(n_quantizers: int) -> None:
         prepare(golden_model("44khz")).encode(torch.zeros(1, 1, 100), n_quantizers)
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
-@torch.no_grad()
-def test_compiled_activations() -> None:
-    kernels._compiler.cache_clear()
-    torch._dynamo.reset()
-    model = golden_model("44khz")
-    compiled, plain = prepare(model, compile=True, exact=True), prepare(model, exact=True)
-    assert compiled._snake is not None
-    n_graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-    audio = noise(1, 1, 20_000, dtype=torch.float32)
-    codes = plain.encode(audio).codes
-    assert (compiled.encode(audio).codes == codes).float().mean() > 0.999
-    assert torch.allclose(compiled.decode_codes(codes), plain.decode_codes(codes), atol=1e-4)
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == n_graphs > 0
-
-
-@pytest.fixture
-def compilations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """An item for each graph that is compiled, by what takes no time over it."""
-    found: list[int] = []
-
-    def count(graph: torch.fx.GraphModule, inputs: object) -> Callable[..., Any]:
-        found.append(len(found))
-        return graph.forward
-
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=count))
-    torch._dynamo.reset()
-    mine = kernels.CompiledSnake()
-    monkeypatch.setattr(kernels, "_compiler", lambda: mine)
-    return found
-
-
-@pytest.mark.parametrize("options", [{"dtype": "bfloat16"}, {"exact": True}], ids=str)
-@pytest.mark.parametrize("precision", ["highest", "high"])
-def test_nothing_is_compiled_at_the_first_real_call(
-    options: dict[str, Any], precision: str, compilations: list[int]
-) -> None:
-    """Which is that of a thread with other modes than the one that made the model, and of any shape."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
-    try:
-        compiled = prepare(golden_model("44khz"), compile=True, **options)
-        assert len(compilations) == (3 if "dtype" in options else 1)
-        audio = noise(3, 1, 3000, dtype=torch.float32)
-
-        def there_and_back(batch: int) -> None:
-            codes = compiled.encode(audio[:batch]).codes
-            compiled.decode_codes(codes)
-            encoder, decoder = StreamingEncoder(compiled, batch_size=batch), StreamingDecoder(compiled, batch)
-            codes = run(encoder.push, encoder.flush, pieces(audio[:batch], [700]))
-            run(decoder.push, decoder.flush, pieces(codes, [2]))
-
-        with ThreadPoolExecutor(1) as pool:
-            for batch in (1, 2, 3):
-                pool.submit(there_and_back, batch).result()
-        assert len(compilations) == (3 if "dtype" in options else 1)
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
-def test_a_compiler_that_fails_later(compilations: list[int]) -> None:
-    compiled = kernels.CompiledSnake()
-    x, factors = noise(2, 9, 5), scales(torch.rand(5, dtype=torch.float64))
-    found, expected = torch.empty_like(x), torch.empty_like(x)
-    snake_into(x, factors, expected)
-    compiled(x, factors, found)
-    assert torch.allclose(found, expected, atol=1e-12)
-
-    def fail(*arguments: object) -> None:
-        raise RuntimeError("no compiler\nany more")
-
-    compiled._one_pass = fail
-    with pytest.warns(UserWarning, match=r"^activations are not compiled: no compiler$"):
-        compiled(x, factors, found.fill_(0))
-    assert torch.equal(found, expected)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        compiled(x, factors, found.fill_(0))
-    assert torch.equal(found, expected)
-
-
 def test_a_gpu_has_nothing_to_compile() -> None:
     """As on a device that stands for one here; unless someone asks for it, nobody need know."""
     model = golden_model("44khz").to("meta")
@@ -442,38 +355,6 @@ def test_how_long_a_job_of_the_published_network_is_long() -> None:
     with torch.device("meta"):
         model = DAC(PRESETS["44khz"])
     assert prepared.LONG_JOB / prepared._operations(model) / 60 == pytest.approx(65, abs=5)
-
-
-_NO_COMPILER = """
-import warnings
-import torch
-from tests.conftest import golden_model
-from dac_codec.inference import prepare
-with warnings.catch_warnings(record=True) as caught:
-    warnings.simplefilter("always")
-    prepared = prepare(golden_model("44khz"), compile=True)
-told = [str(warning.message) for warning in caught if "activations are not compiled" in str(warning.message)]
-assert len(told) == 1 and "\\n" not in told[0], told
-assert prepared.encode(torch.zeros(1, 1, 1000)).codes.shape[-1] == 2
-print("went on")
-"""
-
-
-def test_without_a_compiler(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", _NO_COMPILER],
-        env={
-            "PATH": str(tmp_path),
-            "CXX": "/nonexistent/c++",
-            "PYTHONPATH": ":".join(sys.path),
-            "TORCHINDUCTOR_CACHE_DIR": str(tmp_path),
-            "HOME": str(tmp_path),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.stdout == "went on\n", done.stderr
 
 
 @pytest.mark.gpu

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dac_codec import inference
 from dac_codec.inference import StreamingDecoder, StreamingEncoder
-from dac_codec.inference.kernels import PlainKernel
+from dac_codec.inference.plain import PlainKernel
 from dac_codec.model import DAC
 from tests.conftest import golden_model
 from tests.inference.networks import TINY, lively, noise, pieces, run, shape_of

@@ -1,4 +1,4 @@
-"""An encoder or a decoder, made fast, on signals that come in pieces."""
+"""A prepared encoder or decoder on signals [B, C, T], whole or in chunks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 import math
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from dac_codec.inference.activation import SnakeFunction, snake_into
@@ -15,30 +16,31 @@ from dac_codec.model.layers import convolutions
 
 
 def block_samples(device: torch.device) -> int:
-    """Samples of audio, of all signals of a batch together, that a device does best at once.
+    """Audio samples, over all items of a batch, that a device processes best at once.
 
-    On a CPU, 1.5 s of mono at 44.1 kHz: with longer blocks, what the layers hand on no longer stays in the cache. On
-    others, as many as keep it busy.
+    On a CPU that is 1.5 s of mono at 44.1 kHz: the signal between layers then stays in the cache.
     """
-    return 1 << 16 if device.type == "cpu" else 1 << 21
+    return 1 << 16 if device.type == "cpu" else 1 << 21  # GPU only, not yet measured.
 
 
 class Network:
-    """The layers of an encoder or a decoder and their places in signals [B, C, T].
+    """The layers of an encoder or a decoder, and their state in the signals of one stream.
+
+    Signals are [B, C, T] outside and [B, T, C] inside.
 
     Args:
-        module: its weights are taken as they are now: their device and type are the network's.
-        dtype: that the convolutions compute in; None for the model's own arithmetic, in the order of its own sums.
-        snake: what computes the activations.
-        exact: whether products in single precision are made in nothing less (`pinned_precision`).
+        module: the encoder or the decoder; its weights are copied, its device and type are the network's.
+        dtype: type of the convolutions.
+        snake: what computes the activations; None means `snake_into`.
+        exact: whether products in single precision never use a shorter type (`pinned_precision`).
 
     Attributes:
         device: where it computes.
-        dtype: of what goes in and comes out.
+        dtype: type of input and output.
     """
 
     def __init__(
-        self, module: nn.Module, dtype: torch.dtype | None, snake: SnakeFunction | None = None, exact: bool = False
+        self, module: nn.Module, dtype: torch.dtype, snake: SnakeFunction | None = None, exact: bool = False
     ) -> None:
         parameter = next(module.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
@@ -48,42 +50,47 @@ class Network:
         with torch.no_grad(), pinned_precision(self.device, exact):
             self._layers = chain(module, dtype, snake or snake_into)
 
-    def fresh(self) -> Network:
-        """The same network at the start of another signal, to be reset: the weights are shared."""
+    def new_stream(self) -> Network:
+        """The same network for other signals, to be reset before use; weights are shared."""
         twin = copy.copy(self)
-        twin._layers = self._layers.fresh()
+        twin._layers = self._layers.new_stream()
         return twin
 
     def reset(self, batch_size: int) -> None:
-        """Go to the start of new signals."""
+        """Start new signals."""
         self._layers.reset(batch_size)
 
-    @torch.no_grad()
     def step(self, x: Tensor, last: bool) -> Tensor:
         """Take the next samples.
 
         Args:
-            x: [B, T, C].
-            last: whether the signal ends with it.
+            x: [B, C, t], t >= 0.
+            last: whether the signals end with it.
 
         Returns:
-            All outputs [B, T', C'] that are known by now; where there are none, the number of channels is any.
+            All outputs [B, C', t'] known by now; if there are none, C' is arbitrary.
         """
+        return rearrange(self._step(rearrange(x, "b c t -> b t c"), last), "b t c -> b c t")
+
+    def whole(self, x: Tensor) -> Tensor:
+        """All outputs [B, C', T'] for whole signals [B, C, T], T > 0; the state stays as it is."""
+        network = self.new_stream()
+        network.reset(x.shape[0])
+        size = max(1, block_samples(self.device) // (self._hop_length * x.shape[0]))
+        blocks = rearrange(x, "b c t -> b t c").split(size, 1)
+        outputs = [network._step(block, block is blocks[-1]) for block in blocks]
+        return rearrange(torch.cat([output for output in outputs if output.shape[1]], 1), "b t c -> b c t")
+
+    @torch.no_grad()
+    def _step(self, x: Tensor, last: bool) -> Tensor:
+        """`step` on [B, t, C]."""
         with pinned_precision(self.device, self._is_exact):
             return self._layers.step(x.to(self.device, self.dtype), last).to(self.dtype)
 
-    def whole(self, x: Tensor) -> Tensor:
-        """All outputs [B, T', C'] for a whole signal [B, T, C], T > 0, apart from the one that this one may be in."""
-        network = self.fresh()
-        network.reset(x.shape[0])
-        blocks = x.split(max(1, block_samples(self.device) // (self._hop_length * x.shape[0])), 1)
-        outputs = [network.step(block, block is blocks[-1]) for block in blocks]
-        return torch.cat([output for output in outputs if output.shape[1]], 1)
-
     def state(self) -> State:
-        """What the layers keep."""
+        """The state of the layers."""
         return self._layers.state()
 
     def restore(self, state: State) -> None:
-        """Go on from what `state` gave."""
+        """Continue from what `state` returned."""
         self._layers.restore(state)

@@ -69,7 +69,7 @@ def snake_into(x: Tensor, scales: Scales, out: Tensor) -> None:
         out: [B, T, C], of any floating type, each item contiguous. On a CPU the sine is as accurate as that type.
     """
     alpha = scales.alpha
-    kernels = triton_kernels(x.device) if x.is_cuda and alpha.dtype == torch.float32 else None
+    kernels = triton_kernels(x, alpha)
     if kernels is not None:
         kernels.forward_channels_last(x.contiguous(), alpha, out)
         return
@@ -153,14 +153,17 @@ class CompiledSnake:
 
     PyTorch compiles once per argument types, thread count and gradient mode, for any sizes but 1. Items pass through
     it one by one, so that neither the batch size nor the strides of `out` matter.
+
+    Attributes:
+        works: whether the compiler has not failed yet.
     """
 
     def __init__(self) -> None:
         self._one_pass: Callable[..., Any] = torch.compile(_one_pass, dynamic=True)
-        self._works = True
+        self.works = True
 
     def __call__(self, x: Tensor, scales: Scales, out: Tensor) -> None:
-        if self._works and min(x.shape[1:]) > 1:
+        if self.works and min(x.shape[1:]) > 1:
             try:
                 for signal, result in zip(x.unbind(), out.unbind(), strict=True):
                     # `data` is no view: compiled code for a view also depends on the shape of its base.
@@ -170,28 +173,10 @@ class CompiledSnake:
                 self._give_up(error)
         snake_into(x, scales, out)
 
-    @torch.no_grad()
-    def warm_up(self, signal: torch.dtype, dtype: torch.dtype) -> bool:
-        """Compile for all types that a network uses, with the current number of threads.
-
-        Args:
-            signal: type of the signal between layers and of the activations' arithmetic.
-            dtype: type of the convolutions.
-
-        Returns:
-            Whether it works.
-        """
-        factors = scales(torch.ones(48, dtype=signal, device="cpu"))
-        # Between layers; inside a residual unit; before the convolution to audio.
-        for before, after in dict.fromkeys([(signal, dtype), (dtype, dtype), (signal, signal)]):
-            x = torch.zeros(1, 80, 48, dtype=before, device="cpu")
-            self(x, factors, torch.empty_like(x, dtype=after))
-        return self._works
-
     def _give_up(self, error: Exception) -> None:
         with _compile_lock:
-            if self._works:
-                self._works = False
+            if self.works:
+                self.works = False
                 reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
                 warnings.warn(f"activations are not compiled: {reason}", stacklevel=3)
 
@@ -199,20 +184,26 @@ class CompiledSnake:
 _compile_lock = threading.RLock()
 """One thread compiles at a time, and one warns."""
 
-
-@lru_cache(maxsize=1)
-def _compiler() -> CompiledSnake:
-    """The process-wide instance."""
-    return CompiledSnake()
+_compiler = lru_cache(maxsize=1)(CompiledSnake)
+"""The process-wide instance."""
 
 
+@torch.no_grad()
 def compiled_snake(signal: torch.dtype, dtype: torch.dtype) -> SnakeFunction | None:
-    """Snake compiled to one pass over memory; None, after a warning, where it can't be compiled.
+    """Snake, compiled now for all types that a network uses and the current number of threads.
 
     Args:
-        signal: as in `CompiledSnake.warm_up`.
-        dtype: as in `CompiledSnake.warm_up`.
+        signal: type of the signal between layers and of the activations' arithmetic.
+        dtype: type of the convolutions.
+
+    Returns:
+        None, after a warning, where it can't be compiled.
     """
     with _compile_lock:
         function = _compiler()
-        return function if function.warm_up(signal, dtype) else None
+        factors = scales(torch.ones(48, dtype=signal, device="cpu"))
+        # Between layers; inside a residual unit; before the convolution to audio.
+        for before, after in dict.fromkeys([(signal, dtype), (dtype, dtype), (signal, signal)]):
+            x = torch.zeros(1, 80, 48, dtype=before, device="cpu")
+            function(x, factors, torch.empty_like(x, dtype=after))
+        return function if function.works else None

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dac_codec.inference.decoder import StreamingDecoder
 from dac_codec.inference.encoder import StreamingEncoder
@@ -19,17 +18,17 @@ _MIN_BLOCK = 16
 """Frames of a block below which call overhead dominates."""
 
 
-def encode(model: DAC, audio: Tensor, n_quantizers: int | None = None, progress: bool = False) -> Tensor:
+def encode(model: DAC, audio: Tensor, n_quantizers: int | None = None) -> Tensor:
     """Codes [B, N, F] of audio [B, 1, T], as `model.encode` gives them (see `StreamingEncoder`), on the CPU.
 
     Raises:
         ValueError: a wrong shape, integer samples, or `n_quantizers` out of range.
     """
     check_audio(audio)
-    return torch.cat(list(encode_blocks(model, _split(audio, "encoding", progress), n_quantizers)), -1)
+    return torch.cat(list(encode_blocks(model, [audio], n_quantizers)), -1)
 
 
-def decode(model: DAC, codes: Tensor, progress: bool = False) -> Tensor:
+def decode(model: DAC, codes: Tensor) -> Tensor:
     """Audio [B, 1, F * hop] of codes [B, n, F], as `model.decode_codes` gives it, on the CPU.
 
     Raises:
@@ -37,7 +36,7 @@ def decode(model: DAC, codes: Tensor, progress: bool = False) -> Tensor:
     """
     if codes.ndim != 3 or codes.shape[-1] == 0:
         raise ValueError(f"codes must be [B, n, F] with at least one frame, not {list(codes.shape)}")
-    return torch.cat(list(decode_blocks(model, _split(codes, "decoding", progress))), -1)
+    return torch.cat(list(decode_blocks(model, [codes])), -1)
 
 
 def decode_range(model: DAC, codes: Tensor, first_frame: int, last_frame: int) -> Tensor:
@@ -147,14 +146,3 @@ def _regroup(
             waiting, n_waiting = [], 0
     if waiting:
         yield torch.cat(waiting, -1)
-
-
-def _split(signal: Tensor, description: str, progress: bool) -> Iterator[Tensor]:
-    """Split a signal [B, C, T] into about 100 pieces; the progress bar advances when the next one is requested."""
-    size = -(-signal.shape[-1] // 100)
-    with tqdm(
-        total=signal.shape[-1], unit_scale=True, desc=description, disable=None if progress else True, leave=False
-    ) as bar:
-        for piece in signal.split(size, -1):
-            yield piece
-            bar.update(piece.shape[-1])

@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dac_codec.inference.activation import SnakeFunction, snake_into
-from dac_codec.inference.layers import State, chain
+from dac_codec.inference.layers import chain
 from dac_codec.inference.precision import pinned_precision
 from dac_codec.model.layers import convolutions
 
@@ -24,9 +24,7 @@ def block_samples(device: torch.device) -> int:
 
 
 class Network:
-    """The layers of an encoder or a decoder, and their state in the signals of one stream.
-
-    Signals are [B, C, T] outside and [B, T, C] inside.
+    """An encoder or a decoder in the signals of one stream: [B, C, T] outside, [B, T, C] inside.
 
     Args:
         module: the encoder or the decoder; its weights are copied, its device and type are the network's.
@@ -37,6 +35,7 @@ class Network:
     Attributes:
         device: where it computes.
         dtype: type of input and output.
+        layers: the layers, which hold the state.
     """
 
     def __init__(
@@ -48,17 +47,13 @@ class Network:
         strides = [conv.stride[0] for conv in convolutions(module) if isinstance(conv, nn.ConvTranspose1d)]
         self._hop_length = math.prod(strides)
         with torch.no_grad(), pinned_precision(self.device, exact):
-            self._layers = chain(module, dtype, snake or snake_into)
+            self.layers = chain(module, dtype, snake or snake_into)
 
     def new_stream(self) -> Network:
-        """The same network for other signals, to be reset before use; weights are shared."""
+        """The same network for other signals; reset its layers before use. Weights are shared."""
         twin = copy.copy(self)
-        twin._layers = self._layers.new_stream()
+        twin.layers = self.layers.new_stream()
         return twin
-
-    def reset(self, batch_size: int) -> None:
-        """Start new signals."""
-        self._layers.reset(batch_size)
 
     def step(self, x: Tensor, last: bool) -> Tensor:
         """Take the next samples.
@@ -75,7 +70,7 @@ class Network:
     def whole(self, x: Tensor) -> Tensor:
         """All outputs [B, C', T'] for whole signals [B, C, T], T > 0; the state stays as it is."""
         network = self.new_stream()
-        network.reset(x.shape[0])
+        network.layers.reset(x.shape[0])
         size = max(1, block_samples(self.device) // (self._hop_length * x.shape[0]))
         blocks = rearrange(x, "b c t -> b t c").split(size, 1)
         outputs = [network._step(block, block is blocks[-1]) for block in blocks]
@@ -85,12 +80,4 @@ class Network:
     def _step(self, x: Tensor, last: bool) -> Tensor:
         """`step` on [B, t, C]."""
         with pinned_precision(self.device, self._is_exact):
-            return self._layers.step(x.to(self.device, self.dtype), last).to(self.dtype)
-
-    def state(self) -> State:
-        """The state of the layers."""
-        return self._layers.state()
-
-    def restore(self, state: State) -> None:
-        """Continue from what `state` returned."""
-        self._layers.restore(state)
+            return self.layers.step(x.to(self.device, self.dtype), last).to(self.dtype)

@@ -34,7 +34,7 @@ class Stream:
 
     def reset(self) -> None:
         """Start new signals."""
-        self._network.reset(self.batch_size)
+        self._network.layers.reset(self.batch_size)
         self._n_taken = self._n_given = 0
         self._ended = False
 
@@ -44,7 +44,7 @@ class Stream:
             "n_taken": self._n_taken,
             "n_given": self._n_given,
             "ended": int(self._ended),
-            **{f"layers.{name}": value for name, value in self._network.state().items()},
+            **{f"layers.{name}": value for name, value in self._network.layers.state().items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor | int]) -> None:
@@ -70,7 +70,7 @@ class Stream:
                 value = value.to(self.device)
             if name.startswith("layers."):
                 layers[name.removeprefix("layers.")] = value
-        self._network.restore(layers)
+        self._network.layers.restore(layers)
         self._n_taken, self._n_given = int(state["n_taken"]), int(state["n_given"])
         self._ended = bool(state["ended"])
 

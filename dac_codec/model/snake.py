@@ -61,9 +61,8 @@ class _Snake(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, alpha: Tensor) -> Tensor:
         ctx.save_for_backward(x, alpha)
-        kernels = triton_kernels(x.device) if _suits_triton(x, alpha) else None
-        if kernels is not None:
-            y: Tensor = kernels.forward(x, alpha)
+        if (kernels := triton_kernels(x, alpha)) is not None:
+            y: Tensor = kernels.forward(x.contiguous(), alpha)
             return y
         result = snake_values(x.to(alpha.dtype), alpha, (alpha + TINY).reciprocal())
         # With a conversion to the type that it has already, torch.compile (PyTorch 2.11) returns a zero gradient.
@@ -73,9 +72,8 @@ class _Snake(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         x, alpha = ctx.saved_tensors
-        kernels = triton_kernels(x.device) if _suits_triton(x, alpha) else None
-        if kernels is not None:
-            dx, dalpha = kernels.backward(x, alpha, gradient.contiguous())
+        if (kernels := triton_kernels(x, alpha)) is not None:
+            dx, dalpha = kernels.backward(x.contiguous(), alpha, gradient.contiguous())
             return dx, dalpha
         x_alpha, upstream = x.to(alpha.dtype), gradient.to(alpha.dtype)
         inverse = (alpha + TINY).reciprocal()
@@ -88,27 +86,23 @@ class _Snake(torch.autograd.Function):
         return dx, dalpha
 
 
-# GPU only, not yet measured: the choice of the Triton kernels.
-
-
-def _suits_triton(x: Tensor, alpha: Tensor) -> bool:
-    return x.is_cuda and alpha.dtype == torch.float32 and x.is_contiguous()
-
-
+# GPU only, not yet measured: from here to the end.
 _tried: dict[torch.device, ModuleType | None] = {}
 """Results of `_working_kernels` by device."""
 
 _trying = threading.Lock()
 
 
-def triton_kernels(device: torch.device) -> ModuleType | None:
-    """The module `snake_triton` if its kernels work on a CUDA device, else None; tried once per device."""
+def triton_kernels(x: Tensor, alpha: Tensor) -> ModuleType | None:
+    """The module `snake_triton` if its kernels suit these tensors and work on their device; tried once per device."""
+    if not x.is_cuda or alpha.dtype != torch.float32:
+        return None
     if torch.compiler.is_compiling():  # A compiler that traces this needs Triton itself and can't trace a trial.
         return _imported_kernels()
     with _trying:
-        if device not in _tried:
-            _tried[device] = _working_kernels(device)
-        return _tried[device]
+        if x.device not in _tried:
+            _tried[x.device] = _working_kernels(x.device)
+        return _tried[x.device]
 
 
 def _working_kernels(device: torch.device) -> ModuleType | None:

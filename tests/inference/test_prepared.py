@@ -110,7 +110,7 @@ def test_streams_share_the_weights() -> None:
         found: list[object] = [layer.conv] if isinstance(layer, layers.Convolution) else []
         return found + [conv for child in layer.children.values() for conv in convs(child)]
 
-    first, second = (convs(stream._network._layers) for stream in (one, other))
+    first, second = (convs(stream._network.layers) for stream in (one, other))
     assert len(first) > 10
     assert all(a is b for a, b in zip(first, second, strict=True))
 

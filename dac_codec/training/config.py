@@ -102,13 +102,13 @@ class LossConfig(_Section):
         return self
 
 
-class Stage(_Section):
-    """A part of a run: from where the stage before it ends, up to step `until`.
+class Phase(_Section):
+    """A part of a run: from where the phase before it ends, up to step `until`.
 
     Attributes:
         until: first step that is not part of it.
         quantize: share of the excerpts whose latents reach the decoder through the quantizer, each drawn by chance;
-            true for all, false for none. When that begins after another stage, codebooks start from k-means on the
+            true for all, false for none. When that begins after another phase, codebooks start from k-means on the
             latents. Encoders learn from unquantized latents what the quantizer's rough gradient hides (Défossez et
             al., "Moshi", 2024, section 3.3).
         adversarial: whether the discriminators are trained and listened to.
@@ -126,7 +126,7 @@ class TrainerConfig(_Section):
 
     Attributes:
         folder: where everything of the run goes.
-        stages: in order; the last one's `until` is the length of the run in steps.
+        phases: in order; the last one's `until` is the length of the run in steps.
         batch_size: excerpts that one process hears at once.
         accumulate: how many such batches make one step.
         learning_rate: of AdamW with betas 0.8 and 0.99, for generator and discriminators; Muon's steps are in
@@ -156,7 +156,7 @@ class TrainerConfig(_Section):
     """
 
     folder: str
-    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    phases: Annotated[tuple[Phase, ...], Field(min_length=1)]
     batch_size: PositiveInt = 72
     accumulate: PositiveInt = 1
     learning_rate: PositiveFloat = 1e-4
@@ -185,16 +185,16 @@ class TrainerConfig(_Section):
     compile: bool = False
 
     @model_validator(mode="after")
-    def _stages_in_order(self) -> TrainerConfig:
-        ends = [stage.until for stage in self.stages]
+    def _phases_in_order(self) -> TrainerConfig:
+        ends = [phase.until for phase in self.phases]
         if any(one >= other for one, other in pairwise(ends)):
-            raise ValueError(f"each stage must end later than the one before it, not at {ends}")
+            raise ValueError(f"each phase must end later than the one before it, not at {ends}")
         return self
 
     @property
     def n_steps(self) -> int:
         """Length of the run."""
-        return self.stages[-1].until
+        return self.phases[-1].until
 
 
 class LoggerConfig(_Section):
@@ -232,7 +232,7 @@ class TrainConfig(_Section):
             if trainer.revive_every:
                 raise ValueError("trainer.revive_every: codebooks that are moving averages revive entries themselves")
             return self
-        if all(stage.quantize for stage in trainer.stages) or not any(stage.quantize for stage in trainer.stages):
+        if all(phase.quantize for phase in trainer.phases) or not any(phase.quantize for phase in trainer.phases):
             return self
         if not 2 <= model.codebook_dim <= model.latent_width + 1:
             raise ValueError(
@@ -251,7 +251,7 @@ class TrainConfig(_Section):
     def adversarial(self) -> bool:
         """Whether the run needs discriminators at all."""
         wanted = self.loss.adversarial > 0 or self.loss.feature_matching > 0
-        return wanted and any(stage.adversarial for stage in self.trainer.stages)
+        return wanted and any(phase.adversarial for phase in self.trainer.phases)
 
     @property
     def excerpt_length(self) -> int:

@@ -26,8 +26,8 @@ def start(config: TrainConfig) -> Fabric:
     """
     settings = config.trainer
     parallel = settings.strategy == "ddp" or settings.devices * settings.nodes > 1
-    # A stage without the quantizer gives no gradient to its parameters.
-    partial = any(not stage.quantize for stage in settings.stages)
+    # A phase without the quantizer gives no gradient to its parameters.
+    partial = any(not phase.quantize for phase in settings.phases)
     accelerator = settings.accelerator
     if accelerator == "auto":  # Fabric knows more of them, which nothing here has been tried on.
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"

@@ -26,7 +26,7 @@ from dac_codec.model import DAC
 from dac_codec.model.discriminator import Discriminator
 from dac_codec.model.layers import convolutions
 from dac_codec.training import checkpoint, codebooks
-from dac_codec.training.config import Stage, TrainConfig
+from dac_codec.training.config import Phase, TrainConfig
 from dac_codec.training.excerpts import Batch, ExcerptDataset, batches
 from dac_codec.training.losses import ReconstructionLosses, discriminator_loss, generator_losses, weighted_sum
 from dac_codec.training.optimizers import Muon, directions
@@ -113,7 +113,7 @@ class Trainer:
     # ------------------------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Train to the end of the last stage, or until Ctrl-C or SIGTERM, which save the state and return.
+        """Train to the end of the last phase, or until Ctrl-C or SIGTERM, which save the state and return.
 
         Raises:
             DacError: a loss or gradient is not finite, or nothing can be read or written any more.
@@ -162,10 +162,10 @@ class Trainer:
             elif self.fabric.is_global_zero:
                 self._export("model")
 
-    def stage(self, step: int) -> Stage:
-        """The stage that a step belongs to, the first one being step 0."""
-        stages = self.config.trainer.stages
-        return next((stage for stage in stages if step < stage.until), stages[-1])
+    def phase(self, step: int) -> Phase:
+        """The phase that a step belongs to, the first one being step 0."""
+        phases = self.config.trainer.phases
+        return next((phase for phase in phases if step < phase.until), phases[-1])
 
     def _batches(self) -> Iterator[Batch]:
         """What this process hears in the steps that are left."""
@@ -200,16 +200,16 @@ class Trainer:
         Returns:
             The losses, unweighted, and the norms of the gradients before clipping.
         """
-        stage = self.stage(self.step)
+        phase = self.phase(self.step)
         self._set_learning_rate()
-        self.model.train(stage.generator)
+        self.model.train(phase.generator)
         values: dict[str, float] = {}
         # One pass of the generator serves both steps. The graphs of several micro-batches would not fit into memory
         # together, so that with accumulation the discriminators get a pass of their own.
         shared = self._generate(reals[0], 0) if len(reals) == 1 else None
-        if self.discriminator is not None and stage.adversarial:
+        if self.discriminator is not None and phase.adversarial:
             values |= self._discriminator_step(reals, shared)
-        if stage.generator:
+        if phase.generator:
             values |= self._generator_step(reals, shared)
         return values
 
@@ -228,7 +228,7 @@ class Trainer:
         return self._update(self.critic, [self.discriminator_optimizer], values, reals, "discriminator")
 
     def _generator_step(self, reals: list[Tensor], shared: tuple[Tensor, ...] | None) -> dict[str, float]:
-        stage = self.stage(self.step)
+        phase = self.phase(self.step)
         totals: dict[str, Tensor] = {}
         for index, real in enumerate(reals):
             with self.fabric.no_backward_sync(self.generator, enabled=index + 1 < len(reals)):
@@ -236,11 +236,11 @@ class Trainer:
                     shared if shared is not None else self._generate(real, index)
                 )
                 losses = self.losses(fake, real)
-                if stage.quantize:
+                if phase.quantize:
                     losses |= {"codebook": codebook, "commitment": commitment}
                     if self.usage is not None:
                         self.usage.count(codes)
-                if self.discriminator is not None and stage.adversarial:
+                if self.discriminator is not None and phase.adversarial:
                     adversarial, matching = self._judge(fake, real)
                     losses |= {"adversarial": adversarial, "feature_matching": matching}
                 self.fabric.backward(weighted_sum(losses, self.config.loss) / len(reals))
@@ -248,7 +248,7 @@ class Trainer:
                 totals[name] = totals.get(name, 0.0) + loss.detach() / len(reals)
         optimizers = [self.generator_optimizer, self.muon] if self.muon is not None else [self.generator_optimizer]
         values = self._update(self.generator, optimizers, totals, reals, "generator")
-        if self.usage is not None and stage.quantize and (self.step + 1) % self.config.trainer.revive_every == 0:
+        if self.usage is not None and phase.quantize and (self.step + 1) % self.config.trainer.revive_every == 0:
             randomness = _generator_of([self.config.trainer.seed, self.step])
             values["revived"] = self.usage.revive(
                 self.model, latents, self.generator_optimizer, self.fabric, randomness, self._average()
@@ -259,11 +259,11 @@ class Trainer:
 
     def _generate(self, real: Tensor, index: int) -> tuple[Tensor, ...]:
         """Decoded audio [B, 1, T], commitment loss, codebook loss, codes and latents of a micro-batch of the step."""
-        stage = self.stage(self.step)
-        trained = stage.generator and torch.is_grad_enabled()
+        phase = self.phase(self.step)
+        trained = phase.generator and torch.is_grad_enabled()
         seeds = [self.config.trainer.seed, self.step, index, self.fabric.global_rank]
         with torch.set_grad_enabled(trained):
-            outputs: tuple[Tensor, ...] = self.generator(real, stage.quantize, _generator_of(seeds))
+            outputs: tuple[Tensor, ...] = self.generator(real, phase.quantize, _generator_of(seeds))
         return outputs
 
     def _judge(self, fake: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
@@ -315,7 +315,7 @@ class Trainer:
                 group["lr"] = rate
 
     def _quantization_begins(self) -> bool:
-        return self.step > 0 and self.stage(self.step).quantize > 0 and not self.stage(self.step - 1).quantize
+        return self.step > 0 and self.phase(self.step).quantize > 0 and not self.phase(self.step - 1).quantize
 
     @torch.no_grad()
     def _fit_codebooks(self) -> None:
@@ -368,7 +368,7 @@ class Trainer:
         if not due or self.validated == self.step:
             return False
         model = self._trained_model()
-        found = self.validation.run(model, self.step, self.stage(self.step - 1).quantize > 0, stop)
+        found = self.validation.run(model, self.step, self.phase(self.step - 1).quantize > 0, stop)
         if found is None:  # stopped on the way; it is done again when the run goes on
             return False
         self.validated = self.step

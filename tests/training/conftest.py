@@ -53,7 +53,7 @@ def small_run(folder: Path, manifest: Path, **changes: Any) -> TrainConfig:
         "loss": {"mel": 1.0, "waveform": 20.0},
         "trainer": {
             "folder": str(folder),
-            "stages": [{"until": 4}],
+            "phases": [{"until": 4}],
             "batch_size": 2,
             "learning_rate": 2e-3,
             "fan_in_init": True,

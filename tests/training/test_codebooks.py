@@ -128,7 +128,7 @@ def test_two_processes_move_the_same_entries_to_the_same_places() -> None:
 
 @pytest.mark.parametrize("revive_every", [0, 5])
 def test_reviving_in_a_run(tmp_path: Path, manifest: Path, revive_every: int) -> None:
-    settings = {"revive_every": revive_every, "stages": [{"until": 10}]}
+    settings = {"revive_every": revive_every, "phases": [{"until": 10}]}
     Trainer(small_run(tmp_path, manifest, trainer=settings)).run()
     moved = {line["step"]: line["revived"] for line in log_of(tmp_path) if "revived" in line}
     if revive_every:

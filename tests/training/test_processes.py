@@ -47,7 +47,7 @@ def command(*overrides: str) -> list[str]:
 
 def survive(folder: Path, manifest: Path, kills: int) -> list[int]:
     """Let a run be killed so many times, then end; the last step that was saved at each kill."""
-    settings = {"stages": [{"until": 160}], "save_every": 1, "keep_last": 2, "validate_every": 50}
+    settings = {"phases": [{"until": 160}], "save_every": 1, "keep_last": 2, "validate_every": 50}
     config = folder.with_suffix(".json")
     config.write_text(json.dumps(small_run(folder, manifest, trainer=settings).to_dict()))
     driver = [sys.executable, "-m", "tests.training.survivor", str(config), str(kills), "0"]
@@ -74,7 +74,7 @@ def test_killed_twenty_times(tmp_path: Path, manifest: Path) -> None:
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_two_processes_are_one_with_twice_the_batch(tmp_path: Path, manifest: Path, optimizer: str) -> None:
     common = (
-        f"data.sounds={manifest}", "trainer.stages=[{until: 3}]", "trainer.learning_rate=2e-3",
+        f"data.sounds={manifest}", "trainer.phases=[{until: 3}]", "trainer.learning_rate=2e-3",
         f"trainer.optimizer={optimizer}",
     )  # fmt: skip
     for name, overrides in (
@@ -114,7 +114,7 @@ def test_the_script_saves_when_it_is_asked_to_stop(tmp_path: Path, manifest: Pat
 
 
 def test_a_folder_of_sounds_is_enough(tmp_path: Path, manifest: Path) -> None:
-    arguments = command(f"data.sounds={manifest.parent}", "trainer.stages=[{until: 2}]", "trainer.folder=run")
+    arguments = command(f"data.sounds={manifest.parent}", "trainer.phases=[{until: 2}]", "trainer.folder=run")
     done = subprocess.run(
         [*arguments, "trainer.batch_size=2"], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True
     )
@@ -152,7 +152,7 @@ def test_overfitting_one_batch(tmp_path: Path, manifest: Path) -> None:
         "experiment=overfit",
         f"data.sounds={manifest}",
         "trainer.folder=run",
-        "trainer.stages=[{until: 100, adversarial: false}]",
+        "trainer.phases=[{until: 100, adversarial: false}]",
         "trainer.log_every=1",
         "model.encoder_dim=8",
         "model.decoder_dim=64",
@@ -179,7 +179,7 @@ def test_a_run_is_drawn(tmp_path: Path, manifest: Path) -> None:
 
 
 def test_weights_and_biases_offline(tmp_path: Path, manifest: Path) -> None:
-    overrides = (f"data.sounds={manifest}", "trainer.stages=[{until: 2}]", "trainer.batch_size=2", "logger=wandb")
+    overrides = (f"data.sounds={manifest}", "trainer.phases=[{until: 2}]", "trainer.batch_size=2", "logger=wandb")
     done = subprocess.run(
         command(*overrides, "trainer.folder=run"), cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True
     )

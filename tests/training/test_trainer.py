@@ -26,9 +26,9 @@ from tests.training.test_config import config_of
 ALONE = {"quantize": False, "adversarial": False}
 
 
-def test_stages_lead_to_a_model_that_loads(tmp_path: Path, manifest: Path) -> None:
-    stages = [{"until": 60} | ALONE, {"until": 100, "adversarial": False}, {"until": 102}]
-    run = Trainer(small_run(tmp_path, manifest, trainer={"stages": stages}))
+def test_phases_lead_to_a_model_that_loads(tmp_path: Path, manifest: Path) -> None:
+    phases = [{"until": 60} | ALONE, {"until": 100, "adversarial": False}, {"until": 102}]
+    run = Trainer(small_run(tmp_path, manifest, trainer={"phases": phases}))
     run.run()
     steps = [line for line in log_of(tmp_path) if "mel" in line]
     assert steps[-1]["mel"] < 0.8 * steps[0]["mel"]
@@ -42,7 +42,7 @@ def test_stages_lead_to_a_model_that_loads(tmp_path: Path, manifest: Path) -> No
 
 def test_a_validation_leaves_numbers_sounds_and_pictures(tmp_path: Path, manifest: Path) -> None:
     Trainer(
-        small_run(tmp_path, manifest, trainer={"stages": [{"until": 2}], "validate_every": 1, "validation_examples": 1})
+        small_run(tmp_path, manifest, trainer={"phases": [{"until": 2}], "validate_every": 1, "validation_examples": 1})
     ).run()
     found = [line for line in log_of(tmp_path) if "val/mel_distance" in line]
     assert [line["step"] for line in found] == [1, 2]
@@ -58,7 +58,7 @@ def test_a_validation_leaves_numbers_sounds_and_pictures(tmp_path: Path, manifes
 
 
 def test_some_of_the_excerpts_go_past_the_quantizer(tmp_path: Path, manifest: Path) -> None:
-    run = Trainer(small_run(tmp_path, manifest, trainer={"stages": [{"until": 1, "quantize": 0.5}]}))
+    run = Trainer(small_run(tmp_path, manifest, trainer={"phases": [{"until": 1, "quantize": 0.5}]}))
     real = torch.randn(40, 1, 32 * run.model.hop_length, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         fakes = {share: run.generator(real, share, torch.Generator().manual_seed(0))[0] for share in (False, 0.5, True)}
@@ -109,7 +109,7 @@ def test_losses_are_float32_in_bf16(tmp_path: Path, manifest: Path) -> None:
     dtypes = set()
     for precision in ("32-true", "bf16-mixed"):
         folder = tmp_path / precision
-        run = Trainer(small_run(folder, manifest, trainer={"precision": precision, "stages": [{"until": 1}]}))
+        run = Trainer(small_run(folder, manifest, trainer={"precision": precision, "phases": [{"until": 1}]}))
         run.losses.register_forward_hook(lambda _, heard, losses: dtypes.update(one.dtype for one in losses.values()))
         run.losses.mel.register_forward_hook(lambda _, heard, loss: dtypes.add(heard[0].magnitude(32).dtype))
         run.run()
@@ -123,13 +123,13 @@ def test_losses_are_float32_in_bf16(tmp_path: Path, manifest: Path) -> None:
 
 def test_no_quantizer_is_no_measure_for_one(tmp_path: Path, manifest: Path) -> None:
     """The best is of those that are quantized, once any is, and averages hear of the codebooks' start."""
-    stages = [{"until": 2} | ALONE, {"until": 3}]
-    settings = {"validate_every": 1, "ema": 0.999, "codebook_batches": 20, "stages": stages}
+    phases = [{"until": 2} | ALONE, {"until": 3}]
+    settings = {"validate_every": 1, "ema": 0.999, "codebook_batches": 20, "phases": phases}
     run = Trainer(small_run(tmp_path, manifest, trainer=settings))
     mel_distance = run.validation.mel_distance.forward
     unquantized = iter((0.001, 0.001) * 2)
     run.validation.mel_distance.forward = lambda *spectra: (  # type: ignore[method-assign]
-        mel_distance(*spectra) if run.stage(run.step - 1).quantize else torch.tensor(next(unquantized))
+        mel_distance(*spectra) if run.phase(run.step - 1).quantize else torch.tensor(next(unquantized))
     )
     run.run()
     assert checkpoint.load(tmp_path / "checkpoints" / "best.pt")["step"] == 3
@@ -169,15 +169,15 @@ def test_accumulated_batches_are_one_large_batch(tmp_path: Path, manifest: Path)
 
 @pytest.mark.parametrize("options", [{}, {"optimizer": "muon", "revive_every": 4}])
 def test_ten_steps_and_ten_more_are_twenty(tmp_path: Path, manifest: Path, options: dict[str, Any]) -> None:
-    stages = [{"until": 5} | ALONE, {"until": 20}]
+    phases = [{"until": 5} | ALONE, {"until": 20}]
     settings = {"ema": 0.9, "cooldown": 10, "save_every": 10, "validate_every": 5} | options
-    Trainer(small_run(tmp_path / "whole", manifest, trainer=settings | {"stages": stages})).run()
+    Trainer(small_run(tmp_path / "whole", manifest, trainer=settings | {"phases": phases})).run()
 
-    run = Trainer(small_run(tmp_path / "parts", manifest, trainer=settings | {"stages": stages}))
+    run = Trainer(small_run(tmp_path / "parts", manifest, trainer=settings | {"phases": phases}))
     stop_after(run, 10)
     run.run()
     assert [line for line in log_of(tmp_path / "parts") if "mel" in line][-1]["step"] == 10
-    Trainer(small_run(tmp_path / "parts", manifest, trainer=settings | {"stages": stages})).run()
+    Trainer(small_run(tmp_path / "parts", manifest, trainer=settings | {"phases": phases})).run()
 
     assert log_of(tmp_path / "whole") == log_of(tmp_path / "parts")
     whole, parts = (
@@ -201,7 +201,7 @@ def stop_after(run: Trainer, step: int) -> None:
 def test_a_number_that_is_not_finite_stops_the_run(tmp_path: Path, manifest: Path) -> None:
     run = Trainer(small_run(tmp_path, manifest))
     run.run()
-    run = Trainer(small_run(tmp_path, manifest, trainer={"stages": [{"until": 8}]}))
+    run = Trainer(small_run(tmp_path, manifest, trainer={"phases": [{"until": 8}]}))
     run.losses.forward = lambda fake, real: {"mel": fake.sum() * float("nan")}  # type: ignore[method-assign]
     with pytest.raises(DacError, match=r"mel is nan.*step 5"):
         run.run()
@@ -216,7 +216,7 @@ def test_a_number_that_is_not_finite_stops_the_run(tmp_path: Path, manifest: Pat
 def test_files_that_can_not_be_read_are_named_once(
     tmp_path: Path, manifest: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = Trainer(small_run(tmp_path, manifest, trainer={"stages": [{"until": 12}]}))
+    run = Trainer(small_run(tmp_path, manifest, trainer={"phases": [{"until": 12}]}))
     run.run()
     assert sum("broken.flac" in record.getMessage() for record in caplog.records) == 1
     assert [line for line in log_of(tmp_path) if "mel" in line][-1]["skipped_files"] == 1
@@ -225,9 +225,9 @@ def test_files_that_can_not_be_read_are_named_once(
 def test_fine_tuning_from_published_weights(tmp_path: Path, manifest: Path) -> None:
     published = GOLDEN / "dac_44khz_tiny.pth"
     config = DAC.from_pretrained(published).config.to_dict()
-    stages = [{"until": 2, "generator": False}, {"until": 4}]
+    phases = [{"until": 2, "generator": False}, {"until": 4}]
     run = Trainer(
-        small_run(tmp_path / "one", manifest, model=config, trainer={"init_from": str(published), "stages": stages})
+        small_run(tmp_path / "one", manifest, model=config, trainer={"init_from": str(published), "phases": phases})
     )
     before = {name: value.clone() for name, value in run.model.state_dict().items()}
     assert run.discriminator is not None
@@ -236,7 +236,7 @@ def test_fine_tuning_from_published_weights(tmp_path: Path, manifest: Path) -> N
     run.run()
     assert_equal(before, run.model.state_dict())
     assert not torch.equal(critic, run.discriminator.discriminators[0].conv_post.bias)
-    run = Trainer(small_run(tmp_path / "one", manifest, model=config, trainer={"stages": stages}))
+    run = Trainer(small_run(tmp_path / "one", manifest, model=config, trainer={"phases": phases}))
     run.run()
     assert not torch.equal(before["encoder.block.0.bias"], run.model.encoder.block[0].bias)
 
@@ -283,7 +283,7 @@ def test_what_resume_means(tmp_path: Path, manifest: Path) -> None:
     wider = small_run(tmp_path / "one", manifest, model={"decoder_dim": 32})
     with pytest.raises(CheckpointError, match=r"does not fit.*size mismatch for decoder"):
         Trainer(wider)
-    longer = {"stages": [{"until": 6}], "save_every": 2}
+    longer = {"phases": [{"until": 6}], "save_every": 2}
     Trainer(small_run(tmp_path / "one", manifest, trainer=longer)).run()
     with pytest.raises(CheckpointError, match=r"later step than .*remove step-00000006\.pt"):
         Trainer(small_run(tmp_path / "one", manifest, resume=str(newest), trainer=longer))
@@ -292,8 +292,8 @@ def test_what_resume_means(tmp_path: Path, manifest: Path) -> None:
 
 
 def test_discriminators_can_be_added_to_a_run(tmp_path: Path, manifest: Path) -> None:
-    Trainer(small_run(tmp_path, manifest, trainer={"stages": [{"until": 4, "adversarial": False}]})).run()
-    run = Trainer(small_run(tmp_path, manifest, trainer={"stages": [{"until": 4, "adversarial": False}, {"until": 6}]}))
+    Trainer(small_run(tmp_path, manifest, trainer={"phases": [{"until": 4, "adversarial": False}]})).run()
+    run = Trainer(small_run(tmp_path, manifest, trainer={"phases": [{"until": 4, "adversarial": False}, {"until": 6}]}))
     assert run.step == 4
     run.run()
     assert "adversarial" in log_of(tmp_path)[-2]
@@ -323,7 +323,7 @@ def test_on_a_gpu(tmp_path: Path, manifest: Path, compiled: bool) -> None:
         "optimizer": "muon",
         "revive_every": 2,
         "compile": compiled,
-        "stages": [{"until": 2, "quantize": False}, {"until": 6}],
+        "phases": [{"until": 2, "quantize": False}, {"until": 6}],
     }
     Trainer(small_run(tmp_path, manifest, trainer=settings)).run()
     assert log_of(tmp_path)[0]["gpu_gib"] > 0.0

@@ -11,6 +11,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    FiniteFloat,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -42,21 +43,32 @@ class DiscriminatorConfig(_Section):
 
 
 class DataConfig(_Section):
-    """What to hear: see `dac_codec.training.sounds.find_sounds` and `dac_codec.training.excerpts.ExcerptDataset`.
+    """What to train and validate on.
 
     Attributes:
-        sounds: a folder, a manifest, or a mapping from domains to lists of them.
-        least_bandwidth: Hz; sounds of which a manifest says that they hold less are left out.
-        excerpt: length of an excerpt in seconds; rounded to whole frames.
-        weights: how often each domain is drawn; null: all equally often, "by_duration": no balance between them.
-        validation_clips, validation_seconds: number and greatest length of the clips of a validation.
-        The others: as `ExcerptDataset` has them.
+        sounds: a folder, a manifest, or a mapping from domains to lists of them: see
+            `dac_codec.training.sounds.find_sounds`.
+        least_bandwidth: Hz; sounds with a lower bandwidth in their manifest are left out.
+        excerpt: duration of an excerpt in seconds, rounded to whole frames.
+        weights: how often each domain is drawn, relative to the others; domains that are not named are never drawn.
+            null: all equally often, which is the paper's balanced sampling; "by_duration": in proportion to duration.
+        quietest: LUFS; quieter excerpts are drawn again,
+        tries: until this many are drawn in all; then the loudest of them is used.
+        channel: of a file with several: "mix" is their mean, "random" one of them.
+        rotate_phase: rotate all phases of an excerpt by a uniformly random angle.
+        low_pass: share of the excerpts that are low-pass filtered at a random cutoff, as lossy codecs and lower sample
+            rates do. A model trained without such sounds adds noise above their cutoff.
+        attenuation: half of the excerpts are attenuated by up to this many dB, since whole files have quiet passages.
+        silence: share of the excerpts whose beginning or end is replaced by digital silence.
+        distinct: number of excerpts before they repeat; null: they never do.
+        validation_clips: number of validation clips.
+        validation_seconds: greatest duration of a validation clip.
     """
 
     sounds: str | dict[str, str | list[str]]
     least_bandwidth: NonNegativeFloat = 0.0
     excerpt: PositiveFloat = 0.38
-    weights: dict[str, NonNegativeFloat] | Literal["by_duration"] | None = None
+    weights: dict[str, Annotated[FiniteFloat, Field(ge=0.0)]] | Literal["by_duration"] | None = None
     quietest: float = -40.0
     tries: PositiveInt = 8
     channel: Literal["mix", "random"] = "mix"

@@ -27,7 +27,8 @@ from dac_codec.model.discriminator import Discriminator
 from dac_codec.model.layers import convolutions
 from dac_codec.training import checkpoint, codebooks
 from dac_codec.training.config import Phase, TrainConfig
-from dac_codec.training.excerpts import Batch, ExcerptDataset, batches
+from dac_codec.training.excerpts import ExcerptDataset
+from dac_codec.training.loader import Batch, batches
 from dac_codec.training.losses import ReconstructionLosses, discriminator_loss, generator_losses, weighted_sum
 from dac_codec.training.optimizers import Muon, directions
 from dac_codec.training.processes import StopFlag, any_process, start, stop_signals, total
@@ -63,7 +64,9 @@ class Trainer:
         state = self._find_state()
 
         train, val = _sounds(config, self.fabric)
-        self.data = _excerpts(config, train)
+        self.data = ExcerptDataset(
+            train, config.data, sample_rate=config.model.sample_rate, length=config.excerpt_length, seed=settings.seed
+        )
         self.skipped: set[str] = set()
 
         torch.manual_seed(settings.seed)
@@ -89,7 +92,7 @@ class Trainer:
         self.losses = ReconstructionLosses(config.loss, config.model.sample_rate).to(self.fabric.device)
         self.validation = Validation(config, val, self.folder / "validation", self.fabric)
         if self.fabric.is_global_zero:
-            for file in self.validation.clips.skipped:
+            for file in self.validation.skipped:
                 logger.warning("skipped %s", file)
 
         turned = directions(self.model) if settings.optimizer == "muon" else []
@@ -542,25 +545,6 @@ def _sounds(config: TrainConfig, fabric: Fabric) -> tuple[Sequence[Sound], Seque
             len(found.unreadable),
         )
     return train, val
-
-
-def _excerpts(config: TrainConfig, sounds: Sequence[Sound]) -> ExcerptDataset:
-    data = config.data
-    return ExcerptDataset(
-        sounds=sounds,
-        sample_rate=config.model.sample_rate,
-        length=config.excerpt_length,
-        weights=data.weights,
-        seed=config.trainer.seed,
-        quietest=data.quietest,
-        tries=data.tries,
-        channel=data.channel,
-        rotate_phase=data.rotate_phase,
-        low_pass=data.low_pass,
-        attenuation=data.attenuation,
-        silence=data.silence,
-        distinct=data.distinct,
-    )
 
 
 def _adamw(module: nn.Module, learning_rate: float, excluded: Sequence[Tensor] = ()) -> torch.optim.AdamW:

@@ -12,8 +12,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from scipy import fft
 
-from dac_codec import audio as sound
-from dac_codec.audio import Audio
+from dac_codec.audio import SILENCE_LUFS, Audio, apply_gain, loudness
 
 Channel: TypeAlias = Literal["mix", "random"]
 
@@ -38,10 +37,10 @@ def normalize_loudness(audio: Audio, sample_rate: int, target_lufs: float = -16.
     Returns:
         The scaled audio, and the loudness before, in LUFS.
     """
-    measured = sound.loudness(audio, sample_rate)
-    if measured <= sound.SILENCE_LUFS:
+    measured = loudness(audio, sample_rate)
+    if measured <= SILENCE_LUFS:
         return audio, measured
-    return sound.apply_gain(audio, target_lufs - measured), measured
+    return apply_gain(audio, target_lufs - measured), measured
 
 
 def limit_peak(audio: Audio, peak: float = 1.0) -> Audio:

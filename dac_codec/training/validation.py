@@ -10,15 +10,15 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from dac_codec import audio as sound
+from dac_codec import audio
 from dac_codec.common.errors import DacError
 from dac_codec.common.manifest import Sound
 from dac_codec.common.spectral import Spectra, mel_distance, multi_scale_stft, si_sdr
 from dac_codec.evaluation import pictures
 from dac_codec.evaluation.metrics import codebook_use
 from dac_codec.model import DAC
+from dac_codec.training.clips import ValidationClip, read_clips
 from dac_codec.training.config import TrainConfig
-from dac_codec.training.excerpts import Clip, ClipDataset
 from dac_codec.training.processes import StopFlag, any_process, total
 
 MEASURES = ("val/mel_distance", "val/stft_distance", "val/si_sdr")
@@ -51,12 +51,8 @@ class Validation:
     def __init__(self, config: TrainConfig, sounds: Sequence[Sound], folder: Path, fabric: Fabric) -> None:
         self.folder, self.fabric = folder, fabric
         self.n_examples = config.trainer.validation_examples
-        self.clips = ClipDataset(
-            sounds=sounds,
-            sample_rate=config.model.sample_rate,
-            seconds=config.data.validation_seconds,
-            n_clips=config.data.validation_clips,
-            seed=config.trainer.seed,
+        self.clips, self.skipped = read_clips(
+            sounds, config.data, sample_rate=config.model.sample_rate, seed=config.trainer.seed
         )
         self.mel_distance = mel_distance(config.model.sample_rate).to(fabric.device)
 
@@ -97,7 +93,9 @@ class Validation:
         distances = [self.mel_distance(*spectra), multi_scale_stft(*spectra), si_sdr(fake, real)[0]]
         return [distance.double() for distance in distances]
 
-    def _keep(self, name: str, clip: Clip, fake: Tensor, sample_rate: int, step: int, findings: Findings) -> None:
+    def _keep(
+        self, name: str, clip: ValidationClip, fake: Tensor, sample_rate: int, step: int, findings: Findings
+    ) -> None:
         """Write the sound and the spectrogram of an example."""
         original, decoded = clip.audio.numpy(), fake[0].float().cpu().numpy()
         folder = self.folder / f"step-{step:08}"
@@ -106,8 +104,8 @@ class Validation:
             reference = self.folder / "original" / f"{name}.flac"
             if not reference.exists():
                 reference.parent.mkdir(exist_ok=True)
-                sound.write(reference, original, sample_rate)
-            sound.write(folder / f"{name}.flac", decoded, sample_rate)
+                audio.write(reference, original, sample_rate)
+            audio.write(folder / f"{name}.flac", decoded, sample_rate)
             pictures.spectrograms({name: (original, decoded)}, sample_rate, folder / f"{name}.png")
         except OSError as error:
             raise DacError(f"can't write the examples of the validation to {folder}: {error}") from error

@@ -35,7 +35,7 @@ from dac_codec.model import layers
 from dac_codec.model.discriminator import Discriminator
 from dac_codec.model.snake import TINY
 from dac_codec.training.config import TrainConfig
-from dac_codec.training.excerpts import batches
+from dac_codec.training.loader import batches
 from dac_codec.training.trainer import Trainer
 
 PARTS = ("data", "generator forward", "discriminators", "losses", "adversary", "backward, update")

@@ -107,7 +107,7 @@ def test_the_script_saves_when_it_is_asked_to_stop(tmp_path: Path, manifest: Pat
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output.decode()
-    assert b"the same command, with resume=auto, goes on" in output
+    assert b"the same command with resume=auto continues" in output
     latest = Checkpoints(tmp_path / "run" / "checkpoints", 2).latest()
     assert latest is not None
     assert checkpoint.load(latest)["step"] == log_of(tmp_path / "run")[-1]["step"]

@@ -12,17 +12,18 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import torchaudio
 
 from dac_codec import audio
 from dac_codec.audio import Audio
 from dac_codec.common.errors import AudioError
 from dac_codec.common.manifest import Sound
 from dac_codec.training import excerpts
-from dac_codec.training.excerpts import ExcerptDataset
+from dac_codec.training.excerpts import ExcerptDataset, read_excerpt
 from tests.training.conftest import RATE, dataset, garbled, noise
 
 
-def test_the_seed_and_the_index_say_all(sounds: list[Sound]) -> None:
+def test_an_excerpt_depends_on_seed_and_index_alone(sounds: list[Sound]) -> None:
     options: dict[str, Any] = {"rotate_phase": True, "attenuation": 20.0, "silence": 0.5, "channel": "random"}
     options["low_pass"] = 0.5
     first, second, other = dataset(sounds, **options), dataset(sounds, **options), dataset(sounds, seed=6, **options)
@@ -117,8 +118,8 @@ def test_an_excerpt_is_a_part_of_its_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rate", [22050, 48000, 8000, 128000])
-def test_a_resampled_tone_goes_on_to_the_ends(tmp_path: Path, rate: int) -> None:
-    """It keeps its frequency, and the ends of an excerpt don't sound like the ends of a file."""
+def test_a_resampled_tone_continues_to_the_ends(tmp_path: Path, rate: int) -> None:
+    """The context around an excerpt is read, so that its ends are not resampled like the ends of a file."""
     soundfile.write(tmp_path / "tone.wav", 0.3 * np.sin(2 * np.pi * 1234.0 * np.arange(2 * rate) / rate), rate)
     of = dataset([Sound(tmp_path / "tone.wav", "tones", 2.0)])
     phase = 2 * np.pi * 1234.0 * np.arange(8192) / RATE
@@ -127,6 +128,19 @@ def test_a_resampled_tone_goes_on_to_the_ends(tmp_path: Path, rate: int) -> None
         excerpt = of[index].audio[0].numpy()
         fitted = waves @ np.linalg.lstsq(waves, excerpt)[0]
         assert np.abs(excerpt - fitted).max() < 1e-3 * np.abs(excerpt).max()
+
+
+def test_a_resampled_excerpt_is_a_part_of_torchaudios_resampled_file(tmp_path: Path) -> None:
+    file = noise(tmp_path / "noise.wav", rate=RATE // 2)
+    samples, _ = soundfile.read(file.path, dtype="float32")
+    whole = torchaudio.functional.resample(torch.from_numpy(samples), RATE // 2, RATE, lowpass_filter_width=64).numpy()
+    below = (np.fft.rfftfreq(8192) < 0.23)[None]  # the two filters differ near the Nyquist frequency of the file
+    for seed in range(3):
+        excerpt, second = read_excerpt(file, RATE, 8192, "mix", np.random.default_rng(seed))
+        start = round(second * RATE)
+        part = whole[None, start : start + 8192]
+        found, expected = (np.fft.rfft(one * np.hanning(8192)) for one in (excerpt, part))
+        np.testing.assert_allclose(found[below], expected[below], atol=1e-3 * np.abs(expected).max())
 
 
 def test_channels_are_mixed_or_chosen(tmp_path: Path) -> None:
@@ -157,7 +171,7 @@ def test_a_file_shorter_than_an_excerpt_is_padded(tmp_path: Path) -> None:
     assert len(begins) == 5
 
 
-def test_excerpts_have_the_target_loudness_and_no_overs(sounds: list[Sound], tmp_path: Path) -> None:
+def test_excerpts_have_the_target_loudness_and_peak(sounds: list[Sound], tmp_path: Path) -> None:
     for options in ({}, {"rotate_phase": True}):
         of = dataset(sounds, length=16384, **options)
         for index in range(5):
@@ -174,14 +188,14 @@ def test_excerpts_have_the_target_loudness_and_no_overs(sounds: list[Sound], tmp
     assert max(peaks) <= 1.0
 
 
-def test_rotation_changes_the_wave_alone(sounds: list[Sound]) -> None:
+def test_rotation_changes_the_waveform_and_not_the_spectrum(sounds: list[Sound]) -> None:
     plain, rotated = dataset(sounds)[3].audio, dataset(sounds, rotate_phase=True)[3].audio
     assert not torch.allclose(plain, rotated, atol=0.05)
     spectra = [torch.fft.rfft(one * torch.hann_window(8192)).abs() for one in (plain, rotated)]
     assert torch.allclose(*spectra, atol=0.02 * float(spectra[0].max()))
 
 
-def test_a_share_of_them_ends_at_a_cutoff(tmp_path: Path) -> None:
+def test_a_share_is_low_pass_filtered(tmp_path: Path) -> None:
     passed = dataset([noise(tmp_path / "noise.wav", seconds=2.0)], low_pass=0.5)
     cutoffs = []
     for index in range(40):
@@ -194,7 +208,7 @@ def test_a_share_of_them_ends_at_a_cutoff(tmp_path: Path) -> None:
     assert max(cutoffs) > 0.3
 
 
-def test_attenuation_lowers_half_of_them(sounds: list[Sound]) -> None:
+def test_half_are_attenuated(sounds: list[Sound]) -> None:
     lowered = dataset(sounds, attenuation=40.0)
     levels = [audio.loudness(lowered[index].audio.numpy(), RATE) for index in range(40)]
     quieter = [level for level in levels if level < -16.5]
@@ -202,13 +216,13 @@ def test_attenuation_lowers_half_of_them(sounds: list[Sound]) -> None:
     assert -57 < min(quieter) < -30
 
 
-def test_a_share_of_them_is_partly_silent(sounds: list[Sound]) -> None:
+def test_a_share_is_partly_silent(sounds: list[Sound]) -> None:
     cut = dataset(sounds, silence=0.5)
     silent = sum(bool((cut[index].audio == 0).sum() > 1) for index in range(40))
     assert 10 < silent < 30
 
 
-def test_quiet_places_are_drawn_again_but_not_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quiet_excerpts_are_drawn_again_up_to_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quiet = [noise(tmp_path / f"{'q' * n}.wav", level=level) for n, level in ((1, 1e-3), (2, 2e-3), (3, 3e-3))]
     loud = noise(tmp_path / "loud.wav")
     asked: list[Sound] = []
@@ -232,7 +246,7 @@ def test_quiet_places_are_drawn_again_but_not_for_ever(tmp_path: Path, monkeypat
     assert np.correlate(wave, taken[0].numpy()).max() > 0.9 * np.linalg.norm(taken) * 3e-3 * math.sqrt(8192)
 
 
-def test_silent_files_give_silence(tmp_path: Path) -> None:
+def test_silent_files_give_silent_excerpts(tmp_path: Path) -> None:
     excerpt = dataset([noise(tmp_path / "silent.wav", level=0.0)], rotate_phase=True, attenuation=6.0)[0]
     assert not excerpt.audio.any()
     assert excerpt.skipped == ()

@@ -110,15 +110,9 @@ class Validation:
             reference = self.folder / "original" / f"{name}.flac"
             if not reference.exists():
                 reference.parent.mkdir(exist_ok=True)
-<<<<<<< HEAD
-                sound.write(reference, original, sample_rate)
-            sound.write(folder / f"{name}.flac", decoded, sample_rate)
-            figures.spectrograms({name: (original, decoded)}, sample_rate, folder / f"{name}.png")
-=======
                 audio.write(reference, original, sample_rate)
             audio.write(folder / f"{name}.flac", decoded, sample_rate)
-            pictures.spectrograms({name: (original, decoded)}, sample_rate, folder / f"{name}.png")
->>>>>>> training
+            figures.spectrograms({name: (original, decoded)}, sample_rate, folder / f"{name}.png")
         except OSError as error:
             raise DacError(f"can't write validation examples to {folder}: {error}") from error
         findings.sounds[name] = folder / f"{name}.flac"

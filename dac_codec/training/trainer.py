@@ -17,12 +17,12 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from dac_codec.common.errors import DacError
 from dac_codec.common.files import expanded
 from dac_codec.common.manifest import Sound
+from dac_codec.common.progress import progress_bar
 from dac_codec.inference.memory import keep_freed_memory
 from dac_codec.model import DAC
 from dac_codec.model.discriminator import Discriminator
@@ -165,8 +165,7 @@ class Trainer:
             stack.callback(log.close)
             if settings.compile:
                 logger.info("compiling; the first steps take some minutes")
-        disable = None if self.fabric.is_global_zero else True
-        bar = tqdm(total=settings.n_steps, initial=self.step, disable=disable, unit="step")
+        bar = progress_bar(None, settings.n_steps, self.fabric.is_global_zero, initial=self.step, unit="step")
         return log, stack.enter_context(bar)
 
     def _batches(self) -> Iterator[Batch]:

@@ -240,7 +240,7 @@ class TrainConfig(_Section):
         if model.codebook_learning == "moving_average":
             if trainer.revive_every:
                 raise ValueError(
-                    "trainer.revive_every must be 0: codebooks that are moving averages replace unused entries themselves"
+                    "trainer.revive_every must be 0: moving-average codebooks replace unused entries themselves"
                 )
             return self
         if all(phase.quantize for phase in trainer.phases) or not any(phase.quantize for phase in trainer.phases):

@@ -47,7 +47,7 @@ License: GPL-2+
 
 @pytest.fixture(scope="module")
 def prepare_data() -> ModuleType:
-    for name in ("duplicates", "packages"):
+    for name in ("duplicates", "packages", "unpack"):
         load_script(name)
     return load_script("prepare_data")
 

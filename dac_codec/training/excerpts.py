@@ -134,7 +134,7 @@ def read_excerpt(
     Raises:
         AudioError: the file can't be read, its samples aren't finite, or there are fewer than the header says.
     """
-    with audio.opened(sound.path) as file:
+    with audio.open_file(sound.path) as file:
         rate, n_frames = file.samplerate, file.frames
         wanted = -(-length * rate // sample_rate)
         start = int(random.integers(max(0, n_frames - wanted) + 1))

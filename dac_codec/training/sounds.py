@@ -138,7 +138,7 @@ def _scan(folder: Path, domain: str, progress: bool) -> tuple[dict[str, list[Sou
 def _duration(path: Path) -> float | str:
     """Duration of a file by its header, in seconds, or the reason why it cannot be read."""
     try:
-        with audio.opened(path) as file:
+        with audio.open_file(path) as file:
             if file.frames <= 0:
                 return f"{path}: no samples"
             return float(file.frames / file.samplerate)

@@ -15,7 +15,7 @@ from dac_codec import audio
 from dac_codec.common.errors import DacError
 from dac_codec.common.manifest import Sound
 from dac_codec.common.spectral import Spectra, mel_distance, multi_scale_stft, si_sdr
-from dac_codec.evaluation import pictures
+from dac_codec.evaluation import figures
 from dac_codec.evaluation.metrics import codebook_use
 from dac_codec.model import DAC
 from dac_codec.training.clips import ValidationClip, read_clips
@@ -112,7 +112,7 @@ class Validation:
                 reference.parent.mkdir(exist_ok=True)
                 audio.write(reference, original, sample_rate)
             audio.write(folder / f"{name}.flac", decoded, sample_rate)
-            pictures.spectrograms({name: (original, decoded)}, sample_rate, folder / f"{name}.png")
+            figures.spectrograms({name: (original, decoded)}, sample_rate, folder / f"{name}.png")
         except OSError as error:
             raise DacError(f"can't write validation examples to {folder}: {error}") from error
         findings.sounds[name] = folder / f"{name}.flac"

@@ -29,7 +29,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from tqdm import tqdm
 
-from dac_codec.common.errors import exit_status
+from dac_codec.common.scripts import exit_status
 from dac_codec.common.spectral import Spectra
 from dac_codec.model import layers
 from dac_codec.model.discriminator import Discriminator

@@ -10,7 +10,7 @@ matches are candidates, and `likeness` decides unless very many landmarks agree.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -152,22 +152,6 @@ def likeness(first: Audio, second: Audio) -> float:
     if not audible.any():
         return 0.0
     return float(np.max(np.abs(products[shifts[audible]]) / np.sqrt(energy[audible] * own_energy[audible])))
-
-
-def groups(n: int, pairs: Iterable[tuple[int, int]]) -> list[int]:
-    """For each of `n` nodes, the smallest node of its connected component."""
-    parents = list(range(n))
-
-    def root(one: int) -> int:
-        while parents[one] != one:
-            parents[one] = parents[parents[one]]
-            one = parents[one]
-        return one
-
-    for first, second in pairs:
-        low, high = sorted((root(first), root(second)))
-        parents[high] = low
-    return [root(one) for one in range(n)]
 
 
 def _agreements(sounds: Sequence[Landmarks]) -> NDArray[np.int64]:

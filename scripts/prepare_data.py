@@ -37,6 +37,7 @@ from unpack import SUFFIXES, fetch, read_licences
 
 from dac_codec import audio
 from dac_codec.audio import Audio
+from dac_codec.common.components import connected_components
 from dac_codec.common.errors import AudioError
 from dac_codec.common.files import atomic_write
 
@@ -265,7 +266,7 @@ def keep_together(entries: Sequence[Entry], pairs: Sequence[Pair]) -> list[Entry
     out, whatever packages are added.
     """
     splits: defaultdict[int, set[str]] = defaultdict(set)
-    groups = duplicates.groups(len(entries), [(pair.first, pair.second) for pair in pairs])
+    groups = connected_components(len(entries), [(pair.first, pair.second) for pair in pairs])
     for group, entry in zip(groups, entries, strict=True):
         splits[group].add(entry.split)
     chosen = {group: next(split for split in SPLITS if split in found) for group, found in splits.items()}

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import io
-import itertools
 
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from dac_codec import audio
 from dac_codec.audio import Audio
@@ -22,7 +19,7 @@ ALIKE, Landmarks, landmarks, likeness = (
     duplicates.landmarks,
     duplicates.likeness,
 )
-find_matches, groups = duplicates.find_matches, duplicates.groups
+find_matches = duplicates.find_matches
 
 RATE = 44100
 
@@ -126,14 +123,3 @@ def test_a_common_part_is_enough() -> None:
     (match,) = find_matches([Landmarks(first, frames), Landmarks(second, shifted)])
     assert 395 <= match.common <= 410
     assert match.certain
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=15))
-def test_groups_are_connected_components(pairs: list[tuple[int, int]]) -> None:
-    found = groups(10, pairs)
-    reached = {(one, one) for one in range(10)} | set(pairs) | {(second, first) for first, second in pairs}
-    for middle, first, second in itertools.product(range(10), repeat=3):
-        if (first, middle) in reached and (middle, second) in reached:
-            reached.add((first, second))
-    assert found == [min(other for other in range(10) if (one, other) in reached) for one in range(10)]

@@ -116,7 +116,7 @@ def split_of(path: str, held_out: int = HELD_OUT_BEFORE) -> str:
     return "test" if share < held_out else "val" if share < 2 * held_out else "train"
 
 
-def listen_to_all(package: Package, folder: Path, cache: Path) -> list[Sound]:
+def read_sounds(package: Package, folder: Path, cache: Path) -> list[Sound]:
     """Read all sounds of an unpacked package, except those that an earlier run has read."""
     kept = cache / f"{package.name}.landmarks.npz"
     known = {sound.path: sound for sound in load(kept)}
@@ -127,7 +127,7 @@ def listen_to_all(package: Package, folder: Path, cache: Path) -> list[Sound]:
         for file in tqdm(files, desc=package.name, disable=None):
             path, n_bytes = file.relative_to(folder).as_posix(), file.stat().st_size
             if path not in known or known[path].n_bytes != n_bytes:
-                known[path] = listen(file, path, n_bytes)
+                known[path] = read_sound(file, path, n_bytes)
                 n_unsaved += 1
             sounds.append(known[path])
             if n_unsaved and time.monotonic() - saved > SAVE_EVERY:
@@ -146,7 +146,7 @@ def read(file: Path) -> tuple[Audio, int]:
         return audio.read(file, file.name)
 
 
-def listen(file: Path, path: str, n_bytes: int) -> Sound:
+def read_sound(file: Path, path: str, n_bytes: int) -> Sound:
     """Read a sound file and compute its properties."""
     nothing = Landmarks(np.zeros(0, np.uint32), np.zeros(0, np.int32))
     try:
@@ -308,7 +308,7 @@ def build(cache: Path) -> None:
     sounds: list[Sound] = []
     for package in PACKAGES:
         folder, version = fetch(package, cache)
-        found = listen_to_all(package, folder, cache)
+        found = read_sounds(package, folder, cache)
         for sound in found:
             if sound.fault:
                 print(f"prepare_data: left out {package.name}/{sound.path}: {sound.fault}", file=sys.stderr)

@@ -58,7 +58,7 @@ def test_discriminators_are_written_with_the_references_names(tmp_path: Path) ->
         assert torch.equal(value, other.state_dict()[key])
     tensors = safetensors.torch.load_file(tmp_path / checkpoint.DISCRIMINATOR_FILE)
     assert "discriminators.1.band_convs.4.4.0.weight_v" in tensors
-    # Of other discriminators, those that both have are taken over: here the second, which comes first there.
+    # Only the discriminators that both have are loaded: here the second one of the file.
     fewer = Discriminator(periods=(3,), fft_sizes=(64,))
     before = fewer.discriminators[0].state_dict()["conv_post.bias"].clone()
     assert checkpoint.load_discriminator(fewer, tmp_path) == ["period 3"]
@@ -71,7 +71,7 @@ def test_discriminators_are_written_with_the_references_names(tmp_path: Path) ->
 
 def test_discriminators_that_do_not_fit_are_an_error(tmp_path: Path) -> None:
     one = Discriminator(periods=(2,), fft_sizes=())
-    # As files were before they said what their discriminators look at.
+    # A file without the names of its discriminators.
     safetensors.torch.save_file(pretrained.canonical(one.state_dict()), tmp_path / checkpoint.DISCRIMINATOR_FILE)
     assert checkpoint.load_discriminator(Discriminator(periods=(3,), fft_sizes=()), tmp_path) == []
     with pytest.raises(CheckpointError, match=r"discriminator\.safetensors does not hold these"):

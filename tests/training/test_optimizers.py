@@ -41,7 +41,7 @@ def test_a_step_has_one_angle_for_every_size() -> None:
         optimizer.step(lambda: 0.0)
 
 
-def test_a_matrix_is_learned_whatever_the_scales_in_it() -> None:
+def test_a_badly_scaled_matrix_is_learned() -> None:
     """Gradients that are a thousand times smaller in one direction do not slow Muon down as they do plain descent."""
     generator = torch.Generator().manual_seed(0)
     wanted = torch.randn(8, 8, generator=generator)

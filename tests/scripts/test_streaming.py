@@ -52,7 +52,7 @@ def test_live_sound_arrives_complete_and_its_latency_is_printed(sound: Path) -> 
     done = run("live_loopback.py", sound, "--model", MODEL, "--chunk-frames", 3)
     assert (done.returncode, done.stderr) == (0, "")
     whole, algorithmic, late, factor = done.stdout.splitlines()
-    assert whole == "sound                0.50 s in chunks of 3 frames, all of which arrived"
+    assert whole == "sound                0.50 s in chunks of 3 frames, all received"
     # A chunk is 3 frames of 512 samples; 3733 and 4757 are the look-aheads of tests/inference/test_look_ahead.py.
     assert algorithmic == f"algorithmic latency  {1000 * (3 * 512 + 3733 + 4757) / 44100:.1f} ms"
     middle, most = map(float, re.findall(r"[\d.]+(?= ms)", late))

@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar, get_args
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -200,6 +201,21 @@ def prepare(
         with pinned_precision(model.device, exact):
             compiled = compiled_snake(signal_dtype(own), chosen)
     return PreparedDAC(model, chosen, compiled, exact)
+
+
+_cache: WeakKeyDictionary[DAC, dict[bool, tuple[object, PreparedDAC]]] = WeakKeyDictionary()
+
+
+def prepare_cached(model: DAC, exact: bool = True) -> PreparedDAC:
+    """`prepare(model, exact=exact)`, prepared again only after the model has changed."""
+    if isinstance(model, PreparedDAC):
+        return model
+    state = (model.name, model.device, tuple((p.data_ptr(), p._version, p.dtype) for p in model.parameters()))
+    with _making:
+        known = _cache.setdefault(model, {})
+        if exact not in known or known[exact][0] != state:
+            known[exact] = state, prepare(model, exact=exact)
+        return known[exact][1]
 
 
 def is_on(model: DAC, device: str | torch.device) -> bool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import signal
 import sys
-import threading
 import time
 import warnings
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from dac_codec.cli.jobs import (
     DASH,
     STDIN_CLOSED,
     Job,
-    JobList,
+    compressed_names,
     decompressed_names,
     display_path,
     find_audio,
@@ -32,9 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dac_codec import audio, codec
-    from dac_codec.bitstream import Header
-    from dac_codec.codec.batches import ShortCodes, ShortSound
-    from dac_codec.model import DAC
+    from dac_codec.codec.batches import ShortFile
 
 
 @click.command()
@@ -90,14 +88,13 @@ def compress(
         raise click.UsageError("--raw only applies to standard input; use - as the input")
     if quantizers is not None and bitrate is not None:
         raise click.UsageError("--quantizers and --bitrate can't be combined")
-    jobs = _not_empty(
-        make_jobs(inputs, output, "sound files", find_audio, lambda name: [f"{Path(name).stem}.dac", f"{name}.dac"])
-    )
+    jobs = make_jobs(inputs, output, "sound files", find_audio, compressed_names)
+    running.finish_if_empty(jobs)
     from dac_codec import audio, codec, pretrained
     from dac_codec.bitstream.describe import format_size
     from dac_codec.codec import batches
 
-    _check_device(device)
+    running.check_device(device)
     with running.shared_cores(jobs, device) as (n_at_once, batched):
         loaded = codec.load_model(model or pretrained.DEFAULT_MODEL, device, not quiet, fast)
         try:
@@ -142,15 +139,14 @@ def compress(
                 signal.raise_signal(signals[0])
             return summary(job, result, _speed(result.duration, started))
 
-        def read(job: Job) -> ShortSound | None:
+        def read(job: Job) -> ShortFile | None:
             with open_input(job) as reader:
                 return batches.read_sound(reader, loaded, n_quantizers)
 
-        def write(job: Job, sound: ShortSound, codes: Tensor) -> str:
-            return summary(job, batches.write_codes(sound, codes, job.output(), chunk_frames))
+        def write(job: Job, file: ShortFile, codes: Tensor) -> str:
+            return summary(job, batches.write_codes(file, codes, job.output(), chunk_frames))
 
-        batching = running.Batching(read, lambda sounds: batches.encode_short(sounds, loaded), write)
-        running.run(jobs, work, force, quiet, n_at_once, batching if batched else None)
+        running.run(jobs, work, force, quiet, n_at_once, running.Batching(read, write) if batched else None)
 
 
 @click.command()
@@ -201,17 +197,18 @@ def decompress(
     A pipe is decoded as it arrives. Where codes were lost or damaged, the sound fades out and in again, and the exit
     code is 1 unless --allow-gaps is given. A damaged file gives no output unless --conceal is given.
     """
-    jobs = _not_empty(make_jobs(inputs, output, ".dac files", find_dac, decompressed_names))
+    jobs = make_jobs(inputs, output, ".dac files", find_dac, decompressed_names)
+    running.finish_if_empty(jobs)
     if raw is not None and any(job.target is not None for job in jobs.jobs):
         raise click.UsageError("--raw only applies to standard output; use -o -")
     from dac_codec import audio, codec
     from dac_codec.bitstream.describe import format_size
     from dac_codec.codec import batches
 
-    _check_device(device)
+    running.check_device(device)
     subtype = None if raw is None else audio.RAW_ENCODINGS[raw]
     with running.shared_cores(jobs, device) as (n_at_once, batched):
-        models = _Models(model, device, not quiet, fast)
+        models = running.Models(model, device, not quiet, fast)
         show_progress = not quiet and len(jobs.jobs) == 1
 
         def summary(job: Job, result: codec.Decompressed, *notes: str) -> str:
@@ -246,16 +243,15 @@ def decompress(
                 )
             return summary(job, result, _speed(result.duration, started))
 
-        def read(job: Job) -> ShortCodes | None:
+        def read(job: Job) -> ShortFile | None:
             with codec.DacStream(job.input()) as stream:
                 return batches.read_codes(stream, models.get(stream.header), conceal)
 
-        def write(job: Job, file: ShortCodes, decoded: Tensor) -> str:
-            return summary(job, batches.write_sound(file, decoded, job.output(), allow_truncated=True))
+        def write(job: Job, file: ShortFile, decoded: Tensor) -> str:
+            return summary(job, batches.write_sound(file, decoded, job.output()))
 
-        is_whole = start is None and duration is None
-        batching = running.Batching(read, batches.decode_short, write)
-        running.run(jobs, work, force, quiet, n_at_once, batching if batched and is_whole else None)
+        batched = batched and start is None and duration is None
+        running.run(jobs, work, force, quiet, n_at_once, running.Batching(read, write) if batched else None)
 
 
 @click.command()
@@ -312,11 +308,12 @@ def convert(inputs: tuple[str, ...], output: str, model: str | None, force: bool
     IN... are .dac files, and folders of them; each is converted to the other format, with the same codes. Files of
     descript-audio-codec don't name their model, so --model is required for them.
     """
-    jobs = _not_empty(make_jobs(inputs, output, ".dac files", find_dac, lambda name: [name]))
+    jobs = make_jobs(inputs, output, ".dac files", find_dac, lambda name: [name])
+    running.finish_if_empty(jobs)
     from dac_codec import bitstream, codec
     from dac_codec.bitstream.describe import format_size
 
-    models = _Models(model, "cpu", progress=not quiet)
+    models = running.Models(model, "cpu", progress=not quiet)
 
     def work(job: Job) -> str:
         file = codec.load(job.input())
@@ -353,7 +350,7 @@ def demo(output: Path, model: str | None, device: str) -> None:
     from dac_codec.bitstream.describe import format_size
     from dac_codec.evaluation.demo import run_demo
 
-    _check_device(device)
+    running.check_device(device)
     result = run_demo(output, model, device)
     files = (result.original, result.compressed, result.decoded)
     width = max(len(display_path(file)) for file in files)
@@ -419,7 +416,7 @@ def evaluate(
     from dac_codec.evaluation.report import evaluate as run_evaluation
     from dac_codec.pretrained import DEFAULT_MODEL
 
-    _check_device(device)
+    running.check_device(device)
     with running.shown_warnings():
         report = run_evaluation(
             data,
@@ -447,60 +444,11 @@ def train(arguments: tuple[str, ...]) -> None:
     Needs pip install 'dac_codec[train]'.
     """
     try:
-        from dac_codec.training.__main__ import main as run_training
+        # By name, so that the other commands stay free of the packages for training.
+        training = import_module("dac_codec.training.__main__")
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] == "dac_codec":
-            raise
         raise DacError(f"{error.name} is not installed: pip install 'dac_codec[train]'") from error
-    run_training(list(arguments))
-
-
-class _Models:
-    """The models of a run, each loaded once.
-
-    Args:
-        given: the model given by the user, loaded at once; None for those that the files name.
-        device: where they run.
-        progress: whether to show the progress of a download.
-        fast: whether they may compute in bfloat16.
-    """
-
-    def __init__(self, given: str | None, device: str, progress: bool, fast: bool = False) -> None:
-        from dac_codec import codec
-
-        self._given = None if given is None else codec.load_model(given, device, progress, fast)
-        self._options = device, progress, fast
-        self._by_name: dict[str, DAC] = {}
-        self._lock = threading.Lock()
-
-    def get(self, header: Header | None) -> DAC | None:
-        """The model for a file; None for a file of descript-audio-codec, which has no header, if none was given.
-
-        Raises:
-            ModelMismatchError: the file names no bundled or published model.
-        """
-        from dac_codec import codec
-
-        if self._given is not None or header is None:
-            return self._given
-        with self._lock:
-            if header.model_name not in self._by_name:
-                self._by_name[header.model_name] = codec.model_of(header, None, *self._options)
-            return self._by_name[header.model_name]
-
-
-def _check_device(device: str) -> None:
-    import torch
-
-    if device == "cuda" and not torch.cuda.is_available():
-        raise DacError("PyTorch finds no CUDA device; leave out --device, or use --device cpu")
-
-
-def _not_empty(jobs: JobList) -> JobList:
-    """The jobs, unless there are none; then the run ends."""
-    if not jobs.jobs:
-        running.finish([running.error_line(name, error) for name, error in jobs.failures])
-    return jobs
+    training.main(list(arguments))
 
 
 def _speed(duration: float, started: float) -> str:

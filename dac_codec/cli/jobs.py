@@ -288,6 +288,11 @@ def _distinct(candidates: list[list[Path]]) -> list[Path]:
             chosen[i] += 1
 
 
+def compressed_names(name: str) -> list[str]:
+    """Candidates for the name of a compressed file."""
+    return [f"{Path(name).stem}.dac", f"{name}.dac"]
+
+
 def decompressed_names(name: str) -> list[str]:
     """Candidates for the name of a decompressed file."""
     path = Path(name)

@@ -25,6 +25,10 @@ from dac_codec.common.threads import check_stop, parallel_map, prefetch, stoppab
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dac_codec.bitstream import Header
+    from dac_codec.codec.batches import ShortFile
+    from dac_codec.model import DAC
+
 _MAX_AT_ONCE = 8  # files; each takes as much memory as one alone
 _BATCHED_FILES = 32  # enough for some of similar length
 
@@ -105,17 +109,15 @@ def recording(job: Job, active: bool) -> Iterator[list[int]]:
 
 @dataclass(frozen=True)
 class Batching:
-    """The steps of a job whose network runs in a batch with that of others.
+    """The steps of a job before and after a batch of the network.
 
     Attributes:
         read: reads the input; None if the job has to be done alone.
-        network: maps what was read for several jobs to outputs or errors.
-        write: writes an output, and returns a summary.
+        write: writes an output of `codec.batches.compute`, and returns a summary.
     """
 
-    read: Callable[[Job], Any]
-    network: Callable[[list[Any]], Sequence[Tensor | DacError]]
-    write: Callable[[Job, Any, Tensor], str]
+    read: Callable[[Job], ShortFile | None]
+    write: Callable[[Job, ShortFile, Tensor], str]
 
 
 @contextmanager
@@ -223,6 +225,7 @@ def _batched(
     n_at_once: int,
 ) -> Generator[Any, None, None]:
     """The summary or the error of each job, in order. A group of jobs is read while the previous one is computed."""
+    from dac_codec.codec.batches import ShortFile, compute
 
     def read(job: Job) -> Any:
         _messages.set(job.messages)
@@ -240,13 +243,58 @@ def _batched(
     groups = [jobs[start : start + _BATCHED_FILES] for start in range(0, len(jobs), _BATCHED_FILES)]
     with prefetch(list(parallel_map(read, group, n_at_once)) for group in groups) as inputs:
         for group, found in zip(groups, inputs, strict=True):
-            waiting = [index for index, one in enumerate(found) if not isinstance(one, (str, Exception))]
-            outputs: list[Any] = [None] * len(group)
-            if waiting:
-                computed = batching.network([found[index] for index in waiting])
-                for index, output in zip(waiting, computed, strict=True):
-                    outputs[index] = output
-            yield from parallel_map(write, list(zip(group, found, outputs, strict=True)), n_at_once)
+            outputs = iter(compute([one for one in found if isinstance(one, ShortFile)]))
+            computed = [next(outputs) if isinstance(one, ShortFile) else None for one in found]
+            steps = list(zip(group, found, computed, strict=True))
+            yield from parallel_map(write, steps, n_at_once)
+
+
+class Models:
+    """The models of a run, each loaded once.
+
+    Args:
+        given: the model given by the user, loaded at once; None for those that the files name.
+        device: where they run.
+        progress: whether to show the progress of a download.
+        fast: whether they may compute in bfloat16.
+    """
+
+    def __init__(self, given: str | None, device: str, progress: bool, fast: bool = False) -> None:
+        from dac_codec import codec
+
+        self._given = None if given is None else codec.load_model(given, device, progress, fast)
+        self._options = device, progress, fast
+        self._by_name: dict[str, DAC] = {}
+        self._lock = threading.Lock()
+
+    def get(self, header: Header | None) -> DAC | None:
+        """The model for a file; None for a file of descript-audio-codec, which has no header, if none was given.
+
+        Raises:
+            ModelMismatchError: the file names no bundled or published model.
+        """
+        from dac_codec import codec
+
+        if self._given is not None or header is None:
+            return self._given
+        with self._lock:
+            if header.model_name not in self._by_name:
+                self._by_name[header.model_name] = codec.model_of(header, None, *self._options)
+            return self._by_name[header.model_name]
+
+
+def check_device(device: str) -> None:
+    """Raise a DacError if `device` is a CUDA device and there is none."""
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise DacError("PyTorch finds no CUDA device; leave out --device, or use --device cpu")
+
+
+def finish_if_empty(jobs: JobList) -> None:
+    """End the run if there are only failures."""
+    if not jobs.jobs:
+        finish([error_line(name, error) for name, error in jobs.failures])
 
 
 # Messages -------------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ from dac_codec.training.generator import Generated, Generator, build_model
 from dac_codec.training.loader import Batch, batches
 from dac_codec.training.losses import ReconstructionLosses, discriminator_loss, generator_losses, halves, weighted_sum
 from dac_codec.training.optimizers import build_optimizers
-from dac_codec.training.processes import StopFlag, any_process, start, stop_signals, total
+from dac_codec.training.processes import any_process, start, stop_signals, total
 from dac_codec.training.runlog import RunLog
 from dac_codec.training.sounds import find_sounds
 from dac_codec.training.validation import Validation
@@ -126,7 +127,7 @@ class Trainer:
             if self.validated != validated:
                 self._save(improved)
             stream = self._batches()
-            while self.step < settings.n_steps and not any_process(self.fabric, stop.is_set):
+            while self.step < settings.n_steps and not any_process(self.fabric, stop.is_set()):
                 started = time.perf_counter()
                 if self._quantization_begins():
                     self.best = math.inf  # distances without a quantizer do not compare with those with one
@@ -357,7 +358,7 @@ class Trainer:
         if log is not None:
             log.write(self.step, values)
 
-    def _validate_if_due(self, log: RunLog | None, stop: StopFlag) -> bool:
+    def _validate_if_due(self, log: RunLog | None, stop: Event) -> bool:
         """Validate if it is due at this step and not yet done. Returns whether the network is the best so far."""
         settings = self.config.trainer
         due = self.step > 0 and (self.step % settings.validate_every == 0 or self.step == settings.n_steps)

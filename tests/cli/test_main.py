@@ -14,9 +14,10 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -26,15 +27,17 @@ import soundfile
 import torch
 from click.testing import CliRunner, Result
 
+import dac_codec
 from dac_codec import audio, bitstream, codec, inference, pretrained
 from dac_codec.audio import pcm
 from dac_codec.cli.main import main
-from dac_codec.codec import DacFile
+from dac_codec.codec import DacFile, batches
 from dac_codec.model import DAC
+from dac_codec.pretrained import models as catalog
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 LEGACY = GOLDEN / "legacy_44khz_stereo_unchunked.dac"
-COMMANDS = ["compress", "decompress", "info", "models", "convert", "demo"]
+COMMANDS = ["compress", "decompress", "info", "models", "convert", "demo", "evaluate"]
 
 
 def interruptible() -> None:
@@ -104,8 +107,8 @@ def three_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several files go through the network together."""
-    monkeypatch.setattr(codec, "together", lambda device, n_files: codec.Batches(n_files) if n_files > 1 else None)
+    """The network runs on batches of short files."""
+    monkeypatch.setattr(batches, "uses_batches", lambda device: True)
 
 
 def noise(n_samples: int, channels: int = 1) -> npt.NDArray[np.float32]:
@@ -225,6 +228,30 @@ def test_what_the_model_cannot_do_is_wrong_usage(option: list[str], model: Path)
     assert result.exit_code == 2
     assert "codebook" in result.stderr
     assert files_below() == {"a.wav"}
+
+
+def test_few_frames_lead_to_the_network() -> None:
+    """The stack of our functions, from the command line to the first convolution, is short enough to read."""
+    package = Path(dac_codec.__file__).parent
+    frames: list[str] = []
+
+    def profile(frame: FrameType | None, event: str, argument: object) -> None:
+        if frames or event != "call" or frame is None or frame.f_code.co_name != "__call__":
+            return
+        if Path(frame.f_code.co_filename).parent != package / "inference":  # its layers are callable, and no others
+            return
+        while (frame := frame.f_back) is not None:
+            if frame.f_code.co_filename.startswith(str(package)):
+                frames.append(f"{frame.f_code.co_filename}:{frame.f_code.co_name}")
+
+    write_sound("a.wav", 100_000)
+    run("models")
+    sys.setprofile(profile)
+    try:
+        assert run("compress", "a.wav", "-o", "a.dac").exit_code == 0
+    finally:
+        sys.setprofile(None)
+    assert 0 < len(frames) <= 11, "\n".join(frames)
 
 
 # There and back ------------------------------------------------------------------------------------------------------
@@ -459,7 +486,7 @@ def test_what_exists_is_kept_unless_forced(compressed: DacFile) -> None:
     Path("a.dac").write_text("precious")
     result = run("compress", "a.wav", "b.wav")
     assert result.exit_code == 1
-    assert errors_of(result) == ["Error: a.wav: a.dac exists: --force overwrites it"]
+    assert errors_of(result) == ["Error: a.wav: a.dac exists; use --force to overwrite it"]
     assert Path("a.dac").read_text() == "precious"
     assert Path("b.dac").read_bytes() == compressed.to_bytes()
     assert run("compress", "a.wav", "--force").exit_code == 0
@@ -729,6 +756,36 @@ def test_links_that_go_in_a_circle(model: Path, compressed: DacFile) -> None:
     assert Path("loop").is_symlink()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
+@pytest.mark.usefixtures("instant", "one_core")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("when", ["first file", "last file"])
+def test_a_signal_within_a_weakref_callback_is_not_lost(
+    number: int, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python drops what a handler raises there."""
+    compress_stream = codec.compress_stream
+    calls: list[object] = []
+    dropped: list[object] = []
+
+    def interrupted(*args: Any, **options: Any) -> codec.Compressed:
+        calls.append(args)
+        if len(calls) == {"first file": 1, "last file": 3}[when]:
+            value = threading.Event()
+            reference = weakref.ref(value, lambda _: signal.raise_signal(number))
+            del value
+            assert reference() is None
+        return compress_stream(*args, **options)
+
+    monkeypatch.setattr(codec, "compress_stream", interrupted)
+    monkeypatch.setattr(sys, "unraisablehook", dropped.append)
+    result = run("compress", *(write_sound(f"{name}.wav") for name in "abc"))
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (128 + number, "Interrupted")
+    assert len(dropped) == 1
+    assert len(calls) == {"first file": 1, "last file": 3}[when]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_interrupt_signal() -> None:
     restore: dict[str, Any] = {"preexec_fn": interruptible}
@@ -837,19 +894,19 @@ def test_files_that_go_together_are_what_they_are_alone(model: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
-def test_interrupting_files_that_wait_for_one_another(model: Path) -> None:
-    """Ctrl-C comes through to those that wait for a file whose sound never comes."""
+def test_interrupting_a_batch_that_waits_for_a_file(model: Path) -> None:
+    """Ctrl-C ends a batch one of whose files is a silent pipe."""
     write_sound("in/a.wav")
     write_sound("in/b.wav")
     os.mkfifo("in/c.wav")
-    script = "from dac_codec import cli, codec; codec.together = lambda device, n: codec.Batches(n); cli.main()"
+    script = (
+        "from dac_codec.codec import batches; from dac_codec.cli.main import main\n"
+        "batches.uses_batches = lambda device: True; main()"
+    )
     command = [sys.executable, "-c", script, "compress", "in/a.wav", "in/b.wav", "in/c.wav", "-o", "out"]
     restore: dict[str, Any] = {"preexec_fn": interruptible}
     with subprocess.Popen([*command, "--model", str(model)], stderr=subprocess.PIPE, **restore) as shell:
-        with Path("in/c.wav").open("wb"):  # opened at both ends, and silent
-            while len(files_below("out")) < 2:  # temporary ones
-                assert shell.poll() is None
-                time.sleep(0.01)
+        with Path("in/c.wav").open("wb"):  # returns when it is open at both ends
             shell.send_signal(signal.SIGINT)
             time.sleep(0.2)
         _, messages = shell.communicate(timeout=60)
@@ -896,7 +953,7 @@ def test_a_model_is_loaded_once(model: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(pretrained, "load", counting_load)
     monkeypatch.setattr(pretrained, "DEFAULT_MODEL", "tiny")
-    monkeypatch.setattr("dac_codec.pretrained.models._bundled_folders", lambda: {"tiny": model})
+    monkeypatch.setattr(catalog, "_bundled_folders", lambda: {"tiny": model})
     write_sound("a.wav", 600)
     write_sound("b.wav", 600)
     assert run("compress", "a.wav", "b.wav").exit_code == 0
@@ -956,7 +1013,7 @@ def test_info_for_people(compressed: DacFile) -> None:
 
 def test_models(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretrained, "DEFAULT_MODEL", "tiny")
-    monkeypatch.setattr("dac_codec.pretrained.models._bundled_folders", lambda: {"tiny": model})
+    monkeypatch.setattr(catalog, "_bundled_folders", lambda: {"tiny": model})
     rows = json.loads(run("models", "--json").stdout)
     assert [row["name"] for row in rows] == [info.name for info in pretrained.available()]
     assert [row["name"] for row in rows if row["default"]] == ["tiny"]
@@ -1050,7 +1107,7 @@ def test_conversion_takes_the_model_that_a_file_names(
     model: Path, compressed: DacFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_dac("a.dac", compressed)
-    monkeypatch.setattr("dac_codec.pretrained.models._bundled_folders", lambda: {"tiny": model})
+    monkeypatch.setattr(catalog, "_bundled_folders", lambda: {"tiny": model})
     assert run("convert", "a.dac", "-o", "theirs.dac").exit_code == 0
     result = run("convert", "theirs.dac", "-o", "ours.dac")
     assert result.exit_code == 1
@@ -1137,7 +1194,7 @@ def test_a_damaged_file_is_decoded_if_that_is_asked_for(live: bytes, model: Path
     assert files_below() == {"a.dac"}
     result = run("decompress", "a.dac", "--model", model, "--conceal", "-o", "b.wav")
     assert result.exit_code == 1
-    assert errors_of(result) == ["Error: a.dac: 1 gaps are concealed in b.wav (--allow-gaps accepts that)"]
+    assert errors_of(result) == ["Error: a.dac: 1 gaps are concealed in b.wav (--allow-gaps accepts this)"]
     result = run("decompress", "a.dac", "--model", model, "--conceal", "--allow-gaps")
     assert result.exit_code == 0
     assert result.stderr.startswith("Warning: a.dac: 0.046 s are missing at ")
@@ -1194,7 +1251,7 @@ def test_a_recording_that_is_interrupted_is_kept(number: int, output: str, model
         written, messages = recorder.communicate(timeout=60)
         assert recorder.returncode == 128 + number
     name = {"-": "<stdout>"}.get(output, output)
-    assert messages.decode().splitlines() == [f"{name} holds the 2.50 s until then", "Interrupted"]
+    assert messages.decode().splitlines() == [f"{name} contains the 2.50 s recorded", "Interrupted"]
     assert files_below() == ({output} - {"-"})
     found = DacFile.from_bytes(written) if output == "-" else DacFile.load(output)
     assert found.n_samples == len(data) // 2
@@ -1313,7 +1370,7 @@ def test_a_part_of_a_file(compressed: DacFile, model: Path, start: str, duration
 
 
 @pytest.mark.usefixtures("three_cores")
-def test_fast_compiles_for_as_many_threads_as_a_file_has(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_is_loaded_with_the_threads_of_a_file(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     threads: list[int] = []
     load_model = codec.models.load_model
 

@@ -16,8 +16,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dac_codec import audio as sound
-from dac_codec import bitstream, codec, pretrained
+import dac_codec.pretrained
+from dac_codec import audio, bitstream, codec
 from dac_codec.codec import DacFile, compress, decompress
 from dac_codec.codec.models import network_errors
 from dac_codec.common.errors import AudioError, BitstreamError, DacError, ModelMismatchError
@@ -162,7 +162,7 @@ def test_other_weights_are_refused_by_name(model: DAC) -> None:
     with pytest.raises(ModelMismatchError) as raised:
         decompress(file, other)
     assert file.model_id in str(raised.value)
-    assert pretrained.fingerprint(other)[:8].hex() in str(raised.value)
+    assert dac_codec.pretrained.fingerprint(other)[:8].hex() in str(raised.value)
     with pytest.raises(ModelMismatchError, match="neither bundled nor published"):
         decompress(file)
     named_like_a_path = replace(file, header=replace(file.header, model_name="/etc/passwd"))
@@ -229,7 +229,7 @@ def test_a_loaded_model_stays_where_it_is(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(DAC, "to", to)
     codec.load_model(golden_model("44khz"), "cuda")
-    monkeypatch.setattr(pretrained, "load", lambda name, progress: golden_model("44khz"))
+    monkeypatch.setattr(dac_codec.pretrained, "load", lambda name, progress: golden_model("44khz"))
     codec.load_model("any")
     codec.load_model("any", "cpu")
     assert [device.type for device in moved] == ["cuda", "cuda"]
@@ -305,7 +305,7 @@ def test_a_legacy_file_that_lies(model: DAC) -> None:
         decompress(replace(legacy, original_length=10**15), model)
     with pytest.raises(ModelMismatchError, match="codebooks"):
         decompress(replace(legacy, codes=np.full((1, 4, 95), 60000, np.uint16)), model)
-    with pytest.raises(ModelMismatchError, match="name the model"):
+    with pytest.raises(ModelMismatchError, match="pass the model"):
         decompress(legacy)
     with pytest.raises(BitstreamError, match=r"gain of 1e\+30 dB"):
         decompress(replace(legacy, input_db=(1e30,)), model)
@@ -313,7 +313,9 @@ def test_a_legacy_file_that_lies(model: DAC) -> None:
     assert decompress(chunked, model)[0].shape[-1] == chunked.original_length
     for n_frames, n_last in ((5, 5), (chunked.chunk_length + 1, 1)):
         cut = replace(chunked, codes=chunked.codes[..., :n_frames], chunk_length=min(n_frames, chunked.chunk_length))
-        with pytest.raises(BitstreamError, match=rf"a window of {n_last} frames, expected \d+ or more without padding"):
+        with pytest.raises(
+            BitstreamError, match=rf"a window of {n_last} frames, expected at least \d+ without padding"
+        ):
             decompress(cut, model)
 
 
@@ -325,7 +327,7 @@ def test_a_file_that_lies_about_its_model_or_its_sound(model: DAC) -> None:
         (
             {"hop_length": 44100},
             ModelMismatchError,
-            "44100 Hz and 44100 samples a frame, and it has 44100 Hz and",
+            "44100 Hz and 44100 samples per frame for the model unnamed, expected 44100 Hz and 512",
         ),
         ({"model_sample_rate": 44101}, ModelMismatchError, "44101 Hz and 512 samples"),
     ):
@@ -342,7 +344,7 @@ def test_a_named_pipe_is_written_and_stays_one(model: DAC, tmp_path: Path) -> No
     pipe = tmp_path / "pipe.dac"
     os.mkfifo(pipe)
     for write in (file.save, lambda path: codec.compress_stream((tmp_path / "a.wav").open("rb"), path, model)):
-        sound.write(tmp_path / "a.wav", noise(1, 5000), 44100)
+        audio.write(tmp_path / "a.wav", noise(1, 5000), 44100)
         with ThreadPoolExecutor(1) as pool:
             reading = pool.submit(pipe.read_bytes)
             write(pipe)

@@ -7,12 +7,10 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from contextvars import ContextVar
-from typing import Any
 
 import pytest
 
-from dac_codec.common import threads
-from dac_codec.common.threads import parallel_map, prefetch, write_behind
+from dac_codec.common.threads import check_stop, parallel_map, prefetch, stoppable, write_behind
 
 WAIT_S = 30.0
 
@@ -109,13 +107,13 @@ def test_what_a_call_raises_comes_out_of_the_next_or_at_the_end() -> None:
 
 def test_context_is_that_of_the_caller() -> None:
     name = ContextVar("name", default="nobody")
-    heard: list[str] = []
+    found: list[str] = []
     name.set("job 3")
-    with prefetch(name.get() for _ in range(2)) as names, write_behind(lambda _: heard.append(name.get())) as begin:
+    with prefetch(name.get() for _ in range(2)) as names, write_behind(lambda _: found.append(name.get())) as begin:
         for each in names:
             begin(each)
-            heard.append(each)
-    assert heard == ["job 3"] * 4
+            found.append(each)
+    assert found == ["job 3"] * 4
 
 
 @pytest.mark.parametrize("n_at_once", [1, 3])
@@ -137,7 +135,7 @@ def test_results_come_in_order_and_the_number_is_kept(n_at_once: int) -> None:
     assert most == n_at_once
 
 
-def test_an_error_interrupts_what_is_beside_it_and_nothing_new_begins() -> None:
+def test_an_error_stops_the_others_and_nothing_new_begins() -> None:
     begun: list[int] = []
     cleaned_up: list[int] = []
     beside = threading.Event()
@@ -146,48 +144,51 @@ def test_an_error_interrupts_what_is_beside_it_and_nothing_new_begins() -> None:
         begun.append(number)
         if number == 0:
             assert beside.wait(WAIT_S)
-            raise ValueError("nought")
+            raise ValueError("zero")
         beside.set()
         try:
             while True:
+                check_stop()
                 time.sleep(0.001)
         finally:
             cleaned_up.append(number)
 
-    with pytest.raises(ValueError, match="nought"):
+    with pytest.raises(ValueError, match="zero"):
         list(parallel_map(work, range(6), 2))
     assert sorted(begun)[:2] == [0, 1]
     assert sorted(begun)[1:] == sorted(cleaned_up)
     assert len(begun) < 6
 
 
-def test_nobody_is_interrupted_while_starting_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thread that is being started goes by its starter's identity for a moment, and must not die in its place."""
-    start, interrupt = threading.Thread.start, threads.ctypes.pythonapi.PyThreadState_SetAsyncExc
-    held: list[tuple[str, bool]] = []
-
-    def watched_start(thread: threading.Thread) -> None:
-        held.append(("start", threads._starting.locked()))
-        start(thread)
-
-    def watched_interrupt(*arguments: Any) -> int:
-        held.append(("interrupt", threads._starting.locked()))
-        result: int = interrupt(*arguments)
-        return result
-
+def test_leaving_early_stops_threads_that_jobs_started() -> None:
     going = threading.Event()
 
-    def work(item: int) -> None:
-        monkeypatch.setattr(threading.Thread, "start", watched_start)
-        while item:
-            with prefetch(range(2)) as items, write_behind(str) as call:
-                for one in items:
-                    call(one)
+    def endless() -> Iterator[int]:
+        while True:
+            check_stop()
             going.set()
+            yield 1
 
-    monkeypatch.setattr(threads.ctypes.pythonapi, "PyThreadState_SetAsyncExc", watched_interrupt)
+    def work(item: int) -> None:
+        if item:
+            with prefetch(endless()) as items:
+                for _ in items:
+                    pass
+
     with closing(parallel_map(work, range(2), 2)) as results:
         next(results)
         assert going.wait(WAIT_S)
-    assert {kind for kind, _ in held} == {"start", "interrupt"}
-    assert all(is_held for _, is_held in held)
+
+
+def test_a_flag_stops_work_of_its_block_only() -> None:
+    with stoppable() as outer:
+        with stoppable() as inner:
+            check_stop()
+            inner.is_set = True
+            with pytest.raises(KeyboardInterrupt):
+                check_stop()
+        check_stop()
+        outer.is_set = True
+        with stoppable(), prefetch(iter(check_stop, 0)) as items, pytest.raises(KeyboardInterrupt):
+            next(items)
+    check_stop()

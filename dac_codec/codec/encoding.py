@@ -9,12 +9,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dac_codec import audio, bitstream, inference, pretrained
 from dac_codec.audio.samples import block_length
@@ -23,6 +22,8 @@ from dac_codec.bitstream import GainSource, Header
 from dac_codec.codec.file import DacFile, PathOrFile, open_for_writing
 from dac_codec.codec.models import FINGERPRINT_BYTES, choose_quantizers, load_model, network_errors
 from dac_codec.common.errors import AudioError
+from dac_codec.common.progress import track
+from dac_codec.common.streams import CountingWriter
 from dac_codec.common.threads import check_stop, prefetch
 from dac_codec.model import DAC
 
@@ -153,7 +154,7 @@ def compress_stream(
             inputs = network_input(samples, header)
             chunk_frames = block_frames = LIVE_CHUNK_FRAMES if chunk_frames is None else chunk_frames
         with open_for_writing(target) as stream, network_errors():
-            output = _CountedOutput(stream)
+            output = CountingWriter(stream)
             writer = bitstream.Writer(output, header, chunk_frames)  # type: ignore[arg-type]
             for codes in inference.encode_blocks(model, inputs, n_quantizers, block_frames):
                 writer.write(codes.numpy())
@@ -288,36 +289,11 @@ class _Counted:
 
     def __init__(self, samples: Iterable[audio.Audio], total: int | None, description: str, progress: bool) -> None:
         self._samples = samples
-        self._total, self._description, self._hidden = total, description, None if progress else True
+        self._total, self._description, self._show = total, description, progress
         self.n_samples = 0
 
     def __iter__(self) -> Iterator[audio.Audio]:
-        with tqdm(total=self._total, unit_scale=True, desc=self._description, disable=self._hidden, leave=False) as bar:
-            for block in self._samples:
-                check_stop()
-                self.n_samples += block.shape[1]
-                yield block
-                bar.update(block.shape[1])
-
-
-class _CountedOutput:
-    """A binary stream that counts the bytes written to it.
-
-    Args:
-        stream: the stream.
-
-    Attributes:
-        n_bytes: bytes so far.
-    """
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self.n_bytes = 0
-
-    def write(self, data: bytes | memoryview) -> int | None:
-        n_written = self._stream.write(data)
-        self.n_bytes += n_written or 0
-        return n_written
-
-    def flush(self) -> None:
-        self._stream.flush()
+        for block in track(self._samples, lambda block: block.shape[1], self._description, self._total, self._show):
+            check_stop()
+            self.n_samples += block.shape[1]
+            yield block

@@ -67,7 +67,7 @@ def anchor(original: np.ndarray, sample_rate: int) -> np.ndarray:
     attenuation, width, cutoff = 60.0, 500.0 / sample_rate, 3750.0 / sample_rate
     reach = math.ceil((attenuation - 7.95) / (2.285 * 2 * math.pi * width) / 2)
     positions = np.arange(-reach, reach + 1)
-    taps = np.sinc(2 * cutoff * positions) * np.kaiser(len(positions), 0.1102 * (attenuation - 8.7))
+    taps = audio.windowed_sinc(2 * cutoff * positions, np.kaiser(len(positions), 0.1102 * (attenuation - 8.7)))
     n_fast = 1 << (original.shape[-1] + 2 * reach).bit_length()
-    filtered = np.fft.irfft(np.fft.rfft(original, n_fast) * np.fft.rfft(taps / taps.sum(), n_fast), n_fast)
+    filtered = np.fft.irfft(np.fft.rfft(original, n_fast) * np.fft.rfft(taps, n_fast), n_fast)
     return filtered[..., reach : reach + original.shape[-1]].astype(np.float32)

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from dac_codec import pretrained
 from dac_codec.codec import compress, decompress
-from dac_codec.common.errors import DacError, exit_status
+from dac_codec.common.errors import DacError
+from dac_codec.common.scripts import exit_status
 from dac_codec.evaluation import figures
 from dac_codec.evaluation.clips import find_clips
 

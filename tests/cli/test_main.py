@@ -886,27 +886,6 @@ def test_files_go_side_by_side_where_that_is_faster(
     assert most == expected
 
 
-def test_fast_knows_how_long_the_job_is(
-    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """So that it can compile for a long one; a file that can't be read counts as nothing."""
-    lengths: list[float] = []
-    prepare = codec.models.prepare
-
-    def listening(loaded: DAC, **options: Any) -> DAC:
-        lengths.append(options["seconds"])
-        return prepare(loaded, **options)
-
-    monkeypatch.setattr(codec.models, "prepare", listening)
-    write_sound("in/a.wav", 8000, channels=2)
-    write_sound("in/b.wav", 4000)
-    Path("in/c.wav").write_bytes(b"not a sound")
-    assert run("compress", "in", "--fast", "--model", str(model)).exit_code == 1
-    assert run("compress", "in/a.wav", "--model", str(model), "-o", "a.dac").exit_code == 0
-    assert run("decompress", "in/a.dac", "in/b.dac", "--fast", "--model", str(model), "-o", "out").exit_code == 0
-    assert lengths == [pytest.approx(20_000 / 44100), 0.0, pytest.approx(20_000 / 44100)]
-
-
 def test_a_model_is_loaded_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loads: list[object] = []
     load = pretrained.load

@@ -1,4 +1,4 @@
-"""A stream gives what the whole gives, whatever the chunks."""
+"""Streams equal the whole signal, for any chunks."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dac_codec import inference
-from dac_codec.inference import StreamingDecoder, StreamingEncoder
-from dac_codec.inference.kernels import PlainKernel
+from dac_codec.inference import StreamingDecoder, StreamingEncoder, convolution
+from dac_codec.inference.convolution import RowConv
 from dac_codec.model import DAC
 from tests.conftest import golden_model
 from tests.inference.networks import TINY, lively, noise, pieces, run, shape_of
@@ -53,7 +53,7 @@ def saved_and_loaded(state: dict[str, Tensor | int]) -> dict[str, Tensor | int]:
 @given(networks, st.data(), sizes, st.integers(1, 3), st.sampled_from([None, 1, 2, 3]))
 @settings(deadline=None, max_examples=40)
 @torch.no_grad()
-def test_codes_are_those_of_the_whole(
+def test_codes_equal_the_whole(
     model: DAC, data: st.DataObject, sizes: list[int], batch_size: int, n_quantizers: int | None
 ) -> None:
     hop = model.hop_length
@@ -66,7 +66,7 @@ def test_codes_are_those_of_the_whole(
 @given(networks, st.integers(1, 40), sizes, st.integers(1, 3), st.integers(1, 3))
 @settings(deadline=None, max_examples=40)
 @torch.no_grad()
-def test_audio_is_that_of_the_whole(
+def test_audio_equals_the_whole(
     model: DAC, n_frames: int, sizes: list[int], batch_size: int, n_quantizers: int
 ) -> None:
     codes = torch.randint(1024, (batch_size, n_quantizers, n_frames), generator=torch.Generator().manual_seed(0))
@@ -84,7 +84,7 @@ def test_an_interrupted_encoder_goes_on(model: DAC, sizes: list[int], interrupte
     before, after = StreamingEncoder(model, batch_size=2), StreamingEncoder(model, batch_size=2)
     parts = [before.push(piece) for piece in pieces(audio[..., :interrupted], sizes)]
     after.load_state_dict(saved_and_loaded(before.state_dict()))
-    before.push(noise(2, 1, 50))  # What the first one does from now on is nothing to the second.
+    before.push(noise(2, 1, 50))  # This must not affect the second stream.
     parts.append(run(after.push, after.flush, pieces(audio[..., interrupted:], sizes)))
     assert torch.equal(torch.cat(parts, -1), model.encode(audio).codes)
 
@@ -106,7 +106,7 @@ def test_an_interrupted_decoder_goes_on(model: DAC, sizes: list[int], interrupte
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("preset", ["44khz", "24khz"])
 @torch.no_grad()
-def test_the_strides_of_the_presets(preset: str, causal: bool) -> None:
+def test_preset_strides(preset: str, causal: bool) -> None:
     model = lively(shape_of(preset, causal))
     audio = noise(1, 1, 30 * model.hop_length - 11)
     whole = model.encode(audio).codes
@@ -122,7 +122,7 @@ def test_single_precision(name: str) -> None:
     audio = noise(2, 1, 40 * model.hop_length - 11, dtype=torch.float32)
     whole = model.encode(audio).codes
     codes = encode_in_chunks(model, audio, [700, 1, 9000, 130])
-    # A code that differs must be one that the exact network can't tell from the other but by a rounding error.
+    # Where a code differs, both entries must be equally near within rounding in double precision.
     for item, frame in (codes != whole).any(1).nonzero().tolist():
         book = int((codes != whole)[item, :, frame].nonzero()[0])
         z = exact.quantizer.from_codes(whole[item : item + 1, : book + 1])[0] if book else 0
@@ -134,27 +134,28 @@ def test_single_precision(name: str) -> None:
         near = torch.cosine_similarity(latents[None], entries)
         assert abs(float(near[0] - near[1])) < 1e-5
 
-    truth, heard = exact.decode_codes(whole), model.decode_codes(whole)
+    truth, decoded = exact.decode_codes(whole), model.decode_codes(whole)
     streamed = decode_in_chunks(model, whole, [1, 4, 16, 3])
     assert streamed.dtype == torch.float32
-    # These two networks magnify rounding errors: the whole is off by up to 1e-5 as well.
-    assert float((streamed - truth).abs().max()) <= 2 * float((heard - truth).abs().max()) + 1e-6
+    # These two networks magnify rounding errors: the model itself is off by up to 1e-5.
+    assert float((decoded - truth).abs().max()) < 1.5e-5
+    assert float((streamed - truth).abs().max()) < 3e-5
 
 
 @torch.no_grad()
-def test_half_precision_works() -> None:
+def test_half_precision() -> None:
     model = golden_model("44khz").bfloat16()
     audio = noise(1, 1, 10 * model.hop_length, dtype=torch.float32)
     codes = encode_in_chunks(model, audio, [1000])
     assert (codes[:, 0] == model.encode(audio.bfloat16()).codes[:, 0]).float().mean() > 0.8
-    heard = decode_in_chunks(model, codes, [3])
-    assert heard.dtype == torch.bfloat16
-    assert float((heard - model.decode_codes(codes)).abs().max()) < 0.1
+    decoded = decode_in_chunks(model, codes, [3])
+    assert decoded.dtype == torch.bfloat16
+    assert float((decoded - model.decode_codes(codes)).abs().max()) < 0.1
 
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("chunks", [[], [0, 0]])
-def test_nothing_comes_of_nothing(causal: bool, chunks: list[int]) -> None:
+def test_empty_signals(causal: bool, chunks: list[int]) -> None:
     model = NETWORKS[(2, 3), causal]
     encoder, decoder = StreamingEncoder(model, 2, batch_size=3), StreamingDecoder(model, 3)
     for size in chunks:
@@ -164,7 +165,7 @@ def test_nothing_comes_of_nothing(causal: bool, chunks: list[int]) -> None:
     assert decoder.flush().shape == (3, 1, 0)
 
 
-def test_the_end_is_the_end_until_reset() -> None:
+def test_an_ended_stream_needs_a_reset() -> None:
     model = NETWORKS[(3, 5), False]
     audio, codes = noise(1, 1, 100), torch.arange(7).expand(1, 3, 7)
     encoder, decoder = StreamingEncoder(model), StreamingDecoder(model)
@@ -198,7 +199,7 @@ def test_streams_of_one_model_do_not_mix() -> None:
     assert before.keys() == after.keys()
 
 
-def test_a_model_in_training_mode_is_coded_as_in_evaluation() -> None:
+def test_training_mode_has_no_effect() -> None:
     model = lively(TINY).train()
     audio = noise(2, 1, 100)
     codes = encode_in_chunks(model, audio, [30])
@@ -208,18 +209,19 @@ def test_a_model_in_training_mode_is_coded_as_in_evaluation() -> None:
 
 
 def test_nothing_is_computed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Convolutions over single frames give as many outputs as over the whole."""
+    """Convolutions over single frames compute as many outputs as over the whole signal."""
+    monkeypatch.setattr(convolution, "_NARROW", 0)  # One sample per row, so that no output is computed in advance.
     model = lively(TINY)
     outputs = 0
-    plain = PlainKernel.__call__
+    call = RowConv.__call__
 
-    def counting(kernel: PlainKernel, x: Tensor) -> Tensor:
+    def counting(conv: RowConv, x: Tensor) -> Tensor:
         nonlocal outputs
-        y = plain(kernel, x)
+        y = call(conv, x)
         outputs += y.shape[1]
         return y
 
-    monkeypatch.setattr(PlainKernel, "__call__", counting)
+    monkeypatch.setattr(RowConv, "__call__", counting)
     audio = noise(1, 1, 30 * model.hop_length)
     encode_in_chunks(model, audio, [1 << 20])
     whole, outputs = outputs, 0
@@ -228,13 +230,13 @@ def test_nothing_is_computed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 10), (1, 2, 10), (2, 1, 10)])
-def test_wrong_chunks_are_named(shape: tuple[int, ...]) -> None:
+def test_wrong_chunks(shape: tuple[int, ...]) -> None:
     model = NETWORKS[(4,), False]
     with pytest.raises(ValueError, match=r"a chunk must be \[1, 1, t\], not \["):
         StreamingEncoder(model).push(torch.zeros(shape))
 
 
-def test_samples_that_are_integers_are_named_and_change_nothing() -> None:
+def test_integer_samples_are_refused() -> None:
     stream = StreamingEncoder(NETWORKS[(4,), False])
     with pytest.raises(ValueError, match=r"torch\.int16, .* \(32768 for 16 bit\)"):
         stream.push(torch.zeros(1, 1, 50, dtype=torch.int16))
@@ -250,7 +252,7 @@ def test_codes_of_any_integer_type() -> None:
     expected = inference.decode(model, codes)
     for dtype in (torch.uint8, torch.uint16, torch.int32):
         assert torch.equal(inference.decode(model, codes.to(dtype)), expected)
-        assert torch.equal(inference.decode_batch(model, [codes.to(dtype)])[0], model.decode_codes(codes))
+        assert torch.allclose(inference.decode_batch(model, [codes.to(dtype)])[0], expected, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -263,7 +265,7 @@ def test_codes_of_any_integer_type() -> None:
         (torch.zeros(1, 3, 4), "integers"),
     ],
 )
-def test_wrong_codes_are_named_and_change_nothing(codes: Tensor, message: str) -> None:
+def test_wrong_codes_are_refused(codes: Tensor, message: str) -> None:
     stream = StreamingDecoder(NETWORKS[(4,), False])
     with pytest.raises(ValueError, match=message):
         stream.push(codes)
@@ -271,12 +273,12 @@ def test_wrong_codes_are_named_and_change_nothing(codes: Tensor, message: str) -
 
 
 @pytest.mark.parametrize("n_quantizers", [0, 4, 2.5, True])
-def test_wrong_n_quantizers_are_named(n_quantizers: int) -> None:
+def test_wrong_n_quantizers(n_quantizers: int) -> None:
     with pytest.raises(ValueError, match="between 1 and 3"):
         StreamingEncoder(NETWORKS[(4,), False], n_quantizers)
 
 
-def test_wrong_batch_sizes_are_named() -> None:
+def test_wrong_batch_sizes() -> None:
     for kind in (StreamingEncoder, StreamingDecoder):
         with pytest.raises(ValueError, match="at least 1, not 0"):
             kind(NETWORKS[(4,), False], batch_size=0)

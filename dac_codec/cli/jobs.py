@@ -6,7 +6,7 @@ import os
 import stat
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, cast
 import click
 
 from dac_codec.common.errors import DacError
+from dac_codec.common.files import walk_visible
 
 DASH = "-"
 """Standard input, or standard output."""
@@ -307,18 +308,8 @@ def find_audio(folder: Path) -> list[Path]:
 
 
 def find_dac(folder: Path) -> list[Path]:
-    """The .dac files in a folder and below it, sorted; hidden ones don't count, as with sound files."""
-
-    def visible() -> Iterator[Path]:
-        for parent, folders, files in os.walk(folder, onerror=_raise):
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            yield from (Path(parent, name) for name in files if not name.startswith("."))
-
-    return sorted(path for path in visible() if path.suffix.lower() == ".dac" and path.is_file())
-
-
-def _raise(error: OSError) -> None:
-    raise error
+    """The .dac files in a folder and below it, sorted; hidden ones are left out, as with sound files."""
+    return sorted(path for path in walk_visible(folder) if path.suffix.lower() == ".dac" and path.is_file())
 
 
 class Guard:

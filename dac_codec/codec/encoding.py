@@ -144,7 +144,7 @@ def compress_stream(
     n_quantizers = choose_quantizers(model, n_quantizers, bitrate)
     with nullcontext(source) if isinstance(source, sound.Reader) else sound.Reader(source) as reader:
         rate, channels = reader.sample_rate, reader.channels
-        counted = _Counted(reader.silently() if reader.rewindable else reader)
+        counted = _Counted(reader.blocks(warn=not reader.rewindable))
         if reader.rewindable:
             with prefetch(_progress(counted, reader.n_samples, "measuring", progress)) as passed:
                 measured = _measure(passed, rate, channels, model.sample_rate)

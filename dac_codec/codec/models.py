@@ -12,8 +12,7 @@ from dac_codec import pretrained
 from dac_codec.audio.samples import MAX_CHANNELS
 from dac_codec.bitstream import Header, LegacyFile
 from dac_codec.common.errors import BitstreamError, DacError, ModelMismatchError
-from dac_codec.inference import PreparedDAC, prepare
-from dac_codec.inference.prepared import is_on
+from dac_codec.inference.prepared import is_on, prepare_cached
 from dac_codec.model import DAC
 from dac_codec.model.checks import checked_quantizers
 
@@ -98,7 +97,7 @@ def load_model(
     try:
         if not is_on(loaded, device):
             loaded = loaded.to(device)
-        return loaded if isinstance(loaded, PreparedDAC) else prepare(loaded, exact=not fast, seconds=seconds)
+        return prepare_cached(loaded, exact=not fast)
     except (RuntimeError, AssertionError) as error:
         raise DacError(f"can't use the device {str(device)!r}: {error}") from error
 

@@ -132,6 +132,6 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["--serve"]:
         serve(Checkout())
     else:
-        from dac_codec.common.errors import exit_status
+        from dac_codec.common.scripts import exit_status
 
         sys.exit(exit_status(main, (LeftOutError, WorkerError)))

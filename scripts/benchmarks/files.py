@@ -24,7 +24,7 @@ from report import speed, table
 from timing import interleave, positive, summarize, timed
 
 from dac_codec import DAC, audio, codec
-from dac_codec.common.errors import exit_status
+from dac_codec.common.scripts import exit_status
 from dac_codec.common.threads import parallel_map
 from dac_codec.pretrained import DEFAULT_MODEL
 

@@ -35,7 +35,8 @@ from report import line, save, speed, table, write
 from timing import positive
 
 from dac_codec import audio, bitstream
-from dac_codec.common.errors import DacError, exit_status
+from dac_codec.common.errors import DacError
+from dac_codec.common.scripts import exit_status
 
 SAMPLE_RATE = 44100
 PART_SECONDS = 10

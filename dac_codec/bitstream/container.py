@@ -23,11 +23,12 @@ from dac_codec.bitstream.chunks import (
     encode_codes,
     encode_key,
 )
-from dac_codec.bitstream.fields import CRC_BYTES, StreamReader, crc32c, encode_varint, write_all
+from dac_codec.bitstream.fields import CRC_BYTES, StreamReader, crc32c, encode_varint
 from dac_codec.bitstream.header import Header, encode_header, read_header
 from dac_codec.bitstream.positions import checksum_prefix
 from dac_codec.bitstream.recovery import Chunk, Gap, Resynchronizer
 from dac_codec.common.errors import BitstreamError, TruncatedBitstreamError
+from dac_codec.common.streams import write_all
 
 
 class Writer:

@@ -1,4 +1,4 @@
-"""Imports of dac_codec.bitstream: NumPy, and the errors and streams of the package. Neither torch nor sound libraries."""
+"""Imports of dac_codec.bitstream: NumPy and parts of common. Neither torch nor sound libraries."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-# docker build -t dac-codec .                                   runs on the CPU
-# docker build -t dac-codec --build-arg DEVICE=cuda .           runs on NVIDIA GPUs (docker run --gpus all)
+# docker build -t dac-codec .                            for CPUs
+# docker build -t dac-codec --build-arg DEVICE=cuda .    for NVIDIA GPUs (docker run --gpus all)
 # docker run --rm -v "$PWD:/data" -w /data dac-codec compress song.wav -o song.dac
 ARG DEVICE=cpu
 
-# Debian's own torch is built for the CPU alone, a tenth of the size of the one that pip would take.
+# Debian's torch is a CPU build, a tenth of the size of PyPI's CUDA build.
 FROM debian:trixie-slim AS cpu
 RUN apt-get update \
     && apt-get install -y --no-install-recommends python3-venv python3-torch \

@@ -27,8 +27,9 @@ from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 from yaml import YAMLError  # type: ignore[import-untyped]
 
-from dac_codec.common.errors import DacError, exit_status
+from dac_codec.common.errors import DacError
 from dac_codec.common.files import atomic_write
+from dac_codec.common.scripts import exit_status
 
 TRAIN = Path(__file__).with_name("train.py")
 

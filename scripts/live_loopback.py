@@ -23,7 +23,8 @@ import numpy as np
 import torch
 
 from dac_codec import DAC, StreamingDecoder, StreamingEncoder, audio, bitstream, prepare, pretrained
-from dac_codec.common.errors import DacError, exit_status
+from dac_codec.common.errors import DacError
+from dac_codec.common.scripts import exit_status
 from dac_codec.inference import decoder_look_ahead, encoder_look_ahead
 
 HOST = "127.0.0.1"

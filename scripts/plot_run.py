@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from dac_codec.common.errors import exit_status
+from dac_codec.common.scripts import exit_status
 
 
 def main() -> int:

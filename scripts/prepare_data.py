@@ -2,7 +2,7 @@
 
     python scripts/prepare_data.py --cache ~/.cache/dac_codec/data
 
-downloads the packages of the table below with `apt-get download` (2.9 GB), unpacks them into the cache (nothing is
+downloads the packages of `packages.py` with `apt-get download` (2.9 GB), unpacks them into the cache (nothing is
 installed), and writes there
 
 - manifest.csv: path (relative to the manifest), domain, package, version, licence, duration (seconds), sample_rate,
@@ -35,87 +35,18 @@ from fnmatch import translate
 from functools import lru_cache
 from pathlib import Path
 
+import duplicates
 import numpy as np
+from duplicates import Landmarks
+from packages import PACKAGES, Package
 from tqdm import tqdm
 
 from dac_codec import audio
 from dac_codec.audio import Audio
 from dac_codec.common.errors import AudioError
 from dac_codec.common.files import atomic_write
-from dac_codec.training import duplicates
-from dac_codec.training.duplicates import Landmarks
 
 SUFFIXES = {".ogg", ".opus", ".flac", ".wav", ".aiff"}
-
-# tuxpaint names a spoken word after its language: cow_desc_fr.ogg, 7_zh_tw.ogg; letters and digits are always spoken.
-# What has neither is the cow itself.
-SPOKEN = re.compile(r"_desc(_|\.|$)|_[a-z]{2,3}(_[a-zA-Z]{2,6})?(@[a-z]+)?\.(ogg|wav)$|/symbols/(alphabets|math)/")
-
-# Drum kits are effects and no music: single strokes, as in sonic-pi-samples, nothing that is played. A kit is one
-# recording session, and one that is held out would be most of a split's effects, so that all kits are trained on.
-TONES = re.compile(r"/silence/|/(beep|beeperr|tt-monkeys|(a|de)scending-2tone)\.")
-STK_MUSIC = re.compile(r"/music/|/(intro2|hot|Battle_Theme_1|beneath_the_rabbit_hole|Gran_Paradiso_[^/]*)\.ogg$")
-
-
-@dataclass(frozen=True)
-class Package:
-    """A Debian package of sounds.
-
-    Attributes:
-        name: the package's.
-        domain: of all sounds that no pattern of `domains` finds.
-        domains: patterns that are searched in a sound's path, and the domain of what the first of them finds.
-        source: a pattern in the path inside of the package, and what to replace it with to have the path that the
-            package's copyright file speaks of.
-        licence: of all sounds, where the copyright file has no paragraphs that a program could read.
-        only_trained_on: nothing is held out.
-        heard: the first bundled model was trained on 96% of the files, by a hash of their paths, and they stay where
-            they were.
-    """
-
-    name: str
-    domain: str
-    domains: tuple[tuple[re.Pattern[str], str], ...] = ()
-    source: tuple[str, str] = ("", "")
-    licence: str = ""
-    only_trained_on: bool = False
-    heard: bool = False
-
-
-PACKAGES = (
-    Package("tuxpaint-stamps-default", "effects", ((SPOKEN, "speech"),), heard=True),
-    Package("klettres-data", "speech", heard=True),
-    Package("wesnoth-1.16-music", "music", licence="GPL-2+", heard=True),
-    Package("warzone2100-music", "music", heard=True),
-    Package("sonic-pi-samples", "effects", source=(r"usr/share/sonic-pi/", "etc/"), heard=True),
-    Package("wesnoth-1.16-data", "effects", licence="GPL-2+"),
-    Package(
-        "freedroidrpg-data",
-        "effects",
-        ((re.compile("/sound/music/"), "music"), (re.compile("/titles/|/tux_ingame_comments/"), "speech")),
-    ),
-    Package(
-        "hydrogen-drumkits",
-        "effects",
-        source=(r"usr/share/hydrogen/data/(drumkits/[^/]+?)( v4)?/.*", r"\1.h2drumkit"),
-        only_trained_on=True,
-    ),
-    Package(
-        "supertuxkart-data",
-        "effects",
-        ((STK_MUSIC, "music"), (re.compile(r"/(nolok_speech|sara_airport_pa)\.ogg$"), "speech")),
-        source=(r"usr/share/games/supertuxkart/", ""),
-    ),
-    Package(
-        "0ad-data",
-        "effects",
-        ((re.compile("/audio/music/"), "music"), (re.compile(r"/audio/voice/(?!global/civ_dog_)"), "speech")),
-    ),
-    *(
-        Package(f"asterisk-core-sounds-{language}-g722", "speech", ((TONES, "effects"),), (r".*/(\w\w)_\w+/", r"\1-"))
-        for language in ("en", "es", "fr", "it", "ru")
-    ),
-)
 
 HELD_OUT_BEFORE = 2  # percent of the files of packages that the first bundled model heard, for each of val and test
 HELD_OUT = 10  # percent of those that came later
@@ -153,7 +84,7 @@ class Entry:
 class Pair:
     """Two entries, by their places, that are the same recording: first < second.
 
-    The reason is "samples" (the same decoded samples), "sound" (`dac_codec.training.duplicates` finds the same in both;
+    The reason is "samples" (the same decoded samples), "sound" (`duplicates.py` finds the same in both;
     `likeness` is its) or "name" (two versions of a piece by their names).
     """
 
@@ -174,7 +105,7 @@ class Sound:
         n_samples: of each channel.
         sample_rate: Hz.
         digest: of the decoded samples, the same for the same samples in any format.
-        landmarks: see `dac_codec.training.duplicates`.
+        landmarks: see `duplicates.py`.
     """
 
     path: str

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from dac_codec import pretrained
 from dac_codec.codec import compress, decompress
-from dac_codec.common.errors import DacError, exit_status
-from dac_codec.evaluation import pictures
+from dac_codec.common.errors import DacError
+from dac_codec.common.scripts import exit_status
+from dac_codec.evaluation import figures
 from dac_codec.evaluation.clips import find_clips
 from dac_codec.inference import prepare
 
@@ -35,7 +36,7 @@ def main() -> int:
     for name in arguments.clips:
         decoded, _ = decompress(compress((found[name], model.sample_rate), model), model)
         clips[name] = (found[name], decoded.numpy())
-    pictures.spectrograms(clips, model.sample_rate, arguments.output)
+    figures.spectrograms(clips, model.sample_rate, arguments.output)
     return 0
 
 

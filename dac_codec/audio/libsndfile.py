@@ -1,9 +1,111 @@
-"""What libsndfile says."""
+"""What libsndfile and its wrapper `soundfile` do unexpectedly, and the workarounds: one function or class each."""
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from dac_codec.audio.samples import Audio
+from dac_codec.common.errors import AudioError
+
+UNKNOWN_FRAMES = 2**63 - 1
+"""libsndfile's frame count for a file whose header gives no length (SF_COUNT_MAX)."""
+
+SYSTEM_ERROR = 2
+"""libsndfile's error code where the operating system refused (SF_ERR_SYSTEM). The reason is not passed on."""
+
 
 def reason(error: Exception) -> str:
-    """libsndfile's own words for an error, without the file name that soundfile puts before them."""
+    """libsndfile's message for an error, without the file name and the "Error : " that are put before it."""
     text = str(getattr(error, "error_string", error))
     return text.removeprefix("Error : ").strip().rstrip(".")
+
+
+class SequentialFile(soundfile.SoundFile):  # type: ignore[misc]
+    """A sound file that is not sought in after each read.
+
+    soundfile seeks to the current position after each block that it reads from a seekable file. In an mp3 that loses
+    the bit reservoir, the bits that a frame borrows from the frames before it, and zeros about 1000 samples.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
+class CallbackStream(io.BufferedReader):
+    """A seekable stream that libsndfile reads through callbacks.
+
+    An exception in a callback is printed and dropped. Therefore one that occurs in a read, such as KeyboardInterrupt,
+    ends the file for libsndfile and is kept in `interruption`. A seek to before the beginning, as damaged headers
+    cause it, leaves the position unchanged: libsndfile notices.
+    """
+
+    interruption: BaseException | None = None
+
+    def readinto(self, buffer: Any, /) -> int:
+        try:
+            return super().readinto(buffer)
+        except BaseException as error:
+            self.interruption = error
+            return 0
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        try:
+            return super().seek(offset, whence)
+        except (OSError, ValueError):
+            return self.tell()
+
+
+def read_block(file: soundfile.SoundFile, buffer: Audio) -> tuple[Audio, str]:
+    """Read the next samples [t, C] into `buffer`; also return why the decoder stopped, "" if it did not.
+
+    soundfile raises an error without the number of samples decoded before it: NaN mark the rest of the buffer.
+    """
+    buffer.fill(np.nan)
+    try:
+        return buffer[: len(file.read(out=buffer))], ""
+    except soundfile.SoundFileError as error:
+        return buffer[: int(np.count_nonzero(~np.isnan(buffer).all(axis=1)))], reason(error)
+
+
+def unread_mp3_bytes(file: soundfile.SoundFile, stream: io.BufferedReader) -> int:
+    """Bytes behind the last frame that was decoded of an mp3; 0 for other formats.
+
+    libsndfile estimates the length of an mp3 without a Xing header from its first frame, and stops there (its issue
+    1001). That is right at a constant bit rate, and too early at a variable one.
+    """
+    if file.format != "MP3":
+        return 0
+    position = stream.tell()
+    return stream.seek(0, os.SEEK_END) - position
+
+
+@contextlib.contextmanager
+def open_file(path: str | os.PathLike[str]) -> Iterator[soundfile.SoundFile]:
+    """Open a sound file to read a part of it.
+
+    The attributes `frames`, `samplerate` and `channels` are those of the header, unchecked. Seek once, then read once
+    (see `SequentialFile`).
+
+    Raises:
+        AudioError: the file can't be opened, or an error of libsndfile or the system ends the block. One line, with the
+            path.
+    """
+    name = os.fspath(path)
+    try:
+        if not Path(name).is_file():  # libsndfile would only report a "system error"
+            raise AudioError(f"{name}: no such file")
+        if Path(name).suffix.lower() == ".raw":  # soundfile takes any such file for headerless samples
+            raise AudioError(f"{name}: headerless samples, with no sample rate; convert them to wav first")
+        # soundfile takes a name that is not UTF-8 only as bytes.
+        with SequentialFile(os.fsencode(name) if os.name == "posix" else name) as file:
+            yield file
+    except (soundfile.SoundFileError, OSError) as error:
+        raise AudioError(f"{name}: {' '.join(reason(error).split())}") from error

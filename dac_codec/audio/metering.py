@@ -1,4 +1,4 @@
-"""How loud a sound is, whole or block by block, and the gain that brings it to a loudness."""
+"""Loudness of a sound, whole or in blocks, and the gain that brings it to a target."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 from array import array
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,25 +16,27 @@ from dac_codec.audio.samples import Audio, block_length, blocks, check, check_ra
 from dac_codec.common.errors import AudioError
 
 SILENCE_LUFS = -70.0
-"""The absolute gate of BS.1770-4: nothing is measured as quieter than this."""
+"""The absolute gate of BS.1770-4, and the lowest loudness that is measured."""
 
 _HOPS_PER_BLOCK = 4  # gating blocks of 0.4 s, every 0.1 s
-_SHORTEST_HOPS = 5  # what is shorter than 0.5 s is padded
+_SHORTEST_HOPS = 5  # sounds shorter than 0.5 s are padded
 _FILTER_STEP = 128  # samples
 _SHELF_HZ, _SHELF_DB = 1500.0, 4.0
 _HIGH_PASS_HZ = 38.0
+
+_Float64: TypeAlias = npt.NDArray[np.float64]
 
 
 def loudness(audio: npt.ArrayLike, sample_rate: int) -> float:
     """Measure the integrated loudness (ITU-R BS.1770-4: K-weighting, gates at -70 LUFS and 10 LU below the average).
 
     Details that the standard leaves open are those of the reference implementation of the codec, descript-audiotools:
-    less than 0.5 s is padded with zeros to 0.5 s, a last block that is cut short counts as if zeros followed it, and
-    nothing measures below -70 LUFS. Its channel weights apply as well: 1 for the first three channels, 1.41 (surround)
-    for the fourth and fifth. Of more than five channels the order is unknown, and all weigh 1.
+    sounds shorter than 0.5 s are zero-padded to 0.5 s, an incomplete last block counts as if zeros followed, and -70
+    LUFS is the lowest value. So are the channel weights: 1 for the first three channels, 1.41 (surround) for the fourth
+    and fifth. The order of more than five channels is unknown, and all weigh 1.
 
-    A stage of the K-weighting whose corner lies at or above half the sample rate is left out: the shelf (1.5 kHz) at
-    3 kHz and below, and also the high-pass (38 Hz) at 76 Hz and below.
+    A filter of the K-weighting whose corner is at or above half the sample rate is left out: the shelf (1.5 kHz) at 3
+    kHz and below, the high-pass (38 Hz) at 76 Hz and below.
 
     Args:
         audio: [C, T] or [T].
@@ -47,26 +50,25 @@ def loudness(audio: npt.ArrayLike, sample_rate: int) -> float:
     """
     waveform = check(audio, sample_rate)
     meter = LoudnessMeter(sample_rate, waveform.shape[0])
-    for block in blocks(waveform, block_length(waveform.shape[0])):
-        meter.push(block)
+    meter.push(waveform)
     return meter.loudness()
 
 
 class LoudnessMeter:
-    """Measures the loudness of a sound that comes in blocks, as `loudness` does; see there for the details.
+    """Measures the loudness of a sound that comes in blocks, as `loudness` does.
 
-    What is kept is one number for each 0.1 s: 0.3 MB for an hour.
+    One number is kept for each 0.1 s: 0.3 MB per hour.
 
     Args:
         sample_rate: Hz.
         channels: number of channels.
 
     Attributes:
-        peak: the highest absolute sample so far.
+        peak: highest absolute sample so far.
         n_samples: samples per channel so far.
 
     Raises:
-        AudioError: no usable sample rate.
+        AudioError: an invalid sample rate.
     """
 
     def __init__(self, sample_rate: int, channels: int) -> None:
@@ -75,34 +77,38 @@ class LoudnessMeter:
         self.n_samples = 0
         self._hop = max(1, int(sample_rate) // 10)
         self._weights = np.array([1.0, 1.0, 1.0, 1.41, 1.41])[:channels] if channels <= 5 else np.ones(channels)
-        self._filter = _stepwise(int(sample_rate))
+        self._filter = _k_weighting_filter(int(sample_rate))
         self._state = np.zeros((channels, len(self._filter.decay)))
-        self._energy = array("d")  # of each full hop, weighted and summed over the channels
-        self._begun = 0.0  # the same of the hop that is not full yet
+        self._energy = array("d")  # of each complete hop, weighted and summed over the channels
+        self._partial = 0.0  # the same of the incomplete hop
 
     def push(self, block: Audio) -> None:
         """Take the next samples [C, t]."""
         for part in blocks(block, block_length(block.shape[0])):
             self.peak = max(self.peak, float(part.max()), -float(part.min()))
             power, self._state = self._power(part)
-            # Fill the hop that was begun, then cut the rest into hops.
+            # Complete the partial hop, then cut the rest into hops.
             offset = self.n_samples % self._hop
             edges = np.arange(-offset, part.shape[1], self._hop).clip(0)
             sums = self._weights @ np.add.reduceat(power, edges, axis=1)
-            sums[0] += self._begun
+            sums[0] += self._partial
             self.n_samples += part.shape[1]
             whole = self.n_samples % self._hop == 0
             self._energy.extend(sums if whole else sums[:-1])
-            self._begun = 0.0 if whole else float(sums[-1])
+            self._partial = 0.0 if whole else float(sums[-1])
 
     def loudness(self) -> float:
-        """Return the integrated loudness of what has come so far in LUFS, -70 or more; more may come after."""
+        """Return the integrated loudness so far, in LUFS, -70 or more. More blocks may follow.
+
+        A gating block j of 0.4 s has the power P_j = sum over channels of weight * mean square, and the loudness
+        -0.691 + 10 log10 P_j. The result is that of the mean power over the blocks that pass both gates.
+        """
         if self.n_samples < _SHORTEST_HOPS * self._hop:
             padded = copy.copy(self)
-            padded._energy = self._energy[:]  # all else is replaced by a push, not changed
+            padded._energy = self._energy[:]  # the only attribute that a push modifies in place
             padded.push(np.zeros((len(self._weights), _SHORTEST_HOPS * self._hop - self.n_samples), np.float32))
             return padded.loudness()
-        energy = np.array([*self._energy, self._begun] if self.n_samples % self._hop else self._energy)
+        energy = np.array([*self._energy, self._partial] if self.n_samples % self._hop else self._energy)
         windows = np.lib.stride_tricks.sliding_window_view(energy, _HOPS_PER_BLOCK)
         power = windows.mean(axis=1) / self._hop
         power = power[power > 10 ** ((SILENCE_LUFS + 0.691) / 10)]
@@ -111,7 +117,7 @@ class LoudnessMeter:
         power = power[power > 0.1 * power.mean()]
         return max(SILENCE_LUFS, -0.691 + 10 * math.log10(power.mean()))
 
-    def _power(self, block: Audio) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    def _power(self, block: Audio) -> tuple[_Float64, _Float64]:
         """Return the power of the K-weighted `block` [C, t] at each sample [C, t], and the filter's new state."""
         n_whole = block.shape[1] // _FILTER_STEP * _FILTER_STEP
         begin, state = self._filter.apply(block[:, :n_whole].astype(np.float64), self._state, _FILTER_STEP)
@@ -121,70 +127,74 @@ class LoudnessMeter:
 
 
 @dataclass(frozen=True)
-class _Stepwise:
-    """A recursive filter that goes many samples at a time, and so needs neither compiled code nor a slow import.
+class _BlockFilter:
+    """A recursive filter as matrix products over steps of n samples, in NumPy alone: SciPy takes long to import.
 
-    With the state s [S] of a linear filter before a step of n samples x, the output is y = O s + H x, and the state
-    after it is P s + K x. What a shorter step needs is a part of what a longer one does.
+    From the state s [S] before a step of n samples x, the output is y = O s + H x, and the next state P s + K x. The
+    matrices of a shorter step are parts of those of a longer one.
 
     Attributes:
-        observed: O [n, S], transposed.
-        response: H [n, n], transposed: the impulse response, over and over.
-        decay: P of one sample [S, S], transposed.
-        decays: P of 0 to n samples [n + 1, S, S], transposed.
-        gathered: K [S, n], transposed.
+        observation: O transposed [S, n].
+        response: H transposed [n, n], a Toeplitz matrix of the impulse response.
+        decay: P of one sample, transposed [S, S].
+        decays: P of 0 to n samples, transposed [n + 1, S, S].
+        input: K transposed [n, S].
     """
 
-    observed: npt.NDArray[np.float64]
-    response: npt.NDArray[np.float64]
-    decay: npt.NDArray[np.float64]
-    decays: npt.NDArray[np.float64]
-    gathered: npt.NDArray[np.float64]
+    observation: _Float64
+    response: _Float64
+    decay: _Float64
+    decays: _Float64
+    input: _Float64
 
-    def apply(
-        self, x: npt.NDArray[np.float64], state: npt.NDArray[np.float64], step: int
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Filter x [C, t], whole steps, from a state [C, S] on; return what comes out, and the new state."""
+    def apply(self, x: _Float64, state: _Float64, step: int) -> tuple[_Float64, _Float64]:
+        """Filter x [C, t], a whole number of steps, from a state [C, S]; return the output and the new state."""
         if x.shape[1] == 0:
             return x, state
         steps = x.reshape(len(x), -1, step)
-        added = steps @ self.gathered[-step:]
+        added = steps @ self.input[-step:]
         decay = self.decays[step]
         states = np.empty_like(added)  # before each step
         for index in range(steps.shape[1]):
             states[:, index] = state
             state = state @ decay + added[:, index]
-        return (states @ self.observed[:, :step] + steps @ self.response[:step, :step]).reshape(x.shape), state
+        return (states @ self.observation[:, :step] + steps @ self.response[:step, :step]).reshape(x.shape), state
 
 
 @lru_cache(maxsize=16)
-def _stepwise(sample_rate: int) -> _Stepwise:
-    """The K-weighting at this sample rate."""
+def _k_weighting_filter(sample_rate: int) -> _BlockFilter:
+    """The K-weighting at a sample rate.
+
+    The second-order sections are cascaded, each with the two state variables of its transposed direct form II:
+    state' = state @ decay + x * entry, y = state @ output + x * direct.
+    """
     n = _FILTER_STEP
-    # One section behind the other, each with the two numbers of its transposed direct form II for a state:
-    # state' = state @ decay + x * entered, y = state @ left + x * direct.
-    decay, entered, left, direct = np.zeros((0, 0)), np.zeros(0), np.zeros(0), 1.0
+    decay, entry, output, direct = np.zeros((0, 0)), np.zeros(0), np.zeros(0), 1.0
     for b0, b1, b2, _, a1, a2 in _k_weighting(sample_rate):
         size = len(decay)
-        section_entered = np.array([b1 - a1 * b0, b2 - a2 * b0])
-        grown = np.zeros((size + 2, size + 2))
-        grown[:size, :size] = decay
-        grown[:size, size:] = np.outer(left, section_entered)
-        grown[size:, size:] = [[-a1, -a2], [1.0, 0.0]]
-        decay, entered = grown, np.concatenate((entered, direct * section_entered))
-        left, direct = np.concatenate((b0 * left, [1.0, 0.0])), b0 * direct
+        section_entry = np.array([b1 - a1 * b0, b2 - a2 * b0])
+        cascade = np.zeros((size + 2, size + 2))
+        cascade[:size, :size] = decay
+        cascade[:size, size:] = np.outer(output, section_entry)
+        cascade[size:, size:] = [[-a1, -a2], [1.0, 0.0]]
+        decay, entry = cascade, np.concatenate((entry, direct * section_entry))
+        output, direct = np.concatenate((b0 * output, [1.0, 0.0])), b0 * direct
     decays = np.stack([np.linalg.matrix_power(decay, power) for power in range(n + 1)])
-    gathered = np.stack([entered @ decays[n - 1 - index] for index in range(n)])
-    impulse = np.array([direct, *(entered @ decays[index] @ left for index in range(n - 1))])
-    response = np.stack([np.concatenate((np.zeros(index), impulse[: n - index])) for index in range(n)])
-    return _Stepwise(np.stack([decays[index] @ left for index in range(n)], axis=1), response, decay, decays, gathered)
+    impulse = np.array([direct, *(entry @ decays[index] @ output for index in range(n - 1))])
+    return _BlockFilter(
+        observation=np.stack([decays[index] @ output for index in range(n)], axis=1),
+        response=np.stack([np.concatenate((np.zeros(index), impulse[: n - index])) for index in range(n)]),
+        decay=decay,
+        decays=decays,
+        input=np.stack([entry @ decays[n - 1 - index] for index in range(n)]),
+    )
 
 
 def _k_weighting(sample_rate: int) -> list[list[float]]:
-    """The second-order sections (b0, b1, b2, 1, a1, a2) of the K-weighting that exist at this sample rate.
+    """The second-order sections (b0, b1, b2, 1, a1, a2) of the K-weighting that exist at a sample rate.
 
-    A high shelf and a high-pass of R. Bristow-Johnson's "Cookbook formulae for audio EQ biquad filter coefficients",
-    as in pyloudnorm, with which the reference measures.
+    A high shelf and a high-pass of R. Bristow-Johnson's "Cookbook formulae for audio EQ biquad filter coefficients", as
+    in pyloudnorm, which the reference uses.
     """
     sections = []
     if sample_rate > 2 * _SHELF_HZ:
@@ -203,54 +213,31 @@ def _k_weighting(sample_rate: int) -> list[list[float]]:
 
 
 def _corner(frequency: float, quality: float, sample_rate: int) -> tuple[float, float]:
-    """The cookbook's cos(w0) and alpha."""
+    """The cookbook's cos(w0) and alpha = sin(w0) / (2 Q)."""
     angle = 2 * math.pi * frequency / sample_rate
     return math.cos(angle), math.sin(angle) / (2 * quality)
 
 
-def normalize(audio: npt.ArrayLike, sample_rate: int, target_lufs: float = -16.0) -> tuple[Audio, float]:
-    """Scale to a loudness, but never beyond full scale.
-
-    As in the reference, the gain to the target comes first and is then lowered until no sample exceeds 1.0; here one
-    gain holds for all channels, so that the stereo image stays. Silence (-70 LUFS) is not raised.
-
-    Args:
-        audio: [C, T] or [T].
-        sample_rate: Hz.
-        target_lufs: LUFS.
-
-    Returns:
-        The scaled audio [C, T], and its gain in dB, which float32 holds exactly. `apply_gain` with the negative gain
-        gives the input back.
-
-    Raises:
-        AudioError: samples that `check` refuses, or a target that is not finite.
-    """
-    waveform = check(audio, sample_rate)
-    meter = LoudnessMeter(sample_rate, waveform.shape[0])
-    meter.push(waveform)
-    gain = gain_to(target_lufs, meter.loudness(), meter.peak)
-    return apply_gain(waveform, gain), gain
-
-
 def gain_to(target_lufs: float, measured_lufs: float, peak: float) -> float:
-    """Return the gain in dB that brings a sound to a loudness, but never beyond full scale; float32 holds it exactly.
+    """Return the gain in dB that brings a sound to a loudness, or to full scale if that is lower.
+
+    The value is exact in float32. Silence (-70 LUFS) is not amplified.
 
     Args:
         target_lufs: LUFS.
-        measured_lufs: the sound's loudness in LUFS. Silence (-70 LUFS) is not raised.
+        measured_lufs: the sound's loudness in LUFS.
         peak: the sound's highest absolute sample, full scale 1.0.
 
     Raises:
         AudioError: a target that is not finite.
     """
     if not math.isfinite(target_lufs):
-        raise AudioError(f"normalize: the target is {target_lufs} LUFS, expected a finite number")
+        raise AudioError(f"gain: the target is {target_lufs} LUFS, expected a finite number")
     gain = 0.0 if measured_lufs <= SILENCE_LUFS else target_lufs - measured_lufs
     if peak > 0.0:
         gain = min(gain, -20 * math.log10(peak))
     stored = np.float32(gain)
-    if np.float32(peak * 10 ** (float(stored) / 20)) > 1.0:  # rounded up, past full scale
+    if np.float32(peak * 10 ** (float(stored) / 20)) > 1.0:  # rounded up, beyond full scale
         stored = np.nextafter(stored, np.float32(-np.inf))
     return float(stored)
 

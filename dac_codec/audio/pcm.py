@@ -1,4 +1,4 @@
-"""Samples as bytes, little-endian and interleaved: what follows the header of a wav file, or comes without one."""
+"""Plain samples as bytes, little-endian and interleaved, as they follow the header of a wav file."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy.typing as npt
 from dac_codec.audio.samples import Audio
 
 WIDTHS = {"PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}
-"""Bytes per sample of the sample formats that this module knows, under libsndfile's names."""
+"""Bytes per sample of the supported sample formats, under libsndfile's names."""
 
 
 def decode(data: bytes, subtype: str, channels: int) -> Audio:
-    """Turn whole frames of samples into a waveform [C, T]; the numbers are those that libsndfile reads."""
+    """Convert complete frames of samples into a waveform [C, T], with the same numbers as libsndfile."""
     if subtype == "PCM_24":
         wide = np.zeros((len(data) // 3, 4), np.uint8)
         wide[:, 1:] = np.frombuffer(data, np.uint8).reshape(-1, 3)
@@ -23,15 +23,15 @@ def decode(data: bytes, subtype: str, channels: int) -> Audio:
         width = WIDTHS[subtype]
         samples = np.frombuffer(data, f"<i{width}").astype(np.float32) / np.float32(2 ** (8 * width - 1))
     else:
-        with np.errstate(over="ignore"):  # beyond float32's range is inf, which whoever reads reports
+        with np.errstate(over="ignore"):  # beyond float32's range is inf, which the reader reports
             samples = np.frombuffer(data, f"<f{WIDTHS[subtype]}").astype(np.float32)
     return np.ascontiguousarray(samples.reshape(-1, channels).T)
 
 
 def encode(audio: Audio, subtype: str) -> bytes:
-    """Turn a waveform [C, T] into bytes; the numbers are those that libsndfile writes.
+    """Convert a waveform [C, T] into bytes, with the same numbers as libsndfile.
 
-    Integers are clipped, never wrapped round. They are the high bytes of a sample that is rounded to 32 bits.
+    Integers are clipped, and are the high bytes of a sample rounded to 32 bits.
     """
     interleaved: npt.NDArray[np.float32] = audio.T
     if subtype in ("FLOAT", "DOUBLE"):

@@ -1,4 +1,4 @@
-"""Other sample rates: soxr for a whole waveform or block by block, and the reference's own filter."""
+"""Sample rate conversion: soxr for a whole waveform or in blocks, and the reference implementation's own filter."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import numpy as np
 import soxr
 
+from dac_codec.audio.dsp import windowed_sinc
 from dac_codec.audio.samples import Audio, block_length, blocks, check_rate
 from dac_codec.common.errors import AudioError
 
@@ -14,7 +15,7 @@ _MAX_RATIO = 1000  # beyond it, a sample rate is a mistake and the output would 
 
 
 def resample(audio: Audio, from_rate: int, to_rate: int, n_samples: int | None = None) -> Audio:
-    """Change the sample rate with soxr (HQ: linear phase, aligned in time, 20-bit precision).
+    """Change the sample rate with soxr (HQ: linear phase, no delay, 20-bit precision).
 
     Args:
         audio: [C, T].
@@ -29,25 +30,21 @@ def resample(audio: Audio, from_rate: int, to_rate: int, n_samples: int | None =
         AudioError: rates that are not positive integers or are more than a factor of 1000 apart, or a negative length.
     """
     resampler = Resampler(from_rate, to_rate, audio.shape[0], n_samples)
-    length = audio.shape[1]
-    if from_rate == to_rate and n_samples in (None, length):
+    if from_rate == to_rate and n_samples in (None, audio.shape[1]):
         return audio
-    wanted = -(-length * to_rate // from_rate) if n_samples is None else n_samples
-    output = np.empty((audio.shape[0], wanted), np.float32)
-    done = 0
-    for block in blocks(audio, block_length(audio.shape[0])):
-        part = resampler.push(block)
-        output[:, done : done + part.shape[1]] = part
-        done += part.shape[1]
-    output[:, done:] = resampler.flush()
-    return output
+    parts = [resampler.push(block) for block in blocks(audio, block_length(audio.shape[0]))]
+    return np.concatenate([*parts, resampler.flush()], axis=1)
 
 
 class Resampler:
-    """Changes the sample rate of a sound that comes in blocks; the blocks that it gives join to what `resample` gives.
+    """Changes the sample rate of a sound that comes in blocks; the joined output equals that of `resample`.
 
-    How the sound is dealt out in blocks doesn't change a bit of the result. What comes out lags behind what went in by
-    the reach of the filter, some milliseconds; where the rates are equal, nothing lags.
+    The division into blocks does not change a bit of the output. It lags behind the input by the reach of soxr's
+    filter, some milliseconds; where the rates are equal, there is no lag.
+
+        push   |<--- block --->|<--- block --->|<- block ->|
+        output |<-- ready -->|<--- ready --->|<-- ready ->|<-- flush: zeros are assumed after the end -->|
+                              ^ lag: the filter's reach
 
     Args:
         from_rate: Hz.
@@ -62,42 +59,42 @@ class Resampler:
     def __init__(self, from_rate: int, to_rate: int, channels: int, n_samples: int | None = None) -> None:
         self._from_rate, self._to_rate = _check_rates(from_rate, to_rate)
         if n_samples is not None and n_samples < 0:
-            raise AudioError(f"resample: {n_samples} samples asked for, expected none or more")
+            raise AudioError(f"resample: {n_samples} samples requested, expected 0 or more")
         self._channels = channels
         self._n_samples = n_samples
-        self._n_pushed = self._n_given = 0
+        self._n_pushed = self._n_output = 0
         self._stream = None
         if from_rate != to_rate:
             self._stream = soxr.ResampleStream(self._from_rate, self._to_rate, channels, "float32", "HQ")
 
     def push(self, block: Audio) -> Audio:
-        """Take a block [C, t]; return what it makes possible [C, u], perhaps nothing."""
+        """Take a block [C, t]; return the output that is complete [C, u], u >= 0."""
         self._n_pushed += block.shape[1]
         output = block if self._stream is None else self._resampled(block)
         if self._n_samples is not None:
-            output = output[:, : self._n_samples - self._n_given]
-        self._n_given += output.shape[1]
+            output = output[:, : self._n_samples - self._n_output]
+        self._n_output += output.shape[1]
         return output
 
     def flush(self, n_samples: int | None = None) -> Audio:
-        """End the sound; return the rest of it [C, u].
+        """End the sound; return the rest of the output [C, u].
 
         Args:
             n_samples: length to trim or zero-pad the whole output to, where it is known only now.
 
         Raises:
-            AudioError: more than `n_samples` have been given already.
+            AudioError: more than `n_samples` were returned already.
         """
         natural = -(-self._n_pushed * self._to_rate // self._from_rate)
         if n_samples is None:
             n_samples = natural if self._n_samples is None else self._n_samples
-        if n_samples < self._n_given:
-            raise AudioError(f"resample: {n_samples} samples asked for, and {self._n_given} were given already")
-        output = np.zeros((self._channels, n_samples - self._n_given), np.float32)
-        if self._stream is not None and natural > self._n_given:
-            # soxr rounds the length. A few zeros after the end, which it assumes there anyway, make it long enough.
+        if n_samples < self._n_output:
+            raise AudioError(f"resample: {n_samples} samples requested, but {self._n_output} were returned already")
+        output = np.zeros((self._channels, n_samples - self._n_output), np.float32)
+        if self._stream is not None and natural > self._n_output:
+            # soxr rounds the length. A few more of the zeros that it assumes after the end make up for it.
             tail = np.zeros((self._channels, -(-self._from_rate // self._to_rate) + 1), np.float32)
-            rest = self._resampled(tail, last=True)[:, : min(natural, n_samples) - self._n_given]
+            rest = self._resampled(tail, last=True)[:, : min(natural, n_samples) - self._n_output]
             output[:, : rest.shape[1]] = rest
         return output
 
@@ -108,16 +105,18 @@ class Resampler:
 
 
 def resample_windowed_sinc(audio: Audio, from_rate: int, to_rate: int) -> Audio:
-    """Change the sample rate as the reference implementation of the codec does, number for number.
+    """Change the sample rate with the same numbers as the reference implementation of the codec.
 
-    Only what must agree with the reference wants it; `resample` has a flatter and wider pass band. The formula is that
-    of `julius.resample_frac` with its defaults (https://github.com/adefossez/julius), which descript-audiotools calls:
-    the output at time t is the sum over k of x[k] h(k / from_rate - t), where h is a sinc with its cut-off at 0.945 of
-    the lower Nyquist frequency under a squared cosine that ends at its 24th zero, scaled to a sum of 1. The first and
-    the last sample go on beyond the ends.
+    For what must agree with the reference; `resample` has a flatter and wider pass band. The formula is that of
+    `julius.resample_frac` with its defaults (https://github.com/adefossez/julius), which descript-audiotools calls:
+
+        y(t) = sum over k of x[k] h(k / from_rate - t),  h(t) = sinc(2 f t) cos^2(pi f t / zeros), scaled to a sum of 1
+
+    with a cut-off f at 0.945 of the lower Nyquist frequency, and zeros = 24 zero crossings on either side of the sinc.
+    The first and last sample are repeated beyond the ends.
 
     Args:
-        audio: [C, T], at least one sample.
+        audio: [C, T], T > 0.
         from_rate: Hz.
         to_rate: Hz.
 
@@ -136,28 +135,31 @@ def resample_windowed_sinc(audio: Audio, from_rate: int, to_rate: int) -> Audio:
         raise AudioError("resample: no samples, expected at least one")
     divisor = math.gcd(from_rate, to_rate)
     old, new = from_rate // divisor, to_rate // divisor
-    cutoff = min(old, new) * rolloff  # zeros of the sinc per `old` input samples
-    width = math.ceil(zeros * old / cutoff)  # input samples on either side that the window reaches
+    cutoff = min(old, new) * rolloff  # zero crossings of the sinc per `old` input samples
+    width = math.ceil(zeros * old / cutoff)  # reach of the window, in input samples on either side
     taps = np.arange(-width, width + 1)
 
     output = np.empty((n_channels, length * new // old), np.float32)
     padded = np.pad(audio, ((0, 0), (width, width + 1)), mode="edge")
     windows = np.lib.stride_tricks.sliding_window_view(padded, len(taps), axis=1)  # [C, T + 1, taps], a view
-    # Output n is at input sample n * old / new. Every `new` of them share a kernel, and are `old` input samples apart.
+    # Output n lies at input sample n * old / new. Every `new`-th output has the same phase and filter, and its input
+    # advances by `old` samples (here from 3 to 2, phases 0 and 1):
+    #     input    0     1     2     3     4     5     6
+    #     output   0        1        2        3        4
+    #     phase    0        1        0        1        0
     for phase in range(min(new, output.shape[1])):
         start = phase * old // new
-        # The reference computes the position in float32, in this order; exact positions would part from it by 1e-5.
+        # In float32 and in this order, as the reference; exact positions would change the output by 1e-5.
         t = ((start + taps).astype(np.float32) / np.float32(old) + np.float32(-phase / new)) * np.float32(cutoff)
         t = np.clip(t, -zeros, zeros)
-        kernel = np.sinc(t) * np.cos(np.pi * t / zeros / 2) ** 2
-        kernel /= kernel.sum()
+        kernel = windowed_sinc(t, np.cos(np.pi * t / zeros / 2) ** 2)
         n_outputs = -(-(output.shape[1] - phase) // new)
         output[:, phase::new] = windows[:, start::old][:, :n_outputs] @ kernel
     return output
 
 
 def _check_rates(from_rate: int, to_rate: int) -> tuple[int, int]:
-    """Return both rates as int; raise an AudioError unless they are positive and within a sensible factor."""
+    """Return both rates as int; raise an AudioError unless they are positive and within a factor of 1000."""
     check_rate(from_rate, "resample")
     check_rate(to_rate, "resample")
     if max(from_rate, to_rate) > _MAX_RATIO * min(from_rate, to_rate):

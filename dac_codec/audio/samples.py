@@ -1,4 +1,4 @@
-"""Waveforms in memory: what counts as one, and how it is passed on in blocks."""
+"""Waveforms in memory: validation, and division into blocks."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ Audio: TypeAlias = npt.NDArray[np.float32]
 """Samples [C, T], float32, full scale 1.0."""
 
 MAX_CHANNELS = 1024
-"""The most that libsndfile reads or writes."""
+"""Upper limit of libsndfile."""
 
 BLOCK_VALUES = 2**18
-"""Samples over all channels that are read, written or filtered at a time."""
+"""Samples over all channels that are read, written or filtered in one step."""
 
 
 def block_length(channels: int) -> int:
-    """The samples per channel of a full block: 2^18 over all channels."""
+    """Samples per channel of a full block: 2^18 over all channels."""
     return max(1, BLOCK_VALUES // channels)
 
 
 def blocks(audio: Audio, n_samples: int) -> Iterator[Audio]:
-    """Views [C, n_samples] of `audio` [C, T], one after the other; the last may be shorter."""
+    """Successive views [C, n_samples] of `audio` [C, T]; the last may be shorter."""
     for start in range(0, audio.shape[1], n_samples):
         yield audio[:, start : start + n_samples]
 
 
 def check(audio: npt.ArrayLike, sample_rate: int, name: str = "audio") -> Audio:
-    """Turn an array that a caller handed in into a valid waveform.
+    """Validate an array and convert it into a waveform.
 
     Args:
         audio: [C, T] or [T], any floating dtype, full scale 1.0.
@@ -40,10 +40,10 @@ def check(audio: npt.ArrayLike, sample_rate: int, name: str = "audio") -> Audio:
         name: what error messages call the array.
 
     Returns:
-        [C, T] float32, C-contiguous; shares memory with `audio` where that already fits.
+        [C, T] float32, C-contiguous; shares memory with `audio` if no conversion is needed.
 
     Raises:
-        AudioError: another dtype or shape, no samples, NaN or infinite samples, or no usable sample rate.
+        AudioError: another dtype or shape, no samples, NaN or infinite samples, or an invalid sample rate.
     """
     check_rate(sample_rate, name)
     array = np.asarray(audio)
@@ -77,9 +77,9 @@ def check_rate(sample_rate: int, name: str) -> None:
 
 
 def check_finite(audio: Audio, sample_rate: int, name: str, start: int = 0) -> None:
-    """Raise an AudioError that counts and locates the NaN and infinite samples of `audio` [C, T], if there are any.
+    """Raise an AudioError that counts and locates the NaN and infinite samples of `audio` [C, T], if any.
 
-    `start` is the number of samples per channel that came before `audio`.
+    `start` is the number of samples per channel before `audio`.
     """
     finite = np.isfinite(audio)
     if finite.all():

@@ -1,25 +1,26 @@
-"""The header of a wav file (RIFF, and its 64-bit form RF64: EBU Tech 3306), for streams that can't be sought in."""
+"""The header of a wav file (RIFF, and its 64-bit form RF64: EBU Tech 3306), for streams that are not seekable."""
 
 from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from dac_codec.audio.pcm import WIDTHS
 from dac_codec.common.errors import AudioError
-from dac_codec.common.streams import Pipe
+from dac_codec.common.streams import read_exactly, skip
 
 LIMIT_BYTES = 2**32 - 2**16
-"""Sizes in a RIFF, AIFF or AU header are 32 bits; the rest is room for the header."""
+"""Most bytes of samples in a RIFF, AIFF or AU file, whose sizes are 32 bits; the rest is left for the header."""
 
 UNKNOWN_SIZE = 2**32 - 1
-"""In place of a size: the samples go on until the stream ends, or a 64-bit size stands elsewhere."""
+"""In place of a size: the samples continue to the end of the stream, or a chunk "ds64" has the 64-bit size."""
 
 _MOST_BEFORE_FORMAT = 2**20
-"""Bytes that may stand before the format of the samples: they are kept, for whoever reads other formats."""
+"""Most bytes before the format chunk. They are kept in memory, for libsndfile if it has to read the file."""
 
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
-_GUID_TAIL = bytes.fromhex("000000001000800000aa00389b71")  # of all sub-formats that stand for a two-byte tag
+_GUID_TAIL = bytes.fromhex("000000001000800000aa00389b71")  # follows a two-byte tag in an extensible sub-format
 _SUBTYPES = {
     (_PCM, 1): "PCM_U8",
     (_PCM, 2): "PCM_16",
@@ -45,54 +46,58 @@ class Layout:
         return self.channels * WIDTHS[self.subtype]
 
 
-def read_header(pipe: Pipe) -> tuple[Layout, int | None] | bytes:
+def read_header(stream: BinaryIO, name: str) -> tuple[Layout, int | None] | bytes:
     """Read up to the first sample.
 
+    Args:
+        stream: a binary stream at its beginning.
+        name: what error messages call the stream.
+
     Returns:
-        The layout, and the bytes of samples that the header promises: None where it says that it doesn't know (0 or
-        0xFFFFFFFF). Or, if this is no wav file of plain samples, the bytes that were read to find out.
+        The layout, and the number of bytes of samples that the header declares: None if it is declared as unknown (0 or
+        0xFFFFFFFF). If this is not a wav file of plain samples, the bytes that were read.
 
     Raises:
-        AudioError: more than 1 MiB stands before the format of the samples.
+        AudioError: more than 1 MiB precedes the format of the samples.
     """
-    start = pipe.exactly(12)
+    start = read_exactly(stream, 12)
     if start[:4] not in (b"RIFF", b"RF64") or start[8:] != b"WAVE":
         return start
     seen = bytearray(start)
     long_size = None
     while True:
-        start = pipe.exactly(8)
+        start = read_exactly(stream, 8)
         seen += start
         tag, size = start[:4], int.from_bytes(start[4:], "little")
         if len(start) < 8 or tag == b"data":
             return bytes(seen)
         if len(seen) + size > _MOST_BEFORE_FORMAT:
             raise AudioError(
-                f"{pipe.name}: more than 1 MiB stands before the wav's format, expected it near the beginning; save it "
+                f"{name}: more than 1 MiB precedes the wav's format chunk, expected it near the beginning; save it "
                 "to a file to read it"
             )
-        content = pipe.exactly(size + size % 2)
+        content = read_exactly(stream, size + size % 2)
         seen += content
         if tag == b"ds64" and len(content) >= 16:
             long_size = int.from_bytes(content[8:16], "little")
         if tag == b"fmt ":
             layout = _layout(content[:size])
-            return bytes(seen) if layout is None else (layout, _data_size(pipe, long_size))
+            return bytes(seen) if layout is None else (layout, _data_size(stream, long_size))
 
 
-def _data_size(pipe: Pipe, long_size: int | None) -> int | None:
-    """Pass over what stands between the format and the samples; return the bytes of samples."""
-    while len(start := pipe.exactly(8)) == 8:
+def _data_size(stream: BinaryIO, long_size: int | None) -> int | None:
+    """Skip the chunks between the format and the samples; return the number of bytes of samples."""
+    while len(start := read_exactly(stream, 8)) == 8:
         size = int.from_bytes(start[4:], "little")
         if start[:4] == b"data":
             size = long_size if size == UNKNOWN_SIZE and long_size is not None else size
             return None if size in (0, UNKNOWN_SIZE, 2**64 - 1) else size
-        pipe.skip(size + size % 2)
+        skip(stream, size + size % 2)
     return 0
 
 
 def _layout(fields: bytes) -> Layout | None:
-    """Take a format chunk apart; None unless it tells of plain samples and makes sense."""
+    """Parse a format chunk; None unless it is consistent and declares plain samples."""
     if len(fields) < 16:
         return None
     tag, channels, sample_rate, _, frame_bytes, bits = struct.unpack_from("<HHIIHH", fields)
@@ -110,12 +115,12 @@ def header(layout: Layout, n_samples: int | None, with_room: bool = False) -> by
 
     Args:
         layout: how the samples are stored.
-        n_samples: per channel; None makes a header that says that the length is unknown.
-        with_room: leave room for the 64-bit sizes even where they are not needed, so that the header has the same
-            length for any `n_samples`.
+        n_samples: per channel; None declares an unknown length.
+        with_room: reserve space for the 64-bit sizes even where they are not needed, so that the header's length does
+            not depend on `n_samples`.
 
     Raises:
-        AudioError: a sample rate that the header can't hold.
+        AudioError: a sample rate of 2^32 Hz or more, which the header can't hold.
     """
     if layout.sample_rate >= 2**32:
         raise AudioError(f"wav: {layout.sample_rate} Hz can't be written, expected less than 2^32 Hz")

@@ -1,4 +1,4 @@
-"""Sound files and live sound, written block by block or whole."""
+"""Sound files and live sound, written in blocks or whole."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 import soundfile
 
 from dac_codec.audio import pcm, wav
-from dac_codec.audio.libsndfile import reason
+from dac_codec.audio.libsndfile import SYSTEM_ERROR, reason
 from dac_codec.audio.samples import MAX_CHANNELS, Audio, block_length, blocks, check, check_rate
 from dac_codec.common.errors import AudioError
 from dac_codec.common.files import atomic_write, is_device
@@ -41,31 +41,30 @@ _BYTES_PER_SAMPLE = {"PCM_S8": 1, **pcm.WIDTHS}
 
 
 class Writer:
-    """A sound file or live sound, written block by block in memory that doesn't grow with its length.
+    """A sound file or live sound, written in blocks. Memory does not grow with its length.
 
-    To be used as a context manager. A file appears when the block ends well, whole, and not at all when it doesn't: it
-    is written under a temporary name beside the target, which then takes its place. Streams and devices, which may not
-    be seekable, get the samples of wav and raw as they come, and all bytes of any other format at the end.
+    A context manager. A file is written under a temporary name beside the target, which it replaces when the block
+    succeeds; otherwise it is deleted. Streams and devices, which may not be seekable, receive the samples of wav and
+    raw at once, and all bytes of any other format at the end.
 
-    Samples of integer PCM are clipped to [-1, 1], so that a sample beyond full scale never wraps round; +1.0 becomes
-    the largest integer. A wav file that would pass 4 GiB is written as RF64, its 64-bit form (EBU Tech 3306); one of
-    unknown length leaves 36 bytes of room for that. On a stream, a wav header of unknown length gives 0xFFFFFFFF in
-    place of its sizes, which players and `Reader` take for "until the end".
+    Samples are clipped to [-1, 1] in integer PCM, and +1.0 becomes the largest integer. A wav file above 4 GiB is
+    written as RF64, its 64-bit form (EBU Tech 3306); one of unknown length reserves 36 bytes for that. On a stream, a
+    wav header of unknown length has 0xFFFFFFFF in place of its sizes, which players and `Reader` take for "to the end".
 
     Args:
         target: a path, or a binary stream, which is not closed.
         sample_rate: Hz.
         channels: number of channels.
-        n_samples: samples per channel that will be written; None if it is not known.
-        fmt: a file extension that picks the format in place of the target's own; streams are wav by default. "raw" is
-            for streams alone: interleaved little-endian samples without a header.
+        n_samples: samples per channel that will be written; None if not known.
+        fmt: a file extension that selects the format, by default the target's, or wav for streams. "raw" is for streams
+            only: interleaved little-endian samples without a header.
         subtype: a sample format in libsndfile's names, such as "PCM_24" or "FLOAT"; by default 16-bit PCM for wav, raw,
             flac, aiff, au, caf, w64 and rf64, and the codec of the same name for ogg (Vorbis), opus and mp3.
 
     Raises:
-        AudioError: a format that can't be written, or a sample rate or number of channels that can't be. Inside the
-            block: a target that can't be written to. At its end: another number of samples than `n_samples`.
-        BrokenPipeError: the reader of a stream went away.
+        AudioError: an unsupported format, or an invalid sample rate or number of channels. In the block: the target
+            can't be written. At its end: the number of samples is not `n_samples`.
+        BrokenPipeError: the reader of a stream closed it.
     """
 
     def __init__(
@@ -106,7 +105,9 @@ class Writer:
             return
         with self._errors(), self._cleanup:
             if self.n_samples not in (None, self._n_written):
-                raise AudioError(f"{self.name}: {self.n_samples} samples were promised, {self._n_written} came")
+                raise AudioError(
+                    f"{self.name}: {self.n_samples} samples were announced, {self._n_written} were written"
+                )
             self._sink.finish(self._n_written)
 
     def write(self, block: npt.ArrayLike) -> None:
@@ -116,16 +117,16 @@ class Writer:
             block: [C, T] or [T], any floating dtype, full scale 1.0.
 
         Raises:
-            AudioError: samples that `check` refuses, another number of channels, more samples than were promised or
-                fit into the format, or a target that can't be written to.
-            BrokenPipeError: the reader of a stream went away.
+            AudioError: samples that `check` refuses, another number of channels, more samples than `n_samples` or than
+                the format can hold, or the target can't be written.
+            BrokenPipeError: the reader of a stream closed it.
         """
         waveform = check(block, self.sample_rate, self.name)
         if waveform.shape[0] != self.channels:
             raise AudioError(f"{self.name}: a block has {waveform.shape[0]} channels, expected {self.channels}")
         n_written = self._n_written + waveform.shape[1]
         if self.n_samples is not None and n_written > self.n_samples:
-            raise AudioError(f"{self.name}: {self.n_samples} samples were promised, and more came")
+            raise AudioError(f"{self.name}: {self.n_samples} samples were announced, more were written")
         self._check_size(n_written)
         with self._errors():
             for part in blocks(waveform, block_length(self.channels)):
@@ -133,7 +134,7 @@ class Writer:
         self._n_written = n_written
 
     def _check_size(self, n_samples: int) -> None:
-        """Refuse what the sizes in the header can't say."""
+        """Raise an AudioError if the header's sizes can't hold `n_samples`."""
         size = n_samples * self.channels * _BYTES_PER_SAMPLE.get(self._subtype, 1)
         if size > wav.LIMIT_BYTES and (
             self._container in ("AIFF", "AU") or (self._container == "WAV" and not self._plain)
@@ -143,35 +144,38 @@ class Writer:
                 "caf or flac"
             )
 
-    def _open(self, stack: contextlib.ExitStack) -> _Sink:
-        """Open the target; `stack` closes it, and puts a file in its place or throws it away."""
-        layout = wav.Layout(self.sample_rate, self.channels, self._subtype)
-        if isinstance(self._target, str | os.PathLike) and not is_device(Path(self._target)):
-            temporary = stack.enter_context(atomic_write(Path(self._target)))
-            if self._plain:
-                return _WavFile(stack.enter_context(temporary.open("wb")), layout, self.n_samples)
-            return self._encoder(str(temporary), stack)
-        stream = self._target
+    def _open(self, stack: contextlib.ExitStack) -> _PcmSink | _EncodedSink:
+        """Open the target; `stack` closes it, and moves a file to its place or deletes it."""
+        path: Path | None = None
+        stream: Any = self._target
         if isinstance(stream, str | os.PathLike):
-            stream = stack.enter_context(io.FileIO(stream, "w"))
+            if is_device(Path(stream)):
+                stream = stack.enter_context(io.FileIO(stream, "w"))
+            else:
+                path = stack.enter_context(atomic_write(Path(stream)))
+                stream = stack.enter_context(path.open("wb")) if self._plain else None
         if self._plain:
-            head = b"" if self._container == "RAW" else wav.header(layout, self.n_samples)
-            return _PlainStream(stream, layout, head, pad=self._container == "WAV" and self.n_samples is not None)
+            layout = wav.Layout(self.sample_rate, self.channels, self._subtype)
+            return _PcmSink(stream, self._container, layout, self.n_samples, rewritable=path is not None)
         buffer = io.BytesIO()
-        return _EncodedStream(stream, buffer, self._encoder(buffer, stack))
-
-    def _encoder(self, target: str | io.BytesIO, stack: contextlib.ExitStack) -> _Encoder:
-        file = soundfile.SoundFile(target, "w", self.sample_rate, self.channels, self._subtype, format=self._container)
+        file = soundfile.SoundFile(
+            buffer if path is None else str(path),
+            "w",
+            self.sample_rate,
+            self.channels,
+            self._subtype,
+            format=self._container,
+        )
         stack.callback(file.close)
-        return _Encoder(file)
+        return _EncodedSink(file, stream, buffer)
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
-        """Turn what goes wrong with a target into an AudioError that says what to do."""
+        """Turn an error of the target into an AudioError that says what to do."""
         try:
             yield
         except soundfile.LibsndfileError as error:
-            if error.code == 2:  # SF_ERR_SYSTEM: the operating system refused; libsndfile keeps its reason to itself
+            if error.code == SYSTEM_ERROR:
                 raise AudioError(
                     f"{self.name}: can't be written to; check the free disk space and file size limits"
                 ) from error
@@ -205,8 +209,8 @@ def write(
         subtype: as for `Writer`.
 
     Raises:
-        AudioError: a format that can't be written, samples that `check` refuses, or a target that can't be written.
-        BrokenPipeError: the reader of a stream went away.
+        AudioError: an unsupported format, samples that `check` refuses, or the target can't be written.
+        BrokenPipeError: the reader of a stream closed it.
     """
     name = os.fspath(target) if isinstance(target, str | os.PathLike) else str(getattr(target, "name", "<stream>"))
     waveform = check(audio, sample_rate, name)
@@ -214,75 +218,57 @@ def write(
         writer.write(waveform)
 
 
-class _Sink(Protocol):
-    """Where a Writer's blocks go."""
+class _PcmSink:
+    """Plain samples behind a wav header, or behind none ("RAW").
+
+    A stream gets its header once. In a file (`rewritable`), the header of unknown length is replaced at the end.
+    """
+
+    def __init__(
+        self, stream: BinaryIO, container: str, layout: wav.Layout, n_samples: int | None, rewritable: bool
+    ) -> None:
+        self._stream, self._layout = stream, layout
+        self._rewrites = rewritable and n_samples is None
+        self._pads = container == "WAV" and (rewritable or n_samples is not None)
+        if container == "WAV":
+            known = 0 if self._rewrites else n_samples
+            _send(stream, wav.header(layout, known, with_room=self._rewrites))
 
     def write(self, block: Audio) -> None:
-        """Append a block."""
+        _send(self._stream, pcm.encode(block, self._layout.subtype))
 
     def finish(self, n_samples: int) -> None:
-        """Write what can be written only now that `n_samples` have come."""
+        """Complete the output after `n_samples` samples per channel."""
+        if self._pads:
+            _send(self._stream, bytes(n_samples * self._layout.frame_bytes % 2))
+        if self._rewrites:
+            self._stream.seek(0)
+            _send(self._stream, wav.header(self._layout, n_samples, with_room=True))
 
 
-class _WavFile:
-    """Plain samples in a wav file. Where their number is known only at the end, the header is written again."""
+class _EncodedSink:
+    """Any format that libsndfile writes. A stream gets it at the end, from `buffer`, as only then its bytes are final.
 
-    def __init__(self, file: BinaryIO, layout: wav.Layout, n_samples: int | None) -> None:
-        self._file, self._layout = file, layout
-        self._rewrite = n_samples is None
-        file.write(wav.header(layout, n_samples or 0, self._rewrite))
+    Blocks are short: libsndfile's Vorbis encoder overflows its stack on long ones.
+    """
 
-    def write(self, block: Audio) -> None:
-        self._file.write(pcm.encode(block, self._layout.subtype))
-
-    def finish(self, n_samples: int) -> None:
-        self._file.write(bytes(n_samples * self._layout.frame_bytes % 2))
-        if self._rewrite:
-            self._file.seek(0)
-            self._file.write(wav.header(self._layout, n_samples, self._rewrite))
-        self._file.flush()  # closing comes too late to complain of a full disk
-
-
-class _PlainStream:
-    """Plain samples on a stream, which are passed on at once, behind a header that may be empty."""
-
-    def __init__(self, stream: BinaryIO, layout: wav.Layout, head: bytes, pad: bool) -> None:
-        self._stream, self._layout, self._pad = stream, layout, pad
-        write_all(stream, head)
+    def __init__(self, file: soundfile.SoundFile, stream: BinaryIO | None, buffer: io.BytesIO) -> None:
+        self._file, self._stream, self._buffer = file, stream, buffer
 
     def write(self, block: Audio) -> None:
-        write_all(self._stream, pcm.encode(block, self._layout.subtype))
-
-    def finish(self, n_samples: int) -> None:
-        if self._pad:
-            write_all(self._stream, bytes(n_samples * self._layout.frame_bytes % 2))
-
-
-class _Encoder:
-    """Whatever libsndfile writes (in blocks: its Vorbis encoder overflows its stack on long ones)."""
-
-    def __init__(self, file: soundfile.SoundFile) -> None:
-        self._file = file
-
-    def write(self, block: Audio) -> None:
-        self._file.write(np.ascontiguousarray(block.T))  # soundfile has libsndfile clip where the format is integer
+        self._file.write(np.ascontiguousarray(block.T))  # soundfile makes libsndfile clip to an integer format's range
 
     def finish(self, n_samples: int) -> None:
         self._file.close()
+        if self._stream is not None:
+            _send(self._stream, self._buffer.getbuffer())
 
 
-class _EncodedStream:
-    """A format whose bytes are final only at the end, when a stream gets them."""
-
-    def __init__(self, stream: BinaryIO, buffer: io.BytesIO, encoder: _Encoder) -> None:
-        self._stream, self._buffer, self._encoder = stream, buffer, encoder
-
-    def write(self, block: Audio) -> None:
-        self._encoder.write(block)
-
-    def finish(self, n_samples: int) -> None:
-        self._encoder.finish(n_samples)
-        write_all(self._stream, self._buffer.getbuffer())
+def _send(stream: BinaryIO, data: bytes | memoryview) -> None:
+    """Write all of `data` and flush it: live samples must not wait, and closing is too late to report a full disk."""
+    write_all(stream, data)
+    if hasattr(stream, "flush"):
+        stream.flush()
 
 
 def _file_format(fmt: str, subtype: str | None, name: str, to_stream: bool) -> tuple[str, str]:

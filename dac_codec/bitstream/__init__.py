@@ -1,4 +1,4 @@
-"""The .dac file format: bytes and integer arrays, and nothing of sound or networks. FORMAT.md is the specification."""
+"""The .dac file format, as bytes and integer arrays. FORMAT.md is the specification."""
 
 from dac_codec.bitstream.chunks import default_chunk_frames
 from dac_codec.bitstream.container import Reader, Writer, dumps, loads

@@ -1,4 +1,4 @@
-"""The chunks of a .dac file: their kinds, and what is in them."""
+"""The chunks of a .dac file: kinds, keys and payloads."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from dac_codec.bitstream.packing import pack, packed_size, unpack
 from dac_codec.common.errors import BitstreamError
 
 MAX_CHUNK_CODES = 1 << 20
-"""Most codes (frames x channels x codebooks) in one chunk."""
+"""Maximum number of codes (frames x channels x codebooks) in one chunk."""
 
 MAX_PAYLOAD = 1 << 22
-"""Most bytes in a payload."""
+"""Maximum size of a payload in bytes."""
+
+TOO_NEW = "the file holds a chunk that only a newer version of this package understands"
+"""Error message for a CRITICAL chunk, which a reader must not skip."""
 
 
 class ChunkKind(IntEnum):
@@ -31,8 +34,8 @@ class ChunkKind(IntEnum):
 def default_chunk_frames(model_sample_rate: int, hop_length: int) -> int:
     """Return the frames per chunk that `Writer` uses: 3.5 s, rounded up to a multiple of 8.
 
-    Eight codes of any width fill whole bytes, so full chunks need no padding. 3.5 s keep the chunk headers of a 10 s
-    clip, together with the file header, below 1% of the codes even at 6 kbit/s.
+    Eight codes of any width fill whole bytes, so full chunks need no padding. With 3.5 s, the file header and the chunk
+    overhead of a 10 s clip stay below 1% of the codes at 6 kbit/s.
 
     >>> default_chunk_frames(44100, 512)
     304
@@ -41,7 +44,7 @@ def default_chunk_frames(model_sample_rate: int, hop_length: int) -> int:
 
 
 def encode_key(kind: ChunkKind, payload_size: int) -> bytes:
-    """Return the key of a chunk."""
+    """Return the key of a chunk: its payload size and kind as one varint."""
     return encode_varint(payload_size << 2 | kind)
 
 
@@ -52,7 +55,7 @@ def encode_codes(header: Header, codes: npt.NDArray[np.uint16]) -> bytes:
 
 
 def decode_codes(header: Header, payload: bytes) -> npt.NDArray[np.uint16]:
-    """Return the codes [C, N, F] of the payload of a CODES chunk; raises BitstreamError."""
+    """Return the codes [C, N, F] in the payload of a CODES chunk. Raises BitstreamError if it is invalid."""
     fields = FieldReader(payload, "a chunk of codes")
     n_frames = fields.varint()
     planes = header.n_codebooks * header.channels
@@ -68,7 +71,7 @@ def decode_codes(header: Header, payload: bytes) -> npt.NDArray[np.uint16]:
 
 
 def decode_end(header: Header, payload: bytes) -> int:
-    """Return the samples per channel, from the header or else from the payload of the END chunk."""
+    """Return the samples per channel, from the header or, if it leaves them open, from the payload of END."""
     fields = FieldReader(payload, "the END chunk")
     n_samples = fields.varint() if header.n_samples is None else header.n_samples
     fields.expect_end()

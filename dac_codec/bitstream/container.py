@@ -1,7 +1,4 @@
-"""The .dac container: a small header, then chunks of packed codes, each under its own checksum.
-
-FORMAT.md beside this file is the normative description; the names here follow it.
-"""
+"""The .dac container: a header, then chunks of packed codes, each with a checksum. FORMAT.md is normative."""
 
 from __future__ import annotations
 
@@ -18,6 +15,7 @@ import numpy.typing as npt
 from dac_codec.bitstream.chunks import (
     MAX_CHUNK_CODES,
     MAX_PAYLOAD,
+    TOO_NEW,
     ChunkKind,
     decode_codes,
     decode_end,
@@ -28,34 +26,33 @@ from dac_codec.bitstream.chunks import (
 from dac_codec.bitstream.fields import CRC_BYTES, StreamReader, crc32c, encode_varint, write_all
 from dac_codec.bitstream.header import Header, encode_header, read_header
 from dac_codec.bitstream.positions import checksum_prefix
-from dac_codec.bitstream.recovery import TOO_NEW, Chunk, Gap, Resynchronizer
+from dac_codec.bitstream.recovery import Chunk, Gap, Resynchronizer
 from dac_codec.common.errors import BitstreamError, TruncatedBitstreamError
 
 
 class Writer:
-    """Writes codes to a binary stream, chunk by chunk, as they come.
+    """Writes codes to a binary stream, chunk by chunk.
 
-    The header is written at once, each chunk as soon as it is full, the rest and the END chunk by `close`. A chunk that
-    is written has left the stream's buffer. The stream is never seeked and never closed. As a context manager it closes
-    itself, but not when an exception is on its way: then the file ends without END, and every reader sees that it is
-    cut short.
+    The header is written immediately, each chunk as soon as it is full, the remaining frames and END by `close`. The
+    stream is flushed after every chunk; it is never seeked or closed. As a context manager, the writer closes itself
+    unless an exception is raised: the file then has no END, so that readers report it as truncated.
 
     Args:
         stream: a binary stream to write to.
-        header: what the file says about itself.
-        chunk_frames: frames per chunk; None for `default_chunk_frames`. Multiples of 8 waste no bits. Fewer let a live
-            listener hear them sooner, for some 7 bytes of overhead a chunk.
+        header: the header of the file.
+        chunk_frames: frames per chunk; None for `default_chunk_frames`. Multiples of 8 waste no bits. Fewer frames
+            lower the latency of a live stream and cost about 7 bytes per chunk.
 
     Raises:
-        BitstreamError: `chunk_frames` is below 1 or makes chunks of more than 2^20 codes.
+        BitstreamError: `chunk_frames` is below 1, or chunks would exceed 2^20 codes.
     """
 
     def __init__(self, stream: BinaryIO, header: Header, chunk_frames: int | None = None) -> None:
-        most = MAX_CHUNK_CODES // (header.channels * header.n_codebooks)
+        max_frames = MAX_CHUNK_CODES // (header.channels * header.n_codebooks)
         if chunk_frames is None:
-            chunk_frames = min(default_chunk_frames(header.model_sample_rate, header.hop_length), most // 8 * 8)
-        if not 1 <= chunk_frames <= most:
-            raise BitstreamError(f"chunk_frames must be in 1..{most} for these channels, found {chunk_frames}")
+            chunk_frames = min(default_chunk_frames(header.model_sample_rate, header.hop_length), max_frames // 8 * 8)
+        if not 1 <= chunk_frames <= max_frames:
+            raise BitstreamError(f"chunk_frames must be in 1..{max_frames} for these channels, found {chunk_frames}")
         self.header = header
         self.chunk_frames = chunk_frames
         self._stream = stream
@@ -66,26 +63,26 @@ class Writer:
         write_all(stream, encode_header(header))
 
     def write(self, codes: npt.NDArray[np.integer[Any]]) -> None:
-        """Append `codes` [C, N, F] of any F, in any integer type.
+        """Append `codes` [C, N, F] of any F and any integer type.
 
         Raises:
-            BitstreamError: the shape or type is another, a code is not in 0..codebook_size-1, or there are more frames
-                than the header's `n_samples` takes. Nothing of `codes` is written then.
+            BitstreamError: `codes` has another shape or type, a code is not in 0..codebook_size-1, or there are more
+                frames than the header's `n_samples` allows. Nothing is written in these cases.
             ValueError: the writer is closed.
         """
         if self._closed:
             raise ValueError("write to a closed Writer")
         self._check_codes(codes)
-        if self._n_frames + self._n_pending + codes.shape[-1] > self.header.most_frames():
+        if self._n_frames + self._n_pending + codes.shape[-1] > self.header.max_frames():
             raise BitstreamError(f"more frames than the {self.header.n_samples} samples in the header take")
-        # A copy, because the caller may use the array again before the chunk is full.
+        # A copy, because the caller may reuse the array before the chunk is full.
         self._pending.append(codes.astype(np.uint16))
         self._n_pending += codes.shape[-1]
         if self._n_pending >= self.chunk_frames:
             self._write_pending(whole_chunks_only=True)
 
     def flush(self) -> None:
-        """Write what is pending as a chunk of its own, however short; does nothing when nothing is.
+        """Write the pending frames, if any, as a chunk of their own.
 
         Raises:
             ValueError: the writer is closed.
@@ -95,15 +92,15 @@ class Writer:
         self._write_pending(whole_chunks_only=False)
 
     def close(self, n_samples: int | None = None) -> None:
-        """Write what is pending and the END chunk. Does nothing when it is closed already.
+        """Write the pending frames and END. Does nothing if the writer is closed already.
 
         Args:
-            n_samples: length of the original audio, in samples per channel. Needed if the header leaves it open;
+            n_samples: length of the original audio in samples per channel. Required if the header leaves it open;
                 otherwise None or the same number.
 
         Raises:
-            BitstreamError: `n_samples` is missing, contradicts the header, or does not fit the frames written. The
-                file is left without END then.
+            BitstreamError: `n_samples` is missing, contradicts the header, or does not fit the number of frames
+                written. The file then has no END.
         """
         if self._closed:
             return
@@ -167,29 +164,29 @@ class Writer:
 class Reader:
     """Reads a .dac file from a binary stream, chunk by chunk.
 
-    Iterating yields the codes of one chunk at a time, as uint16 arrays [C, N, F] with F >= 1, as soon as its last byte
-    is there, and ends with an error at the first damage. `events` goes on behind damage instead. Either is for one
-    pass: what is held in memory is one chunk, whatever the file claims, and the stream is never seeked but by
-    `seek_frame`. Iterating goes on to the end of the stream, because bytes after the END chunk are an error.
+    Iterating yields the codes of one chunk at a time, uint16 [C, N, F] with F >= 1, as soon as its last byte has
+    arrived, and raises at the first damage. `events` continues after damage instead. Either is a single pass that holds
+    one chunk in memory, whatever length the file claims; only `seek_frame` seeks in the stream. Iterating reads to the
+    end of the stream, because bytes after END are an error.
 
     Args:
-        stream: a binary stream that stands at the first byte of the file.
+        stream: a binary stream, positioned at the first byte of the file.
 
     Attributes:
-        header: the header, as it stands in the file.
-        n_samples: length in samples per channel; None while it is not known. Until the iteration has ended without an
-            error it is a mere claim: allocate nothing for it.
-        complete: whether END was reached and everything fits together.
+        header: the header of the file.
+        n_samples: length in samples per channel; None while unknown. Unverified until the iteration has ended without
+            an error: do not allocate memory for it before.
+        complete: whether END was reached without an error.
 
     Raises:
-        TruncatedBitstreamError: the stream ends early. While iterating, every whole chunk was yielded before.
-        BitstreamError: the bytes are no .dac file, are damaged, or need a newer version of this package.
+        TruncatedBitstreamError: the stream ends early. Raised after the last intact chunk.
+        BitstreamError: the stream is no .dac file, is damaged, or needs a newer version of this package.
     """
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self._source = StreamReader(stream)
-        self.header, self._positioned = read_header(self._source)
+        self.header = read_header(self._source)
         self.n_samples = self.header.n_samples
         self.complete = False
         self._n_frames = 0  # before the next chunk
@@ -201,35 +198,34 @@ class Reader:
         return self._chunks
 
     def events(self) -> Iterator[Chunk | Gap]:
-        """Read on behind damage: yield every chunk that is whole, and what is missing between them.
+        """Yield every intact chunk and the gaps between them; damage loses only the chunks that it touches.
 
-        Damage costs the chunks that it touches and no other. Each chunk comes as soon as its last byte is there; only
-        the first one behind a gap waits for the next, which bears out its place. Nothing behind END is read. See
-        `Resynchronizer` for the odds of being deceived.
+        A chunk is yielded as soon as its last byte has arrived, except for the first one after a gap, which the next
+        chunk must confirm. Nothing after END is read. `Resynchronizer` gives the probability of false positives.
 
         Raises:
-            TruncatedBitstreamError: the stream ends without END. Everything that is whole was yielded before.
-            BitstreamError: a CRITICAL chunk that only a newer version of this package understands.
+            TruncatedBitstreamError: the stream ends without END. Raised after the last intact chunk.
+            BitstreamError: the file holds a CRITICAL chunk, which only a newer version of this package understands.
         """
-        recovery = Resynchronizer(self._source, self.header, self._positioned, self._n_frames)
+        recovery = Resynchronizer(self._source, self.header, self._n_frames)
         yield from recovery.events()
         self.n_samples, self.complete = recovery.n_samples, recovery.complete
 
     def seek_frame(self, frame: int) -> int:
-        """Go to the chunk that holds `frame`, so that iterating goes on with it; return the number of its first frame.
+        """Seek to the chunk that holds `frame` and return the number of its first frame; iterating continues there.
 
-        The chunks before are passed over: only their lengths are read, and their checksums are not checked.
+        Only the lengths of the chunks before it are read; their checksums are not verified.
 
         Args:
-            frame: counted from 0.
+            frame: frame number, from 0.
 
         Raises:
             TruncatedBitstreamError: the file ends before the frame.
-            BitstreamError: the file holds no such frame, or what is passed over is damaged.
+            BitstreamError: the file does not hold the frame, or a chunk before it is damaged.
             io.UnsupportedOperation: the stream is not seekable.
         """
         if self._first_chunk is None:
-            raise io.UnsupportedOperation("a .dac stream that is not seekable is read from its beginning")
+            raise io.UnsupportedOperation("a .dac stream that is not seekable must be read from its beginning")
         size = self._stream.seek(0, os.SEEK_END)
         start, self._n_frames = self._stream.seek(self._first_chunk), 0
         self._chunks = self._read_chunks()
@@ -250,13 +246,13 @@ class Reader:
             start = self._stream.seek(payload + payload_size + CRC_BYTES)
 
     def _read_key(self) -> tuple[ChunkKind, int, bytes]:
-        """Read the key of a chunk; return its kind, the size of the payload, and what the checksum covers so far."""
+        """Read the key of a chunk. Return its kind, the payload size, and the bytes that its checksum covers so far."""
         key = self._source.read_varint("a chunk")
         kind, size = ChunkKind(key & 3), key >> 2
         if size > MAX_PAYLOAD:
             raise BitstreamError(f"a chunk claims a payload of {size} bytes, the format allows {MAX_PAYLOAD}")
-        positioned = self._positioned and kind in (ChunkKind.CODES, ChunkKind.END)
-        return kind, size, (checksum_prefix(self._n_frames) if positioned else b"") + encode_varint(key)
+        prefix = checksum_prefix(self._n_frames) if kind in (ChunkKind.CODES, ChunkKind.END) else b""
+        return kind, size, prefix + encode_varint(key)
 
     def _read_chunks(self) -> Iterator[npt.NDArray[np.uint16]]:
         header, source = self.header, self._source
@@ -274,23 +270,23 @@ class Reader:
             if kind is ChunkKind.END:
                 break
             codes = decode_codes(header, payload)
-            if self._n_frames + codes.shape[-1] > header.most_frames():
+            if self._n_frames + codes.shape[-1] > header.max_frames():
                 raise BitstreamError(f"the file holds more frames than its {header.n_samples} samples take")
             self._n_frames += codes.shape[-1]
             yield codes
         n_samples = decode_end(header, payload)
         header.check_length(n_samples, self._n_frames)
         if not source.at_end():
-            raise BitstreamError("the file goes on after its END chunk")
+            raise BitstreamError("the file continues after its END chunk")
         self.n_samples = n_samples
         self.complete = True
 
 
 def dumps(header: Header, codes: npt.NDArray[np.integer[Any]]) -> bytes:
-    """Return the bytes of a .dac file that holds `codes` [C, N, F]. `header.n_samples` must be known.
+    """Return a .dac file that holds `codes` [C, N, F]. `header.n_samples` must not be None.
 
     Raises:
-        BitstreamError: `codes` and `header` do not fit together.
+        BitstreamError: `codes` do not fit `header`.
     """
     stream = io.BytesIO()
     with Writer(stream, header) as writer:
@@ -301,12 +297,12 @@ def dumps(header: Header, codes: npt.NDArray[np.integer[Any]]) -> bytes:
 def loads(data: bytes, allow_truncated: bool = False) -> tuple[Header, npt.NDArray[np.uint16]]:
     """Return the header and the codes [C, N, F] of the .dac file `data`.
 
-    The header's `n_samples` is filled in from the END chunk where the file leaves it open.
+    If the header of the file leaves `n_samples` open, the value of END is filled in.
 
     Args:
         data: all bytes of the file.
-        allow_truncated: take a file whose end is missing. What comes back are its whole chunks, perhaps none, and
-            `n_samples` is cut to what they cover. A cut inside the header stays an error.
+        allow_truncated: accept a file whose end is missing. The result then has the codes of its intact chunks, maybe
+            none, and `n_samples` is reduced to what they cover. A truncated header remains an error.
 
     Raises:
         TruncatedBitstreamError: `data` ends early.
@@ -317,7 +313,7 @@ def loads(data: bytes, allow_truncated: bool = False) -> tuple[Header, npt.NDArr
     chunks = [np.zeros((header.channels, header.n_codebooks, 0), dtype=np.uint16)]
     n_samples: int | None = None
     try:
-        for chunk in reader:  # not extend(): the chunks before a cut must stay
+        for chunk in reader:  # not extend(), which would lose the chunks before a truncation
             chunks.append(chunk)
         n_samples = reader.n_samples
     except TruncatedBitstreamError:

@@ -1,4 +1,4 @@
-"""What the container is made of: varints, checksums, and reading that trusts no length."""
+"""Elements of the container: varints, checksums, and readers that trust no length."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _READ_PIECE = 1 << 16
 
 
 def checked_integer(value: Any, field: str, low: int, high: int) -> int:
-    """Return `value` as a Python integer; raises `BitstreamError`, naming `field`, if it is none in low..high."""
+    """Return `value` as a Python integer. Raises BitstreamError, naming `field`, if it is no integer in low..high."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -34,10 +34,10 @@ def checked_integer(value: Any, field: str, low: int, high: int) -> int:
 
 
 def checked_float32(value: Any, field: str) -> float:
-    """Return `value` rounded to float32; raises `BitstreamError`, naming `field`, if it is none or not finite."""
+    """Return `value` rounded to float32. Raises BitstreamError, naming `field`, if it is no finite number."""
     try:
         (number,) = FLOAT32.unpack(FLOAT32.pack(value))
-    except (struct.error, OverflowError):  # no number at all, or too large
+    except (struct.error, OverflowError):  # no number, or too large
         number = math.nan
     if not math.isfinite(number):
         raise BitstreamError(f"{field} must be a finite float32, found {reprlib.repr(value)}")
@@ -45,7 +45,7 @@ def checked_float32(value: Any, field: str) -> float:
 
 
 def crc32c(data: bytes, crc: int = 0) -> int:
-    """Return the CRC-32C (Castagnoli; RFC 3720, section 12.1) of `data`, going on from `crc`.
+    """Return the CRC-32C (Castagnoli; RFC 3720, section 12.1) of `data`, continued from `crc`.
 
     >>> hex(crc32c(b"123456789"))
     '0xe3069283'
@@ -54,12 +54,12 @@ def crc32c(data: bytes, crc: int = 0) -> int:
 
 
 def with_crc(data: bytes) -> bytes:
-    """Return `data` with its CRC-32C behind it, little-endian."""
+    """Return `data` followed by its CRC-32C, little-endian."""
     return data + crc32c(data).to_bytes(CRC_BYTES, "little")
 
 
 def encode_varint(value: int) -> bytes:
-    """Return `value`, 0..2^63-1, as unsigned LEB128 (DWARF 5, section 7.6) in as few bytes as it takes.
+    """Return `value`, 0..2^63-1, as unsigned LEB128 (DWARF 5, section 7.6) of minimal length.
 
     >>> encode_varint(300).hex()
     'ac02'
@@ -73,7 +73,7 @@ def encode_varint(value: int) -> bytes:
 
 
 def decode_varint(next_byte: Callable[[], int], what: str) -> int:
-    """Return the value of the varint that `next_byte` deals out. `what` says in errors where it stands.
+    """Return the varint whose bytes `next_byte` returns. `what` names its place in error messages.
 
     Raises:
         BitstreamError: it has more than 9 bytes, or more than its value needs.
@@ -90,7 +90,7 @@ def decode_varint(next_byte: Callable[[], int], what: str) -> int:
 
 
 class FieldReader:
-    """Takes fields off the front of `data`, bytes that are known to be whole. `what` names them in errors."""
+    """Reads fields from `data`, which is complete. `what` names it in error messages."""
 
     def __init__(self, data: bytes, what: str) -> None:
         self._data = data
@@ -99,11 +99,11 @@ class FieldReader:
 
     @property
     def left(self) -> int:
-        """Bytes that were not taken yet."""
+        """Number of unread bytes."""
         return len(self._data) - self._position
 
     def take(self, size: int) -> bytes:
-        """Return the next `size` bytes; raises `BitstreamError` if there are fewer."""
+        """Return the next `size` bytes. Raises BitstreamError if there are fewer."""
         if size > self.left:
             raise BitstreamError(f"{self._what} is too short for its fields")
         start = self._position
@@ -115,7 +115,7 @@ class FieldReader:
         return decode_varint(lambda: self.take(1)[0], self._what)
 
     def expect_end(self) -> None:
-        """Raise `BitstreamError` if anything is left."""
+        """Raise BitstreamError if there are unread bytes."""
         if self.left:
             raise BitstreamError(f"{self._what} holds {self.left} bytes too many")
 
@@ -123,8 +123,8 @@ class FieldReader:
 class StreamReader:
     """Reads a binary stream in bounded pieces, with a running checksum.
 
-    Memory grows with the bytes that come, never with a length that the stream claims. All methods raise
-    `TruncatedBitstreamError` where the stream ends early; `what` says in errors what was being read.
+    Memory grows with the bytes that arrive, never with a length that the stream claims. Unless stated otherwise,
+    methods raise TruncatedBitstreamError if the stream ends early; `what` names in messages what was being read.
     """
 
     def __init__(self, stream: BinaryIO) -> None:
@@ -132,11 +132,11 @@ class StreamReader:
         self._crc = 0
 
     def begin_checksum(self, before: bytes = b"") -> None:
-        """Start a new checksum at the next byte, as if `before` had come before it."""
+        """Start a new checksum with `before`; the bytes read from here on continue it."""
         self._crc = crc32c(before)
 
     def check_checksum(self, what: str) -> None:
-        """Read a CRC-32C and compare it with that of everything since `begin_checksum`."""
+        """Read a CRC-32C and compare it with that of the bytes since `begin_checksum`. Raises BitstreamError."""
         expected = self._crc
         found = int.from_bytes(self.read(CRC_BYTES, what), "little")
         if found != expected:
@@ -150,7 +150,7 @@ class StreamReader:
         return data
 
     def read_up_to(self, size: int) -> bytes:
-        """Return the next `size` bytes, or fewer where the stream ends."""
+        """Return the next `size` bytes, or fewer at the end of the stream."""
         data = bytearray()
         while len(data) < size:
             piece = self._stream.read(min(size - len(data), _READ_PIECE))
@@ -163,9 +163,9 @@ class StreamReader:
         return bytes(data)
 
     def read_some(self) -> bytes:
-        """Return what has arrived of the next 64 KiB, at least a byte; none where the stream ends.
+        """Return the bytes that have arrived, from 1 to 64 KiB; no bytes at the end of the stream.
 
-        A stream with `read1` (every buffered one) or a raw one gives what is there; any other may wait for more.
+        Raw streams and those with `read1` do not block if bytes are available; others may wait for more.
         """
         piece = getattr(self._stream, "read1", self._stream.read)(_READ_PIECE)
         if piece is None:
@@ -177,17 +177,17 @@ class StreamReader:
         return decode_varint(lambda: self.read(1, what)[0], what)
 
     def skip(self, size: int, what: str) -> None:
-        """Pass over `size` bytes, which still count for the checksum."""
+        """Skip `size` bytes; the checksum includes them."""
         while size:
             size -= len(self.read(min(size, _READ_PIECE), what))
 
     def at_end(self) -> bool:
-        """Whether the stream ends here; reads a byte to find out."""
+        """Whether the stream ends here. Reads one byte."""
         return not self.read_up_to(1)
 
 
 def write_all(stream: BinaryIO, data: bytes) -> None:
-    """Write all of `data`, also to a raw stream, which may take only a part at a time."""
+    """Write all of `data`, also to a raw stream, which may write a part only."""
     rest = memoryview(data)
     while rest:
         written = stream.write(rest)

@@ -1,4 +1,4 @@
-"""What a .dac file says about itself before the first code."""
+"""The header of a .dac file."""
 
 from __future__ import annotations
 
@@ -20,14 +20,12 @@ from dac_codec.bitstream.packing import MAX_BITS
 from dac_codec.common.errors import BitstreamError, TruncatedBitstreamError
 
 MAGIC = b"\x8aDAC"
-"""The first four bytes of every file. 0x8A can't begin a UTF-8 text, and the high bit shows a 7-bit transfer."""
+"""The first four bytes of every file. 0x8A cannot begin UTF-8 text, and a 7-bit transfer clears its high bit."""
 
 VERSION = 1
-"""The version of the format that this module writes, and the only one that it reads."""
+"""The only version of the format that is written and read."""
 
-POSITIONED_CHECKSUMS = 1
-"""The required feature whose checksums of CODES and END chunks cover the number of frames before them."""
-
+_REQUIRED_FEATURES = 1  # bit 0, positioned checksums, is set in every file of version 1
 _MAX_HEADER_BODY = 4096
 _MAX_SAMPLE_RATE = (1 << 24) - 1
 _MAX_CHANNELS = (1 << 16) - 1
@@ -43,36 +41,36 @@ _FRAME_TOLERANCE = 1
 
 
 class GainSource(IntEnum):
-    """What the gain of a file was chosen from. It is one gain for the whole file in either case."""
+    """What the single gain of a file was computed from."""
 
     WHOLE = 0
-    """The loudness and the peak of the whole sound."""
+    """The loudness and peak of the whole signal."""
     BEGINNING = 1
-    """The beginning of a sound that was coded as it came. What follows may be of another loudness."""
+    """The beginning of a stream. The loudness of the rest may differ."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a .dac file says about itself before the first code. Checked when it is made.
+    """The header of a .dac file. Its fields are validated on construction.
 
     Attributes:
-        model_fingerprint: 8 bytes that tell which weights made the codes: the start of a SHA-256 over them.
-        model_name: what people call these weights; at most 64 bytes of UTF-8 without control characters, may be empty.
+        model_fingerprint: 8 bytes that identify the weights: the first bytes of a SHA-256 over them.
+        model_name: name of the weights; at most 64 bytes of UTF-8 without control characters, may be empty.
         sample_rate: rate of the original audio, in Hz, 1..2^24-1, and not below `frame_rate`.
         channels: channels of the original audio, 1..65535. Each is coded on its own.
-        n_samples: length of the original audio, in samples per channel at `sample_rate`; None if it is not yet known.
-        gain_db: gain in dB that was applied to the audio before encoding; a decoder applies `-gain_db`. Kept, and
-            rounded here, as float32.
+        n_samples: length of the original audio in samples per channel at `sample_rate`; None if END gives it.
+        gain_db: gain in dB that was applied to the audio before encoding; a decoder applies `-gain_db`. Rounded
+            to float32, as stored.
         model_sample_rate: rate at which the model works, in Hz, 1..2^24-1.
         hop_length: samples at `model_sample_rate` per frame, 1..model_sample_rate.
         n_codebooks: codes per frame and channel. `channels * n_codebooks` is at most 65536.
         codebook_size: entries of each codebook, 2..65536; every code is below it.
-        gain_source: what the gain was chosen from. A decoder needs it for nothing.
-        bandwidth: frequency in Hz above which the original holds nothing, 1..2^24-1; None if that isn't known, or if
-            there is no such frequency.
+        gain_source: what the gain was computed from; informative.
+        bandwidth: frequency in Hz above which the original has no energy, 1..2^24-1; None if there is none or it is
+            unknown.
 
     Raises:
-        BitstreamError: a field is not what the list above says.
+        BitstreamError: a field is outside of its range.
     """
 
     model_fingerprint: bytes
@@ -120,7 +118,7 @@ class Header:
 
     @property
     def bits_per_code(self) -> int:
-        """ceil(log2(codebook_size)): the bits that one code takes, 1..16."""
+        """Bits per code, ceil(log2(codebook_size)): 1..16."""
         return (self.codebook_size - 1).bit_length()
 
     @property
@@ -130,28 +128,28 @@ class Header:
 
     @property
     def bitrate(self) -> float:
-        """Bits per second of the codes of all channels, without headers."""
+        """Bits per second of the codes of all channels, without header and chunk overhead."""
         return self.channels * self.n_codebooks * self.bits_per_code * self.frame_rate
 
     def expected_frames(self, n_samples: int) -> int:
-        """Frames that `n_samples` samples of the original audio fill: ceil(n * model_rate / rate / hop)."""
+        """Frames needed for `n_samples` samples of the original audio: ceil(n * model_rate / rate / hop)."""
         return -(-n_samples * self.model_sample_rate // (self.sample_rate * self.hop_length))
 
     def covered_samples(self, n_frames: int) -> int:
-        """Samples of the original audio that `n_frames` frames can fill: floor(frames * hop * rate / model_rate)."""
+        """Samples of the original audio that `n_frames` frames cover: floor(frames * hop * rate / model_rate)."""
         return n_frames * self.hop_length * self.sample_rate // self.model_sample_rate
 
     def possible_frames(self, n_samples: int) -> range:
-        """The numbers of frames that `n_samples` samples may take: resampling may round to one more or less."""
+        """Valid numbers of frames for `n_samples` samples: resampling may round to one more or less."""
         expected = self.expected_frames(n_samples)
         return range(max(expected - _FRAME_TOLERANCE, min(n_samples, 1)), expected + _FRAME_TOLERANCE + 1)
 
-    def most_frames(self) -> float:
-        """Frames that a file with this header may hold."""
+    def max_frames(self) -> float:
+        """Maximum number of frames in a file with this header; infinite if the length is open."""
         return math.inf if self.n_samples is None else self.possible_frames(self.n_samples)[-1]
 
     def check_length(self, n_samples: int, n_frames: int) -> None:
-        """Raise a BitstreamError if `n_frames` frames don't bear out a length of `n_samples`."""
+        """Raise BitstreamError if `n_frames` is no valid number of frames for `n_samples` samples."""
         if n_frames not in self.possible_frames(n_samples):
             raise BitstreamError(
                 f"{n_samples} samples per channel at {self.sample_rate} Hz take {self.expected_frames(n_samples)} "
@@ -173,10 +171,10 @@ def _check_model_name(name: str) -> None:
 
 
 def encode_header(header: Header) -> bytes:
-    """All bytes before the first chunk."""
+    """Return the bytes of `header`, from the magic to the checksum."""
     body = b"".join(
         (
-            encode_varint(POSITIONED_CHECKSUMS),
+            encode_varint(_REQUIRED_FEATURES),
             header.model_fingerprint,
             encode_varint(header.sample_rate),
             encode_varint(header.channels),
@@ -200,12 +198,12 @@ def encode_header(header: Header) -> bytes:
     return with_crc(MAGIC + bytes([VERSION]) + encode_varint(len(body)) + body)
 
 
-def read_header(source: StreamReader) -> tuple[Header, bool]:
-    """Read a header; return it, and whether the checksums of the chunks are positioned.
+def read_header(source: StreamReader) -> Header:
+    """Read a header.
 
     Raises:
         TruncatedBitstreamError: the stream ends early.
-        BitstreamError: the bytes are no .dac file, are damaged, or need a newer version of this package.
+        BitstreamError: the stream is no .dac file, is damaged, or needs a newer version of this package.
     """
     source.begin_checksum()
     magic = source.read_up_to(len(MAGIC))
@@ -224,10 +222,10 @@ def read_header(source: StreamReader) -> tuple[Header, bool]:
     source.check_checksum("the header")
 
     features = fields.varint()
-    unknown = features & ~POSITIONED_CHECKSUMS
-    if unknown:
+    if features != _REQUIRED_FEATURES:
         raise BitstreamError(
-            f"the file needs features {unknown:#x} that this package does not know: a newer version may read it"
+            f"the file requires features {features:#x}, this package reads features {_REQUIRED_FEATURES:#x}: "
+            "another version may read it"
         )
     fingerprint = fields.take(_FINGERPRINT_BYTES)
     sample_rate = fields.varint()
@@ -244,7 +242,7 @@ def read_header(source: StreamReader) -> tuple[Header, bool]:
             f"the codes are stored with coding {coding}, this package reads coding {_CODING_FIXED_WIDTH}"
         )
     extensions = _read_extensions(fields)
-    header = Header(
+    return Header(
         model_fingerprint=fingerprint,
         model_name=_model_name(extensions),
         sample_rate=sample_rate,
@@ -258,11 +256,10 @@ def read_header(source: StreamReader) -> tuple[Header, bool]:
         gain_source=_gain_source(extensions),
         bandwidth=_bandwidth(extensions),
     )
-    return header, bool(features & POSITIONED_CHECKSUMS)
 
 
 def _read_extensions(fields: FieldReader) -> dict[int, bytes]:
-    """Read the extensions up to the end of the header: the values of those that are known. Pass over others."""
+    """Read the extensions up to the end of the header. Return the values of the known ones by tag; skip the others."""
     found: dict[int, bytes] = {}
     while fields.left:
         tag = fields.varint()

@@ -1,8 +1,7 @@
 """Unsigned integers of 1 to 16 bits, packed without gaps.
 
 Bits are written most significant first: the first code of a plane takes the highest bits of the plane's first byte.
-A *plane* is one run of codes (here: one codebook of one channel); it ends on a byte border, and the up to seven bits
-that are left over in its last byte are zero.
+A *plane* is a run of codes (one codebook of one channel). It is padded with zero bits to whole bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import numpy.typing as npt
 from dac_codec.common.errors import BitstreamError
 
 MAX_BITS = 16
-"""The widest code, in bits."""
+"""Maximum width of a code in bits."""
 
 
 def packed_size(n_codes: int, bits: int) -> int:
@@ -33,10 +32,10 @@ def packed_size(n_codes: int, bits: int) -> int:
 def pack(codes: npt.NDArray[np.integer[Any]], bits: int) -> bytes:
     """Pack `codes` [..., F] into planes of F codes at `bits` bits each.
 
-    The planes follow each other in C order of the leading axes; each takes `packed_size(F, bits)` bytes.
+    The planes are in C order of the leading axes; each takes `packed_size(F, bits)` bytes.
 
     Raises:
-        BitstreamError: `bits` is not in 1..16, `codes` are not integers of at least one axis, or one does not fit.
+        BitstreamError: `bits` is not in 1..16, `codes` has no axis or no integers, or a code is too large.
 
     >>> pack(np.array([1, 2, 3]), bits=2).hex()
     '6c'
@@ -50,20 +49,20 @@ def pack(codes: npt.NDArray[np.integer[Any]], bits: int) -> bytes:
         raise BitstreamError(f"codes of {codes.min()}..{codes.max()} do not fit in {bits} bits")
     n_codes = codes.shape[-1]
     n_planes = math.prod(codes.shape[:-1])
-    # Spell every code as the 16 bits of a big-endian integer, keep the low `bits` of them, and close the gaps.
+    # Unpack every code to the 16 bits of a big-endian integer, keep the low `bits` of them, and pack again.
     as_bytes = np.ascontiguousarray(codes, dtype=">u2").view(np.uint8).reshape(n_planes, n_codes, 2)
     as_bits = np.unpackbits(as_bytes, axis=-1)[..., MAX_BITS - bits :]
     return np.packbits(as_bits.reshape(n_planes, n_codes * bits), axis=-1).tobytes()
 
 
 def unpack(data: bytes, bits: int, shape: tuple[int, ...]) -> npt.NDArray[np.uint16]:
-    """Undo `pack`: return the uint16 codes of `shape` [..., F] that `data` holds at `bits` bits each.
+    """Return the uint16 codes of `shape` [..., F] in `data`, the inverse of `pack`.
 
-    `data` must be exactly as long as `shape` asks for, so nothing is allocated that the bytes do not pay for.
+    The length of `data` must match `shape`, so memory is bounded by the size of `data`.
 
     Raises:
-        BitstreamError: `bits` is not in 1..16, `shape` has no axis or a negative one, `data` has another length than
-            `shape` asks for, or a bit of the padding is set.
+        BitstreamError: `bits` is not in 1..16, `shape` has no axis or a negative one, the length of `data` does not
+            match `shape`, or a padding bit is set.
 
     >>> unpack(bytes.fromhex("6c"), bits=2, shape=(3,))
     array([1, 2, 3], dtype=uint16)

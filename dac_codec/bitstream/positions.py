@@ -1,8 +1,9 @@
-"""Checksums that know where their chunk belongs, and the way back from such a checksum to the position.
+"""Positioned checksums (FORMAT.md, "Checksums of chunks") and the position that follows from such a checksum.
 
-In a file with positioned checksums (FORMAT.md, "Checksums of chunks") the number of frames before a chunk goes into its
-CRC without being stored. A CRC is linear over GF(2), so the 32 bits of a checksum determine 32 bits of the position:
-instead of trying positions, a reader computes the only one that fits.
+The checksum of a chunk covers the number of frames before it, which is not stored. A CRC is linear over GF(2), so the
+32 bits of a checksum determine 32 bits of the position:
+
+    checksum = CRC(position as u64 | key | payload)     ->     position = position_of(key | payload, checksum)
 """
 
 from __future__ import annotations
@@ -17,26 +18,26 @@ _ONE = 1 << 31
 
 
 def checksum_prefix(position: int) -> bytes:
-    """Return what the checksum of a chunk covers before its key: `position`, the frames before it, as u64."""
+    """Return the bytes that the checksum of a chunk covers before its key: the number of frames before it as u64."""
     return position.to_bytes(8, "little")
 
 
 def position_of(data: bytes, checksum: int) -> int:
-    """Return the only position below 2^32 with which `data`, key and payload of a chunk, has this checksum.
+    """Return the only position below 2^32 for which a chunk with `data`, its key and payload, has `checksum`.
 
-    For damaged bytes it is as good as random: it falls into a window of w positions with a probability of w / 2^32.
+    For damaged bytes it is practically random: it falls into a window of w positions with a probability of w / 2^32.
 
     >>> position_of(b"chunk", crc32c(checksum_prefix(304) + b"chunk"))
     304
     """
-    # The register of a CRC starts with ones. Each 32-bit word w turns a register r into (r + w) x^32, and `data`, of
-    # n bytes, turns r into r x^(8 n) + d, where d is what it makes of an empty register.
+    # FORMAT.md, "Reading damaged files": position = ones + (register + d) x^-(8 n + 64), where d is the register after
+    # feeding `data` (n bytes) to an empty register.
     d = crc32c(data, _ONES) ^ _ONES
     return _multiply(checksum ^ _ONES ^ d, _inverse_shift(len(data) + 8)) ^ _ONES
 
 
 def _multiply(a: int, b: int) -> int:
-    """The product of two polynomials modulo that of the CRC."""
+    """Return the product of two polynomials modulo that of the CRC."""
     product = 0
     for bit in range(31, -1, -1):
         if a >> bit & 1:
@@ -46,7 +47,7 @@ def _multiply(a: int, b: int) -> int:
 
 
 def _inverse_shift(n_bytes: int) -> int:
-    """x^(-8 n_bytes), for fewer than 2^32 bytes."""
+    """Return x^(-8 n_bytes), for n_bytes < 2^32."""
     power = _ONE
     for bit, factor in enumerate(_inverse_shifts()):
         if n_bytes >> bit & 1:
@@ -56,7 +57,7 @@ def _inverse_shift(n_bytes: int) -> int:
 
 @lru_cache(maxsize=1)
 def _inverse_shifts() -> tuple[int, ...]:
-    """x^(-8 * 2^k) for k from 0 to 31: worked out once, and not for each length that hostile bytes claim."""
+    """Return x^(-8 * 2^k) for k from 0 to 31. Cached: hostile bytes may claim another length at every byte."""
     factor = (_ONE ^ _POLYNOMIAL) << 1 | 1  # 1 / x
     factors = []
     for _ in range(3 + 32):

@@ -354,15 +354,17 @@ def demo(output: Path, model: str | None, device: str) -> None:
     result = run_demo(output, model, device)
     files = (result.original, result.compressed, result.decoded)
     width = max(len(display_path(file)) for file in files)
-    size = format_size(result.compressed_bytes)
+    kbps = result.bitrate / 1000
+    rates = f"{kbps / result.channels:.2f} kbit/s per channel, {kbps:.2f} kbit/s in all"
     notes = (
-        f"{result.seconds:.1f} s, {format_size(result.pcm_bytes)} as 16-bit PCM",
-        f"{size}, {result.bitrate / 1000:.2f} kbit/s, {result.ratio:.0f} times smaller",
-        f"mel distance {result.mel_distance:.3f}, SI-SDR {result.si_sdr:.2f} dB",
+        f"{result.seconds:.1f} s, {result.channels} channels, {format_size(result.pcm_bytes)} as 16-bit PCM",
+        f"{format_size(result.compressed_bytes)}, {rates}, {result.ratio:.0f} times smaller",
+        f"SI-SDR {result.si_sdr:.2f} dB",
     )
     for file, note in zip(files, notes, strict=True):
         click.echo(f"{display_path(file):<{width}}  {note}")
-    click.echo(f"Encoded at {result.encode_speed:.1f}x and decoded at {result.decode_speed:.1f}x real time.")
+    speeds = f"encodes {result.encode_speed:.1f}x and decodes {result.decode_speed:.1f}x as fast as real time"
+    click.echo(f"After a first run, the model {speeds}.")
 
 
 @click.command()

@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 import click
 
 from dac_codec.common.errors import DacError
+from dac_codec.common.files import walk_visible
+from dac_codec.common.streams import CountingReader
 
 DASH = "-"
 """Standard input, or standard output."""
@@ -26,55 +28,6 @@ _STDOUT = "<stdout>"
 
 _AUDIO_SUFFIXES = (".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".rf64", ".w64", ".wav")
 """Suffixes that may precede `.dac` in a file's name (song.wav.dac)."""
-
-
-class _InputEnded(BaseException):
-    """Raised by a signal handler to interrupt a blocking read."""
-
-
-class _CountedPipe:
-    """A binary stream that can't seek, counts its bytes, and can be ended early.
-
-    Args:
-        stream: the stream.
-
-    Attributes:
-        n_bytes: bytes so far.
-    """
-
-    name = _STDIN
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream: Any = stream
-        self._waiting = self._ended = False
-        self.n_bytes = 0
-
-    def seekable(self) -> bool:
-        return False
-
-    def read(self, size: int = -1) -> bytes:
-        return self._counted(self._stream.read, size)
-
-    def read1(self, size: int = -1) -> bytes:
-        return self._counted(self._stream.read1, size)
-
-    def end(self) -> None:
-        """End the stream; called by a signal handler in the reading thread, which may be in a blocking read."""
-        self._ended = True
-        if self._waiting:
-            raise _InputEnded
-
-    def _counted(self, read: Callable[[int], bytes], size: int) -> bytes:
-        try:
-            self._waiting = True
-            data = b"" if self._ended else read(size)
-            self._waiting = False  # before `finally`, where an _InputEnded would not be caught
-        except _InputEnded:
-            data = b""
-        finally:
-            self._waiting = False
-        self.n_bytes += len(data)
-        return data
 
 
 @dataclass
@@ -90,7 +43,7 @@ class Job:
     source: Path | None
     target: Path | None
     messages: list[str] = field(default_factory=list)
-    _pipe: _CountedPipe | None = field(default=None, repr=False)
+    _pipe: CountingReader | None = field(default=None, repr=False)
 
     @property
     def source_name(self) -> str:
@@ -106,7 +59,7 @@ class Job:
             return self.source
         if sys.stdin.seekable():
             return sys.stdin.buffer
-        self._pipe = _CountedPipe(sys.stdin.buffer)
+        self._pipe = CountingReader(sys.stdin.buffer, _STDIN)
         return cast(BinaryIO, self._pipe)
 
     @property
@@ -310,17 +263,7 @@ def find_audio(folder: Path) -> list[Path]:
 
 def find_dac(folder: Path) -> list[Path]:
     """The .dac files in a folder and below it, sorted, without hidden ones."""
-
-    def visible() -> Iterator[Path]:
-        for parent, folders, files in os.walk(folder, onerror=_raise):
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            yield from (Path(parent, name) for name in files if not name.startswith("."))
-
-    return sorted(path for path in visible() if path.suffix.lower() == ".dac" and path.is_file())
-
-
-def _raise(error: OSError) -> None:
-    raise error
+    return sorted(path for path in walk_visible(folder) if path.suffix.lower() == ".dac" and path.is_file())
 
 
 class OverwriteGuard:

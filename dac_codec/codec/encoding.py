@@ -9,20 +9,20 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dac_codec import audio, bitstream, inference, pretrained
-from dac_codec.audio.samples import block_length
-from dac_codec.audio.samples import blocks as split
+from dac_codec.audio.samples import block_length, blocks
 from dac_codec.bitstream import GainSource, Header
 from dac_codec.codec.file import DacFile, PathOrFile, open_for_writing
 from dac_codec.codec.models import FINGERPRINT_BYTES, choose_quantizers, load_model, network_errors
 from dac_codec.common.errors import AudioError
+from dac_codec.common.progress import track
+from dac_codec.common.streams import CountingWriter
 from dac_codec.common.threads import check_stop, prefetch
 from dac_codec.model import DAC
 
@@ -136,16 +136,16 @@ def compress_stream(
     with ExitStack() as stack:
         reader = _open(source, stack)
         if reader.rewindable:
-            counted = _Counted(reader.silently(), reader.n_samples, "measuring", progress)
-            with prefetch(counted) as blocks:
-                measured = measure(blocks, reader.sample_rate, reader.channels, model.sample_rate)
+            counted = _Counted(reader.blocks(warn=False), reader.n_samples, "measuring", progress)
+            with prefetch(counted) as samples:
+                measured = measure(samples, reader.sample_rate, reader.channels, model.sample_rate)
             header = make_header(model, n_quantizers, reader, measured, counted.n_samples)
             reader.rewind()
-            counted = _Counted(reader, header.n_samples, "encoding", progress)
+            counted = _Counted(reader.blocks(), header.n_samples, "encoding", progress)
             inputs = stack.enter_context(prefetch(network_input(counted, header)))
             block_frames = None
         else:
-            counted = _Counted(reader, None, "encoding", progress)
+            counted = _Counted(reader.blocks(), None, "encoding", progress)
             beginning, samples = _beginning(counted, reader.sample_rate)
             gain_db, _ = measure([beginning], reader.sample_rate, reader.channels, model.sample_rate)
             # The bandwidth stays open: later samples may have a higher one than the beginning.
@@ -153,7 +153,7 @@ def compress_stream(
             inputs = network_input(samples, header)
             chunk_frames = block_frames = LIVE_CHUNK_FRAMES if chunk_frames is None else chunk_frames
         with open_for_writing(target) as stream, network_errors():
-            output = _CountedOutput(stream)
+            output = CountingWriter(stream)
             writer = bitstream.Writer(output, header, chunk_frames)  # type: ignore[arg-type]
             for codes in inference.encode_blocks(model, inputs, n_quantizers, block_frames):
                 writer.write(codes.numpy())
@@ -184,10 +184,8 @@ class _WaveformReader:
         self._waveform, self.sample_rate = waveform, sample_rate
         self.channels, self.n_samples = waveform.shape
 
-    def __iter__(self) -> Iterator[audio.Audio]:
-        return split(self._waveform, block_length(self.channels))
-
-    silently = __iter__
+    def blocks(self, warn: bool = True) -> Iterator[audio.Audio]:
+        return blocks(self._waveform, block_length(self.channels))
 
     def rewind(self) -> None:
         pass
@@ -287,36 +285,11 @@ class _Counted:
 
     def __init__(self, samples: Iterable[audio.Audio], total: int | None, description: str, progress: bool) -> None:
         self._samples = samples
-        self._total, self._description, self._hidden = total, description, None if progress else True
+        self._bar = description, total, progress
         self.n_samples = 0
 
     def __iter__(self) -> Iterator[audio.Audio]:
-        with tqdm(total=self._total, unit_scale=True, desc=self._description, disable=self._hidden, leave=False) as bar:
-            for block in self._samples:
-                check_stop()
-                self.n_samples += block.shape[1]
-                yield block
-                bar.update(block.shape[1])
-
-
-class _CountedOutput:
-    """A binary stream that counts the bytes written to it.
-
-    Args:
-        stream: the stream.
-
-    Attributes:
-        n_bytes: bytes so far.
-    """
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self.n_bytes = 0
-
-    def write(self, data: bytes | memoryview) -> int | None:
-        n_written = self._stream.write(data)
-        self.n_bytes += n_written or 0
-        return n_written
-
-    def flush(self) -> None:
-        self._stream.flush()
+        for block in track(self._samples, lambda block: block.shape[1], *self._bar):
+            check_stop()
+            self.n_samples += block.shape[1]
+            yield block

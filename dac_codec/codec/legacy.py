@@ -21,7 +21,7 @@ from dac_codec.codec.models import (
 )
 from dac_codec.common.errors import BitstreamError
 from dac_codec.inference.precision import pinned_precision
-from dac_codec.inference.prepared import decoder_network, folded_quantizer
+from dac_codec.inference.prepared import prepare_cached
 from dac_codec.model import DAC
 from dac_codec.model.layers import convolutions
 
@@ -118,9 +118,9 @@ def decode_legacy(file: LegacyFile, model: DAC) -> audio.Audio:
 
 
 def _padded(model: DAC) -> Callable[[Tensor], Tensor]:
-    """What decodes codes [C, N, F] to audio [C, 1, T]; with odd strides, a few samples of the end are not there."""
-    network, quantizer = decoder_network(model), folded_quantizer(model)
-    return lambda codes: network.whole(quantizer.decode(codes)).transpose(1, 2)
+    """A function that decodes codes [C, N, F] to audio [C, 1, T]; odd strides leave the end a few samples short."""
+    prepared = prepare_cached(model)
+    return lambda codes: prepared.decoder_network.whole(prepared.folded_quantizer.decode(codes))
 
 
 def _unpadded(model: DAC) -> Callable[[Tensor], Tensor]:

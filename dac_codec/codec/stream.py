@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dac_codec import audio, bitstream, inference
 from dac_codec.bitstream import Chunk, Gap, Header, LegacyFile
@@ -25,6 +24,8 @@ from dac_codec.codec.legacy import decode_legacy
 from dac_codec.codec.models import load_model, model_of, network_errors
 from dac_codec.codec.time_range import TimeRange, sample_range, time_range
 from dac_codec.common.errors import BitstreamError, DacError, ModelMismatchError, TruncatedBitstreamError
+from dac_codec.common.progress import track
+from dac_codec.common.streams import PeekableStream
 from dac_codec.common.threads import check_stop
 from dac_codec.model import DAC
 
@@ -72,16 +73,14 @@ class DacStream:
         self.sample_rate, self.channels = metadata.sample_rate, metadata.channels
 
     def _open(self, stream: BinaryIO) -> None:
-        self._stream = stream
         seekable = getattr(stream, "seekable", None)
         self.seekable = seekable is not None and seekable()
         self._origin = stream.tell() if self.seekable else 0
-        prefix = _read_fully(stream, _LEGACY_PREFIX_BYTES)
-        if bitstream.is_legacy(prefix):
-            self._legacy = bitstream.read_legacy(prefix + stream.read())
+        peekable = PeekableStream(stream)
+        if bitstream.is_legacy(peekable.peek(_LEGACY_PREFIX_BYTES)):
+            self._legacy = bitstream.read_legacy(peekable.read())
             return
-        if not self.seekable:
-            self._stream = cast(BinaryIO, _Prefixed(prefix, stream))
+        self._stream: Any = stream if self.seekable else peekable
         self._rewind()
         self.header = self._reader.header
 
@@ -250,11 +249,7 @@ def _progress(events: Iterable[Chunk | Gap], header: Header, part: TimeRange, pr
     total = part.last_frame
     if header.n_samples is not None:
         total = int(min(header.expected_frames(header.n_samples), total or math.inf))
-    total = None if total is None else total - part.first_frame
-    with tqdm(total=total, unit_scale=True, desc="decoding", disable=None if progress else True, leave=False) as bar:
-        for event in events:
-            yield event
-            bar.update(_n_frames(event))
+    return track(events, _n_frames, "decoding", None if total is None else total - part.first_frame, progress)
 
 
 def _restored(
@@ -330,14 +325,6 @@ def _clip(events: Iterable[Chunk | Gap], first: int, last: int | None) -> Iterat
             return
 
 
-def _read_fully(stream: BinaryIO, size: int) -> bytes:
-    """The next `size` bytes, or fewer where the stream ends."""
-    data = b""
-    while len(data) < size and (piece := stream.read(size - len(data))):
-        data += piece
-    return data
-
-
 class _MemoryReader:
     """A DacFile with the interface of `bitstream.Reader`.
 
@@ -369,29 +356,3 @@ class _MemoryReader:
         for codes in self:
             yield Chunk(start, codes)
             start += codes.shape[-1]
-
-
-class _Prefixed:
-    """A pipe whose first bytes were already read.
-
-    Args:
-        prefix: those bytes.
-        stream: the rest of the pipe.
-    """
-
-    def __init__(self, prefix: bytes, stream: BinaryIO) -> None:
-        self._prefix = prefix
-        self._stream: Any = stream
-        self._read1: Callable[[int], bytes] = getattr(stream, "read1", stream.read)
-
-    def read(self, size: int) -> bytes:
-        """At most `size` bytes; none only at the end."""
-        if not self._prefix:
-            data: bytes = self._stream.read(size)
-            return data
-        data, self._prefix = self._prefix[:size], self._prefix[size:]
-        return data
-
-    def read1(self, size: int) -> bytes:
-        """The same, without waiting for more than the first byte."""
-        return self.read(size) if self._prefix else self._read1(size)

@@ -1,1 +1,1 @@
-"""Errors, files, byte streams, threads and spectra: what every floor above may use."""
+"""Errors, files, byte streams, threads, progress bars, manifests and spectrograms, for every other package."""

@@ -1,4 +1,4 @@
-"""The list of a data set's sounds that `scripts/prepare_data.py` writes: a CSV file, beside which the sounds are."""
+"""The manifest of a data set, a CSV file beside its sound files, as `scripts/prepare_data.py` writes it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dac_codec.common.errors import AudioError
 from dac_codec.common.files import expanded
 
 Place: TypeAlias = str | os.PathLike[str]
-"""A folder of sound files, or a manifest: a CSV file with the columns path, domain, duration and split, and perhaps
+"""A folder of sound files, or a manifest: a CSV file with the columns path, domain, duration, split and, optionally,
 bandwidth."""
 
 _COLUMNS = ("path", "domain", "duration", "split")
@@ -22,7 +22,7 @@ _COLUMNS = ("path", "domain", "duration", "split")
 
 @dataclass(frozen=True)
 class Sound:
-    """A sound file. `duration` is in seconds, by its header or its manifest."""
+    """A sound file. `duration` is in seconds, as its header or manifest declares."""
 
     path: Path
     domain: str
@@ -30,12 +30,14 @@ class Sound:
 
 
 def read(manifest: Path, least_bandwidth: float = 0.0) -> dict[str, list[Sound]]:
-    """The sounds of a manifest by split, each in the manifest's order; paths are relative to the manifest.
+    """Read the sounds of a manifest by split, in the manifest's order. Its paths are relative to it.
 
-    Those whose column "bandwidth" is below `least_bandwidth`, in Hz, are left out; without that column there are none.
+    Args:
+        manifest: its path.
+        least_bandwidth: Hz; sounds with a lower value in the column "bandwidth" are left out.
 
     Raises:
-        AudioError: no such manifest, or a line of it that makes no sense.
+        AudioError: the manifest is missing, or a line is invalid.
     """
     splits: dict[str, list[Sound]] = {}
     try:
@@ -54,16 +56,16 @@ def read(manifest: Path, least_bandwidth: float = 0.0) -> dict[str, list[Sound]]
                     splits.setdefault(row["split"], []).append(sound)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise AudioError(
-            f"{manifest} is not a manifest that can be read ({error}); scripts/prepare_data.py writes one"
+            f"{manifest} is not a readable manifest ({error}); scripts/prepare_data.py writes one"
         ) from error
     return splits
 
 
 def read_split(manifest: Place, split: str, least_bandwidth: float = 0.0) -> list[Sound]:
-    """The sounds of one split of a manifest.
+    """Read the sounds of one split of a manifest.
 
     Raises:
-        AudioError: as `read`, or there is nothing in that split.
+        AudioError: as for `read`, or the split is empty.
     """
     splits = read(expanded(manifest), least_bandwidth)
     if split not in splits:
@@ -72,15 +74,15 @@ def read_split(manifest: Place, split: str, least_bandwidth: float = 0.0) -> lis
 
 
 def _sound(row: Mapping[str, str | None], line: str, folder: Path) -> Sound:
-    """The sound of a manifest's row; `line` is what an error calls it."""
+    """The sound in a row; errors call the row `line`."""
     for name in _COLUMNS:
         if not row[name]:
-            raise AudioError(f"{line}: nothing in the column {name!r}; complete the line, or delete it")
+            raise AudioError(f"{line}: the column {name!r} is empty; complete the line, or delete it")
     return Sound(folder / (row["path"] or ""), row["domain"] or "", _number(row, "duration", line, "seconds"))
 
 
 def _number(row: Mapping[str, str | None], name: str, line: str, unit: str) -> float:
-    """The positive number in a column of a manifest's row; `line` is what an error calls the row."""
+    """The positive number in a column of a row; errors call the row `line`."""
     try:
         value = float(row[name] or "")
     except ValueError:

@@ -1,7 +1,8 @@
-"""Spectrograms of tensors [B, C, T], and how far two signals are from each other: for losses and for measures alike."""
+"""Spectrograms of tensors [B, C, T] and distances between two signals, for training losses and for evaluation."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,9 +12,9 @@ from torch import Tensor, nn
 
 
 class Spectra:
-    """Magnitude spectrograms of one signal, each window computed once however many losses ask for it.
+    """Magnitude spectrograms of a signal [B, C, T], each computed once for all the losses that use it.
 
-    Periodic Hann window, hop of a quarter window, centred with reflection, as descript-audiotools computes them.
+    Periodic Hann window, hop of a quarter window, centred frames with reflection, as in descript-audiotools.
     """
 
     def __init__(self, audio: Tensor) -> None:
@@ -24,7 +25,7 @@ class Spectra:
         """|STFT| [B * C, window / 2 + 1, frames] for a window length in samples."""
         if window not in self._magnitudes:
             audio = self.audio.flatten(0, 1)
-            # Reflection needs more samples than it reflects; a signal that short is filled up with zeros.
+            # Reflection pads by window / 2 and needs one sample more than that; shorter signals are zero-padded.
             audio = F.pad(audio, (0, max(0, window // 2 + 1 - audio.shape[-1])))
             stft = torch.stft(
                 audio,
@@ -38,36 +39,34 @@ class Spectra:
 
 
 def mel_filters(sample_rate: int, window: int, n_mels: int) -> Tensor:
-    """Triangular mel filters of unit area [n_mels, window / 2 + 1], from 0 Hz to half the sampling rate.
+    """Triangular mel filters of unit area [n_mels, window / 2 + 1], from 0 Hz to half the sample rate.
 
-    The mel scale of Slaney's Auditory Toolbox (1998): linear below 1 kHz, logarithmic above. Equal to
-    `librosa.filters.mel`, which the codec can't ask of everyone who only wants to know how good a file is.
+    Those of `librosa.filters.mel` with its defaults, as the reference uses: the mel scale of Slaney's Auditory Toolbox
+    (1998), linear below 1 kHz and logarithmic above.
+
+    Raises:
+        ModuleNotFoundError: librosa is not installed.
     """
-    linear_step, corner, log_step = 200.0 / 3, 1000.0, np.log(6.4) / 27
-    top = sample_rate / 2
-    top_mel = top / linear_step if top < corner else corner / linear_step + np.log(top / corner) / log_step
-    mels = np.linspace(0.0, top_mel, n_mels + 2)
-    above = corner * np.exp(log_step * (mels - corner / linear_step))
-    edges = np.where(mels < corner / linear_step, mels * linear_step, above)
-    bins = np.linspace(0.0, top, window // 2 + 1)
-    rising = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
-    falling = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
-    triangles = np.maximum(0.0, np.minimum(rising, falling))
-    return torch.from_numpy((triangles * (2.0 / (edges[2:] - edges[:-2]))[:, None]).astype(np.float32))
+    import librosa
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Empty filters detected")  # narrower than a bin, as in the reference
+        return torch.from_numpy(librosa.filters.mel(sr=sample_rate, n_fft=window, n_mels=n_mels))
 
 
 class MultiScaleMel(nn.Module):
-    """L1 distance of log-mel spectrograms (and, where asked, of their magnitudes), summed over scales.
+    """L1 distance of log10-mel spectrograms (and, optionally, of mel magnitudes), summed over scales.
+
+    With M the mel magnitudes of one scale: power * mean |log10 max(M, floor) - log10 max(M', floor)|
+    + magnitude_weight * mean |M - M'|. The defaults are the paper's training loss (section 3.4).
 
     Args:
-        sample_rate: rate of the audio in Hz.
+        sample_rate: of the audio, in Hz.
         n_mels: mel bands of each scale.
         windows: window length of each scale, in samples.
         power: exponent of the magnitude inside the logarithm.
-        magnitude_weight: weight of the L1 distance of the mel magnitudes themselves.
-        floor: smallest magnitude that the logarithm sees.
-
-    The defaults are the training loss of the paper (section 3.4).
+        magnitude_weight: weight of the L1 distance of mel magnitudes.
+        floor: smallest magnitude inside the logarithm.
     """
 
     def __init__(
@@ -88,39 +87,42 @@ class MultiScaleMel(nn.Module):
             self.register_buffer(f"filters_{window}", mel_filters(sample_rate, window, bands), persistent=False)
 
     def forward(self, estimate: Spectra, reference: Spectra) -> Tensor:
-        """Scalar distance of two signals."""
+        """Scalar distance between two signals."""
         total = estimate.audio.new_zeros(())
         for window in self.windows:
             filters = self.get_buffer(f"filters_{window}")
-            one, other = (filters @ spectra.magnitude(window) for spectra in (estimate, reference))
-            total = total + self.power * _log_distance(one, other, self.floor)
+            mel_estimate, mel_reference = (filters @ spectra.magnitude(window) for spectra in (estimate, reference))
+            total = total + self.power * _log_distance(mel_estimate, mel_reference, self.floor)
             if self.magnitude_weight:
-                total = total + self.magnitude_weight * F.l1_loss(one, other)
+                total = total + self.magnitude_weight * F.l1_loss(mel_estimate, mel_reference)
         return total
 
 
 def mel_distance(sample_rate: int) -> MultiScaleMel:
-    """The distance that the reference's evaluation reports as "mel distance": another one than the training loss."""
+    """The "mel distance" of the reference's evaluation, which differs from its training loss."""
     return MultiScaleMel(sample_rate, n_mels=(150, 80), windows=(2048, 512), power=2.0, magnitude_weight=1.0)
 
 
 def multi_scale_stft(
     estimate: Spectra, reference: Spectra, windows: Sequence[int] = (2048, 512), floor: float = 1e-5
 ) -> Tensor:
-    """L1 distance of log10 squared magnitudes plus L1 distance of magnitudes, summed over windows (scalar)."""
+    """L1 distance of log10 squared magnitudes plus L1 distance of magnitudes, summed over windows (scalar).
+
+    The "STFT distance" of the reference's evaluation.
+    """
     total = estimate.audio.new_zeros(())
     for window in windows:
-        one, other = estimate.magnitude(window), reference.magnitude(window)
-        total = total + 2 * _log_distance(one, other, floor) + F.l1_loss(one, other)
+        magnitudes = estimate.magnitude(window), reference.magnitude(window)
+        total = total + 2 * _log_distance(*magnitudes, floor) + F.l1_loss(*magnitudes)
     return total
 
 
 def envelope_distance(estimate: Spectra, reference: Spectra, sample_rate: int, window: int = 1024) -> Tensor:
-    """One minus the mean correlation over time of band envelopes (scalar): 0 where they rise and fall alike.
+    """One minus the correlation over time of band envelopes, averaged over the bands (scalar); 0 if they are equal.
 
-    The bands are those that the short-time objective intelligibility looks at: 15 thirds of an octave from 150 Hz on
-    (Taal et al., "An Algorithm for Intelligibility Prediction of Time-Frequency Weighted Noisy Speech", 2011). It is
-    blind to level, so that a quiet syllable counts as much as a loud one.
+    The bands are those of the short-time objective intelligibility: 15 third-octave bands, the lowest centred at 150 Hz
+    (Taal et al., "An Algorithm for Intelligibility Prediction of Time-Frequency Weighted Noisy Speech", 2011). The
+    correlation does not depend on level, so that a quiet syllable counts as much as a loud one.
     """
     bin_width = sample_rate / window
     centres = 150.0 * 2.0 ** (np.arange(15) / 3)
@@ -142,16 +144,19 @@ def _log_distance(one: Tensor, other: Tensor, floor: float) -> Tensor:
 
 
 def si_sdr(estimate: Tensor, reference: Tensor, epsilon: float = 1e-8) -> Tensor:
-    """Scale-invariant signal-to-distortion ratio in dB of each item, [B, C, T] -> [B]; means removed.
+    """Scale-invariant signal-to-distortion ratio in dB of each item, [B, C, T] -> [B], after removal of the means.
 
-    It is finite whatever the signals: 100 dB without distortion, 0 dB where the estimate is silent (as a constant is,
-    without its mean), and -80 dB for any sound where only the reference is.
-
+    With s = (e . r / |r|^2) r, the projection of the estimate e onto the reference r: 10 log10(|s|^2 / |e - s|^2).
     Source: Le Roux et al., "SDR - half-baked or well done?" (2019).
+
+    Small constants keep it finite: 100 dB without distortion, 0 dB for a silent or constant estimate, -80 dB where only
+    the reference is silent.
     """
     estimate = estimate.flatten(1) - estimate.flatten(1).mean(1, keepdim=True)
     reference = reference.flatten(1) - reference.flatten(1).mean(1, keepdim=True)
-    tiny = torch.finfo(estimate.dtype).tiny  # which no sound comes near: quiet ones have the ratios of loud ones
+    tiny = torch.finfo(
+        estimate.dtype
+    ).tiny  # far below the energy of any sound: quiet ones have the ratios of loud ones
     scale = ((estimate * reference).sum(1) + tiny) / (reference.square().sum(1) + tiny)
     target = scale[:, None] * reference
     signal, distortion = target.square().sum(1), (estimate - target).square().sum(1)

@@ -1,78 +1,183 @@
-"""Binary streams that can't be sought in, taken and given as they come."""
+"""Binary streams: read what has arrived or a given number of bytes, write everything, peek, count.
+
+Every function takes raw, buffered and duck-typed streams, and raises `BlockingIOError` for a non-blocking stream and
+`TypeError` for a text stream. No wrapper closes the stream that it wraps.
+"""
 
 from __future__ import annotations
 
+import io
+import os
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
-from dac_codec.common.errors import AudioError
+_PIECE_BYTES = 2**16
+"""Upper limit of one read: memory grows with the bytes that arrive, not with a size that a header claims."""
 
 
-class Pipe:
-    """The bytes of a stream from its position on, as soon as they are there.
+def read_some(stream: BinaryIO, size: int) -> bytes:
+    """Return 1 to `size` bytes, waiting only for the first; none at the end.
 
-    A stream with `read1` (every buffered one) or a raw one gives what has arrived; any other may wait for more.
-
-    Args:
-        stream: a binary stream. It is not closed.
-        name: what error messages call it.
-
-    Attributes:
-        name: what error messages call it.
+    Streams with `read1` (every buffered one) and raw ones return what has arrived; others may wait for more.
     """
+    return _checked(getattr(stream, "read1", stream.read)(size))
 
-    def __init__(self, stream: BinaryIO, name: str) -> None:
-        self._read: Any = getattr(stream, "read1", stream.read)
-        self.name = name
 
-    def some(self, most: int) -> bytes:
-        """Return 1 to `most` bytes, waiting only for the first; none at the end.
+def read_exactly(stream: BinaryIO, size: int) -> bytes:
+    """Return `size` bytes, or fewer at the end."""
+    data = bytearray()
+    while len(data) < size and (piece := _checked(stream.read(min(size - len(data), _PIECE_BYTES)))):
+        data += piece
+    return bytes(data)
 
-        Raises:
-            AudioError: the stream fails, gives text, or doesn't block.
-        """
-        try:
-            piece = self._read(most)
-        except (OSError, ValueError) as error:  # ValueError: it has been closed
-            raise AudioError(f"{self.name}: can't be read ({error}); check where the stream comes from") from error
-        if piece is None:
-            raise AudioError(f"{self.name}: the stream doesn't wait for its bytes, expected a blocking one")
-        if not isinstance(piece, bytes):
-            raise AudioError(
-                f"{self.name}: the stream gives {type(piece).__name__}, expected bytes; open it in binary mode"
-            )
-        return piece
 
-    def exactly(self, size: int) -> bytes:
-        """Return `size` bytes, or fewer at the end."""
-        data = bytearray()
-        while len(data) < size and (piece := self.some(min(size - len(data), 2**16))):
-            data += piece
-        return bytes(data)
+def read_rest(stream: BinaryIO) -> bytes:
+    """Return everything up to the end."""
+    data = bytearray()
+    while piece := read_some(stream, _PIECE_BYTES):
+        data += piece
+    return bytes(data)
 
-    def skip(self, size: int) -> None:
-        """Pass over `size` bytes, or fewer at the end."""
-        while size > 0 and (piece := self.some(min(size, 2**16))):
-            size -= len(piece)
 
-    def rest(self) -> bytes:
-        """Return everything up to the end."""
-        data = bytearray()
-        while piece := self.some(2**16):
-            data += piece
-        return bytes(data)
+def skip(stream: BinaryIO, size: int) -> None:
+    """Read and drop `size` bytes, or fewer at the end."""
+    while size > 0 and (piece := read_some(stream, min(size, _PIECE_BYTES))):
+        size -= len(piece)
 
 
 def write_all(stream: BinaryIO, data: bytes | memoryview) -> None:
-    """Write all of `data`, also to a raw stream, which may take only a part at a time, and pass it on at once.
-
-    Raises:
-        OSError: the stream fails, or doesn't block.
-    """
+    """Write all of `data`, also to a raw stream, which may accept only a part at a time."""
     rest = memoryview(data)
     while rest:
         written = stream.write(rest)
         if written is None:
-            raise BlockingIOError("the stream doesn't wait until it can take more")
+            raise BlockingIOError("the stream is non-blocking, expected a blocking one")
         rest = rest[written:]
-    if hasattr(stream, "flush"):
-        stream.flush()
+
+
+def _checked(piece: Any) -> bytes:
+    """`piece`, as returned by a stream's `read`, unless the stream is non-blocking or yields text."""
+    if piece is None:
+        raise BlockingIOError("the stream is non-blocking, expected a blocking one")
+    if not isinstance(piece, bytes | bytearray | memoryview):
+        raise TypeError(f"the stream yields {type(piece).__name__}, expected bytes; open it in binary mode")
+    return bytes(piece)
+
+
+class PeekableStream:
+    """A stream whose next bytes can be inspected before they are read, also where it is not seekable."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._peeked = b""
+
+    def peek(self, size: int) -> bytes:
+        """Return the next `size` bytes, or fewer at the end, without consuming them."""
+        self._peeked += read_exactly(self._stream, size - len(self._peeked))
+        return self._peeked[:size]
+
+    def read(self, size: int = -1) -> bytes:
+        """Return at most `size` bytes, at least one except at the end; all bytes if `size` is negative."""
+        if not self._peeked:
+            return self._stream.read(size)
+        if size < 0:
+            size = len(self._peeked)
+            return self.read(size) + self._stream.read()
+        data, self._peeked = self._peeked[:size], self._peeked[size:]
+        return data
+
+    def read1(self, size: int) -> bytes:
+        """Return at most `size` bytes, waiting only for the first."""
+        return self.read(size) if self._peeked else read_some(self._stream, size)
+
+
+class CountingWriter:
+    """A stream that counts the bytes written to it.
+
+    Attributes:
+        n_bytes: bytes written so far.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.n_bytes = 0
+
+    def write(self, data: bytes | memoryview) -> int | None:
+        n_written = self._stream.write(data)
+        self.n_bytes += n_written or 0
+        return n_written
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
+class CountingReader:
+    """A pipe that counts the bytes read from it, and that a signal handler can end.
+
+    Attributes:
+        name: as error messages call it.
+        n_bytes: bytes read so far.
+    """
+
+    def __init__(self, stream: BinaryIO, name: str) -> None:
+        self._stream: Any = stream
+        self._is_reading = self._ended = False
+        self.name = name
+        self.n_bytes = 0
+
+    def seekable(self) -> bool:
+        return False
+
+    def read(self, size: int = -1) -> bytes:
+        return self._counted(self._stream.read, size)
+
+    def read1(self, size: int = -1) -> bytes:
+        return self._counted(self._stream.read1, size)
+
+    def end(self) -> None:
+        """Make this and every later read return nothing. Call it in the thread that reads, from a signal handler."""
+        self._ended = True
+        if self._is_reading:
+            raise _EndedError
+
+    def _counted(self, read: Callable[[int], bytes], size: int) -> bytes:
+        try:
+            self._is_reading = True
+            data = b"" if self._ended else read(size)
+            self._is_reading = False  # inside the try: a signal that arrives in `finally` would not be caught
+        except _EndedError:
+            data = b""
+        finally:
+            self._is_reading = False
+        self.n_bytes += len(data)
+        return data
+
+
+class _EndedError(BaseException):
+    """Interrupts a read that is waiting for bytes."""
+
+
+class OffsetStream(io.RawIOBase):
+    """A seekable stream in which position 0 is the wrapped stream's current position."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._origin = stream.tell()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        data = self._stream.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        if whence == os.SEEK_SET:
+            if offset < 0:
+                raise ValueError("negative seek position")
+            offset += self._origin
+        return self._stream.seek(offset, whence) - self._origin

@@ -90,7 +90,7 @@ def _utf8(name: str) -> str:
 
 
 def _middle(file: Path, sample_rate: int) -> Audio:
-    with sound.opened(file) as reader:
+    with sound.open_file(file) as reader:
         rate = reader.samplerate
         n_samples = min(reader.frames, int(EXCERPT_SECONDS * rate))
         start = (reader.frames - n_samples) // 2

@@ -207,9 +207,11 @@ class Metric:
         return self.name if self.package is None else f"{self.name} {self.package} {version(self.package)}"
 
 
+_REFERENCE = "descript-audio-codec, scripts/evaluate.py"
+
 METRICS = (
-    Metric("mel_distance", "mel distance", "", False, "descript-audio-codec, scripts/evaluate.py", mel_distance),
-    Metric("stft_distance", "STFT distance", "", False, "descript-audio-codec, scripts/evaluate.py", stft_distance),
+    Metric("mel_distance", "mel distance", "", False, _REFERENCE, mel_distance, package="librosa"),
+    Metric("stft_distance", "STFT distance", "", False, _REFERENCE, stft_distance),
     Metric("log_spectral_distance", "log-spectral distance", "dB", False, "Gray & Markel 1976", log_spectral_distance),
     Metric("waveform_l1", "waveform L1", "", False, "mean absolute difference", waveform_l1),
     Metric("si_sdr", "SI-SDR", "dB", True, "Le Roux et al. 2019", si_sdr),

@@ -1,4 +1,4 @@
-"""Every clip through every codec at every setting, in several processes; what is done stays done."""
+"""Every clip through every codec at every setting, in several processes; finished results are kept in files."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ from dac_codec.evaluation.codecs import Codec, Setting
 from dac_codec.evaluation.metrics import METRICS, METRICS_VERSION, Metric
 from dac_codec.evaluation.results import Result, defined, flac, key
 
-SHOWN_PER_DOMAIN = 2
-"""Clips of each domain that can be heard on the page, as long as there are few domains."""
+PLAYED_PER_DOMAIN = 2
+"""Clips of each domain that the page can play, while there are few domains."""
 
-SHOWN = 12
-"""Clips in all that can be heard: each is in the page with every version and its spectrogram."""
+PLAYED = 12
+"""Clips in all that the page can play: it embeds each with every version and its spectrogram."""
 
 _WARM_UP_SECONDS = 1
 
 _warm: set[str] = set()
-"""Fingerprints of the codecs that this process of a pool has warmed up."""
+"""Fingerprints of the codecs that this worker process has warmed up."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One clip, one codec, one setting, and where the result goes; `metrics` are names, which any process knows."""
+    """One clip, one codec, one setting, the names of the metrics, and the file for the result."""
 
     clip: Clip
     sample_rate: int
@@ -55,25 +55,25 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to: the results in the order of their tasks, and a line for everything that failed."""
+    """The results in the order of their tasks, and a line for each task that failed."""
 
     results: list[Result]
     failures: list[str]
 
 
-def shown(clips: Sequence[Clip]) -> list[Clip]:
-    """The clips that can be heard, by domain: the first and the middle one of each.
+def played_clips(clips: Sequence[Clip]) -> list[Clip]:
+    """The clips that the page can play, by domain: the first and the middle one of each.
 
-    Where that would be more than `SHOWN`, first as many domains as possible get one, evenly spread, and then a second.
+    If those are more than `PLAYED`, as many domains as possible, evenly spread, get one, and then a second.
     """
-    groups: dict[str, list[Clip]] = {}
+    domains: dict[str, list[Clip]] = {}
     for clip in clips:
-        groups.setdefault(clip.domain, []).append(clip)
-    halves = [group[:: max(1, len(group) // SHOWN_PER_DOMAIN)][:SHOWN_PER_DOMAIN] for group in groups.values()]
+        domains.setdefault(clip.domain, []).append(clip)
+    halves = [group[:: max(1, len(group) // PLAYED_PER_DOMAIN)][:PLAYED_PER_DOMAIN] for group in domains.values()]
     places: list[tuple[int, int]] = []
-    for turn in range(SHOWN_PER_DOMAIN):
+    for turn in range(PLAYED_PER_DOMAIN):
         possible = [(domain, turn) for domain, half in enumerate(halves) if turn < len(half)]
-        n_chosen = min(len(possible), SHOWN - len(places))
+        n_chosen = min(len(possible), PLAYED - len(places))
         places += [possible[i * len(possible) // n_chosen] for i in range(n_chosen)]
     return [halves[domain][turn] for domain, turn in sorted(places)]
 
@@ -87,17 +87,16 @@ def run(
     workers: int | None = None,
     progress: bool = True,
 ) -> Outcome:
-    """Code and measure, but for what an earlier run has done.
+    """Code and measure all clips; results of earlier runs are reused.
 
     Args:
         clips: all at one sample rate.
         sample_rate: in Hz.
         codecs: with their settings.
-        metrics: to take.
-        cache: folder for the results; it is there.
-        workers: processes; None: one for each CPU. 1: no other process than this one. Whatever it is, codecs work with
-            one thread of PyTorch's.
-        progress: whether to show a progress bar (on a terminal).
+        metrics: to compute.
+        cache: existing folder for the results.
+        workers: number of processes; None: one per CPU; 1: only this one. Codecs always run with one PyTorch thread.
+        progress: show a progress bar (on a terminal).
 
     Raises:
         DacError: a process was killed.
@@ -106,7 +105,9 @@ def run(
     tasks = list(_tasks(clips, sample_rate, codecs, metrics, cache))
     todo = [task for task in tasks if Result.load(task.path) is None]
     failures = []
-    with tqdm(total=len(tasks), initial=len(tasks) - len(todo), desc="evaluating", disable=_hidden(progress)) as bar:
+    with tqdm(
+        total=len(tasks), initial=len(tasks) - len(todo), desc="evaluating", disable=None if progress else True
+    ) as bar:
         for task, failure in _work(todo, min(workers or _cpus(), len(todo))):
             bar.update()
             if failure is not None:
@@ -116,18 +117,18 @@ def run(
 
 
 def evaluate_clip(task: Task, warm: set[str]) -> None:
-    """Do one task.
+    """Do one task, and write its result.
 
     Args:
-        task: to do.
-        warm: fingerprints of the codecs that this process has used before; the task's is among them afterwards.
+        task: what to do.
+        warm: fingerprints of the codecs that this process has warmed up; that of the task is added.
 
     Raises:
         DacError: the codec or a metric failed, or the result can't be written.
         MemoryError: there is not enough memory.
     """
     original = task.clip.waveform
-    with _one_thread(), _blamed("the codec"):
+    with _one_thread(), _errors_of("the codec"):
         _warm_up(task, warm)
         coded = task.codec.code(original, task.sample_rate, task.setting)
     if coded.decoded.shape != original.shape:
@@ -137,7 +138,7 @@ def evaluate_clip(task: Task, warm: set[str]) -> None:
     measures = {}
     for metric in METRICS:
         if metric.name in task.metrics and metric.domain in (None, task.clip.domain):
-            with _blamed(metric.label):
+            with _errors_of(metric.label):
                 measures[metric.name] = defined(metric.measure(coded.decoded, original, task.sample_rate))
     codes = None if coded.codes is None else base64.b64encode(coded.codes.astype("<u2").tobytes()).decode()
     Result(
@@ -160,11 +161,11 @@ def evaluate_clip(task: Task, warm: set[str]) -> None:
 
 
 def _warm_up(task: Task, warm: set[str]) -> None:
-    """Code a second of the task's clip, once for each codec, since a first call pays for what is set up once.
+    """Code a second of the task's clip, once per codec, so that timings leave out what is set up once.
 
     Raises:
-        DacError: the codec is not what it was when the evaluation began, as a folder of weights may be that a training
-            run has written to since: its results would be taken for those of the other.
+        DacError: the codec has changed since the evaluation began, such as a model's folder that a training run writes
+            to; its results would be stored under the old fingerprint.
     """
     if task.fingerprint in warm:
         return
@@ -175,13 +176,13 @@ def _warm_up(task: Task, warm: set[str]) -> None:
     except MemoryError:
         raise
     except Exception:
-        return  # the clip itself will show whether that is a failure, and the next one warms up
+        return  # the clip itself shows whether this is a failure, and the next one warms up
     warm.add(task.fingerprint)
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """PyTorch computes with one thread, and afterwards with as many as before."""
+    """Make PyTorch compute with one thread inside the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -191,14 +192,14 @@ def _one_thread() -> Iterator[None]:
 
 
 @contextmanager
-def _blamed(name: str) -> Iterator[None]:
-    """What goes wrong becomes a DacError of one line that says where; want of memory ends the evaluation."""
+def _errors_of(name: str) -> Iterator[None]:
+    """Turn any exception but MemoryError into a DacError of one line that names the failing part."""
     try:
         yield
     except (DacError, MemoryError):
         raise
     except Exception as error:
-        why = (str(error).strip() or "without a word").splitlines()[0]
+        why = (str(error).strip() or "no message").splitlines()[0]
         raise DacError(f"{name} failed with {type(error).__name__}: {why}") from error
 
 
@@ -212,10 +213,10 @@ def _tasks(
     names = tuple(metric.name for metric in metrics)
     measures = "; ".join(metric.fingerprint for metric in metrics)
     common = f"dac_codec {dac_codec.__version__}, metrics {METRICS_VERSION}"
-    heard = {clip.name for clip in shown(clips)}
+    played = {clip.name for clip in played_clips(clips)}
     fingerprints = [codec.fingerprint for codec, _ in codecs]
     for clip in clips:
-        with_sound = clip.name in heard
+        with_sound = clip.name in played
         for (codec, settings), fingerprint in zip(codecs, fingerprints, strict=True):
             for setting in settings:
                 name = key(clip, sample_rate, common, fingerprint, setting.name, measures, with_sound)
@@ -224,59 +225,47 @@ def _tasks(
 
 
 def _work(tasks: Sequence[Task], workers: int) -> Iterator[tuple[Task, str | None]]:
-    """Do tasks in any order; yields each when it is done, with what went wrong if something did."""
+    """Do tasks in any order; yields each one when it is done, with the reason if it failed."""
     if workers <= 1:
         warm: set[str] = set()
         for task in tasks:
             yield task, _failure_of(task, warm)
         return
     # Forked processes would share PyTorch's threads, and hang.
-    context = multiprocessing.get_context("spawn")
-    executor = ProcessPoolExecutor(workers, context, _begin)
+    executor = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin)
+    done: SimpleQueue[tuple[Task, Future[str | None]]] = SimpleQueue()
+    # Ctrl-C raises in the main thread only: in another one it can't interrupt the executor while it holds a lock.
+    submitting = threading.Thread(target=_submit, args=(tasks, executor, done))
     try:
-        yield from _in_processes(tasks, executor)
+        submitting.start()
+        for _ in tasks:
+            task, future = done.get()
+            yield task, future.result()
     except BrokenProcessPool as error:
-        raise DacError("a process of the evaluation was killed, perhaps for want of memory; start it again") from error
+        raise DacError("a process of the evaluation was killed, perhaps for lack of memory; start it again") from error
     finally:
+        submitting.join()
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _in_processes(tasks: Sequence[Task], executor: Executor) -> Iterator[tuple[Task, str | None]]:
-    done: SimpleQueue[Future[str | None]] = SimpleQueue()
-    with _undisturbed():
-        futures: dict[Future[str | None], Task] = {executor.submit(_in_a_process, task): task for task in tasks}
-        for future in futures:
-            future.add_done_callback(done.put)
-    for _ in futures:  # not as_completed: Ctrl-C could leave it with locks that the executor waits for
-        future = done.get()
-        yield futures[future], future.result()
+def _submit(tasks: Sequence[Task], executor: Executor, done: SimpleQueue[tuple[Task, Future[str | None]]]) -> None:
+    """Submit all tasks; each future is put into `done` when it has a result, or an error of its submission.
 
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Ctrl-C is heard at the end of this.
-
-    In the middle of handing out tasks it would leave the executor with a lock that nobody gives back. Processes that
-    are begun meanwhile never hear it: until `_begin`, they would say a lot about it.
+    SIGINT is blocked, which the processes inherit: before `_begin` they would print a traceback each.
     """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    heard: list[int] = []
-    handler = signal.getsignal(signal.SIGINT)
-    # A thread that blocks a signal still runs its handler, in Python, if another thread of the process takes it.
-    defers = callable(handler) and threading.current_thread() is threading.main_thread()
-    if defers:
-        signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        if defers:
-            signal.signal(signal.SIGINT, handler)
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        if heard:
-            signal.raise_signal(signal.SIGINT)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    for task in tasks:
+        try:
+            future = executor.submit(_in_a_process, task)
+        except Exception as error:
+            future = Future()
+            future.set_exception(error)
+
+        def report(future: Future[str | None], task: Task = task) -> None:
+            done.put((task, future))
+
+        future.add_done_callback(report)
 
 
 def _in_a_process(task: Task) -> str | None:
@@ -285,7 +274,7 @@ def _in_a_process(task: Task) -> str | None:
 
 def _failure_of(task: Task, warm: set[str]) -> str | None:
     try:
-        with _blamed("the evaluation"):
+        with _errors_of("the evaluation"):
             evaluate_clip(task, warm)
     except DacError as error:
         return str(error)
@@ -293,7 +282,7 @@ def _failure_of(task: Task, warm: set[str]) -> str | None:
 
 
 def _begin() -> None:
-    """A process begins: with one thread, deaf to Ctrl-C, which its parent hears, and gone when its parent is."""
+    """Initialize a worker process: one thread, Ctrl-C left to its parent, and an end when the parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     parent = multiprocessing.parent_process()
@@ -308,8 +297,3 @@ def _end_with(sentinel: int) -> None:
 
 def _cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _hidden(progress: bool) -> bool | None:
-    """For tqdm, where None means: unless it is a terminal."""
-    return None if progress else True

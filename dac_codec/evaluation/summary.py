@@ -1,4 +1,4 @@
-"""From results of clips to what can be said of codecs: means by domain, differences, and the use of codebooks."""
+"""Means by domain, differences between codecs, and the use of codebooks, from the results of clips."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import numpy as np
 from dac_codec.evaluation.clips import POOLED
 from dac_codec.evaluation.metrics import Metric, codebook_use
 from dac_codec.evaluation.results import Result
-from dac_codec.evaluation.statistics import LEAST_SOURCES, Estimate, estimate, groups
+from dac_codec.evaluation.statistics import MIN_SOURCES, Estimate, estimate, source_numbers
 
 
 @dataclass(frozen=True)
 class Codebooks:
-    """How the codebooks are used in a domain.
+    """Use of the codebooks in a domain.
 
     Attributes:
-        entropy: of the choices from each codebook, in bits.
-        used: share of its entries that were chosen at all.
-        efficiency: entropy over bits spent, of all codebooks together (section 4.4 of the paper). Low where there are
-            few frames: n of them can't show more than log2(n) bits.
-        frames: how many there are.
+        entropy: of the codes of each codebook, in bits.
+        used: share of the entries of each codebook that were used at all.
+        efficiency: entropy over bits spent, of all codebooks together (section 4.4 of the paper). It is biased
+            downwards for few frames: n of them show at most log2(n) bits.
+        frames: number of frames.
     """
 
     entropy: list[float]
@@ -38,13 +38,14 @@ class Mean:
 
     Attributes:
         domain, codec, setting: names.
-        clips: how many.
-        sources: how many independent sources they come from.
-        kbps: of the files, every byte counted: all bits over the duration of all clips.
+        clips: number of clips.
+        sources: number of independent sources of the clips.
+        kbps: all bits of the files over the duration of all clips, in kbit/s.
         payload_kbps: the same without headers and framing.
-        encode_speed, decode_speed: seconds of sound per second of work; None for what does no work.
+        encode_speed, decode_speed: seconds of audio per second of computation; None if nothing is computed.
         measures: by the metrics' names.
-        codebooks: None where there are none.
+        worst: by the metrics' names, the worst decile: a tenth of the clips are as bad as this or worse.
+        codebooks: None for codecs without.
     """
 
     domain: str
@@ -57,20 +58,21 @@ class Mean:
     encode_speed: float | None
     decode_speed: float | None
     measures: dict[str, Estimate]
+    worst: dict[str, float]
     codebooks: Codebooks | None
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A codec against another at the nearest bitrate, clip by clip: the first's measure less the other's.
+    """Paired difference of a codec and another one at the nearest bitrate: the first's measure minus the other's.
 
     Attributes:
         domain: name.
-        codec, setting, kbps: the one; kilobits per second on disk, in the domain.
-        other, other_setting, other_kbps: the other.
+        codec, setting, kbps: the first codec; kbit/s on disk, in the domain.
+        other, other_setting, other_kbps: the other codec.
         measures: by the metrics' names.
-        verdicts: "better", "worse", or "undecided" where the confidence interval holds 0; of `codec`. There is none
-            where there is no interval.
+        verdicts: "better" or "worse", of `codec`, or "undecided" if the confidence interval contains 0; none without an
+            interval.
     """
 
     domain: str
@@ -85,41 +87,41 @@ class Difference:
 
 
 def domains_of(results: Iterable[Result]) -> list[str]:
-    """The domains, and at the end `POOLED`."""
+    """The domains, with `POOLED` last."""
     return [*sorted({result.domain for result in results} - {POOLED}), POOLED]
 
 
 def means(results: Sequence[Result], metrics: Sequence[Metric]) -> list[Mean]:
-    """For each domain, every codec at every setting, in the order of the results."""
+    """For each domain, the means of every codec at every setting, in the order of the results."""
     found = []
     sources = _sources(results)
     for domain in domains_of(results):
-        ways: dict[tuple[str, str], list[Result]] = {}
+        groups: dict[tuple[str, str], list[Result]] = {}
         for result in _in_domain(results, domain):
-            ways.setdefault((result.codec, result.setting), []).append(result)
-        found += [_mean(domain, group, metrics, sources) for group in ways.values()]
+            groups.setdefault((result.codec, result.setting), []).append(result)
+        found += [_mean(domain, group, metrics, sources) for group in groups.values()]
     return found
 
 
 def without_intervals(means: Sequence[Mean]) -> str | None:
-    """A sentence that names the domains with too few sources for intervals; None if there are none."""
+    """A sentence that names the domains with too few sources for intervals; None if all have enough."""
     fewest: dict[str, int] = {}
     for mean in means:
         fewest[mean.domain] = max(fewest.get(mean.domain, 0), mean.sources)
-    named = ", ".join(f"{domain} ({n})" for domain, n in fewest.items() if n < LEAST_SOURCES)
+    named = ", ".join(f"{domain} ({n})" for domain, n in fewest.items() if n < MIN_SOURCES)
     if not named:
         return None
     return (
-        f"There are no confidence intervals and no verdicts where the clips come from fewer than {LEAST_SOURCES} "
+        f"There are no confidence intervals and no verdicts where the clips come from fewer than {MIN_SOURCES} "
         f"independent sources: {named}."
     )
 
 
 def differences(results: Sequence[Result], metrics: Sequence[Metric], first: str) -> list[Difference]:
-    """The codec called `first` against every setting of the others, in each domain.
+    """Compare the codec called `first` with every setting of the others, in each domain.
 
-    Of the first codec, the setting is taken whose bitrate over all clips comes nearest to the other's. What costs no
-    bits is not compared. There are no differences if the first codec has no results: see `incomparable`.
+    The setting of the first codec is the one whose bitrate over all clips is nearest to the other's. What costs no bits
+    is not compared. If the first codec has no results there are no differences; `incomparable` gives the reason.
     """
     rates = _rates(results)
     own = [pair for pair, kbps in rates.items() if pair[0] == first and kbps]
@@ -137,23 +139,48 @@ def differences(results: Sequence[Result], metrics: Sequence[Metric], first: str
 
 
 def incomparable(results: Sequence[Result], first: str) -> str:
-    """A sentence that says why there are no differences between the codec called `first` and the others."""
+    """A sentence with the reason why the codec called `first` was not compared with the others."""
     if all(result.codec != first for result in results):
-        return f"There are no differences: {first}, which the others would be compared with, has no results."
+        return f"There are no differences: {first}, with which the others are compared, has no results."
     if not any(kbps for pair, kbps in _rates(results).items() if pair[0] == first):
-        return f"There are no differences: {first}, which the others would be compared with, costs no bits."
-    return f"There are no differences: nothing else that costs bits was measured on the clips of {first}."
+        return f"There are no differences: {first}, with which the others are compared, costs no bits."
+    return f"There are no differences: no other codec was measured on the clips of {first}."
+
+
+def verdict_lines(differences: Sequence[Difference], metrics: Sequence[Metric]) -> list[str]:
+    """For each domain and other codec, a line with the verdicts at the two settings whose bitrates are nearest."""
+    nearest: dict[tuple[str, str], Difference] = {}
+    for one in differences:
+        best = nearest.get((one.domain, one.other))
+        if one.verdicts and (best is None or abs(one.kbps - one.other_kbps) < abs(best.kbps - best.other_kbps)):
+            nearest[one.domain, one.other] = one
+    lines = []
+    for one in nearest.values():
+        by_verdict: dict[str, list[str]] = {}
+        for metric in metrics:
+            if metric.name in one.verdicts:
+                amount = "" if (verdict := one.verdicts[metric.name]) == "undecided" else _amount(one, metric)
+                by_verdict.setdefault(verdict, []).append(f"{metric.label}{amount}")
+        verdicts = "; ".join(f"{verdict}: {', '.join(labels)}" for verdict, labels in sorted(by_verdict.items()))
+        pair = f"{one.codec} ({one.kbps:.2f} kbit/s) against {one.other} ({one.other_kbps:.2f} kbit/s)"
+        lines.append(f"{one.domain}, {pair}: {verdicts}.")
+    return lines
+
+
+def _amount(difference: Difference, metric: Metric) -> str:
+    """By how much a measure is better or worse, with its unit."""
+    return f" by {abs(difference.measures[metric.name].mean or 0.0):.2f}{f' {metric.unit}' if metric.unit else ''}"
 
 
 def _rates(results: Sequence[Result]) -> dict[tuple[str, str], float]:
-    """Of each codec at each setting the kilobits per second on disk, over all clips."""
+    """The kbit/s on disk of each codec at each setting, over all clips."""
     return {(mean.codec, mean.setting): mean.kbps.mean or 0.0 for mean in means(results, ()) if mean.domain == POOLED}
 
 
 def _sources(results: Sequence[Result]) -> dict[str, int]:
-    """The number of each clip's source: the same for clips that hang together."""
+    """The number of each clip's independent source."""
     names = {result.clip: result.sources or [f"clip {result.clip}"] for result in results}
-    return dict(zip(names, groups(list(names.values())).tolist(), strict=True))
+    return dict(zip(names, source_numbers(list(names.values())).tolist(), strict=True))
 
 
 def _in_domain(results: Sequence[Result], domain: str) -> list[Result]:
@@ -166,6 +193,7 @@ def _mean(domain: str, group: Sequence[Result], metrics: Sequence[Metric], sourc
     encoding, decoding = (
         sum(getattr(result, name) for result in group) for name in ("encode_seconds", "decode_seconds")
     )
+    measures = {result.clip: result.measures for result in group}
     return Mean(
         domain=domain,
         codec=group[0].codec,
@@ -176,7 +204,8 @@ def _mean(domain: str, group: Sequence[Result], metrics: Sequence[Metric], sourc
         payload_kbps=sum(result.payload_bytes for result in group) * 8 / seconds / 1000,
         encode_speed=seconds / encoding if encoding else None,
         decode_speed=seconds / decoding if decoding else None,
-        measures=_estimates({result.clip: result.measures for result in group}, metrics, sources),
+        measures=_estimates(measures, metrics, sources),
+        worst=_worst_deciles(measures, metrics),
         codebooks=_codebooks(group),
     )
 
@@ -184,13 +213,25 @@ def _mean(domain: str, group: Sequence[Result], metrics: Sequence[Metric], sourc
 def _estimates(
     measures: dict[str, dict[str, float | None]], metrics: Sequence[Metric], sources: dict[str, int]
 ) -> dict[str, Estimate]:
-    """Of the measures of each clip, the metrics that are defined for any of them."""
+    """Estimates of the metrics that are defined for any clip."""
     found = {}
     for metric in metrics:
-        values = {clip: value for clip, one in measures.items() if (value := one.get(metric.name)) is not None}
-        if values:
+        if values := _defined(measures, metric):
             found[metric.name] = estimate(list(values.values()), [sources[clip] for clip in values])
     return found
+
+
+def _worst_deciles(measures: dict[str, dict[str, float | None]], metrics: Sequence[Metric]) -> dict[str, float]:
+    return {
+        metric.name: float(np.percentile(list(values.values()), 10 if metric.higher_is_better else 90))
+        for metric in metrics
+        if (values := _defined(measures, metric))
+    }
+
+
+def _defined(measures: dict[str, dict[str, float | None]], metric: Metric) -> dict[str, float]:
+    """A metric's values by clip, where they are defined."""
+    return {clip: value for clip, one in measures.items() if (value := one.get(metric.name)) is not None}
 
 
 def _codebooks(group: Sequence[Result]) -> Codebooks | None:

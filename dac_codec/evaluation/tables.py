@@ -1,4 +1,4 @@
-"""Results as CSV, for programs, and as a Markdown table, for a model card."""
+"""Results as CSV and as Markdown tables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dac_codec.evaluation.summary import Codebooks, Difference, Mean
 
 
 def clips_csv(results: Sequence[Result], metrics: Sequence[Metric]) -> str:
-    """A row for each clip, codec and setting; a measure that is not defined is an empty field."""
+    """A row for each clip, codec and setting; an undefined measure is an empty field."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     names = [metric.name for metric in metrics]
@@ -27,23 +27,28 @@ def clips_csv(results: Sequence[Result], metrics: Sequence[Metric]) -> str:
 
 
 def means_markdown(means: Sequence[Mean], metrics: Sequence[Metric]) -> str:
-    """Means by domain, codec and setting, with 95% confidence intervals."""
+    """Means by domain, codec and setting, with 95% confidence intervals and worst deciles."""
     headings = [f"{metric.label}{f' ({metric.unit})' if metric.unit else ''}" for metric in metrics]
     lines = [
-        _row("domain", "clips", "codec", "setting", "kbit/s", *headings),
+        _row("domain", "clips", "codec", "setting", "kbit/s on disk", *headings),
         "|---|---:|---|---|---:|" + "---:|" * len(metrics),
     ]
     for mean in means:
-        values = [shown(mean.measures[metric.name]) if metric.name in mean.measures else "" for metric in metrics]
+        values = [
+            f"{estimate_text(mean.measures[metric.name])} ({mean.worst[metric.name]:.3f})"
+            if metric.name in mean.measures
+            else ""
+            for metric in metrics
+        ]
         kbps = f"{mean.kbps.mean or 0.0:.2f}"
         lines.append(_row(mean.domain, str(mean.clips), mean.codec, mean.setting, kbps, *values))
     return "\n".join(lines)
 
 
 def differences_markdown(differences: Sequence[Difference], metrics: Sequence[Metric]) -> str:
-    """The first codec less each other at the nearest bitrate; "+" where it is better, "-" where it is worse.
+    """The first codec minus each other one at the nearest bitrate; "+" where it is better, "-" where it is worse.
 
-    Neither where that is undecided, or where there is no interval to tell it by.
+    No sign where that is undecided, or where there is no interval.
     """
     headings = ["domain", "codec", "kbit/s", "against", "kbit/s", *(metric.label for metric in metrics)]
     lines = [
@@ -53,7 +58,7 @@ def differences_markdown(differences: Sequence[Difference], metrics: Sequence[Me
     signs = {"better": " +", "worse": " -", "undecided": ""}
     for one in differences:
         values = [
-            shown(one.measures[metric.name]) + signs[one.verdicts.get(metric.name, "undecided")]
+            estimate_text(one.measures[metric.name]) + signs[one.verdicts.get(metric.name, "undecided")]
             if metric.name in one.measures
             else ""
             for metric in metrics
@@ -64,7 +69,7 @@ def differences_markdown(differences: Sequence[Difference], metrics: Sequence[Me
 
 
 def codebooks_markdown(means: Sequence[Mean]) -> str:
-    """How much of their bits codebooks use by domain, codec and setting; "" where no codec has codebooks."""
+    """Entropy and use of codebooks by domain, codec and setting; "" if no codec has codebooks."""
     lines = [
         "| domain | codec | setting | frames | bitrate efficiency | entropy of each codebook, bits | entries used |",
         "|---|---|---|---:|---:|---|---|",
@@ -77,16 +82,16 @@ def codebooks_markdown(means: Sequence[Mean]) -> str:
 
 
 def codebook_cells(codebooks: Codebooks) -> tuple[str, str, str]:
-    """Bitrate efficiency, the entropy of each codebook in bits, and the share of each one's entries that were used."""
+    """Bitrate efficiency, the entropy of each codebook in bits, and the share of its entries that were used."""
     entropies = " ".join(f"{bits:.2f}" for bits in codebooks.entropy)
     shares = " ".join(f"{100 * share:.0f}%" for share in codebooks.used)
     return f"{100 * codebooks.efficiency:.1f}%", entropies, shares
 
 
-def shown(estimate: Estimate) -> str:
+def estimate_text(estimate: Estimate) -> str:
     """A mean and its confidence interval.
 
-    >>> shown(Estimate(1.5, 1.25, 1.75, 9, 9))
+    >>> estimate_text(Estimate(1.5, 1.25, 1.75, 9, 9))
     '1.500 [1.250, 1.750]'
     """
     mean, low, high = estimate[:3]
@@ -96,5 +101,5 @@ def shown(estimate: Estimate) -> str:
 
 
 def _row(*cells: str) -> str:
-    """A line of a table; a folder's name may hold what ends a cell."""
+    """A line of a table, with "|" escaped, which a folder's name may contain."""
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"

@@ -1,4 +1,4 @@
-"""Fast inference: the network on whole signals and on streams, with the same result."""
+"""Fast inference on whole signals and on streams, with the same result."""
 
 from dac_codec.inference.batches import decode_batch, encode_batch
 from dac_codec.inference.blocks import decode, decode_blocks, decode_range, encode, encode_blocks
@@ -11,7 +11,7 @@ from dac_codec.inference.look_ahead import (
     encoder_context,
     encoder_look_ahead,
 )
-from dac_codec.inference.prepared import PreparedDAC, prepare
+from dac_codec.inference.prepared import PreparedDAC, prepare, prepare_cached
 
 __all__ = [
     "Context",
@@ -30,4 +30,5 @@ __all__ = [
     "encoder_context",
     "encoder_look_ahead",
     "prepare",
+    "prepare_cached",
 ]

@@ -1,8 +1,12 @@
-"""Signals of different lengths through the network at once, each with the result that it has alone.
+"""Signals of different lengths in one batch, each with the result that it has alone.
 
-Every layer puts zeros behind a signal's end, and makes something else than zeros of zeros that are there already: a row
-of a batch that is filled up to the length of the longest comes out wrong where its frames depend on what is behind its
-end. These frames, as few in each row, are computed again from the ends of the rows, which are equally long.
+Zero-padding a short row differs from a true end: biases and activations turn padding into non-zeros, which reach back
+into the last frames over the look-ahead. These frames are computed a second time, from ends of equal length:
+
+        longest    |-----------------------------|
+        short      |-----------------xxxx|0000000|      first pass; x depends on what is after the end
+        its end            |---------^^^^|              second pass; ^ replaces x
+                            `before` `after`            frames of context
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dac_codec.inference.look_ahead import Context, decoder_context, encoder_context
-from dac_codec.inference.prepared import encoder_network, folded_quantizer
+from dac_codec.inference.prepared import prepare_cached
 from dac_codec.model import DAC
 from dac_codec.model.checks import checked_quantizers
 
@@ -25,23 +29,22 @@ def encode_batch(model: DAC, signals: Sequence[Tensor], n_quantizers: int | None
     """Codes [B, N, F] of each signal [B, 1, T], as `encode` gives them up to rounding, on the CPU.
 
     Args:
-        model: the model.
-        signals: audio, at least one sample; all of it, filled up to the longest, goes through the network at once.
+        model: any model.
+        signals: audio of at least one sample each; all rows, padded to the longest, are processed at once.
         n_quantizers: codebooks to use; None means all.
 
     Raises:
         ValueError: a wrong shape, or `n_quantizers` out of range.
     """
-
-    network, quantizer = encoder_network(model), folded_quantizer(model)
+    prepared = prepare_cached(model)
+    network, quantizer = prepared.encoder_network, prepared.folded_quantizer
     n_codebooks = checked_quantizers(n_quantizers, model.n_codebooks)
 
-    def encoded(rows: Tensor) -> Tensor:
-        z = network.whole(rows.to(network.device, network.dtype).transpose(1, 2))
-        return quantizer.codes(z, n_codebooks).cpu()
+    def encode(rows: Tensor) -> Tensor:
+        return quantizer.codes(network.whole(rows.to(network.device, network.dtype)), n_codebooks).cpu()
 
-    whole_frames = [model.preprocess(signal) for signal in signals]
-    return _all_at_once(whole_frames, encoded, encoder_context(model), model.hop_length, 1)
+    signals = [model.preprocess(signal) for signal in signals]
+    return _process(signals, encode, encoder_context(model), model.hop_length, 1)
 
 
 @torch.no_grad()
@@ -49,57 +52,57 @@ def decode_batch(model: DAC, signals: Sequence[Tensor]) -> list[Tensor]:
     """Audio [B, 1, F * hop] of each signal's codes [B, n, F], as `decode` gives it up to rounding, on the CPU.
 
     Args:
-        model: the model.
-        signals: codes, at least one frame, the same number n for all; they go through the network as in `encode_batch`.
+        model: any model.
+        signals: codes of at least one frame each, with the same n; processed as in `encode_batch`.
 
     Raises:
         ValueError: a wrong shape, or a code outside its codebook.
     """
+    prepared = prepare_cached(model)
 
-    def decoded(rows: Tensor) -> Tensor:
-        return model.decode_codes(rows.to(model.device)).cpu()
+    def decode(rows: Tensor) -> Tensor:
+        return prepared.decode_codes(rows.to(model.device)).cpu()
 
-    return _all_at_once(signals, decoded, decoder_context(model), 1, model.hop_length)
+    return _process(signals, decode, decoder_context(model), 1, model.hop_length)
 
 
-def _all_at_once(
+def _process(
     signals: Sequence[Tensor], network: Callable[[Tensor], Tensor], context: Context, n_in: int, n_out: int
 ) -> list[Tensor]:
-    """What a network gives for each signal [B, C, F * n_in]: [B, C', F * n_out], with `context` frames around each."""
+    """Outputs [B, C', F * n_out] of signals [B, C, F * n_in], given the context of a frame."""
     lengths = [signal.shape[-1] // n_in for signal in signals]
     longest = max(lengths)
-    outputs = _rows(network, [F.pad(signal, (0, n_in * longest - signal.shape[-1])) for signal in signals])
+    outputs = _joined(network, [F.pad(signal, (0, n_in * longest - signal.shape[-1])) for signal in signals])
     outputs = [output[..., : n_out * length] for output, length in zip(outputs, lengths, strict=True)]
 
     by_length: dict[int, list[int]] = defaultdict(list)
     for index, length in enumerate(lengths):
         if length < longest:
-            # All of a signal that is shorter than the ends of the others.
             by_length[min(length, context.before + context.after)].append(index)
     if context.after:
         for length, indices in by_length.items():
-            ends = _rows(network, [signals[index][..., -n_in * length :] for index in indices])
+            ends = _joined(network, [signals[index][..., -n_in * length :] for index in indices])
             for index, end in zip(indices, ends, strict=True):
-                n_again = n_out * min(length, context.after)
-                outputs[index][..., -n_again:] = end[..., -n_again:]
+                n_replaced = n_out * min(length, context.after)
+                outputs[index][..., -n_replaced:] = end[..., -n_replaced:]
     return outputs
 
 
-def _rows(network: Callable[[Tensor], Tensor], signals: list[Tensor]) -> list[Tensor]:
-    """What a network gives for signals [B, C, T] of equal lengths."""
+def _joined(network: Callable[[Tensor], Tensor], signals: list[Tensor]) -> list[Tensor]:
+    """Outputs for signals [B, C, T] of equal length."""
     return list(network(torch.cat(signals)).split([signal.shape[0] for signal in signals]))
 
 
 def similar_lengths(shapes: Sequence[tuple[int, int]], most: int) -> list[list[int]]:
-    """Divide signals into batches such that little is filled up.
+    """Group signals into batches with little padding.
 
     Args:
         shapes: rows and length of each signal.
-        most: rows times the longest one's length that a batch may have; a signal that has more is alone.
+        most: largest size of a batch, rows times the longest length; a larger signal gets its own batch.
 
     Returns:
-        The indices of each batch's signals, from the shortest to the longest: of no more than twice the shortest's
-        length, so that at most half is filling.
+        The indices of each batch's signals, shortest first. The longest of a batch has at most twice the length of the
+        shortest, so that at most half is padding.
     """
     batches: list[list[int]] = []
     n_rows = 0

@@ -1,4 +1,4 @@
-"""Long signals in blocks of bounded size: memory grows with what goes in and comes out, and with nothing else."""
+"""Long signals in blocks of bounded size: memory beyond input and output does not grow with the length."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dac_codec.inference.decoder import StreamingDecoder
 from dac_codec.inference.encoder import StreamingEncoder
@@ -15,21 +14,21 @@ from dac_codec.inference.network import block_samples
 from dac_codec.model import DAC
 from dac_codec.model.checks import check_audio
 
-_SHORTEST_BLOCK = 16
-"""Frames; with fewer at a time, the time goes into calls and not into numbers."""
+_MIN_BLOCK = 16
+"""Frames of a block below which call overhead dominates."""
 
 
-def encode(model: DAC, audio: Tensor, n_quantizers: int | None = None, progress: bool = False) -> Tensor:
+def encode(model: DAC, audio: Tensor, n_quantizers: int | None = None) -> Tensor:
     """Codes [B, N, F] of audio [B, 1, T], as `model.encode` gives them (see `StreamingEncoder`), on the CPU.
 
     Raises:
-        ValueError: a wrong shape, samples that are integers, or `n_quantizers` out of range.
+        ValueError: a wrong shape, integer samples, or `n_quantizers` out of range.
     """
     check_audio(audio)
-    return torch.cat(list(encode_blocks(model, _split(audio, "encoding", progress), n_quantizers)), -1)
+    return torch.cat(list(encode_blocks(model, [audio], n_quantizers)), -1)
 
 
-def decode(model: DAC, codes: Tensor, progress: bool = False) -> Tensor:
+def decode(model: DAC, codes: Tensor) -> Tensor:
     """Audio [B, 1, F * hop] of codes [B, n, F], as `model.decode_codes` gives it, on the CPU.
 
     Raises:
@@ -37,17 +36,17 @@ def decode(model: DAC, codes: Tensor, progress: bool = False) -> Tensor:
     """
     if codes.ndim != 3 or codes.shape[-1] == 0:
         raise ValueError(f"codes must be [B, n, F] with at least one frame, not {list(codes.shape)}")
-    return torch.cat(list(decode_blocks(model, _split(codes, "decoding", progress))), -1)
+    return torch.cat(list(decode_blocks(model, [codes])), -1)
 
 
 def decode_range(model: DAC, codes: Tensor, first_frame: int, last_frame: int) -> Tensor:
-    """A part of what `decode` gives, without decoding what is far from it.
+    """A range of the audio that `decode` gives, decoding only the frames that it depends on.
 
     Args:
         model: the model.
-        codes: of the whole signal [B, n, F].
-        first_frame: of the part.
-        last_frame: of the part, exclusive.
+        codes: [B, n, F] of the whole signal.
+        first_frame: start of the range.
+        last_frame: end of the range, exclusive.
 
     Returns:
         Audio [B, 1, (last_frame - first_frame) * hop], on the CPU.
@@ -66,16 +65,16 @@ def decode_range(model: DAC, codes: Tensor, first_frame: int, last_frame: int) -
 def encode_blocks(
     model: DAC, blocks: Iterable[Tensor], n_quantizers: int | None = None, block_frames: int | None = None
 ) -> Iterator[Tensor]:
-    """Encode a signal that is read bit by bit.
+    """Encode a signal block by block.
 
     Args:
         model: the model.
         blocks: audio [B, 1, t], of any lengths.
         n_quantizers: codebooks to use; None means all.
-        block_frames: frames to wait for before the network goes to work; None means as many as are fast.
+        block_frames: frames per call of the network; None means the fastest number.
 
     Yields:
-        Codes [B, N, f], f > 0, on the CPU: joined, what `encode` gives for the joined blocks.
+        Codes [B, N, f], f > 0, on the CPU; concatenated, the result of `encode` for the concatenated blocks.
 
     Raises:
         ValueError: a wrong shape, or `n_quantizers` out of range.
@@ -91,15 +90,15 @@ def encode_blocks(
 
 
 def decode_blocks(model: DAC, codes: Iterable[Tensor], at_once: bool = False) -> Iterator[Tensor]:
-    """Decode codes that are read bit by bit.
+    """Decode codes block by block.
 
     Args:
         model: the model.
-        codes: [B, n, f], with any numbers of frames.
-        at_once: whether codes are decoded as they come, and don't wait until there are as many as are fast.
+        codes: [B, n, f], of any lengths.
+        at_once: whether to decode each block as it arrives instead of collecting the fastest number of frames.
 
     Yields:
-        Audio [B, 1, t], t > 0, on the CPU: joined, what `decode` gives for the joined codes.
+        Audio [B, 1, t], t > 0, on the CPU; concatenated, the result of `decode` for the concatenated codes.
 
     Raises:
         ValueError: a wrong shape, or a code outside its codebook.
@@ -121,11 +120,10 @@ def _regroup(
     block_frames: int | None = None,
     at_once: bool = False,
 ) -> Iterator[Tensor]:
-    """The same signal [B, C, t] in blocks of a good size, the last one, or of each block if `at_once`, being what is
-    left.
+    """Cut a signal of blocks [B, C, t] into blocks of one size; the last, or with `at_once` any, may be shorter.
 
     Raises:
-        ValueError: a block has another shape than the ones before it.
+        ValueError: blocks differ in more than their length.
     """
     waiting: list[Tensor] = []
     n_waiting = 0
@@ -134,9 +132,8 @@ def _regroup(
             raise ValueError(
                 f"blocks must be three-dimensional and differ in their last size only: {list(block.shape)}"
             )
-        good = block_samples(model.device) // (model.hop_length * max(1, block.shape[0]))
-        n_frames = block_frames or max(_SHORTEST_BLOCK, good)
-        size = steps_per_frame * n_frames
+        fastest = block_samples(model.device) // (model.hop_length * max(1, block.shape[0]))
+        size = steps_per_frame * (block_frames or max(_MIN_BLOCK, fastest))
         while block.shape[-1]:
             part, block = block[..., : size - n_waiting], block[..., size - n_waiting :]
             waiting.append(part)
@@ -149,14 +146,3 @@ def _regroup(
             waiting, n_waiting = [], 0
     if waiting:
         yield torch.cat(waiting, -1)
-
-
-def _split(signal: Tensor, what: str, progress: bool) -> Iterator[Tensor]:
-    """A signal in pieces, with a progress bar that moves on when the next one is asked for."""
-    size = -(-signal.shape[-1] // 100)
-    with tqdm(
-        total=signal.shape[-1], unit_scale=True, desc=what, disable=None if progress else True, leave=False
-    ) as bar:
-        for piece in signal.split(size, -1):
-            yield piece
-            bar.update(piece.shape[-1])

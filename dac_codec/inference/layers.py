@@ -1,82 +1,98 @@
-"""Each layer of the network on a signal that comes in pieces.
+"""The layers of the network on signals [B, T, C] that arrive in chunks.
 
-A layer keeps what the next outputs need of the inputs so far, and nothing is computed twice. What a whole signal would
-be padded with is there before its first sample and after its last, and nowhere else. Signals are [B, T, C] here.
+Each layer keeps the inputs that its next outputs need, so that nothing is computed twice. Zero padding is added before
+the first sample and after the last one, never between chunks.
 """
 
 from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from dac_codec.inference.kernels import (
-    Activation,
-    FusedSnake,
-    Kernel,
-    PlainKernel,
+from dac_codec.inference.activation import (
+    ActivationFunction,
+    SnakeActivation,
     SnakeFunction,
-    fast_kernel,
-    relu,
+    relu_into,
     signal_dtype,
 )
+from dac_codec.inference.winograd import fastest_conv
 from dac_codec.model.decoder import Decoder, DecoderBlock
 from dac_codec.model.encoder import Encoder, EncoderBlock
 from dac_codec.model.layers import ResidualUnit, Snake, padding_of
 
 State: TypeAlias = "dict[str, Tensor | int]"
-"""What a layer keeps, by name; tensors are [B, T, C]. No tensor in it is ever changed in place."""
+"""The state of a layer by name; tensors are [B, T, C]. No tensor in it is changed in place."""
 
 AnyLayer = TypeVar("AnyLayer", bound="Layer")
 
 _TILE_BYTES = 1 << 23
-"""Of the widest signal inside a block of layers that is worked on at once: what stays in the last cache."""
+"""Bytes of a tile where it has most channels: it stays in the last-level cache."""
 
-_DEVICE_TILE_BYTES = 1 << 28
-"""The same on a GPU, where starting to work on a few MiB takes as long as the work: what there is memory for."""
+_DEVICE_TILE_BYTES = 1 << 28  # GPU only, not yet measured: small tiles would spend their time on kernel launches.
 
-_NARROWEST_IN_FEW_BITS = 32
-"""Channels. Of fewer, products take little of the time; and they are near the audio, where nothing filters any more
-what rounding adds at every frequency: where a network leaves the highs faint, that is all of what is heard there."""
+_MIN_TILE = 64
+"""Samples of a tile below which call overhead dominates."""
 
-_SHORTEST_TILE = 64
-"""Samples; with fewer at a time, the time goes into calls and not into numbers."""
+_MIN_CHANNELS = 32
+"""Convolutions with fewer channels keep the model's precision: they take little time, and they are next to the audio,
+where rounding noise would fill frequencies that the network leaves almost silent."""
 
 
 class Layer(ABC):
-    """A layer and its place in a signal [B, T, C]."""
+    """A layer and its state in a signal [B, T, C].
 
-    @abstractmethod
-    def reset(self, batch_size: int) -> None:
-        """Go to the start of a new signal."""
+    Attributes:
+        children: layers inside it, by name.
+        kept: names of the attributes that are its own state.
+    """
+
+    children: Mapping[str, Layer] = MappingProxyType({})
+    kept: tuple[str, ...] = ()
 
     @abstractmethod
     def step(self, x: Tensor, last: bool) -> Tensor:
-        """Take the next samples [B, t, C], t >= 0, and give all outputs that are known by then.
+        """Take the next samples [B, t, C], t >= 0, and return all outputs known by then.
 
         Args:
-            x: input; it may be overwritten.
+            x: input; may be overwritten.
             last: whether the signal ends with it.
         """
 
-    @abstractmethod
+    def reset(self, batch_size: int) -> None:
+        """Start new signals."""
+        for child in self.children.values():
+            child.reset(batch_size)
+
     def state(self) -> State:
-        """What the layer keeps."""
+        """The state of this layer and its children."""
+        state: State = {name: getattr(self, name) for name in self.kept}
+        for prefix, child in self.children.items():
+            state.update({f"{prefix}.{name}": value for name, value in child.state().items()})
+        return state
 
-    @abstractmethod
     def restore(self, state: State) -> None:
-        """Go on from what `state` gave."""
+        """Continue from what `state` returned."""
+        for name in self.kept:
+            setattr(self, name, state[name])
+        for child_name, child in self.children.items():
+            prefix = f"{child_name}."
+            child.restore({key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)})
 
-    def fresh(self: AnyLayer) -> AnyLayer:
-        """The same layer for another signal, to be reset: the weights are shared."""
-        return copy.copy(self)
+    def new_stream(self: AnyLayer) -> AnyLayer:
+        """The same layer for another signal, to be reset before use; weights are shared."""
+        twin = copy.copy(self)
+        twin.children = {name: child.new_stream() for name, child in self.children.items()}
+        return twin
 
 
-class Pointwise(Layer):
+class Elementwise(Layer):
     """A function of each sample.
 
     Args:
@@ -86,44 +102,47 @@ class Pointwise(Layer):
     def __init__(self, module: nn.Module) -> None:
         self.module = module
 
-    def reset(self, batch_size: int) -> None:
-        pass
-
     def step(self, x: Tensor, last: bool) -> Tensor:
         y: Tensor = self.module(x)
         return y
-
-    def state(self) -> State:
-        return {}
-
-    def restore(self, state: State) -> None:
-        pass
 
 
 class Convolution(Layer):
     """A convolution, strided or transposed, and the activation before it.
 
-    It keeps the inputs under its kernel's next place; a stride's phase is how many there are.
+    It keeps the inputs that the next position of the kernel covers. A kernel of 3 with padding 1:
+
+        rows       0  a  b  c  d            zero padding, then the first chunk
+        outputs       A  B  C               D needs the next sample
+        context             c  d
+        rows                c  d  e  0      context, the last chunk, zero padding
+        outputs                D  E
+
+    A transposed convolution (kernel 4, stride 2, padding 1) gives `stride` outputs per position over `kernel / stride`
+    inputs, with zeros around the signal, and cuts its padding from both ends of the output:
+
+        rows           0  a  b  0
+        outputs        (u v)(w x)(y z)      u and z are cut
 
     Args:
-        conv: its weights are taken as they are now.
-        activation: what is done to the input first.
-        dtype: that it computes in; None for the model's own arithmetic.
+        conv: the module; its weights are copied.
+        activation: applied to the input first, or None.
+        dtype: type of the arithmetic.
     """
 
     context: Tensor
     to_cut: int
 
     def __init__(
-        self, conv: nn.Conv1d | nn.ConvTranspose1d, activation: Activation | None, dtype: torch.dtype | None
+        self, conv: nn.Conv1d | nn.ConvTranspose1d, activation: ActivationFunction | None, dtype: torch.dtype
     ) -> None:
-        self.kernel: Kernel = PlainKernel(conv) if dtype is None else fast_kernel(conv, dtype)
+        self.conv = fastest_conv(conv, dtype)
         self.activation = activation
         self.in_channels = conv.in_channels
         self.device = conv.weight.device
-        self.stride, self.cut = 1, (0, 0)
+        self.stride, self.out_samples, self.cut = 1, 1, (0, 0)
         if isinstance(conv, nn.ConvTranspose1d):
-            # Outputs that depend on inputs before the first or after the last, as if these were zero.
+            self.out_samples = conv.stride[0]
             self.span = conv.kernel_size[0] // conv.stride[0]
             self.left = self.right = self.span - 1
             self.cut = padding_of(conv)
@@ -131,106 +150,82 @@ class Convolution(Layer):
             self.stride = conv.stride[0]
             self.span = conv.dilation[0] * (conv.kernel_size[0] - 1) + 1
             self.left, self.right = padding_of(conv)
-        self.out_samples = conv.stride[0] if isinstance(conv, nn.ConvTranspose1d) else 1
+        self.kept = ("context", "to_cut") if self.cut[0] else ("context",)
 
     def reset(self, batch_size: int) -> None:
-        self.context = torch.zeros(batch_size, self.left, self.in_channels, dtype=self.kernel.dtype, device=self.device)
+        self.context = torch.zeros(batch_size, self.left, self.in_channels, dtype=self.conv.dtype, device=self.device)
         self.to_cut = self.cut[0]
 
     def step(self, x: Tensor, last: bool) -> Tensor:
         n_rows = self.context.shape[1] + x.shape[1] + (self.right if last else 0)
-        n_places = max(0, (n_rows - self.span) // self.stride + 1)
-        n_used = self.kernel.n_inputs(n_places * self.out_samples) if n_places else 0
+        n_positions = max(0, (n_rows - self.span) // self.stride + 1)
+        n_used = self.conv.n_inputs(n_positions * self.out_samples) if n_positions else 0
         rows = self._gather(x, max(n_rows, n_used))
-        # A copy: a view would keep all rows in memory.
-        self.context = rows[:, n_places * self.stride : n_rows].clone()
-        if n_places == 0:
-            return rows.new_empty(x.shape[0], 0, self.kernel.out_channels)
-        y = self.kernel(rows[:, :n_used])[:, : n_places * self.out_samples]
+        # A copy, as a view would keep all rows in memory.
+        self.context = rows[:, n_positions * self.stride : n_rows].clone()
+        if n_positions == 0:
+            return rows.new_empty(x.shape[0], 0, self.conv.out_channels)
+        y = self.conv(rows[:, :n_used])[:, : n_positions * self.out_samples]
         stop = max(0, y.shape[1] - self.cut[1]) if last else y.shape[1]
         start = min(self.to_cut, stop)
         self.to_cut -= start
         return y[:, start:stop]
 
     def _gather(self, x: Tensor, n_rows: int) -> Tensor:
-        """The context and the activated input, and then zeros, so that they are `n_rows` samples."""
+        """The context, the activated input and zeros, `n_rows` samples together."""
         n_context, n_new = self.context.shape[1], x.shape[1]
-        if self.activation is None and n_rows == n_new and x.dtype == self.kernel.dtype:
+        if self.activation is None and n_rows == n_new and x.dtype == self.conv.dtype:
             return x
-        rows = torch.empty(x.shape[0], n_rows, self.in_channels, dtype=self.kernel.dtype, device=x.device)
+        rows = torch.empty(x.shape[0], n_rows, self.in_channels, dtype=self.conv.dtype, device=x.device)
         rows[:, :n_context] = self.context
         rows[:, n_context + n_new :] = 0
         if n_new:
-            fresh = rows[:, n_context : n_context + n_new]
+            target = rows[:, n_context : n_context + n_new]
             if self.activation is None:
-                fresh.copy_(x)
+                target.copy_(x)
             else:
-                self.activation(x, fresh)
+                self.activation(x, target)
         return rows
-
-    def state(self) -> State:
-        return {"context": self.context, "to_cut": self.to_cut} if self.cut[0] else {"context": self.context}
-
-    def restore(self, state: State) -> None:
-        self.context = _tensor(state["context"])
-        self.to_cut = int(state.get("to_cut", 0))
 
 
 class Chain(Layer):
-    """Layers one after the other.
+    """Layers in sequence. Where no output is known, the number of channels may be any layer's.
 
     Args:
         layers: the layers.
     """
 
-    def __init__(self, layers: list[Layer]) -> None:
-        self.layers = layers
-
-    def reset(self, batch_size: int) -> None:
-        for layer in self.layers:
-            layer.reset(batch_size)
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        self.children = {str(index): layer for index, layer in enumerate(layers)}
 
     def step(self, x: Tensor, last: bool) -> Tensor:
-        """As of every layer; where nothing comes out, the number of channels is any layer's."""
-        for layer in self.layers:
+        for layer in self.children.values():
             if x.shape[1] == 0 and not last:
                 break
             x = layer.step(x, last)
         return x
 
-    def state(self) -> State:
-        return {
-            f"{index}.{name}": value for index, layer in enumerate(self.layers) for name, value in layer.state().items()
-        }
-
-    def restore(self, state: State) -> None:
-        for index, layer in enumerate(self.layers):
-            prefix = f"{index}."
-            layer.restore({key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)})
-
-    def fresh(self: AnyLayer) -> AnyLayer:
-        twin = copy.copy(self)
-        assert isinstance(self, Chain)
-        assert isinstance(twin, Chain)
-        twin.layers = [layer.fresh() for layer in self.layers]
-        return twin
-
 
 class Tiled(Chain):
-    """Layers through which a signal goes in short pieces, each through all of them, so that it stays in the cache.
+    """Layers in sequence over short tiles, so that the signal between them stays in the cache.
+
+                   tile 0   tile 1   tile 2
+        layer 0       1        4        7
+        layer 1       2        5        8         order of the computation
+        layer 2       3        6        9
 
     Args:
         layers: the layers.
-        widest: bytes of a sample of the input inside them, where they are most.
+        sample_bytes: bytes per sample of the input, inside the layers, where that is largest.
     """
 
-    def __init__(self, layers: list[Layer], widest: int) -> None:
+    def __init__(self, layers: Sequence[Layer], sample_bytes: int) -> None:
         super().__init__(layers)
-        self.widest = widest
+        self.sample_bytes = sample_bytes
 
     def step(self, x: Tensor, last: bool) -> Tensor:
         n_bytes = _TILE_BYTES if x.device.type == "cpu" else _DEVICE_TILE_BYTES
-        n_samples = max(_SHORTEST_TILE, n_bytes // (self.widest * x.shape[0]))
+        n_samples = max(_MIN_TILE, n_bytes // (self.sample_bytes * x.shape[0]))
         tiles = x.split(1 << (n_samples.bit_length() - 1), 1)
         outputs = [super(Tiled, self).step(tile, last and tile is tiles[-1]) for tile in tiles]
         if len(outputs) == 1:
@@ -239,107 +234,92 @@ class Tiled(Chain):
 
 
 class Residual(Layer):
-    """A residual unit. It keeps the inputs to which its block has not answered yet.
+    """A residual unit. It keeps the inputs that its block has not answered yet.
+
+        input      a    b    c    d    e
+        block      A    B    C              behind by its look-ahead
+        output    a+A  b+B  c+C
+        pending                   d    e
 
     Args:
-        unit: its weights are taken as they are now.
-        dtype: that its convolutions compute in; None for the model's own arithmetic.
+        unit: the module; its weights are copied.
+        dtype: type of the convolutions.
         snake: what computes the activations.
     """
 
-    waiting: Tensor
+    kept = ("pending",)
+    pending: Tensor
 
-    def __init__(self, unit: ResidualUnit, dtype: torch.dtype | None, snake: SnakeFunction) -> None:
-        self.wide, self.mix = _layers(unit.block, dtype, snake)
+    def __init__(self, unit: ResidualUnit, dtype: torch.dtype, snake: SnakeFunction) -> None:
+        dilated, pointwise = _layers(unit.block, dtype, snake)
+        assert isinstance(dilated, Convolution)
+        self.children = {"dilated": dilated, "pointwise": pointwise}
+        self.in_channels, self.device = dilated.in_channels, dilated.device
         self.dtype = _signal_dtype(unit)
 
     def reset(self, batch_size: int) -> None:
-        assert isinstance(self.wide, Convolution)
-        self.wide.reset(batch_size)
-        self.mix.reset(batch_size)
-        self.waiting = torch.empty(
-            batch_size, 0, self.wide.in_channels, dtype=self.dtype, device=self.wide.context.device
-        )
+        super().reset(batch_size)
+        self.pending = torch.empty(batch_size, 0, self.in_channels, dtype=self.dtype, device=self.device)
 
     def step(self, x: Tensor, last: bool) -> Tensor:
         x = x.to(self.dtype)
-        y = self.mix.step(self.wide.step(x, last), last)
-        n_samples, n_waiting = y.shape[1], self.waiting.shape[1]
-        if n_samples < n_waiting:
-            x = torch.cat((self.waiting, x), 1)
-            self.waiting = x[:, n_samples:].clone()
+        y = self.children["pointwise"].step(self.children["dilated"].step(x, last), last)
+        n_samples, n_pending = y.shape[1], self.pending.shape[1]
+        if n_samples < n_pending:
+            x = torch.cat((self.pending, x), 1)
+            self.pending = x[:, n_samples:].clone()
             return x[:, :n_samples] + y
         y = y.to(self.dtype)
-        n_answered = n_samples - n_waiting
-        y[:, :n_waiting] += self.waiting
-        y[:, n_waiting:] += x[:, :n_answered]
-        self.waiting = x[:, n_answered:].clone()
+        n_answered = n_samples - n_pending
+        y[:, :n_pending] += self.pending
+        y[:, n_pending:] += x[:, :n_answered]
+        self.pending = x[:, n_answered:].clone()
         return y
 
-    def state(self) -> State:
-        return {
-            "waiting": self.waiting,
-            **{f"wide.{name}": value for name, value in self.wide.state().items()},
-            **{f"mix.{name}": value for name, value in self.mix.state().items()},
-        }
 
-    def restore(self, state: State) -> None:
-        self.waiting = _tensor(state["waiting"])
-        for layer, prefix in ((self.wide, "wide."), (self.mix, "mix.")):
-            layer.restore({key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)})
-
-    def fresh(self: AnyLayer) -> AnyLayer:
-        twin = copy.copy(self)
-        assert isinstance(self, Residual)
-        assert isinstance(twin, Residual)
-        twin.wide, twin.mix = self.wide.fresh(), self.mix.fresh()
-        return twin
-
-
-def chain(module: nn.Module, dtype: torch.dtype | None, snake: SnakeFunction) -> Chain:
+def chain(module: nn.Module, dtype: torch.dtype, snake: SnakeFunction) -> Chain:
     """The streaming form of an encoder or a decoder.
 
     Args:
         module: the encoder or the decoder.
-        dtype: that its convolutions compute in, but for those of few channels, where there is little to gain; None for
-            the model's own arithmetic.
+        dtype: type of the convolutions, except those with few channels.
         snake: what computes the activations.
 
     Raises:
-        TypeError: there is a layer in it that has no streaming form.
+        TypeError: a layer has no streaming form.
     """
     return Chain(_layers(module, dtype, snake))
 
 
-def _layers(module: nn.Module, dtype: torch.dtype | None, snake: SnakeFunction) -> list[Layer]:
-    """The layers of a block in the order of the signal's way, an activation being part of the convolution after it."""
+def _layers(module: nn.Module, dtype: torch.dtype, snake: SnakeFunction) -> list[Layer]:
+    """The layers of a block in the order of the signal path; an activation belongs to the convolution after it."""
     layers: list[Layer] = []
-    activation: Activation | None = None
-    widest = 1
+    activation: ActivationFunction | None = None
+    sample_bytes = 1
     for child in _children(module):
         if isinstance(child, (EncoderBlock, DecoderBlock)):
-            widest = _widest(child)
-            layers.append(Tiled(_layers(child.block, dtype, snake), widest))
+            sample_bytes = _sample_bytes(child)
+            layers.append(Tiled(_layers(child.block, dtype, snake), sample_bytes))
         elif isinstance(child, ResidualUnit):
             layers.append(Residual(child, dtype, snake))
         elif isinstance(child, Snake):
-            activation = FusedSnake(child, _signal_dtype(child), snake)
+            activation = SnakeActivation(child, _signal_dtype(child), snake)
         elif isinstance(child, nn.ReLU):
-            activation = relu
+            activation = relu_into
         elif isinstance(child, (nn.Conv1d, nn.ConvTranspose1d)):
-            is_narrow = min(child.in_channels, child.out_channels) < _NARROWEST_IN_FEW_BITS
-            layers.append(Convolution(child, activation, _signal_dtype(child) if dtype and is_narrow else dtype))
+            has_few_channels = min(child.in_channels, child.out_channels) < _MIN_CHANNELS
+            layers.append(Convolution(child, activation, _signal_dtype(child) if has_few_channels else dtype))
             activation = None
         elif isinstance(child, nn.Tanh):
-            # The last convolution has as many inputs as the block before it has outputs.
-            layers.append(Tiled([layers.pop(), Pointwise(child)], widest))
+            # The last convolution has as many input channels as the block before it has output channels.
+            layers.append(Tiled([layers.pop(), Elementwise(child)], sample_bytes))
         else:
             raise TypeError(f"{type(child).__name__} has no streaming form")
     return layers
 
 
 def _children(module: nn.Module) -> Iterator[nn.Module]:
-    """What the signal goes through, one after the other."""
+    """The modules that a signal passes through, in order."""
     if isinstance(module, (Encoder, Decoder, nn.Sequential)):
         for child in module.children():
             yield from _children(child)
@@ -347,8 +327,8 @@ def _children(module: nn.Module) -> Iterator[nn.Module]:
         yield module
 
 
-def _widest(block: EncoderBlock | DecoderBlock) -> int:
-    """Bytes of a sample of a block's input where they are most: at the higher of its rates, in single precision."""
+def _sample_bytes(block: EncoderBlock | DecoderBlock) -> int:
+    """Bytes per input sample of a block at the higher of its rates, in single precision."""
     conv = block.block[-1] if isinstance(block, EncoderBlock) else block.block[1]
     assert isinstance(conv, (nn.Conv1d, nn.ConvTranspose1d))
     return 4 * (conv.in_channels if isinstance(block, EncoderBlock) else conv.out_channels * conv.stride[0])
@@ -356,8 +336,3 @@ def _widest(block: EncoderBlock | DecoderBlock) -> int:
 
 def _signal_dtype(module: nn.Module) -> torch.dtype:
     return signal_dtype(next(module.parameters()).dtype)
-
-
-def _tensor(value: Tensor | int) -> Tensor:
-    assert isinstance(value, Tensor)
-    return value

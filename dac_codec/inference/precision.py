@@ -1,11 +1,10 @@
-"""The arithmetic of the network, whatever the program around it has set for its own."""
+"""Precision settings that hold while the network computes, whatever the calling program has set."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -14,45 +13,42 @@ from dac_codec.model.layers import without_autocast
 
 Undo = Callable[[], None]
 
-_on_a_gpu = threading.RLock()
-"""Held by the thread that computes on a GPU."""
+_gpu_lock = threading.RLock()  # GPU only, not yet measured: two threads at once would take twice the memory.
 
 
 @contextmanager
 def pinned_precision(device: torch.device, exact: bool) -> Iterator[None]:
-    """What holds while the network computes: its types are its own, and no `torch.autocast` makes others of them.
-
-    On a GPU that is one thread at a time: two would take twice the memory.
+    """Turn `torch.autocast` off and, on a GPU, let one thread compute at a time.
 
     Args:
-        device: where it computes.
-        exact: whether products in single precision are made in nothing less, whatever
-            `torch.set_float32_matmul_precision` and the flags of cuDNN and oneDNN say. These are the whole process's:
-            until the last one that needs it has left the block, other threads compute so as well.
+        device: where the network computes.
+        exact: whether products in single precision never use a shorter type, whatever
+            `torch.set_float32_matmul_precision` and the flags of cuDNN and oneDNN allow. These settings are
+            process-wide: other threads are affected until the last one leaves the block.
     """
     with ExitStack() as stack:
         stack.enter_context(without_autocast(device))
         if device.type == "cuda":
-            stack.enter_context(_on_a_gpu)
+            stack.enter_context(_gpu_lock)
         if exact:
-            stack.enter_context(_exact_products)
+            stack.enter_context(_exact_matmul)
             if device.type in _exact_convolutions:
                 stack.enter_context(_exact_convolutions[device.type])
         yield
 
 
-class _Held:
-    """A setting of the whole process that is another one as long as any thread is inside.
+class _SharedSetting:
+    """A process-wide setting that is changed while any thread is inside.
 
     Args:
-        change: makes it so, and returns what undoes that.
+        change: changes the setting and returns a function that restores it.
     """
 
     def __init__(self, change: Callable[[], Undo]) -> None:
         self._change = change
         self._lock = threading.Lock()
         self._n_inside = 0
-        self._undo: Undo = _nothing
+        self._undo: Undo = _do_nothing
 
     def __enter__(self) -> None:
         with self._lock:
@@ -60,70 +56,60 @@ class _Held:
                 self._undo = self._change()
             self._n_inside += 1
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         with self._lock:
             self._n_inside -= 1
             if self._n_inside == 0:
                 self._undo()
 
 
-def _nothing() -> None:
-    """There is nothing to undo."""
+def _do_nothing() -> None:
+    """The undo of no change."""
 
 
-def _highest_precision() -> Undo:
-    """Matrix products, on a GPU and on a CPU."""
+def _exact_matrix_products() -> Undo:
+    """Change matrix products, on GPU and CPU."""
     try:
         before = torch.get_float32_matmul_precision()
-    except RuntimeError:  # It was set by the settings of each backend, which PyTorch does not let one mix with this.
+    except RuntimeError:  # Settings of single backends are in use, which PyTorch does not allow to mix with this one.
         backends: tuple[Any, ...] = (torch.backends.cuda, torch.backends.mkldnn)
-        undone = [_ieee(getattr(backend, "matmul", None)) for backend in backends]
+        undos = [_ieee(getattr(backend, "matmul", None)) for backend in backends]
 
         def undo() -> None:
-            for each in undone:
+            for each in undos:
                 each()
 
         return undo
     if before == "highest":
-        return _nothing
+        return _do_nothing
     torch.set_float32_matmul_precision("highest")
     return lambda: torch.set_float32_matmul_precision(before)
 
 
-def _no_tensor_float_in_cudnn() -> Undo:
-    """Convolutions on a GPU. cuDNN's other flags stay as they are."""
+def _exact_cudnn() -> Undo:
+    """Change convolutions on a GPU; cuDNN's other flags stay as they are."""
     cudnn: Any = torch.backends.cudnn
     try:
         allowed = cudnn.allow_tf32
-    except RuntimeError:  # As above.
+    except RuntimeError:  # As in `_exact_matrix_products`.
         return _ieee(cudnn.conv)
     if not allowed:
-        return _nothing
+        return _do_nothing
     cudnn.allow_tf32 = False
-
-    def undo() -> None:
-        cudnn.allow_tf32 = True
-
-    return undo
+    return lambda: setattr(cudnn, "allow_tf32", True)
 
 
 def _ieee(setting: Any) -> Undo:
-    """One of PyTorch's settings for an operation of a backend; None where this version has none."""
+    """Change one of PyTorch's settings for an operation of a backend; None where this version has none."""
     before = getattr(setting, "fp32_precision", "none")
     if before in ("none", "ieee"):
-        return _nothing
+        return _do_nothing
     setting.fp32_precision = "ieee"
-
-    def undo() -> None:
-        setting.fp32_precision = before
-
-    return undo
+    return lambda: setattr(setting, "fp32_precision", before)
 
 
-_exact_products = _Held(_highest_precision)
+_exact_matmul = _SharedSetting(_exact_matrix_products)
 _exact_convolutions = {
-    "cpu": _Held(lambda: _ieee(getattr(torch.backends.mkldnn, "conv", None))),
-    "cuda": _Held(_no_tensor_float_in_cudnn),
+    "cpu": _SharedSetting(lambda: _ieee(getattr(torch.backends.mkldnn, "conv", None))),
+    "cuda": _SharedSetting(_exact_cudnn),
 }

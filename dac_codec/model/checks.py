@@ -1,4 +1,4 @@
-"""What every way into the network asks of what it is given, in one sentence each."""
+"""Input validation shared by all entry points."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor
 
 
 def check_audio(audio: Tensor) -> None:
-    """Raise a ValueError unless audio is [B, 1, T], not empty, of floating-point samples."""
+    """Raise a ValueError unless audio is [B, 1, T], not empty, with floating-point samples."""
     if audio.ndim != 3 or audio.shape[1] != 1 or audio.numel() == 0:
         raise ValueError(f"audio must be [B, 1, T] with at least one sample, not {list(audio.shape)}")
     check_samples(audio)
 
 
 def check_samples(audio: Tensor) -> None:
-    """Raise a ValueError unless audio is of floating-point samples: integers are louder than full scale."""
+    """Raise a ValueError unless samples are floating point: integers would exceed full scale."""
     if not audio.is_floating_point():
         raise ValueError(
             f"audio is {audio.dtype}, expected floating point in [-1, 1]; divide integer PCM by its full scale (32768 "
@@ -32,23 +32,23 @@ def check_latents(z: Tensor, width: int) -> None:
 
 
 def check_codes(codes: Tensor, n_codebooks: int, codebook_size: int) -> None:
-    """Raise a ValueError unless codes are [B, n, F], not empty, integers inside n codebooks that are there."""
+    """Raise a ValueError unless codes are non-empty integers [B, n, F], n <= n_codebooks, each below codebook_size."""
     if codes.ndim != 3 or not 1 <= codes.shape[1] <= n_codebooks or codes.numel() == 0:
         raise ValueError(
             f"codes must be [B, 1..{n_codebooks}, F] with at least one frame for this model, not {list(codes.shape)}"
         )
     if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
         raise ValueError(f"codes must be integers, not {codes.dtype}; convert them with codes.long() if they are whole")
-    wide = codes.long()  # There are integer types whose smallest PyTorch can't find.
-    if int(wide.min()) < 0 or int(wide.max()) >= codebook_size:
+    codes = codes.long()  # PyTorch has no min() for some integer types.
+    if int(codes.min()) < 0 or int(codes.max()) >= codebook_size:
         raise ValueError(f"codes must be between 0 and {codebook_size - 1} for this model")
 
 
 def checked_quantizers(n_quantizers: SupportsIndex | None, n_codebooks: int) -> int:
-    """The number of codebooks to use, of any integer type; None means all.
+    """The number of codebooks to use, as int; None means all.
 
     Raises:
-        ValueError: it is not an integer between 1 and the number of codebooks.
+        ValueError: not an integer between 1 and `n_codebooks`.
     """
     if n_quantizers is None:
         return n_codebooks

@@ -1,4 +1,4 @@
-"""What a DAC network looks like, as data: the configuration and the four published presets."""
+"""The configuration of a DAC network and the four published presets."""
 
 from __future__ import annotations
 
@@ -15,27 +15,26 @@ CodebookLearning = Literal["gradient", "moving_average"]
 
 @dataclass(frozen=True)
 class DACConfig:
-    """Shape of a DAC network. The names are those of the published checkpoints' metadata.
+    """Shape of a DAC network, with the field names of the published checkpoints' metadata.
 
     Attributes:
-        encoder_dim: channels after the encoder's first convolution; doubled by every stride.
+        encoder_dim: channels after the encoder's first convolution; doubled by each block.
         encoder_rates: stride of each encoder block, 2 or more. Their product is the hop length.
         latent_dim: width D of the latents; None means `encoder_dim * 2 ** len(encoder_rates)`.
-        decoder_dim: channels after the decoder's first convolution; halved by every stride.
-        decoder_rates: stride of each decoder block, 1 or more; the same product as `encoder_rates`.
+        decoder_dim: channels after the decoder's first convolution; halved by each block.
+        decoder_rates: stride of each decoder block, 1 or more, with the same product as `encoder_rates`.
         n_codebooks: number N of residual quantizers.
-        codebook_size: entries of each codebook.
-        codebook_dim: width of the space in which codes are looked up.
-        quantizer_dropout: share p of a training batch that is quantized with a random number of codebooks.
+        codebook_size: entries K of each codebook.
+        codebook_dim: width of the look-up space.
+        quantizer_dropout: share p of a training batch quantized with a random number of codebooks.
         sample_rate: sampling rate of the audio, in Hz.
-        activation: "snake" as in the paper, or "relu" as its ablation has it.
-        lookup: how the nearest entry of a codebook is told: by angle ("cosine", the paper's L2-normalized look-up) or
-            by distance ("euclidean").
-        codebook_learning: "gradient" as in the paper, or "moving_average" for the quantizer of SoundStream and
-            EnCodec, the paper's baseline: no projections (`codebook_dim` is `latent_dim`), look-up by distance.
-        causal: whether every convolution pads at its start only, so that nothing waits for what comes later: a frame's
-            code depends on audio up to the frame's end, and a frame's audio on codes up to the frame. The parameters
-            have the same names and shapes either way, and other values: a network works as it was trained.
+        activation: "snake" as in the paper, or "relu" as in its ablation.
+        lookup: distance for finding the nearest entry: "cosine" (the paper's L2-normalized look-up) or "euclidean".
+        codebook_learning: "gradient" as in the paper, or "moving_average", the paper's baseline from SoundStream and
+            EnCodec: no projections (`codebook_dim` equals `latent_dim`), euclidean look-up.
+        causal: whether every convolution pads at its start only: a frame's codes depend on audio up to the frame's end
+            and a frame's audio on codes up to the frame. Names and shapes of the parameters are the same either way,
+            but a network only works as it was trained.
 
     Raises:
         ValueError: a field is out of its range, or the two products of rates differ.
@@ -57,7 +56,7 @@ class DACConfig:
     causal: bool = False
 
     def __post_init__(self) -> None:
-        # An encoder's stride of 1 would add a sample: its kernel of 2 is padded by 1 on each side.
+        # With a stride of 1 an encoder block would add a sample: its kernel of 2 is padded by 1 at each end.
         for name, lowest in (("encoder_rates", 2), ("decoder_rates", 1)):
             object.__setattr__(self, name, _checked_rates(name, getattr(self, name), lowest))
         if not isinstance(self.quantizer_dropout, (int, float)):
@@ -110,15 +109,15 @@ class DACConfig:
 
     @property
     def bits_per_code(self) -> int:
-        """Bits that one code takes when packed: ceil(log2(codebook_size))."""
+        """Bits of a packed code: ceil(log2(codebook_size))."""
         return (self.codebook_size - 1).bit_length()
 
     def bitrate(self, n_quantizers: int | None = None) -> float:
-        """Bits per second of one channel with `n_quantizers` codebooks (default: all)."""
+        """Bits per second and channel with `n_quantizers` codebooks (default: all)."""
         return self.frame_rate * self.bits_per_code * (self.n_codebooks if n_quantizers is None else n_quantizers)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON-ready values."""
+        """The fields as JSON-compatible values."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     @classmethod

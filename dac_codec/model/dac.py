@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,25 +13,7 @@ from dac_codec.model.checks import check_audio, check_latents
 from dac_codec.model.config import DACConfig
 from dac_codec.model.decoder import Decoder, pad_to_length
 from dac_codec.model.encoder import Encoder
-from dac_codec.model.quantizer import ResidualVectorQuantize
-
-
-class Encoded(NamedTuple):
-    """What `DAC.encode` returns.
-
-    Attributes:
-        z: quantized latents [B, D, F].
-        codes: [B, N, F], int64.
-        latents: the inputs of the codebooks' look-ups [B, N * codebook_dim, F].
-        commitment_loss: scalar.
-        codebook_loss: scalar.
-    """
-
-    z: Tensor
-    codes: Tensor
-    latents: Tensor
-    commitment_loss: Tensor
-    codebook_loss: Tensor
+from dac_codec.model.quantizer import Encoded, ResidualVectorQuantize
 
 
 class DAC(nn.Module):
@@ -42,7 +24,7 @@ class DAC(nn.Module):
 
     Attributes:
         config: shape of the network.
-        name: what the model is called; "unnamed" until it is loaded from somewhere.
+        name: name of the weights; "unnamed" until they are loaded.
     """
 
     def __init__(self, config: DACConfig) -> None:
@@ -70,19 +52,19 @@ class DAC(nn.Module):
         """Load a model by name, from a folder or from a `.pth` file; see `dac_codec.pretrained.load`.
 
         Raises:
-            CheckpointError: there is no such model, or it is not a valid one.
+            CheckpointError: the model does not exist or is not valid.
             DacError: the device can't be used.
         """
-        # The one import that goes up, together with that of save_pretrained: the field looks for both names here.
+        # The only upward imports of this package, here and in save_pretrained: users expect both names on the class.
         from dac_codec import pretrained
 
         return pretrained.load(name_or_path, device)
 
     def save_pretrained(self, folder: str | os.PathLike[str], dtype: Literal["float32", "float16"] = "float32") -> None:
-        """Write the model to a folder, for `from_pretrained` to read; see `dac_codec.pretrained.save`.
+        """Write the model to a folder for `from_pretrained`; see `dac_codec.pretrained.save`.
 
         Raises:
-            CheckpointError: a weight isn't finite or doesn't fit into `dtype`, or the files can't be written.
+            CheckpointError: a weight isn't finite or exceeds the range of `dtype`, or the files can't be written.
         """
         from dac_codec import pretrained
 
@@ -110,15 +92,15 @@ class DAC(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """Device of the parameters."""
         return next(self.parameters()).device
 
     def preprocess(self, audio: Tensor, sample_rate: int | None = None) -> Tensor:
-        """Bring audio [B, 1, T] to the parameters' type, and zero-pad it on the right to a multiple of the hop length.
+        """Convert audio [B, 1, T] to the parameters' type and zero-pad its end to a multiple of the hop length.
 
         Raises:
-            ValueError: the shape is not [B, 1, T] with B, T > 0, the samples are no floating-point numbers, or
-                `sample_rate` is given and not the model's.
+            ValueError: the shape is not [B, 1, T] with B, T > 0, the samples are integers, or `sample_rate` is given
+                and not the model's.
         """
         check_audio(audio)
         self._check_rate(sample_rate)
@@ -131,25 +113,25 @@ class DAC(nn.Module):
     def encode(
         self, audio: Tensor, n_quantizers: int | None = None, generator: torch.Generator | None = None
     ) -> Encoded:
-        """Encode audio [B, 1, T]; F is ceil(T / hop_length), the end being filled with zeros.
+        """Encode audio [B, 1, T], zero-padded at its end to F = ceil(T / hop_length) frames.
 
         Args:
-            audio: samples between -1 and 1 at the model's rate, of any floating-point type.
-            n_quantizers: codebooks to use, in training mode too; None means all (in training mode: as quantizer
-                dropout chooses).
-            generator: source of the dropout's randomness.
+            audio: samples in [-1, 1] at the model's rate, of any floating-point type.
+            n_quantizers: codebooks to use, in training mode too; None means all (in training mode: a number chosen by
+                quantizer dropout).
+            generator: source of the dropout's randomness, on the CPU.
 
         Raises:
-            ValueError: a wrong shape, samples that are integers, or `n_quantizers` out of range.
+            ValueError: a wrong shape, integer samples, or `n_quantizers` out of range.
         """
-        return Encoded(*self.quantizer(self.encoder(self.preprocess(audio)), n_quantizers, generator))
+        encoded: Encoded = self.quantizer(self.encoder(self.preprocess(audio)), n_quantizers, generator)
+        return encoded
 
     def decode(self, z: Tensor) -> Tensor:
         """Decode latents [B, D, F] to audio [B, 1, F * hop_length].
 
-        Each decoder stride that is odd costs the reference's network a sample at its own rate, so that it returns
-        a few samples less (8 of every file with rates 8-5-4-2). Here that tail is filled by repeating the last
-        sample; all samples before it are the reference's. A causal network loses none.
+        The reference returns a few samples less, one at its own rate per odd decoder stride (8 of every file with rates
+        8-5-4-2). Here the last sample is repeated instead; all others are the reference's. A causal network loses none.
 
         Raises:
             ValueError: a wrong shape, or no frames.
@@ -161,7 +143,7 @@ class DAC(nn.Module):
         """Decode codes [B, n, F] to audio [B, 1, F * hop_length]; n may be less than the number of codebooks.
 
         Raises:
-            ValueError: a wrong shape, no frames, codes that are no integers, or one outside its codebook.
+            ValueError: a wrong shape, no frames, or codes that are not integers or outside their codebook.
         """
         return self.decode(self.quantizer.from_codes(codes)[0])
 
@@ -179,7 +161,7 @@ class DAC(nn.Module):
             `vq/commitment_loss` and `vq/codebook_loss`.
 
         Raises:
-            ValueError: what `encode` raises, or `sample_rate` is given and not the model's.
+            ValueError: as `encode` does, or `sample_rate` is given and not the model's.
         """
         self._check_rate(sample_rate)
         encoded = self.encode(audio, n_quantizers, generator)

@@ -12,10 +12,9 @@ from dac_codec.model.layers import ResidualUnit, activation, conv1d, convolution
 
 
 def pad_to_length(audio: Tensor, n_samples: int) -> Tensor:
-    """Audio [B, 1, n_samples] of [B, 1, t], with its last sample repeated.
+    """Extend audio [B, 1, t] to [B, 1, n_samples] by repeating its last sample.
 
-    Each stride that is odd costs the decoder, if it isn't causal, a sample at its own rate: it returns a few less than
-    a whole number of frames.
+    A decoder that isn't causal loses one sample, at its own rate, per odd stride.
     """
     return F.pad(audio, (0, n_samples - audio.shape[-1]), mode="replicate")
 
@@ -24,7 +23,7 @@ class DecoderBlock(nn.Module):
     """Activation and a transposed convolution, then three residual units with dilations 1, 3 and 9.
 
     Shapes:
-        [B, in_channels, T] -> [B, out_channels, T * stride], one sample less where the stride is odd and not causal
+        [B, in_channels, T] -> [B, out_channels, T * stride], one sample less if the stride is odd and not causal
     """
 
     def __init__(
@@ -51,11 +50,11 @@ class Decoder(nn.Module):
         latent_dim: width D of the input.
         channels: channels after the first convolution; halved by each block.
         rates: stride of each block.
-        kind: of activation.
+        kind: activation.
         causal: whether a frame's samples depend on no later frame.
 
     Shapes:
-        latents [B, D, F] -> audio [B, 1, F * hop], a few samples less where a rate is odd and it isn't causal
+        latents [B, D, F] -> audio [B, 1, F * hop], a few samples less if a rate is odd and it isn't causal
     """
 
     def __init__(
@@ -82,15 +81,15 @@ class Decoder(nn.Module):
     def without_padding(self) -> Decoder:
         """The same decoder (parameters shared, not copied) with the padding of every convolution set to zero.
 
-        The reference decodes its chunked files with it: each chunk of latents carries its own context, and what
-        comes out is shorter than F * hop by the context on both sides.
+        The reference decodes its chunked files with it: each chunk of latents includes its context, and the output is
+        shorter than F * hop by the context on both sides.
 
         Raises:
-            ValueError: the decoder is causal; the reference has no such networks, so that there are no such files.
+            ValueError: the decoder is causal; the reference has neither such networks nor such files.
         """
         if self.causal:
             raise ValueError(
-                "a causal decoder can't do without its padding: the reference's chunked files need another"
+                "a causal decoder can't run without its padding: chunked files of the reference need another model"
             )
         shared = {id(parameter): parameter for parameter in self.parameters()}
         unpadded = copy.deepcopy(self, memo=shared)

@@ -1,4 +1,4 @@
-"""The discriminators that the codec is trained against (section 3.3 of the paper)."""
+"""The discriminators of adversarial training (section 3.3 of the paper)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 BANDS = ((0.0, 0.1), (0.1, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0))
-"""Bands of the spectrum, as shares of it, that have convolutions of their own."""
+"""Bands with convolutions of their own, as shares of the spectrum."""
 
 
 def _conv2d(
@@ -36,7 +37,7 @@ def _activated(conv: nn.Module) -> nn.Sequential:
 
 
 class MultiPeriodDiscriminator(nn.Module):
-    """Looks at the waveform folded to rows of `period` samples (Kong et al., HiFi-GAN, 2020).
+    """Discriminates the waveform folded to rows of `period` samples (Kong et al., HiFi-GAN, 2020).
 
     Shapes:
         [B, 1, T] -> feature maps [B, channels, rows, period], the logits last
@@ -54,9 +55,9 @@ class MultiPeriodDiscriminator(nn.Module):
         self.conv_post = _conv2d(1024, 1, (3, 1), padding=(1, 0))
 
     def forward(self, audio: Tensor) -> list[Tensor]:
-        # The reference adds a whole row even where the length is a multiple of the period.
+        # The reference adds a whole row if the length is a multiple of the period.
         x = F.pad(audio, (0, self.period - audio.shape[-1] % self.period), mode="reflect")
-        x = x.unflatten(-1, (-1, self.period))
+        x = rearrange(x, "b c (rows period) -> b c rows period", period=self.period)
         maps = []
         for conv in self.convs:
             x = conv(x)
@@ -65,7 +66,7 @@ class MultiPeriodDiscriminator(nn.Module):
 
 
 class MultiScaleDiscriminator(nn.Module):
-    """Looks at the waveform at a lower rate (Kumar et al., MelGAN, 2019). Only ablations of the paper use it.
+    """Discriminates the waveform at a lower rate (Kumar et al., MelGAN, 2019); in the paper only an ablation.
 
     Shapes:
         [B, 1, T] -> feature maps [B, channels, T'], the logits last
@@ -97,30 +98,26 @@ class MultiScaleDiscriminator(nn.Module):
 
 
 def _decimate(audio: Tensor, divisor: int, zero_crossings: int = 24, rolloff: float = 0.945) -> Tensor:
-    """Audio [B, 1, T] at a rate that is lower by an integer: [B, 1, T // divisor].
+    """Audio [B, 1, T] at a rate lower by an integer factor: [B, 1, T // divisor].
 
-    A windowed sinc of unit gain, as in Smith's "Digital Audio Resampling", with the parameters that the reference has
-    from julius (24 zero crossings, cut-off at 0.945 of the new Nyquist frequency); ends are held.
+    A Hann-windowed sinc with the reference's parameters, and its last samples repeated at both ends.
     """
     if divisor == 1:
         return audio
-    cutoff = rolloff / divisor
-    reach = math.ceil(zero_crossings / cutoff)
-    time = torch.arange(-reach, reach + 1, device=audio.device, dtype=audio.dtype) * cutoff
-    kernel = (
-        torch.sinc(time) * torch.cos(time.clamp(-zero_crossings, zero_crossings) * math.pi / zero_crossings / 2) ** 2
-    )
-    kernel = (kernel / kernel.sum())[None, None]
-    length = audio.shape[-1] // divisor
-    return F.conv1d(F.pad(audio, (reach, reach), mode="replicate"), kernel, stride=divisor)[..., :length]
+    from torchaudio.functional import resample  # Part of the extra `train`: inference has no discriminators.
+
+    reach = math.ceil(zero_crossings / rolloff) + 1
+    padded = F.pad(audio, (reach * divisor, reach * divisor), mode="replicate")
+    decimated: Tensor = resample(padded, divisor, 1, zero_crossings, rolloff)
+    return decimated[..., reach : reach + audio.shape[-1] // divisor]
 
 
 class MultiBandDiscriminator(nn.Module):
-    """Looks at the complex STFT, each band of it with its own convolutions (the paper's multi-band multi-scale one).
+    """Discriminates the complex STFT with convolutions per band (the paper's multi-band multi-scale discriminator).
 
     Args:
-        window: of the STFT in samples; the hop is a quarter of it.
-        bands: their edges, as shares of the spectrum.
+        window: length of the STFT's window in samples, four times the hop.
+        bands: edges of each band, as shares of the spectrum.
 
     Shapes:
         [B, 1, T] -> feature maps [B, channels, frames, bins], band by band, the logits of all bands last
@@ -157,32 +154,32 @@ class MultiBandDiscriminator(nn.Module):
         return [*maps, self.conv_post(torch.cat(ends, -1))]
 
     def _spectrum(self, audio: Tensor) -> Tensor:
-        """Real and imaginary part [B, 2, frames, bins], with exactly ceil(T / hop) frames."""
+        """Real and imaginary part [B, 2, frames, bins], ceil(T / hop) frames."""
         hop = self.window // 4
         right = -audio.shape[-1] % hop
         padding = (self.window - hop) // 2
         audio = F.pad(audio, (padding, padding + right), mode="reflect")
         window = torch.hann_window(self.window, device=audio.device, dtype=audio.dtype)
         stft = torch.stft(audio[:, 0], self.window, hop_length=hop, window=window, return_complex=True)
-        # Centred frames that hang over the padded ends are none of the signal's.
-        return torch.view_as_real(stft[..., 2:-2]).permute(0, 3, 2, 1)
+        # Without the two frames at each end that are centred in the padding.
+        return rearrange(torch.view_as_real(stft[..., 2:-2]), "b bins frames parts -> b parts frames bins")
 
 
 class Discriminator(nn.Module):
-    """All discriminators; the defaults are the paper's, and the arguments have the reference's names.
+    """All discriminators, with the paper's defaults and the reference's argument names.
 
     Args:
-        rates: one multi-scale waveform discriminator for each, at the sampling rate divided by it.
-        periods: one multi-period discriminator for each.
-        fft_sizes: one multi-band discriminator for each window length in samples.
-        sample_rate: rate of the audio in Hz. The network does not depend on it.
-        bands: of the multi-band discriminators: edges as shares of the spectrum.
+        rates: divisors of the sampling rate, one multi-scale discriminator each.
+        periods: in samples, one multi-period discriminator each.
+        fft_sizes: window lengths in samples, one multi-band discriminator each.
+        sample_rate: rate of the audio in Hz; the network does not depend on it.
+        bands: edges of the multi-band discriminators' bands, as shares of the spectrum.
 
     Shapes:
-        audio [B, 1, T] -> for each sub-discriminator its feature maps, the logits last
+        audio [B, 1, T] -> a list per sub-discriminator of its feature maps, the logits last
 
     Raises:
-        ValueError: a value that makes no discriminator.
+        ValueError: a value out of range, or no sub-discriminator at all.
     """
 
     def __init__(
@@ -213,7 +210,7 @@ class Discriminator(nn.Module):
         )
 
     def parts(self) -> dict[str, nn.Module]:
-        """The sub-discriminators by what each looks at; those of one name have weights of the same shapes."""
+        """The sub-discriminators by name; equal names have weights of equal shapes."""
         return {str(part.name): part for part in self.discriminators}
 
     def forward(self, audio: Tensor) -> list[list[Tensor]]:

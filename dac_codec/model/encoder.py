@@ -9,7 +9,7 @@ from dac_codec.model.layers import ResidualUnit, activation, conv1d, down_sampli
 
 
 class EncoderBlock(nn.Module):
-    """Three residual units with dilations 1, 3 and 9, an activation, and a strided convolution to twice the channels.
+    """Three residual units with dilations 1, 3 and 9, an activation and a strided convolution to twice the channels.
 
     Shapes:
         [B, channels / 2, T] -> [B, channels, T / stride]
@@ -37,7 +37,7 @@ class Encoder(nn.Module):
         channels: channels after the first convolution.
         rates: stride of each block.
         latent_dim: width D of the output.
-        kind: of activation.
+        kind: activation.
         causal: whether a frame depends on nothing after its end.
 
     Shapes:

@@ -1,4 +1,4 @@
-"""The layers that the encoder, the decoder and the quantizer are made of."""
+"""Layers of the encoder, the decoder and the quantizer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dac_codec.model.snake import snake
 
 
 class Snake(nn.Module):
-    """Periodic activation x + sin^2(alpha x) / (alpha + 1e-9), with one alpha for each channel.
+    """Periodic activation x + sin^2(alpha x) / (alpha + 1e-9), with one alpha per channel.
 
     Source: Ziyin et al., "Neural Networks Fail to Learn Periodic Functions and How to Fix It" (2020), eq. 3;
     section 3.1 of the DAC paper.
@@ -35,12 +35,16 @@ class Snake(nn.Module):
 
 
 def activation(kind: Activation, channels: int) -> nn.Module:
-    """The nonlinearity that a configuration asks for."""
+    """The nonlinearity of a configuration, for [B, channels, T]."""
     return Snake(channels) if kind == "snake" else nn.ReLU()
 
 
 class CausalConv1d(nn.Conv1d):
-    """A convolution that pads its start only, so that output i depends on inputs before (i + 1) * stride.
+    """A convolution padded at its start only: output i depends on inputs before (i + 1) * stride.
+
+        kernel 3       0  0  a  b  c
+                      |_____|           output 0
+                            |_____|     output 2
 
     Shapes:
         [B, in_channels, T] -> [B, out_channels, T / stride]
@@ -51,7 +55,7 @@ class CausalConv1d(nn.Conv1d):
 
 
 class CausalConvTranspose1d(nn.ConvTranspose1d):
-    """A transposed convolution cut at its end only, so that outputs before (i + 1) * stride depend on inputs up to i.
+    """A transposed convolution cut at its end only: outputs before (i + 1) * stride depend on inputs up to i.
 
     Shapes:
         [B, in_channels, T] -> [B, out_channels, T * stride]
@@ -64,14 +68,14 @@ class CausalConvTranspose1d(nn.ConvTranspose1d):
 def conv1d(
     in_channels: int, out_channels: int, kernel_size: int, causal: bool = False, padding: int = 0, **options: int
 ) -> nn.Conv1d:
-    """A weight-normalized 1-D convolution, initialised as the paper's (see `init_weights`).
+    """A weight-normalized 1-D convolution, initialized by `init_weights`.
 
     Args:
-        in_channels: of the input.
-        out_channels: of the output.
+        in_channels: input channels.
+        out_channels: output channels.
         kernel_size: taps.
-        causal: whether it is a `CausalConv1d`, whose padding follows from its shape.
-        padding: on either side, where it isn't causal.
+        causal: whether it is a `CausalConv1d`, which ignores `padding`.
+        padding: zeros at either end of the input.
         options: stride and dilation.
     """
     conv: nn.Conv1d
@@ -87,15 +91,15 @@ def conv1d(
 def conv_transpose1d(
     in_channels: int, out_channels: int, kernel_size: int, stride: int, causal: bool, padding: int
 ) -> nn.ConvTranspose1d:
-    """A weight-normalized 1-D transposed convolution, initialised as the paper's (see `init_weights`).
+    """A weight-normalized 1-D transposed convolution, initialized by `init_weights`.
 
     Args:
-        in_channels: of the input.
-        out_channels: of the output.
+        in_channels: input channels.
+        out_channels: output channels.
         kernel_size: taps.
-        stride: of the output.
-        causal: whether it is a `CausalConvTranspose1d`, whose cut follows from its shape.
-        padding: samples that are cut from either end of the output, where it isn't causal.
+        stride: output samples per input sample.
+        causal: whether it is a `CausalConvTranspose1d`, which ignores `padding`.
+        padding: samples cut from either end of the output.
     """
     conv: nn.ConvTranspose1d
     if causal:
@@ -108,16 +112,16 @@ def conv_transpose1d(
 
 
 def init_weights(conv: nn.Conv1d | nn.ConvTranspose1d) -> None:
-    """Truncated normal weights with a standard deviation of 0.02, and a zero bias."""
+    """Truncated normal weights with a standard deviation of 0.02 and a bias of zero, as in the paper."""
     nn.init.trunc_normal_(conv.weight, std=0.02)
     assert conv.bias is not None
     nn.init.zeros_(conv.bias)
 
 
 class ResidualUnit(nn.Module):
-    """Activation, dilated convolution of width 7, activation, 1x1 convolution; added to the input.
+    """x + block(x): activation, dilated convolution with kernel 7, activation, 1x1 convolution.
 
-    Without padding the output is shorter than the input, and the middle of the input is what it is added to.
+    Without padding (`Decoder.without_padding`) the block's output is shorter, and added to the middle of x.
 
     Shapes:
         [B, C, T] -> [B, C, T]
@@ -152,11 +156,10 @@ def up_sampling(in_channels: int, out_channels: int, stride: int, causal: bool =
 
 
 def padding_of(conv: nn.Conv1d | nn.ConvTranspose1d) -> tuple[int, int]:
-    """What a convolution does at the two ends of a signal.
+    """Zeros added before and after a convolution's input, or samples cut from a transposed one's output.
 
-    Returns:
-        Zeros that are put before and after its input; for a transposed convolution, samples that are cut from the start
-        and the end of its output.
+    convolution     0 0 | a b c d | 0 0         transposed     x x | u v w x | x x
+                    left            right                      left            right
     """
     if isinstance(conv, CausalConv1d):
         return conv.dilation[0] * (conv.kernel_size[0] - 1) + 1 - conv.stride[0], 0
@@ -166,25 +169,25 @@ def padding_of(conv: nn.Conv1d | nn.ConvTranspose1d) -> tuple[int, int]:
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[None]:
-    """What is computed inside on a device has its own types, whatever `torch.autocast` is around it."""
+    """Turn off `torch.autocast` for a device."""
     if is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
 
 
 def convolutions(module: nn.Module) -> Iterator[nn.Conv1d | nn.ConvTranspose1d]:
-    """The convolutions inside a module, in the order of the signal's way through it."""
+    """The convolutions inside a module, in the order of the signal path."""
     for child in module.modules():
         if isinstance(child, (nn.Conv1d, nn.ConvTranspose1d)):
             yield child
 
 
 def operations_per_second(module: nn.Module, rate: float) -> float:
-    """Floating-point operations that the convolutions in a module do for a second of sound, two for a multiply-add.
+    """Floating-point operations of a module's convolutions per second of audio, two per multiply-add.
 
     Args:
-        module: convolutions that follow each other.
-        rate: samples or frames a second of the module's input.
+        module: convolutions in sequence.
+        rate: samples or frames per second of the module's input.
     """
     total = 0.0
     for conv in convolutions(module):

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, distributed, nn
 
 from dac_codec.model.checks import check_codes, checked_quantizers
@@ -15,14 +16,14 @@ from dac_codec.model.layers import conv1d, without_autocast
 
 
 class Quantized(NamedTuple):
-    """What one codebook makes of its input.
+    """Result of one codebook.
 
     Attributes:
         z: quantized input [B, D, F].
-        codes: index of the chosen entries [B, F], int64.
-        latents: the input in the codebook's space [B, codebook_dim, F].
-        commitment_loss: mean squared distance from latents to entries, for each item [B].
-        codebook_loss: the same value, with the gradient going to the entries [B].
+        codes: indices of the chosen entries [B, F], int64.
+        latents: look-up inputs, in the codebook's space [B, codebook_dim, F].
+        commitment_loss: mean squared distance from latents to entries, per item [B].
+        codebook_loss: the same value with the gradient going to the entries [B].
     """
 
     z: Tensor
@@ -32,13 +33,13 @@ class Quantized(NamedTuple):
     codebook_loss: Tensor
 
 
-class ResidualQuantized(NamedTuple):
-    """What the whole quantizer makes of its input.
+class Encoded(NamedTuple):
+    """Result of `ResidualVectorQuantize` and `DAC.encode`.
 
     Attributes:
-        z: sum of what the codebooks give [B, D, F].
+        z: quantized latents [B, D, F], summed over codebooks.
         codes: [B, N, F], int64.
-        latents: the inputs of the codebooks' look-ups, joined [B, N * codebook_dim, F].
+        latents: look-up inputs of the codebooks [B, N * codebook_dim, F].
         commitment_loss: scalar, summed over codebooks.
         codebook_loss: scalar, summed over codebooks.
     """
@@ -53,15 +54,15 @@ class ResidualQuantized(NamedTuple):
 class VectorQuantize(nn.Module):
     """One factorized codebook with cosine look-up (section 3.2 of the paper).
 
-    The input is projected to `codebook_dim` dimensions, the entry with the smallest angle is chosen (both sides
-    L2-normalized), and the entry itself, not normalized, is projected back. The gradient passes straight through.
+    The input is projected to `codebook_dim` dimensions, the entry nearest in angle is chosen (input and entries
+    L2-normalized), and the entry itself, not normalized, is projected back. The gradient is straight-through.
 
     Args:
         input_dim: width D of the input.
-        codebook_size: entries.
+        codebook_size: number K of entries.
         codebook_dim: width of the look-up space.
-        lookup: "euclidean" leaves the normalization out.
-        project: without projections, `codebook_dim` must be `input_dim`.
+        lookup: "cosine", or "euclidean" without the normalization.
+        project: whether there are projections; if not, `codebook_dim` must be `input_dim`.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class VectorQuantize(nn.Module):
         self.codebook = nn.Embedding(codebook_size, codebook_dim)
 
     def forward(self, z: Tensor, generator: torch.Generator | None = None) -> Quantized:
-        """Quantize z [B, D, F]. The source of randomness is for quantizers that learn by chance; this one does not."""
+        """Quantize z [B, D, F]; `generator` is for subclasses that learn with randomness."""
         latents: Tensor = self.in_proj(z)
         codes = self.look_up(latents)
         entries = self.entries(codes)
@@ -90,31 +91,31 @@ class VectorQuantize(nn.Module):
 
     def look_up(self, latents: Tensor) -> Tensor:
         """Codes [B, F] of the entries nearest to latents [B, codebook_dim, F]."""
-        points, entries = latents.transpose(1, 2).flatten(0, 1), self.codebook.weight
+        points, entries = rearrange(latents, "b d f -> (b f) d"), self.codebook.weight
         if self.lookup == "cosine":
             points, entries = F.normalize(points), F.normalize(entries)
         with without_autocast(points.device):
-            # The squared distance, written out: dropping what unit vectors make constant can break ties otherwise.
+            # All terms of the squared distance: without those that are constant for unit vectors, ties break otherwise.
             distance = points.pow(2).sum(1, keepdim=True) - 2 * points @ entries.t() + entries.pow(2).sum(1)[None]
-        return distance.argmin(1).view(latents.shape[0], latents.shape[2])
+        return rearrange(distance.argmin(1), "(b f) -> b f", b=latents.shape[0])
 
     def entries(self, codes: Tensor) -> Tensor:
         """Entries [B, codebook_dim, F] of codes [B, F]."""
-        return F.embedding(codes, self.codebook.weight).transpose(1, 2)
+        return rearrange(F.embedding(codes, self.codebook.weight), "b f d -> b d f")
 
 
 class MovingAverageQuantize(VectorQuantize):
-    """A codebook that follows the mean of what is mapped to each entry: the quantizer of SoundStream and EnCodec.
+    """A codebook whose entries are moving averages of the inputs mapped to them, as in SoundStream and EnCodec.
 
-    No projections, look-up by distance; entries start as input vectors, and one that is hardly used becomes one again.
-    It is what the paper compares its own quantizer with. Sources: van den Oord et al., "Neural Discrete Representation
+    It has no projections and looks up by distance. Entries start as random input vectors, and rarely used ones are
+    replaced by such. The DAC paper uses it as a baseline. Sources: van den Oord et al., "Neural Discrete Representation
     Learning" (2017), appendix A.1; Zeghidour et al., "SoundStream" (2021), section III-C.
 
     Args:
         input_dim: width D of the input and of the entries.
-        codebook_size: entries.
-        decay: of the moving averages, for each training step.
-        least_used: an entry with fewer vectors than this in a step, on average, is replaced.
+        codebook_size: number K of entries.
+        decay: of the moving averages, per training step.
+        least_used: an entry with fewer vectors per step than this, on average, is replaced.
     """
 
     def __init__(self, input_dim: int, codebook_size: int, decay: float = 0.99, least_used: float = 2.0) -> None:
@@ -126,14 +127,14 @@ class MovingAverageQuantize(VectorQuantize):
         self.register_buffer("sums", torch.zeros(codebook_size, input_dim))
 
     def forward(self, z: Tensor, generator: torch.Generator | None = None) -> Quantized:
-        """Quantize z [B, D, F]; in training mode, then move the entries.
+        """Quantize z [B, D, F]; in training mode with gradients enabled, update the entries afterwards.
 
         Args:
-            z: input. Without gradients, as for the discriminators alone, the entries stay where they are.
-            generator: of what takes the place of entries that are hardly used, on the CPU.
+            z: input.
+            generator: randomness of replaced entries, on the CPU.
         """
         learns = self.training and torch.is_grad_enabled()
-        points = z.detach().transpose(1, 2).flatten(0, 1).float()
+        points = rearrange(z.detach(), "b d f -> (b f) d").float()
         if learns and not self.get_buffer("counts").any():
             self._replace(torch.ones_like(self.get_buffer("counts"), dtype=torch.bool), points, generator)
         quantized = super().forward(z)
@@ -143,7 +144,7 @@ class MovingAverageQuantize(VectorQuantize):
 
     @torch.no_grad()
     def _follow(self, points: Tensor, codes: Tensor, generator: torch.Generator | None) -> None:
-        """Move the entries towards the mean of the points [n, D] that were mapped to them."""
+        """Update the averages with points [n, D] and their codes [n]."""
         counts, sums = self.get_buffer("counts"), self.get_buffer("sums")
         new_counts = torch.bincount(codes, minlength=len(counts)).to(counts)
         new_sums = torch.zeros_like(sums).index_add_(0, codes, points.to(sums))
@@ -157,7 +158,7 @@ class MovingAverageQuantize(VectorQuantize):
 
     @torch.no_grad()
     def _replace(self, which: Tensor, points: Tensor, generator: torch.Generator | None) -> None:
-        """Put random points [n, D] in the place of some entries, as if each had been used just often enough."""
+        """Replace the entries in a mask [K] by random points [n, D], with counts of `least_used`."""
         chosen = torch.randint(len(points), (len(which),), generator=generator).to(points.device)
         spare = points[chosen].to(self.codebook.weight)
         if distributed.is_available() and distributed.is_initialized():
@@ -169,20 +170,20 @@ class MovingAverageQuantize(VectorQuantize):
 
 
 class ResidualVectorQuantize(nn.Module):
-    """Residual vector quantizer: every codebook quantizes what the ones before it left (section 3.2 of the paper).
+    """Residual vector quantizer: each codebook quantizes the error of the ones before it (section 3.2 of the paper).
 
-    It computes in its weights' type, also within `torch.autocast`: in the 8 bits of a bfloat16's mantissa, the nearest
-    of 1024 entries can't be told.
+    It computes in the type of its weights, also within `torch.autocast`: the 8-bit mantissa of bfloat16 can't separate
+    1024 entries.
 
     Args:
         input_dim: width D of the latents.
         n_codebooks: number N of codebooks.
-        codebook_size: entries of each codebook.
+        codebook_size: entries K of each codebook.
         codebook_dim: width of the look-up space.
-        quantizer_dropout: share p of a training batch; its first int(B * p) items use a random number of
-            codebooks, the others all of them (Zeghidour et al., SoundStream, section III-C, as the paper applies it).
-        lookup: how the nearest entry is told.
-        codebook_learning: how the entries are learned.
+        quantizer_dropout: share p of a training batch: its first int(B * p) items use a random number of codebooks,
+            the others all of them (Zeghidour et al., SoundStream, section III-C, as in the DAC paper).
+        lookup: as in `DACConfig`.
+        codebook_learning: as in `DACConfig`.
     """
 
     def __init__(
@@ -207,16 +208,14 @@ class ResidualVectorQuantize(nn.Module):
             for _ in range(n_codebooks)
         )
 
-    def forward(
-        self, z: Tensor, n_quantizers: int | None = None, generator: torch.Generator | None = None
-    ) -> ResidualQuantized:
+    def forward(self, z: Tensor, n_quantizers: int | None = None, generator: torch.Generator | None = None) -> Encoded:
         """Quantize z [B, D, F].
 
         Args:
             z: latents.
-            n_quantizers: how many codebooks to use, in training mode too. None: all of them; in training mode,
-                quantizer dropout chooses for each item. Where dropout is off for an item, it uses all.
-            generator: source of all randomness, on the CPU.
+            n_quantizers: codebooks to use, in training mode too. None means all, or in training mode a number per
+                item chosen by quantizer dropout.
+            generator: source of randomness, on the CPU.
 
         Raises:
             ValueError: `n_quantizers` is not between 1 and the number of codebooks.
@@ -224,9 +223,9 @@ class ResidualVectorQuantize(nn.Module):
         with without_autocast(z.device):
             return self._quantize(z.to(self._dtype), n_quantizers, generator)
 
-    def _quantize(self, z: Tensor, n_quantizers: int | None, generator: torch.Generator | None) -> ResidualQuantized:
-        """As `forward`, where no `torch.autocast` has a say."""
-        # Training runs the dropped codebooks as well, so that each codes tensor has N rows, as in the reference.
+    def _quantize(self, z: Tensor, n_quantizers: int | None, generator: torch.Generator | None) -> Encoded:
+        """`forward` without `torch.autocast`."""
+        # Dropped codebooks are computed as well, so that codes have N rows, as in the reference.
         n_rows = checked_quantizers(n_quantizers, self.n_codebooks)
         used = self._codebooks_per_item(z.shape[0], None if n_quantizers is None else n_rows, generator).to(z.device)
         residual = z
@@ -242,10 +241,10 @@ class ResidualVectorQuantize(nn.Module):
             codebook_loss = codebook_loss + (step.codebook_loss * in_use).mean()
             codes.append(step.codes)
             latents.append(step.latents)
-        return ResidualQuantized(total, torch.stack(codes, 1), torch.cat(latents, 1), commitment_loss, codebook_loss)
+        return Encoded(total, torch.stack(codes, 1), torch.cat(latents, 1), commitment_loss, codebook_loss)
 
     def _codebooks_per_item(self, batch: int, n_quantizers: int | None, generator: torch.Generator | None) -> Tensor:
-        """How many codebooks each item of a batch uses [B], int64."""
+        """Number of codebooks that each item of a batch uses [B], int64."""
         if n_quantizers is not None:
             return torch.full((batch,), n_quantizers)
         used = torch.full((batch,), self.n_codebooks)
@@ -255,13 +254,13 @@ class ResidualVectorQuantize(nn.Module):
         return used
 
     def from_codes(self, codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents of codes [B, n, F], where n is at most the number of codebooks.
+        """Latents of codes [B, n, F], n <= N.
 
         Returns:
             z [B, D, F], the chosen entries [B, n * codebook_dim, F], and the codes.
 
         Raises:
-            ValueError: what `check_codes` raises.
+            ValueError: as `check_codes` does.
         """
         self.check_codes(codes)
         codes = codes.long()
@@ -270,17 +269,17 @@ class ResidualVectorQuantize(nn.Module):
             return self._project_out(entries), torch.cat(entries, 1), codes
 
     def check_codes(self, codes: Tensor) -> None:
-        """Raise a ValueError unless codes are [B, n, F], not empty, integers inside n codebooks that are there."""
+        """Raise a ValueError unless codes are non-empty integers [B, n, F], n <= N, each below K."""
         check_codes(codes, self.n_codebooks, self.codebook_size)
 
     def from_latents(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Quantize latents [B, n * codebook_dim, F] that are already in the codebooks' spaces.
+        """Quantize look-up inputs [B, n * codebook_dim, F]: latents already projected to the codebooks' spaces.
 
         Returns:
             z [B, D, F], the chosen entries [B, n * codebook_dim, F], and the codes [B, n, F].
 
         Raises:
-            ValueError: the width is not a multiple of `codebook_dim`, or too large.
+            ValueError: the width is not a multiple of `codebook_dim`, or exceeds N codebooks.
         """
         if latents.ndim != 3 or latents.shape[1] % self.codebook_dim or latents.shape[1] == 0:
             raise ValueError(f"latents must be [B, n * {self.codebook_dim}, F], not {list(latents.shape)}")
@@ -291,12 +290,11 @@ class ResidualVectorQuantize(nn.Module):
         return self.from_codes(codes)
 
     def stages(self) -> list[VectorQuantize]:
-        """The codebooks, coarsest first."""
+        """The codebooks, in order."""
         return [stage for stage in self.quantizers if isinstance(stage, VectorQuantize)]
 
     @property
     def _dtype(self) -> torch.dtype:
-        """What it computes in."""
         return self.stages()[0].codebook.weight.dtype
 
     def _project_out(self, entries: list[Tensor]) -> Tensor:

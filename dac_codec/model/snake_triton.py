@@ -1,6 +1,6 @@
-"""Snake on CUDA devices: one pass over memory forwards and one backwards, in Triton.
+"""Snake and its gradient in Triton, each in one pass over memory, in single precision for any type of signal.
 
-Arithmetic is in single precision, whatever the type of the signal.
+GPU only, not yet measured.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ _BLOCK = 1024
 def _forward_kernel(  # type: ignore[no-untyped-def]
     x_pointer, alpha_pointer, y_pointer, n_values, n_channels, channel_stride, x_stride, y_stride, BLOCK: tl.constexpr
 ):
-    """One block of an item's values; channels lie `channel_stride` apart."""
-    # All in the grid's first axis: the others end at 65,535.
+    """A block of one item's values; neighbouring channels are `channel_stride` values apart."""
+    # The grid has one axis: the others are limited to 65,535.
     n_blocks = tl.cdiv(n_values, BLOCK)
     item = (tl.program_id(0) // n_blocks).to(tl.int64)
     offsets = (tl.program_id(0) % n_blocks).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -34,7 +34,7 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
 def _backward_kernel(  # type: ignore[no-untyped-def]
     x_pointer, alpha_pointer, gradient_pointer, dx_pointer, dalpha_pointer, n_channels, n_samples, BLOCK: tl.constexpr
 ):
-    """A block of one channel of one item; `dalpha_pointer` takes a value for each."""
+    """A block of one channel of one item, with one value of `dalpha`."""
     n_blocks = tl.cdiv(n_samples, BLOCK)
     row = (tl.program_id(0) // n_blocks).to(tl.int64)
     block = tl.program_id(0) % n_blocks
@@ -66,7 +66,7 @@ def forward_channels_last(x: Tensor, alpha: Tensor, out: Tensor) -> None:
 
 
 def backward(x: Tensor, alpha: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of x [B, C, T] and alpha [1, C, 1] from that of the output; all contiguous."""
+    """Gradients of x [B, C, T] and alpha [1, C, 1] from the output's gradient [B, C, T], all contiguous."""
     batch, n_channels, n_samples = x.shape
     dx = torch.empty_like(x)
     partial = alpha.new_empty(batch, n_channels, triton.cdiv(n_samples, _BLOCK))

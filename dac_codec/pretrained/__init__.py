@@ -1,16 +1,17 @@
-"""Bundled and published models: names, files and verified weights."""
+"""Bundled and published models: names, files and verified weights.
 
-from dac_codec.pretrained.models import (
-    DEFAULT_MODEL,
-    ModelInfo,
-    available,
-    cache_folder,
-    canonical,
-    fingerprint,
-    folder_of,
-    load,
-    save,
-)
+`load` accepts
+
+- the name of a bundled model, such as `DEFAULT_MODEL`;
+- the name of a published model ("44khz", "44khz-16kbps", "24khz", "16khz"), downloaded once into `cache_folder()`;
+- a folder with `config.json` and `model.safetensors`, as `save` writes it;
+- a `.pth` file in the layout of the published weights.
+"""
+
+from dac_codec.pretrained.checkpoints import canonical, save
+from dac_codec.pretrained.download import cache_folder
+from dac_codec.pretrained.fingerprint import fingerprint
+from dac_codec.pretrained.models import DEFAULT_MODEL, ModelInfo, available, folder_of, load
 
 __all__ = [
     "DEFAULT_MODEL",

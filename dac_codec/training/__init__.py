@@ -1,1 +1,1 @@
-"""How a model comes to be."""
+"""Training: start at `trainer.py`; every setting is in `config.py`."""

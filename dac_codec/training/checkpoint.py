@@ -1,50 +1,59 @@
-"""A training run's state on disk: the last few checkpoints and the best one, each of them whole."""
+"""The state of a run on disk: the last checkpoints and the best one, each written atomically."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import pickle
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import safetensors
 import safetensors.torch
 import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 
 from dac_codec import pretrained
 from dac_codec.common.errors import CheckpointError
-from dac_codec.common.files import atomic_write
+from dac_codec.common.files import atomic_write, expanded
+from dac_codec.model import DAC
 from dac_codec.model.discriminator import Discriminator
 
-DISCRIMINATOR_FILE = "discriminator.safetensors"
-"""Beside a model's own files: discriminators to train it against, with the reference's names."""
+logger = logging.getLogger(__name__)
 
+DISCRIMINATOR_FILE = "discriminator.safetensors"
+"""File beside a model's own files: the discriminators it was trained against, with the reference's names."""
+
+_OPTIONAL = {"ema", "discriminator", "discriminator_optimizer", "usage"}
 _NAME = re.compile(r"step-(\d+)\.pt")
 
 
 def save(state: dict[str, Any], path: Path) -> None:
-    """Write a state so that the file is either the old one or the whole new one, even if the power fails.
+    """Write a state atomically: the file is the old or the new one, also after a power failure.
 
     Raises:
-        CheckpointError: it can't be written.
+        CheckpointError: the file cannot be written.
     """
     try:
         with atomic_write(path) as temporary:
             torch.save(state, temporary)
             _to_disk(temporary)
         _to_disk(path.parent)
-    except (OSError, RuntimeError) as error:  # torch's writer says "RuntimeError" when the disk is full
+    except (OSError, RuntimeError) as error:  # torch raises RuntimeError when the disk is full
         raise CheckpointError(f"can't write {path}: {error}") from error
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a state that `save` wrote, without running code from it.
+    """Read a state written by `save`, without executing code from the file.
 
     Raises:
-        CheckpointError: the file is not there, or not such a state.
+        CheckpointError: there is no such file, or it is not a state.
     """
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -53,12 +62,48 @@ def load(path: Path) -> dict[str, Any]:
     return state
 
 
+def restore(
+    state: Mapping[str, Any], parts: Mapping[str, nn.Module | Optimizer], folder: Path
+) -> tuple[int, int, float, set[str]]:
+    """Load a state into the modules and optimizers of a run.
+
+    A run may be resumed with discriminators, a moving average or usage counts that it did not start with: these keep
+    their initial state, and the moving average starts from the model.
+
+    Args:
+        state: from `load`.
+        parts: modules and optimizers by their names in the state.
+        folder: of the run, for messages.
+
+    Returns:
+        The step, the step that was validated last, the best distance, and the files that could not be read.
+
+    Raises:
+        CheckpointError: the state does not fit.
+    """
+    try:
+        for name, part in parts.items():
+            if name in state or name not in _OPTIONAL:
+                part.load_state_dict(state[name])
+        ema = parts.get("ema")
+        if isinstance(ema, AveragedModel) and "ema" not in state:
+            ema.module.load_state_dict(state["model"])
+        return state["step"], state["validated"], state["best"], set(state["skipped"])
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise CheckpointError(
+            f"the checkpoint in {folder} does not fit this configuration: {first_reason(error)}"
+        ) from error
+
+
 class Checkpoints:
     """The checkpoints of one run.
 
     Args:
-        folder: where they are.
-        keep_last: how many to keep, besides the best one.
+        folder: of the checkpoints; it is created.
+        keep_last: number of checkpoints to keep besides the best one.
+
+    Raises:
+        CheckpointError: the folder cannot be created.
     """
 
     def __init__(self, folder: Path, keep_last: int) -> None:
@@ -67,28 +112,53 @@ class Checkpoints:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise CheckpointError(f"can't make the folder {folder}: {error}") from error
+            raise CheckpointError(f"can't create the folder {folder}: {error}") from error
 
     @property
     def best(self) -> Path:
-        """Where the best one is."""
+        """Path of the best checkpoint."""
         return self.folder / "best.pt"
 
     def steps(self) -> list[tuple[int, Path]]:
-        """The checkpoints that are there, oldest first."""
+        """Step and path of each checkpoint, oldest first."""
         named = ((_NAME.fullmatch(path.name), path) for path in self.folder.iterdir())
         return sorted((int(match[1]), path) for match, path in named if match)
 
     def latest(self) -> Path | None:
-        """The newest checkpoint, if there is one."""
+        """Path of the newest checkpoint, if there is one."""
         steps = self.steps()
         return steps[-1][1] if steps else None
 
-    def save(self, state: dict[str, Any], step: int, best: bool) -> None:
-        """Write the state after a step, and remove the checkpoints that are not among the last ones any more.
+    def find(self, resume: str) -> dict[str, Any] | None:
+        """The state to resume from, if any.
+
+        Args:
+            resume: "auto", "never" or the path of a checkpoint: see `dac_codec.training.config.TrainConfig`.
 
         Raises:
-            CheckpointError: it can't be written.
+            CheckpointError: the checkpoint cannot be read, or the folder holds a run that must not be continued.
+        """
+        latest, run = self.latest(), self.folder.parent
+        if resume == "auto":
+            return load(latest) if latest is not None else None
+        if resume == "never":
+            if latest is not None:
+                raise CheckpointError(f"{run} holds a run already: choose another trainer.folder, or resume=auto")
+            return None
+        state = load(expanded(resume))
+        later = [path.name for step, path in self.steps() if step > state.get("step", step)]
+        if later:
+            raise CheckpointError(
+                f"{run} has a later step than {resume}: choose another trainer.folder, or remove {', '.join(later)} "
+                "from its checkpoints"
+            )
+        return state
+
+    def save(self, state: dict[str, Any], step: int, best: bool) -> None:
+        """Write the state after a step, and remove all but the last checkpoints.
+
+        Raises:
+            CheckpointError: a file cannot be written or removed.
         """
         path = self.folder / f"step-{step:08}.pt"
         save(state, path)
@@ -103,16 +173,42 @@ class Checkpoints:
             for _, old in self.steps()[: -self.keep_last]:
                 old.unlink(missing_ok=True)
         except OSError as error:
-            raise CheckpointError(f"can't tidy up {self.folder}: {error}") from error
+            raise CheckpointError(f"can't update {self.folder}: {error}") from error
+
+
+def load_pretrained(model: DAC, discriminator: Discriminator | None, name_or_path: str, *, verbose: bool) -> None:
+    """Initialize networks from a pretrained model, and from the discriminators beside it if there are any.
+
+    Args:
+        model: network of the same configuration as the pretrained one.
+        discriminator: discriminators, if the run has them.
+        name_or_path: as `DAC.from_pretrained` takes it.
+        verbose: whether to show progress and log the discriminators that are left at random weights.
+
+    Raises:
+        CheckpointError: the weights cannot be read or do not fit.
+    """
+    source = pretrained.load(name_or_path, progress=verbose)
+    try:
+        model.load_state_dict(source.state_dict())
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"the network of {name_or_path} has another shape than the one to be trained: {source.config}"
+        ) from error
+    folder = pretrained.folder_of(name_or_path)
+    if discriminator is not None and folder is not None and (folder / DISCRIMINATOR_FILE).is_file():
+        missing = load_discriminator(discriminator, folder)
+        if missing and verbose:
+            logger.info("discriminators with random weights, as %s has none: %s", name_or_path, "; ".join(missing))
 
 
 def save_discriminator(
     discriminator: Discriminator, folder: Path, dtype: Literal["float32", "float16"] = "float32"
 ) -> None:
-    """Write the discriminators' weights beside those of a model, for the next one to be fine-tuned from.
+    """Write the weights of discriminators beside those of a model, for fine-tuning.
 
     Raises:
-        CheckpointError: they can't be written.
+        CheckpointError: the file cannot be written.
     """
     tensors = {
         key: one.detach().to("cpu", getattr(torch, dtype)).contiguous()
@@ -128,14 +224,14 @@ def save_discriminator(
 
 
 def load_discriminator(discriminator: Discriminator, folder: Path) -> list[str]:
-    """Fill those discriminators of which `save_discriminator` has written the weights.
+    """Load the weights written by `save_discriminator` into the discriminators of the same period or window.
 
     Returns:
-        The names of the others, which are left as they are. A file that doesn't say what its discriminators look at is
-        taken to hold them all.
+        The names of the discriminators without weights in the file, which are left unchanged. A file that does not name
+        its discriminators must hold all of them.
 
     Raises:
-        CheckpointError: the file can't be read, or its weights don't fit.
+        CheckpointError: the file cannot be read, or its weights do not fit.
     """
     path, missing = folder / DISCRIMINATOR_FILE, []
     try:
@@ -157,7 +253,7 @@ def load_discriminator(discriminator: Discriminator, folder: Path) -> list[str]:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Remove what a process that was killed while writing has left in a folder of a run."""
+    """Remove temporary files that a killed process left in a folder."""
     for path in folder.glob(".*.tmp"):
         path.unlink(missing_ok=True)
     for path in folder.glob(".saving-*"):
@@ -165,13 +261,13 @@ def remove_temporaries(folder: Path) -> None:
 
 
 def first_reason(error: BaseException) -> str:
-    """What PyTorch complains of first, in one line; the heading above its list of complaints says nothing."""
+    """The first reason that PyTorch lists in an error, in one line, without the heading above the list."""
     lines = [line.strip() for line in str(error).strip().splitlines()]
     return lines[1] if len(lines) > 1 and lines[0].endswith(":") else "".join(lines[:1])
 
 
 def _to_disk(path: Path) -> None:
-    """Wait until a file, or the names in a folder, have reached the disk."""
+    """Wait until the content of a file, or the entries of a folder, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,4 +1,4 @@
-"""Codebooks fitted to the latents of an autoencoder, so that joint training starts from something that works."""
+"""Initialization of codebooks from the latents of an autoencoder, and revival of entries that are not used."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from dac_codec.training.processes import total
 
 
 @torch.no_grad()
-def initialise(model: DAC, latents: Tensor, generator: torch.Generator, iterations: int = 20) -> None:
-    """Fit every quantizer of a model, stage by stage, to what the stages before it leave of the latents.
+def initialize(model: DAC, latents: Tensor, generator: torch.Generator, iterations: int = 20) -> None:
+    """Fit the codebooks of a model by k-means, each to the residual of the ones before it.
 
-    Each stage projects on the directions in which its input varies most, all but one of the codebook's dimensions,
-    and sets the last one to a constant that is large beside them: seen from that far, angles are distances, so that
-    the cosine look-up finds the nearest centroid of an ordinary k-means and the length of a vector is not lost.
+    A codebook of d dimensions gets the d - 1 directions in which its input varies most, and a constant in the last
+    dimension that is large beside them. Then the angles of the cosine look-up are in proportion to distances, so that
+    it finds the nearest centroid and keeps the length of a vector.
 
     Args:
         model: its `quantizer` is changed in place.
-        latents: what its encoder gives for the training data [n, D]; at least a few vectors for each entry.
+        latents: encoder outputs for training data [B, D, F], with at least as many frames as entries.
         generator: source of randomness, on the CPU.
         iterations: of k-means.
 
     Raises:
         ValueError: a quantizer without projections, or fewer latents than entries.
     """
-    if len(latents) < model.codebook_size:
-        raise ValueError(f"{len(latents)} latents are too few to fit {model.codebook_size} codebook entries to")
-    residual = latents.float()
+    residual = latents.transpose(1, 2).flatten(0, 1).float()
+    if len(residual) < model.codebook_size:
+        raise ValueError(f"{len(residual)} latents are too few for {model.codebook_size} codebook entries")
     for stage in model.quantizer.stages():
         in_proj, out_proj = stage.in_proj, stage.out_proj
         if not isinstance(in_proj, nn.Conv1d) or not isinstance(out_proj, nn.Conv1d):
-            raise ValueError("codebooks without projections start from the data by themselves")
+            raise ValueError("codebooks without projections initialize themselves from the data")
         directions = stage.codebook.embedding_dim - 1
         mean = residual.mean(0)
         centred = residual - mean
@@ -53,16 +53,15 @@ def initialise(model: DAC, latents: Tensor, generator: torch.Generator, iteratio
 
 
 class Usage(nn.Module):
-    """How often each codebook entry is chosen, and a new place for those that hardly ever are.
+    """Usage counts of codebook entries, and revival of those that are hardly used.
 
-    An entry that nothing is mapped to gets no gradient and stays where it is while the latents move on. As in
-    SoundStream (Zeghidour et al., 2021, section III-C), such an entry becomes a latent of the current batch.
+    An entry that no vector is mapped to gets no gradient and stays in place while the latents move. As in SoundStream
+    (Zeghidour et al., 2021, section III-C), such an entry is replaced by a latent of the current batch.
 
     Args:
-        model: its codebooks are watched.
-        least_share: an entry that is chosen less often than this share of the mean is moved. Nothing is moved, and
-            counting goes on, until the share is worth a use: an entry that has not been seen once in a short while may
-            be as good as any.
+        model: the model whose codebooks are counted.
+        least_share: entries used less often than this share of the mean are replaced. While the share amounts to less
+            than one use, nothing is replaced and counting continues.
     """
 
     def __init__(self, model: DAC, least_share: float = 0.1) -> None:
@@ -72,7 +71,7 @@ class Usage(nn.Module):
 
     @torch.no_grad()
     def count(self, codes: Tensor) -> None:
-        """Count the entries that codes [B, N, F] choose."""
+        """Add the entries used by codes [B, N, F] to the counts."""
         uses = self.get_buffer("uses")
         rows = codes.transpose(0, 1).flatten(1)
         uses.scatter_add_(1, rows, torch.ones_like(rows, dtype=uses.dtype))
@@ -87,18 +86,18 @@ class Usage(nn.Module):
         generator: torch.Generator,
         average: DAC | None = None,
     ) -> int:
-        """Move the entries that were hardly used since the last count began, the same in every process, and count anew.
+        """Replace hardly used entries, the same in every process, and reset the counts.
 
         Args:
             model: its codebooks are changed in place.
-            latents: what the current batch looks up [B, N * codebook_dim, F].
-            optimizer: of the codebooks; what it remembers of an entry that is moved is forgotten.
+            latents: inputs of the codebook look-ups in the current batch [B, N * codebook_dim, F].
+            optimizer: of the codebooks; its moments of a replaced entry are set to zero.
             fabric: the processes of the run.
             generator: source of randomness, on the CPU.
-            average: a moving average of the model, whose entries move to the same places.
+            average: a moving average of the model; its entries are replaced by the same values.
 
         Returns:
-            The number of entries moved.
+            The number of entries replaced.
         """
         uses = total(fabric, self.get_buffer("uses"))
         least = self.least_share * uses.mean(1, keepdim=True)
@@ -116,7 +115,7 @@ class Usage(nn.Module):
             candidates = points.transpose(1, 2).flatten(0, 1)
             chosen = torch.randint(len(candidates), (len(which),), generator=generator).to(candidates.device)
             entries = stage.codebook.weight
-            # Fabric's broadcast leaves a tensor on the first process's device.
+            # Fabric's broadcast returns a tensor on the device of the first process.
             spare = fabric.broadcast(candidates[chosen]).to(entries)
             for weight in (entries, averaged.codebook.weight):
                 weight.copy_(torch.where(which[:, None], spare, weight))
@@ -133,12 +132,18 @@ def _bias(conv: nn.Conv1d) -> Tensor:
 
 
 def _no_zero_rows(weight: Tensor) -> Tensor:
-    """Weight norm divides by the length of each row: give the rows that are zero a negligible one."""
+    """Fill zero rows with a negligible value, since weight normalization divides by the norm of each row."""
     return torch.where(weight.norm(dim=1, keepdim=True) > 0, weight, torch.full_like(weight, 1e-6))
 
 
 def k_means(points: Tensor, n_centroids: int, generator: torch.Generator, iterations: int) -> Tensor:
-    """Lloyd's algorithm on points [n, d] from random points; a centroid without points moves to a random one."""
+    """Lloyd's algorithm on points [n, d], initialized with random points.
+
+    A centroid without points is replaced by a random point.
+
+    Returns:
+        The centroids [n_centroids, d].
+    """
     start = torch.randperm(len(points), generator=generator)[:n_centroids]
     centroids = points[start].clone()
     for _ in range(iterations):

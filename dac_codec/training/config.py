@@ -11,6 +11,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    FiniteFloat,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -42,21 +43,32 @@ class DiscriminatorConfig(_Section):
 
 
 class DataConfig(_Section):
-    """What to hear: see `dac_codec.training.sounds.find_sounds` and `dac_codec.training.excerpts.ExcerptDataset`.
+    """What to train and validate on.
 
     Attributes:
-        sounds: a folder, a manifest, or a mapping from domains to lists of them.
-        least_bandwidth: Hz; sounds of which a manifest says that they hold less are left out.
-        excerpt: length of an excerpt in seconds; rounded to whole frames.
-        weights: how often each domain is drawn; null: all equally often, "by_duration": no balance between them.
-        validation_clips, validation_seconds: number and greatest length of the clips of a validation.
-        The others: as `ExcerptDataset` has them.
+        sounds: a folder, a manifest, or a mapping from domains to lists of them: see
+            `dac_codec.training.sounds.find_sounds`.
+        least_bandwidth: Hz; sounds with a lower bandwidth in their manifest are left out.
+        excerpt: duration of an excerpt in seconds, rounded to whole frames.
+        weights: how often each domain is drawn, relative to the others; domains that are not named are never drawn.
+            null: all equally often, which is the paper's balanced sampling; "by_duration": in proportion to duration.
+        quietest: LUFS; quieter excerpts are drawn again,
+        tries: until this many are drawn in all; then the loudest of them is used.
+        channel: of a file with several: "mix" is their mean, "random" one of them.
+        rotate_phase: rotate all phases of an excerpt by a uniformly random angle.
+        low_pass: share of the excerpts that are low-pass filtered at a random cutoff, as lossy codecs and lower sample
+            rates do. A model trained without such sounds adds noise above their cutoff.
+        attenuation: half of the excerpts are attenuated by up to this many dB, since whole files have quiet passages.
+        silence: share of the excerpts whose beginning or end is replaced by digital silence.
+        distinct: number of excerpts before they repeat; null: they never do.
+        validation_clips: number of validation clips.
+        validation_seconds: greatest duration of a validation clip.
     """
 
     sounds: str | dict[str, str | list[str]]
     least_bandwidth: NonNegativeFloat = 0.0
     excerpt: PositiveFloat = 0.38
-    weights: dict[str, NonNegativeFloat] | Literal["by_duration"] | None = None
+    weights: dict[str, Annotated[FiniteFloat, Field(ge=0.0)]] | Literal["by_duration"] | None = None
     quietest: float = -40.0
     tries: PositiveInt = 8
     channel: Literal["mix", "random"] = "mix"
@@ -102,13 +114,13 @@ class LossConfig(_Section):
         return self
 
 
-class Stage(_Section):
-    """A part of a run: from where the stage before it ends, up to step `until`.
+class Phase(_Section):
+    """A part of a run: from where the phase before it ends, up to step `until`.
 
     Attributes:
         until: first step that is not part of it.
         quantize: share of the excerpts whose latents reach the decoder through the quantizer, each drawn by chance;
-            true for all, false for none. When that begins after another stage, codebooks start from k-means on the
+            true for all, false for none. When that begins after another phase, codebooks start from k-means on the
             latents. Encoders learn from unquantized latents what the quantizer's rough gradient hides (Défossez et
             al., "Moshi", 2024, section 3.3).
         adversarial: whether the discriminators are trained and listened to.
@@ -126,7 +138,7 @@ class TrainerConfig(_Section):
 
     Attributes:
         folder: where everything of the run goes.
-        stages: in order; the last one's `until` is the length of the run in steps.
+        phases: in order; the last one's `until` is the length of the run in steps.
         batch_size: excerpts that one process hears at once.
         accumulate: how many such batches make one step.
         learning_rate: of AdamW with betas 0.8 and 0.99, for generator and discriminators; Muon's steps are in
@@ -156,7 +168,7 @@ class TrainerConfig(_Section):
     """
 
     folder: str
-    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    phases: Annotated[tuple[Phase, ...], Field(min_length=1)]
     batch_size: PositiveInt = 72
     accumulate: PositiveInt = 1
     learning_rate: PositiveFloat = 1e-4
@@ -185,16 +197,16 @@ class TrainerConfig(_Section):
     compile: bool = False
 
     @model_validator(mode="after")
-    def _stages_in_order(self) -> TrainerConfig:
-        ends = [stage.until for stage in self.stages]
+    def _phases_in_order(self) -> TrainerConfig:
+        ends = [phase.until for phase in self.phases]
         if any(one >= other for one, other in pairwise(ends)):
-            raise ValueError(f"each stage must end later than the one before it, not at {ends}")
+            raise ValueError(f"each phase must end later than the one before it, not at {ends}")
         return self
 
     @property
     def n_steps(self) -> int:
         """Length of the run."""
-        return self.stages[-1].until
+        return self.phases[-1].until
 
 
 class LoggerConfig(_Section):
@@ -232,7 +244,7 @@ class TrainConfig(_Section):
             if trainer.revive_every:
                 raise ValueError("trainer.revive_every: codebooks that are moving averages revive entries themselves")
             return self
-        if all(stage.quantize for stage in trainer.stages) or not any(stage.quantize for stage in trainer.stages):
+        if all(phase.quantize for phase in trainer.phases) or not any(phase.quantize for phase in trainer.phases):
             return self
         if not 2 <= model.codebook_dim <= model.latent_width + 1:
             raise ValueError(
@@ -251,7 +263,7 @@ class TrainConfig(_Section):
     def adversarial(self) -> bool:
         """Whether the run needs discriminators at all."""
         wanted = self.loss.adversarial > 0 or self.loss.feature_matching > 0
-        return wanted and any(stage.adversarial for stage in self.trainer.stages)
+        return wanted and any(phase.adversarial for phase in self.trainer.phases)
 
     @property
     def excerpt_length(self) -> int:

@@ -1,4 +1,4 @@
-"""The losses of the paper (section 3.4) and one of our own, from the distances of `dac_codec.common.spectral`."""
+"""The losses of the paper (section 3.4), and an envelope loss; the distances are those of `common.spectral`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dac_codec.training.config import LossConfig
 
 
 class ReconstructionLosses(nn.Module):
-    """How far a decoded signal is from the original, by every measure that has a weight.
+    """Distances between a decoded signal and the original: those with a weight above 0.
 
     Args:
         config: weights and scales.
@@ -25,7 +25,7 @@ class ReconstructionLosses(nn.Module):
         self.mel = MultiScaleMel(sample_rate, config.mel_bands, config.mel_windows)
 
     def forward(self, fake: Tensor, real: Tensor) -> dict[str, Tensor]:
-        """Unweighted scalars by name, for audio [B, 1, T] of each; a spectrogram is computed once for all of them."""
+        """Unweighted scalars by name, for audio [B, 1, T]. Each spectrogram is computed once for all of them."""
         if self.config.centred:
             estimate, reference = (Spectra(one - one.mean(-1, keepdim=True)) for one in (fake, real))
         else:
@@ -45,7 +45,7 @@ class ReconstructionLosses(nn.Module):
 
 
 def discriminator_loss(fake: list[list[Tensor]], real: list[list[Tensor]]) -> Tensor:
-    """Least-squares loss of the discriminators; each list holds a sub-discriminator's maps, the logits last."""
+    """Least-squares loss of the discriminators, from the feature maps of each sub-discriminator, the logits last."""
     return torch.stack(
         [
             one[-1].float().square().mean() + (1 - other[-1].float()).square().mean()
@@ -54,8 +54,14 @@ def discriminator_loss(fake: list[list[Tensor]], real: list[list[Tensor]]) -> Te
     ).sum()
 
 
+def halves(maps: list[list[Tensor]]) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
+    """The feature maps of the first and of the second half of a batch."""
+    split = [[tuple(one.chunk(2)) for one in group] for group in maps]
+    return [[first for first, _ in group] for group in split], [[second for _, second in group] for group in split]
+
+
 def generator_losses(fake: list[list[Tensor]], real: list[list[Tensor]]) -> tuple[Tensor, Tensor]:
-    """Least-squares adversarial loss, and feature matching: the L1 distance of all maps but the logits, summed."""
+    """Least-squares adversarial loss, and feature matching loss: the summed L1 distances of all maps but the logits."""
     adversarial = torch.stack([(1 - one[-1].float()).square().mean() for one in fake]).sum()
     matching = torch.stack(
         [
@@ -68,5 +74,5 @@ def generator_losses(fake: list[list[Tensor]], real: list[list[Tensor]]) -> tupl
 
 
 def weighted_sum(losses: dict[str, Tensor], config: LossConfig) -> Tensor:
-    """What the generator minimizes: each loss times its weight."""
+    """Weighted sum of the losses, which the generator minimizes."""
     return torch.stack([getattr(config, name) * loss for name, loss in losses.items()]).sum()

@@ -1,8 +1,8 @@
-"""Muon for convolutions: steps that turn every direction of a weight equally far."""
+"""The optimizers of a run: AdamW, and Muon for convolutions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from itertools import groupby
 from typing import Any
 
@@ -10,10 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from dac_codec.model import DAC
+from dac_codec.model.discriminator import Discriminator
 from dac_codec.model.layers import convolutions
+from dac_codec.training.config import TrainerConfig
 
-# Five steps of x <- a x + b x^3 + c x^5 on the singular values, chosen to take everything from 0.001 to 1 near 1 (the
-# coefficients of the NanoGPT speed runs, 2025).
+# Newton-Schulz steps x <- a x + b x^3 + c x^5 on the singular values, which bring values from 0.001 to 1 near 1. The
+# coefficients are those of the NanoGPT speed runs (2025).
 _COEFFICIENTS = (
     (4.0848, -6.8946, 2.9270),
     (3.9505, -6.3029, 2.6377),
@@ -23,21 +26,44 @@ _COEFFICIENTS = (
 )
 
 
-class Muon(Optimizer):
-    """Momentum whose steps are made orthogonal, for the directions of weight-normalized convolutions.
+def build_optimizers(
+    model: DAC, discriminator: Discriminator | None, settings: TrainerConfig
+) -> dict[str, torch.optim.Optimizer]:
+    """The optimizers of a run, by their names in a checkpoint."""
+    turned = directions(model) if settings.optimizer == "muon" else []
+    optimizers: dict[str, torch.optim.Optimizer] = {
+        "generator_optimizer": _adamw(model, settings.learning_rate, {id(one) for one in turned})
+    }
+    if turned:
+        optimizers["muon"] = Muon(turned, settings.learning_rate)
+    if discriminator is not None:
+        optimizers["discriminator_optimizer"] = _adamw(discriminator, settings.learning_rate)
+    return optimizers
 
-    A step moves a weight [O, I, K], seen as a matrix [O, I * K], by the orthogonal matrix nearest to the momentum,
-    scaled to `TURN * lr` of the weight's own length. Only the direction counts under weight normalization, so that
-    this is the angle of the step, whatever the layer's size. `torch.optim.Muon` takes matrices only, and scales by
-    their shape.
+
+def _adamw(module: nn.Module, learning_rate: float, excluded: Collection[int] = ()) -> torch.optim.AdamW:
+    """AdamW for the trainable parameters of a module, but for those whose `id` is excluded."""
+    trained = [one for one in module.parameters() if one.requires_grad and id(one) not in excluded]
+    return torch.optim.AdamW(trained, learning_rate, betas=(0.8, 0.99), fused=True)
+
+
+class Muon(Optimizer):
+    """Momentum with orthogonalized steps, for the directions of weight-normalized convolutions.
+
+    A step moves a weight [O, I, K], as a matrix [O, I * K], by the orthogonal matrix nearest to the momentum, scaled to
+    `TURN * lr` times the norm of the weight. Under weight normalization only the direction of a weight counts, so that
+    this is the angle of the step, whatever the size of the layer.
 
     Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024).
 
     Args:
         params: weights with at least two dimensions.
-        lr: learning rate, meant to be AdamW's.
+        lr: learning rate, on the scale of AdamW's.
         momentum: decay of the moving average of the gradient.
     """
+
+    # Not torch.optim.Muon: it needs PyTorch 2.9, takes only matrices, one at a time and in bfloat16, and scales a step
+    # by the shape of the weight and not by its norm.
 
     TURN = 10.0
 
@@ -46,7 +72,7 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Move every weight that has a gradient. A closure is not supported."""
+        """Update all weights that have a gradient. Closures are not supported."""
         if closure is not None:
             raise ValueError("Muon takes no closure")
         for group in self.param_groups:
@@ -55,7 +81,7 @@ class Muon(Optimizer):
                 self._move(list(alike), group)
 
     def _move(self, weights: list[Tensor], group: dict[str, Any]) -> None:
-        """Move weights of one shape, all in one go: most of them are small."""
+        """Update weights of one shape in one batch, as most of them are small."""
         wanted = []
         for weight in weights:
             assert weight.grad is not None
@@ -68,10 +94,10 @@ class Muon(Optimizer):
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """The orthogonal matrices nearest to matrices [..., m, n], roughly: singular values of 0.7 to 1.2 in place of
-    those above a thousandth of the Frobenius norm. Zeros stay zeros.
+    """Approximate orthogonalization of matrices [..., m, n] by Newton-Schulz iteration.
 
-    The iteration runs on the smaller of the two Gram matrices, which is what saves time for weights of convolutions.
+    Singular values above a thousandth of the Frobenius norm become 0.7 to 1.2; zeros stay zeros. The iteration runs on
+    the smaller of the two Gram matrices, which is faster for the wide weights of convolutions.
     """
     if matrices.shape[-2] > matrices.shape[-1]:
         return orthogonal(matrices.transpose(-2, -1)).transpose(-2, -1)
@@ -89,7 +115,7 @@ def orthogonal(matrices: Tensor) -> Tensor:
 
 
 def directions(module: nn.Module) -> list[Tensor]:
-    """The parameters of a network that Muon is for: directions of convolutions with more than one output."""
+    """The parameters that Muon updates: directions of convolutions with more than one output."""
     found: list[Tensor] = []
     for conv in convolutions(module):
         weight = dict(conv.named_parameters())["parametrizations.weight.original1"]

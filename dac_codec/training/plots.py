@@ -1,4 +1,4 @@
-"""Pictures of a run: how its losses fell, and how its codebooks are used."""
+"""Plots of a run: metrics and codebook use over its steps."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from dac_codec.common.errors import DacError
 from dac_codec.common.files import atomic_write
 
-_BORING = frozenset(("step", "learning_rate", "skipped_files"))
+_NOT_PLOTTED = frozenset(("step", "learning_rate", "skipped_files"))
 
 
 def read_log(folder: Path) -> dict[str, tuple[list[int], list[float]]]:
-    """The metrics of a run by name: the steps, and the values.
+    """The metrics of a run by name: their steps and values.
 
     Raises:
         DacError: the folder has no readable log.
@@ -26,18 +26,18 @@ def read_log(folder: Path) -> dict[str, tuple[list[int], list[float]]]:
     try:
         for line in path.read_text(encoding="utf-8").splitlines():
             values = json.loads(line)
-            for name in values.keys() - _BORING:
+            for name in values.keys() - _NOT_PLOTTED:
                 curves[name][0].append(int(values["step"]))
                 curves[name][1].append(float(values[name]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DacError(f"{path} is not the log of a run: {error!r}") from error
+        raise DacError(f"{path} is not a training log: {error!r}") from error
     if not curves:
         raise DacError(f"{path} has no metrics yet")
     return dict(curves)
 
 
 def draw_curves(folder: Path, target: Path) -> None:
-    """Draw every metric of a run that is one number, faint as it is and strong as a running mean.
+    """Plot every scalar metric of a run, and its running mean, to a PNG file.
 
     Raises:
         DacError: the folder has no readable log.
@@ -52,13 +52,11 @@ def draw_curves(folder: Path, target: Path) -> None:
         axis.plot(steps, _running_mean(values), color="tab:blue")
         axis.set(title=name, xlabel="step")
         axis.grid(alpha=0.3)
-    figure.tight_layout()
-    with atomic_write(target) as temporary:
-        figure.savefig(temporary, dpi=80, format="png")
+    _save(figure, target)
 
 
 def draw_codebooks(folder: Path, target: Path) -> None:
-    """Draw entropy and use of each codebook over the validations of a run.
+    """Plot entropy and use of each codebook at each validation of a run, to a PNG file.
 
     Raises:
         DacError: the folder has no readable log, or the run has not validated its quantizer yet.
@@ -66,25 +64,29 @@ def draw_codebooks(folder: Path, target: Path) -> None:
     curves = read_log(folder)
     figure = Figure(figsize=(12, 4))
     for index, (kind, unit) in enumerate((("entropy", "bits"), ("use", "share of entries"))):
-        stages = sorted(
+        codebooks = sorted(
             (int(name.rpartition("_")[2]), curve) for name, curve in curves.items() if f"codebook_{kind}_" in name
         )
-        if not stages:
+        if not codebooks:
             raise DacError(f"the run in {folder} has not validated its quantizer yet")
         axis = figure.add_subplot(1, 2, index + 1)
-        for stage, (steps, values) in stages:
-            shade = stage / max(1, len(stages) - 1)
-            axis.plot(steps, values, marker=".", color=(0.1 + 0.8 * shade, 0.3, 0.9 - 0.8 * shade), label=str(stage))
+        for codebook, (steps, values) in codebooks:
+            shade = codebook / max(1, len(codebooks) - 1)
+            axis.plot(steps, values, marker=".", color=(0.1 + 0.8 * shade, 0.3, 0.9 - 0.8 * shade), label=str(codebook))
         axis.set(title=f"codebook {kind}", xlabel="step", ylabel=unit)
         axis.grid(alpha=0.3)
     axis.legend(title="codebook", fontsize=7, ncol=2)
+    _save(figure, target)
+
+
+def _save(figure: Figure, target: Path) -> None:
     figure.tight_layout()
     with atomic_write(target) as temporary:
         figure.savefig(temporary, dpi=80, format="png")
 
 
 def _running_mean(values: list[float]) -> np.ndarray:
-    """The mean of the last 5% of values, or of as many as there are."""
+    """Mean of the last 5% of the values up to each one."""
     width = max(1, len(values) // 20)
     sums = np.cumsum([0.0, *values])
     ends = np.arange(1, len(values) + 1)

@@ -1,4 +1,4 @@
-"""The processes of a run: how they are started, how they agree, and how they are asked to stop."""
+"""The processes of a run: start, reductions over all of them, and signals."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -19,24 +18,24 @@ from dac_codec.training.config import TrainConfig
 
 
 def start(config: TrainConfig) -> Fabric:
-    """Start the processes that a configuration asks for; each of them goes on from here.
+    """Start the processes of a run; all of them return from here.
 
     Raises:
-        DacError: this machine has no such devices, or fewer.
+        DacError: this machine has no such devices, or too few.
     """
     settings = config.trainer
     parallel = settings.strategy == "ddp" or settings.devices * settings.nodes > 1
-    # A stage without the quantizer gives no gradient to its parameters.
-    partial = any(not stage.quantize for stage in settings.stages)
+    # In a phase without the quantizer, its parameters get no gradient.
+    unused = any(not phase.quantize for phase in settings.phases)
     accelerator = settings.accelerator
-    if accelerator == "auto":  # Fabric knows more of them, which nothing here has been tried on.
+    if accelerator == "auto":  # Fabric would also choose accelerators that are untested here.
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         fabric = Fabric(
             accelerator=accelerator,
             devices=settings.devices,
             num_nodes=settings.nodes,
-            strategy=DDPStrategy(find_unused_parameters=partial, broadcast_buffers=False) if parallel else "auto",
+            strategy=DDPStrategy(find_unused_parameters=unused, broadcast_buffers=False) if parallel else "auto",
             precision=settings.precision,
         )
         fabric.launch()
@@ -48,41 +47,42 @@ def start(config: TrainConfig) -> Fabric:
 
 
 def any_process(fabric: Fabric, flag: bool) -> bool:
-    """Whether the flag is set in any process; all of them have to ask."""
+    """Whether the flag is set in any process. All processes must call this."""
     if fabric.world_size == 1:
         return flag
     return bool(total(fabric, torch.tensor(float(flag), device=fabric.device)) > 0)
 
 
 def total(fabric: Fabric, tensor: Tensor) -> Tensor:
-    """The sum of a tensor over all processes; the tensor itself stays as it is."""
+    """The sum of a tensor over all processes; the tensor is unchanged."""
     summed = fabric.all_reduce(tensor.clone(), reduce_op="sum")
     assert isinstance(summed, Tensor)
     return summed
 
 
 class StopFlag:
-    """Whether somebody has asked this process to stop."""
+    """Whether this process was asked to stop."""
 
-    def __init__(self) -> None:
-        self.is_set = False
+    is_set = False
 
 
 @contextmanager
 def stop_signals() -> Iterator[StopFlag]:
-    """A flag for Ctrl-C and SIGTERM, so that a step is never cut in half. A second one ends the process as usual."""
+    """A flag that Ctrl-C and SIGTERM set, so that a step is never interrupted. A second signal has its usual effect."""
     flag = StopFlag()
-    previous: dict[int, Any] = {}
+    signals = (signal.SIGINT, signal.SIGTERM)
+    previous = [signal.getsignal(number) for number in signals]
 
     def restore() -> None:
-        for number, handler in previous.items():
+        for number, handler in zip(signals, previous, strict=True):
             signal.signal(number, handler)
 
-    def note(number: int, frame: FrameType | None) -> None:
+    def stop(number: int, frame: FrameType | None) -> None:
         flag.is_set = True
         restore()
 
-    previous.update({number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)})
+    for number in signals:
+        signal.signal(number, stop)
     try:
         yield flag
     finally:

@@ -1,4 +1,4 @@
-"""A run's record: metrics as JSON lines always, and Weights & Biases where the user wants it."""
+"""The log of a run: metrics as JSON lines, and optionally Weights & Biases."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ logger = logging.getLogger(__name__)
 
 
 class RunLog:
-    """Where the metrics of a run go.
+    """Writes metrics to `log.jsonl`, one JSON object with "step" and the metrics a line, and settings to `config.json`.
 
     Args:
-        folder: of the run. In it are `log.jsonl`, an object with "step" and the metrics on each line, and
-            `config.json`, the settings.
+        folder: of the run.
         config: whether to write to Weights & Biases, too.
         settings: of the run.
-        step: that the run goes on from. What the log has of later steps, from before a crash, is cut off.
+        step: at which the run starts or resumes. Lines of later steps, from before a crash, are removed.
+
+    Raises:
+        DacError: a file cannot be written, or Weights & Biases is not installed.
     """
 
     def __init__(self, folder: Path, config: LoggerConfig, settings: Mapping[str, Any], step: int) -> None:
@@ -40,10 +42,10 @@ class RunLog:
         self._wandb = _start_wandb(folder, config, settings) if config.wandb != "off" else None
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Record metrics of a step, exactly (JSON numbers that read back as the same floats).
+        """Write the metrics of a step.
 
         Raises:
-            DacError: they can't be written.
+            DacError: the log cannot be written.
         """
         try:
             self._file.write(json.dumps({"step": step} | dict(values)) + "\n")
@@ -54,23 +56,23 @@ class RunLog:
             self._wandb.log(dict(values), step=step)
 
     def show(self, step: int, sounds: Mapping[str, Path], pictures: Mapping[str, Path]) -> None:
-        """Send files of sounds and pictures along, by name. On this machine they are where they are."""
+        """Copy sounds and spectrograms, by name, to Weights & Biases."""
         if self._wandb is None:
             return
         import wandb
 
-        media: dict[str, Any] = {name: wandb.Audio(str(path)) for name, path in sounds.items()}
-        media |= {name: wandb.Image(str(path)) for name, path in pictures.items()}
+        media: dict[str, Any] = {f"audio/{name}": wandb.Audio(str(path)) for name, path in sounds.items()}
+        media |= {f"spectrogram/{name}": wandb.Image(str(path)) for name, path in pictures.items()}
         self._wandb.log(media, step=step)
 
     def close(self) -> None:
-        """Write what is left."""
+        """Close the log."""
         self._file.close()
         if self._wandb is not None:
             self._wandb.finish()
 
     def _cut(self, step: int) -> None:
-        """Leave only the lines of steps up to `step`."""
+        """Remove lines of steps after `step`, and damaged lines."""
         if not self.path.exists():
             return
         lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -81,7 +83,7 @@ class RunLog:
 
 
 def _step_of(line: str) -> float:
-    """The step of a line of the log; of one that is damaged, none that any run reaches."""
+    """The step of a line of the log; infinity for a damaged line."""
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
@@ -89,7 +91,7 @@ def _step_of(line: str) -> float:
 
 
 def _start_wandb(folder: Path, config: LoggerConfig, settings: Mapping[str, Any]) -> Any:
-    """A run of Weights & Biases: the same one again where the folder has one already."""
+    """Start a run of Weights & Biases, or resume the one of the folder."""
     try:
         import wandb
     except ImportError as error:
@@ -97,7 +99,7 @@ def _start_wandb(folder: Path, config: LoggerConfig, settings: Mapping[str, Any]
 
     online = config.wandb == "online" and wandb.api.api_key
     if config.wandb == "online" and not online:
-        logger.warning("not logged in to Weights & Biases: the run is kept offline, for `wandb sync`")
+        logger.warning("not logged in to Weights & Biases: the run stays offline; `wandb sync` uploads it")
     identity = folder / "wandb-id"
     if not identity.exists():
         with atomic_write(identity) as temporary:

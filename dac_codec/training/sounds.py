@@ -1,4 +1,4 @@
-"""The sound files of a data set: from folders or manifests, by domain, in splits."""
+"""The sound files of a data set, by split, from folders and manifests."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from dac_codec.common.files import expanded
 from dac_codec.common.manifest import Place, Sound
 
 Source: TypeAlias = Place | Mapping[str, Place | Iterable[Place]]
-"""One place, or the place or places of each domain."""
+"""A place, or a mapping from domains to one or more places."""
 
 VALIDATION_SHARE = 0.02
-"""How much of a folder's files is its "val" split."""
+"""Share of the files of a folder in its "val" split."""
 
-_READERS = 16  # threads that read headers: they wait for the disk more than they compute
+_READERS = 16  # threads that read headers; they mostly wait for the disk
 
 
 class Found(NamedTuple):
-    """The files of the splits that were asked for, and what can't be read: each its path and the reason in one line."""
+    """The sounds of each split, and the files that cannot be read: path and reason of each, in one line."""
 
     sounds: dict[str, list[Sound]]
     unreadable: list[str]
@@ -37,25 +37,24 @@ class Found(NamedTuple):
 def find_sounds(source: Source, *splits: str, progress: bool = False, least_bandwidth: float = 0.0) -> Found:
     """Find the sound files of some splits.
 
-    A folder is searched with all folders below it, and has the splits "train" and "val". A file is in "val" if the
-    SHA-256 of its path, relative to the folder, is among the lowest 2% of all that a hash can be: whatever else is in
-    the folder or comes into it later, a file stays where it is. Only where this would leave one of the two without
-    any file does the file with the lowest hash go to "val", or the one with the highest to "train"; a file that is
-    alone is in "train". A manifest has the splits that its column says.
+    A folder is searched recursively and has the splits "train" and "val". A file is in "val" if the SHA-256 of its path
+    relative to the folder is in the lowest 2% of the range, so that files that are added later do not move it. If all
+    files would be in one split, the file with the lowest hash is in "val", or that with the highest in "train"; a
+    single file is in "train". The splits of a manifest are in its column `split`.
 
     Args:
-        source: a folder, whose files are all of the domain "all"; or a manifest; or of each domain a folder, a
-            manifest (all its sounds then count as that domain), or several of these.
-        splits: "train" or "val", or what else a manifest has.
-        progress: show a progress bar on a terminal while headers are read.
-        least_bandwidth: Hz; sounds of which a manifest says that they hold less are left out.
+        source: a folder, whose files have the domain "all"; a manifest; or a mapping from domains to folders and
+            manifests, whose own domains are then ignored.
+        splits: "train", "val", or any other that a manifest has.
+        progress: whether to show a progress bar on a terminal while headers are read.
+        least_bandwidth: Hz; sounds with a lower bandwidth in their manifest are left out.
 
     Returns:
-        The sounds, in an order that depends on nothing but the source, and what can't be read.
+        The sounds, in an order that depends only on the source, and the files that cannot be read.
 
     Raises:
-        AudioError: a place doesn't exist or is no manifest, nothing that can be read is in one of the splits, or a
-            file is in two splits, by two places.
+        AudioError: a place does not exist or is no manifest, a split has no readable file, or two places put a file
+            into different splits.
     """
     if not isinstance(source, Mapping) and not _is_folder(expanded(source)):
         return Found({split: manifest.read_split(source, split, least_bandwidth) for split in splits}, [])
@@ -87,7 +86,7 @@ def find_sounds(source: Source, *splits: str, progress: bool = False, least_band
 
 
 def _check_apart(sounds: Mapping[str, Iterable[Sound]]) -> None:
-    """Raise an AudioError if the same file is in two splits: one place may lie in another, or be a manifest of it."""
+    """Raise an AudioError if a file is in two splits, as places may overlap."""
     split_of: dict[str, str] = {}
     for split, group in sounds.items():
         for one in group:
@@ -95,22 +94,22 @@ def _check_apart(sounds: Mapping[str, Iterable[Sound]]) -> None:
             if other != split:
                 raise AudioError(
                     f"{one.path} is in the split {split!r} by one place and in {other!r} by another: "
-                    "give each file in one place only"
+                    "data.sounds must name each file once"
                 )
 
 
 def _is_folder(path: Path) -> bool:
-    """Whether `path` is a folder, and not a file. Raises an AudioError if it is neither."""
+    """Whether `path` is a folder and not a file. Raises an AudioError if it is neither."""
     if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where a parent can't be entered
         return True
     if os.path.isfile(path):  # noqa: PTH113
         return False
-    found = "a broken symbolic link" if os.path.islink(path) else "nothing that can be read"  # noqa: PTH114
+    found = "a broken symbolic link" if os.path.islink(path) else "no such file or folder"  # noqa: PTH114
     raise AudioError(f"{path}: {found}, expected a folder of sound files or a manifest; check the path")
 
 
 def _scan(folder: Path, domain: str, progress: bool) -> tuple[dict[str, list[Sound]], list[str]]:
-    """The readable sounds of a folder by split, each sorted by path, and the reasons for the unreadable ones."""
+    """The readable sounds of a folder by split, sorted by path, and the reasons for the unreadable ones."""
     paths = audio.find_audio(folder)
     with ThreadPoolExecutor(_READERS) as pool:
         results = list(
@@ -137,9 +136,9 @@ def _scan(folder: Path, domain: str, progress: bool) -> tuple[dict[str, list[Sou
 
 
 def _duration(path: Path) -> float | str:
-    """Seconds that a file lasts by its header, or why that can't be read."""
+    """Duration of a file by its header, in seconds, or the reason why it cannot be read."""
     try:
-        with audio.opened(path) as file:
+        with audio.open_file(path) as file:
             if file.frames <= 0:
                 return f"{path}: no samples"
             return float(file.frames / file.samplerate)

@@ -1,4 +1,7 @@
-"""The training loop: on one CPU, one GPU or many, from the first step to the last."""
+"""The training loop, on one CPU, one GPU or several processes.
+
+Read `Trainer.run` first, then `_train_step`. The state on disk is in `checkpoint.py`.
+"""
 
 from __future__ import annotations
 
@@ -17,19 +20,19 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from dac_codec import pretrained
-from dac_codec.common.errors import CheckpointError, DacError
+from dac_codec.common.errors import DacError
 from dac_codec.common.files import expanded
 from dac_codec.common.manifest import Sound
 from dac_codec.inference.memory import keep_freed_memory
 from dac_codec.model import DAC
 from dac_codec.model.discriminator import Discriminator
-from dac_codec.model.layers import convolutions
 from dac_codec.training import checkpoint, codebooks
-from dac_codec.training.config import Stage, TrainConfig
-from dac_codec.training.excerpts import Batch, ExcerptDataset, batches
-from dac_codec.training.losses import ReconstructionLosses, discriminator_loss, generator_losses, weighted_sum
-from dac_codec.training.optimizers import Muon, directions
+from dac_codec.training.config import Phase, TrainConfig
+from dac_codec.training.excerpts import ExcerptDataset
+from dac_codec.training.generator import Generated, Generator, build_model
+from dac_codec.training.loader import Batch, batches
+from dac_codec.training.losses import ReconstructionLosses, discriminator_loss, generator_losses, halves, weighted_sum
+from dac_codec.training.optimizers import build_optimizers
 from dac_codec.training.processes import StopFlag, any_process, start, stop_signals, total
 from dac_codec.training.runlog import RunLog
 from dac_codec.training.sounds import find_sounds
@@ -39,17 +42,17 @@ logger = logging.getLogger(__name__)
 
 
 class Trainer:
-    """One training run. The same configuration again goes on where the run stopped.
+    """One training run. A run with the same configuration continues where the last one stopped.
 
-    What is random in a step depends on the seed, the step and the process alone, so the number of the step is all that
-    has to be remembered to go on exactly.
+    The random numbers of a step depend only on the seed, the step and the process, so that resuming needs no random
+    state besides the step.
 
     Args:
-        config: everything about it.
+        config: all settings of the run.
 
     Raises:
-        DacError: there is nothing to hear, a checkpoint can't be read or belongs to another network, or the folder
-            holds a run that must not be continued.
+        DacError: there are no sounds, a checkpoint cannot be read or belongs to another network, or the folder holds a
+            run that must not be continued.
     """
 
     def __init__(self, config: TrainConfig) -> None:
@@ -58,95 +61,79 @@ class Trainer:
         self.folder = expanded(settings.folder)
         self.checkpoints = checkpoint.Checkpoints(self.folder / "checkpoints", settings.keep_last)
         self.fabric = start(config)
-        if self.fabric.device.type == "cpu":
+        device = self.fabric.device
+        if device.type == "cpu":
             keep_freed_memory()
-        state = self._find_state()
+        state = self.checkpoints.find(config.resume)
 
-        train, val = _sounds(config, self.fabric)
-        self.data = _excerpts(config, train)
+        train, val = _find_sounds(config, self.fabric)
+        self.data = ExcerptDataset(
+            train, config.data, sample_rate=config.model.sample_rate, length=config.excerpt_length, seed=settings.seed
+        )
         self.skipped: set[str] = set()
+        self.validation = Validation(config, val, self.folder / "validation", self.fabric)
 
         torch.manual_seed(settings.seed)
-        self.model = DAC(config.model)
+        self.model = build_model(config)
         self.model.name = self.folder.name
-        if settings.fan_in_init:
-            for conv in convolutions(self.model):
-                conv.weight = nn.init.kaiming_uniform_(torch.empty_like(conv.weight), a=math.sqrt(5))
         self.discriminator: Discriminator | None = None
         if config.adversarial:
             self.discriminator = Discriminator(
                 sample_rate=config.model.sample_rate, **config.discriminator.model_dump()
             )
         if settings.init_from is not None and state is None:
-            self._start_from(settings.init_from)
-        self.model.to(self.fabric.device)
+            checkpoint.load_pretrained(
+                self.model, self.discriminator, settings.init_from, verbose=self.fabric.is_global_zero
+            )
+        self.model.to(device)
         self.ema: AveragedModel | None = None
         if settings.ema is not None:
             self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
-        self.usage: codebooks.Usage | None = None
-        if settings.revive_every:
-            self.usage = codebooks.Usage(self.model).to(self.fabric.device)
-        self.losses = ReconstructionLosses(config.loss, config.model.sample_rate).to(self.fabric.device)
-        self.validation = Validation(config, val, self.folder / "validation", self.fabric)
-        if self.fabric.is_global_zero:
-            for file in self.validation.clips.skipped:
-                logger.warning("skipped %s", file)
+        self.usage = codebooks.Usage(self.model).to(device) if settings.revive_every else None
+        self.losses = ReconstructionLosses(config.loss, config.model.sample_rate).to(device)
 
-        turned = directions(self.model) if settings.optimizer == "muon" else []
-        self.generator_optimizer = _adamw(self.model, settings.learning_rate, turned)
-        self.muon = Muon(turned, settings.learning_rate) if turned else None
-        self.generator = self.fabric.setup_module(_Generator(self.model, settings.compile))
+        self.optimizers = build_optimizers(self.model, self.discriminator, settings)
+        self.generator = self.fabric.setup_module(Generator(self.model, settings.compile))
         if self.discriminator is not None:
             if settings.compile:
                 self.discriminator.compile()
-            self.discriminator_optimizer = _adamw(self.discriminator, settings.learning_rate)
             self.critic = self.fabric.setup_module(self.discriminator)
 
         self.step = 0
         self.validated = 0
         self.best = math.inf
         if state is not None:
-            self._restore(state)
+            self.step, self.validated, self.best, self.skipped = checkpoint.restore(state, self._parts(), self.folder)
+            if self.fabric.is_global_zero:
+                logger.info("resuming at step %d", self.step)
 
     # ------------------------------------------------------------------------------------------------------------------
     # The run
     # ------------------------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Train to the end of the last stage, or until Ctrl-C or SIGTERM, which save the state and return.
+        """Train to the end of the last phase, or until Ctrl-C or SIGTERM; the state is saved in either case.
 
         Raises:
-            DacError: a loss or gradient is not finite, or nothing can be read or written any more.
+            DacError: a loss or gradient is not finite, or a file cannot be read or written.
         """
         settings = self.config.trainer
         with ExitStack() as stack:
             stop = stack.enter_context(stop_signals())
-            stack.enter_context(logging_redirect_tqdm())
-            log, progress = None, tqdm(total=settings.n_steps, initial=self.step, disable=True)
-            if self.fabric.is_global_zero:
-                for folder in (self.checkpoints.folder, self.folder, self.folder / "best", self.folder / "model"):
-                    checkpoint.remove_temporaries(folder)
-                log = RunLog(self.folder, self.config.logger, self.config.to_dict(), self.step)
-                stack.callback(log.close)
-                progress = stack.enter_context(
-                    tqdm(total=settings.n_steps, initial=self.step, disable=None, unit="step")
-                )
-
-            if settings.compile and self.fabric.is_global_zero:
-                logger.info("the first steps are compiled, which takes some minutes")
+            log, progress = self._start_log(stack)
             validated = self.validated
-            improved = self._validate_if_due(log, stop)
-            if self.validated != validated:  # the run was stopped before it could be
+            improved = self._validate_if_due(log, stop)  # the last run may have been stopped during its validation
+            if self.validated != validated:
                 self._save(improved)
             stream = self._batches()
             while self.step < settings.n_steps and not any_process(self.fabric, stop.is_set):
                 started = time.perf_counter()
                 if self._quantization_begins():
-                    self.best = math.inf  # No quantizer is as good as none.
+                    self.best = math.inf  # distances without a quantizer do not compare with those with one
                     self._fit_codebooks()
-                micro_batches = [self._heard(next(stream)) for _ in range(settings.accumulate)]
+                reals = [self._audio_of(next(stream)) for _ in range(settings.accumulate)]
                 waited = time.perf_counter() - started
-                values = self._train_step(micro_batches)
+                values = self._train_step(reals)
                 self.step += 1
                 progress.update()
                 if self.step % settings.log_every == 0 or self.step == settings.n_steps:
@@ -158,17 +145,32 @@ class Trainer:
             if self.step < settings.n_steps:
                 self._save(best=False)
                 if self.fabric.is_global_zero:
-                    logger.warning("stopped at step %d; the same command, with resume=auto, goes on", self.step)
+                    logger.warning("stopped at step %d; the same command with resume=auto continues", self.step)
             elif self.fabric.is_global_zero:
                 self._export("model")
 
-    def stage(self, step: int) -> Stage:
-        """The stage that a step belongs to, the first one being step 0."""
-        stages = self.config.trainer.stages
-        return next((stage for stage in stages if step < stage.until), stages[-1])
+    def phase(self, step: int) -> Phase:
+        """The phase of a step; the first step is 0."""
+        phases = self.config.trainer.phases
+        return next((phase for phase in phases if step < phase.until), phases[-1])
+
+    def _start_log(self, stack: ExitStack) -> tuple[RunLog | None, Any]:
+        """The log, in the first process only, and the progress bar; both are closed with the stack."""
+        stack.enter_context(logging_redirect_tqdm())
+        settings, log = self.config.trainer, None
+        if self.fabric.is_global_zero:
+            for folder in (self.checkpoints.folder, self.folder, self.folder / "best", self.folder / "model"):
+                checkpoint.remove_temporaries(folder)
+            log = RunLog(self.folder, self.config.logger, self.config.to_dict(), self.step)
+            stack.callback(log.close)
+            if settings.compile:
+                logger.info("compiling; the first steps take some minutes")
+        disable = None if self.fabric.is_global_zero else True
+        bar = tqdm(total=settings.n_steps, initial=self.step, disable=disable, unit="step")
+        return log, stack.enter_context(bar)
 
     def _batches(self) -> Iterator[Batch]:
-        """What this process hears in the steps that are left."""
+        """The batches of this process for the remaining steps."""
         settings = self.config.trainer
         return batches(
             self.data,
@@ -182,8 +184,8 @@ class Trainer:
             pin_memory=self.fabric.device.type == "cuda",
         )
 
-    def _heard(self, batch: Batch) -> Tensor:
-        """A batch's audio [B, 1, T] on the device; files that could not be read are named, each once."""
+    def _audio_of(self, batch: Batch) -> Tensor:
+        """The audio [B, 1, T] of a batch on the device. Files that could not be read are logged, each once."""
         for file in batch.skipped:
             if file not in self.skipped:
                 self.skipped.add(file)
@@ -198,76 +200,76 @@ class Trainer:
         """One step of the discriminators and one of the generator on micro-batches of audio [B, 1, T].
 
         Returns:
-            The losses, unweighted, and the norms of the gradients before clipping.
+            The unweighted losses, and the norms of the gradients before clipping.
         """
-        stage = self.stage(self.step)
+        phase = self.phase(self.step)
         self._set_learning_rate()
-        self.model.train(stage.generator)
+        self.model.train(phase.generator)
         values: dict[str, float] = {}
-        # One pass of the generator serves both steps. The graphs of several micro-batches would not fit into memory
-        # together, so that with accumulation the discriminators get a pass of their own.
+        # With one micro-batch, a single generator pass serves both steps. The graphs of several micro-batches would not
+        # fit into memory together, so that the discriminators then get passes of their own.
         shared = self._generate(reals[0], 0) if len(reals) == 1 else None
-        if self.discriminator is not None and stage.adversarial:
+        if self.discriminator is not None and phase.adversarial:
             values |= self._discriminator_step(reals, shared)
-        if stage.generator:
+        if phase.generator:
             values |= self._generator_step(reals, shared)
         return values
 
-    def _discriminator_step(self, reals: list[Tensor], shared: tuple[Tensor, ...] | None) -> dict[str, float]:
+    def _discriminator_step(self, reals: list[Tensor], shared: Generated | None) -> dict[str, float]:
         self.critic.requires_grad_(True)
         mean = torch.zeros((), device=self.fabric.device)
         for index, real in enumerate(reals):
             with torch.no_grad():
-                fake = shared[0].detach() if shared is not None else self._generate(real, index)[0]
+                fake = (shared or self._generate(real, index)).audio.detach()
             with self.fabric.no_backward_sync(self.critic, enabled=index + 1 < len(reals)):
-                maps = self.critic(torch.cat([fake, real]))
-                loss = discriminator_loss(*_halves(maps)) / len(reals)
+                loss = discriminator_loss(*halves(self.critic(torch.cat([fake, real])))) / len(reals)
                 self.fabric.backward(loss)
             mean += loss.detach()
-        values = {"discriminator": mean}
-        return self._update(self.critic, [self.discriminator_optimizer], values, reals, "discriminator")
+        optimizers = [self.optimizers["discriminator_optimizer"]]
+        return self._update(self.critic, optimizers, {"discriminator": mean}, reals, "discriminator")
 
-    def _generator_step(self, reals: list[Tensor], shared: tuple[Tensor, ...] | None) -> dict[str, float]:
-        stage = self.stage(self.step)
+    def _generator_step(self, reals: list[Tensor], shared: Generated | None) -> dict[str, float]:
+        phase = self.phase(self.step)
         totals: dict[str, Tensor] = {}
         for index, real in enumerate(reals):
             with self.fabric.no_backward_sync(self.generator, enabled=index + 1 < len(reals)):
-                fake, commitment, codebook, codes, latents = (
-                    shared if shared is not None else self._generate(real, index)
-                )
-                losses = self.losses(fake, real)
-                if stage.quantize:
-                    losses |= {"codebook": codebook, "commitment": commitment}
+                fake = shared or self._generate(real, index)
+                losses = self.losses(fake.audio, real)
+                if phase.quantize:
+                    losses |= {"codebook": fake.codebook_loss, "commitment": fake.commitment_loss}
                     if self.usage is not None:
-                        self.usage.count(codes)
-                if self.discriminator is not None and stage.adversarial:
-                    adversarial, matching = self._judge(fake, real)
+                        self.usage.count(fake.codes)
+                if self.discriminator is not None and phase.adversarial:
+                    adversarial, matching = self._judge(fake.audio, real)
                     losses |= {"adversarial": adversarial, "feature_matching": matching}
                 self.fabric.backward(weighted_sum(losses, self.config.loss) / len(reals))
             for name, loss in losses.items():
                 totals[name] = totals.get(name, 0.0) + loss.detach() / len(reals)
-        optimizers = [self.generator_optimizer, self.muon] if self.muon is not None else [self.generator_optimizer]
+        optimizers = [one for name, one in self.optimizers.items() if name != "discriminator_optimizer"]
         values = self._update(self.generator, optimizers, totals, reals, "generator")
-        if self.usage is not None and stage.quantize and (self.step + 1) % self.config.trainer.revive_every == 0:
-            randomness = _generator_of([self.config.trainer.seed, self.step])
+        if self.usage is not None and phase.quantize and (self.step + 1) % self.config.trainer.revive_every == 0:
             values["revived"] = self.usage.revive(
-                self.model, latents, self.generator_optimizer, self.fabric, randomness, self._average()
+                self.model,
+                fake.latents,
+                self.optimizers["generator_optimizer"],
+                self.fabric,
+                _seeded(self.config.trainer.seed, self.step),
+                self._average(),
             )
         if self.ema is not None:
             self.ema.update_parameters(self.model)
         return values
 
-    def _generate(self, real: Tensor, index: int) -> tuple[Tensor, ...]:
-        """Decoded audio [B, 1, T], commitment loss, codebook loss, codes and latents of a micro-batch of the step."""
-        stage = self.stage(self.step)
-        trained = stage.generator and torch.is_grad_enabled()
-        seeds = [self.config.trainer.seed, self.step, index, self.fabric.global_rank]
-        with torch.set_grad_enabled(trained):
-            outputs: tuple[Tensor, ...] = self.generator(real, stage.quantize, _generator_of(seeds))
-        return outputs
+    def _generate(self, real: Tensor, index: int) -> Generated:
+        """Encode and decode micro-batch `index` of the step, with gradients if the generator is trained."""
+        phase = self.phase(self.step)
+        generator = _seeded(self.config.trainer.seed, self.step, index, self.fabric.global_rank)
+        with torch.set_grad_enabled(phase.generator and torch.is_grad_enabled()):
+            generated: Generated = self.generator(real, phase.quantize, generator)
+        return generated
 
     def _judge(self, fake: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-        """Adversarial and feature-matching loss; only the generator learns from them."""
+        """Adversarial and feature-matching loss, with gradients for the generator only."""
         assert self.discriminator is not None
         self.discriminator.requires_grad_(False)
         with self.fabric.autocast():
@@ -283,25 +285,25 @@ class Trainer:
         reals: list[Tensor],
         name: str,
     ) -> dict[str, float]:
-        """Clip the gradients and step, unless something is not finite: then save everything and stop."""
+        """Clip the gradients and step; if a value is not finite, save everything and raise instead."""
         limit = self.config.trainer.clip_generator if name == "generator" else self.config.trainer.clip_discriminator
         norm = nn.utils.clip_grad_norm_(module.parameters(), limit)
         measured = losses | {f"gradient/{name}": norm}
         numbers = torch.stack([value.detach().float() for value in measured.values()]).tolist()
         values = dict(zip(measured, numbers, strict=True))
         if any_process(self.fabric, not all(map(math.isfinite, numbers))):
-            self._give_up(values, reals)
+            self._fail(values, reals)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         return values
 
-    def _give_up(self, values: dict[str, float], reals: list[Tensor]) -> None:
+    def _fail(self, values: dict[str, float], reals: list[Tensor]) -> None:
         wrong = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
         path = self.folder / f"failed-step-{self.step + 1:08}-process-{self.fabric.global_rank}.pt"
         checkpoint.save(self._state() | {"batch": [real.cpu() for real in reals], "values": values}, path)
         raise DacError(
-            f"{', '.join(wrong) or 'something in another process is not finite'} at step {self.step + 1}; "
+            f"{', '.join(wrong) or 'a value of another process is not finite'} at step {self.step + 1}; "
             f"the state and the batch are in {path}"
         )
 
@@ -310,220 +312,119 @@ class Trainer:
         rate = settings.learning_rate * settings.decay**self.step
         if settings.cooldown:
             rate *= min(1.0, (settings.n_steps - self.step) / settings.cooldown)
-        for optimizer in self._optimizers().values():
+        for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
                 group["lr"] = rate
 
     def _quantization_begins(self) -> bool:
-        return self.step > 0 and self.stage(self.step).quantize > 0 and not self.stage(self.step - 1).quantize
+        return self.step > 0 and self.phase(self.step).quantize > 0 and not self.phase(self.step - 1).quantize
 
     @torch.no_grad()
     def _fit_codebooks(self) -> None:
-        """Start the quantizer from k-means on the latents of the training data, the same in every process."""
+        """Initialize the quantizer by k-means on latents of the training data, the same in every process."""
         settings = self.config.trainer
         if self.config.model.codebook_learning == "moving_average":
-            return  # Those start from the data by themselves.
+            return  # these codebooks initialize themselves from the first batch
         self.model.eval()
-        heard = batches(
+        stream = batches(
             self.data,
             first_step=0,
             last_step=settings.codebook_batches,
             batch_size=settings.batch_size,
             workers=settings.workers,
         )
-        latents = [self.model.encoder(self.model.preprocess(self._heard(batch))) for batch in heard]
-        flat = torch.cat([one.transpose(1, 2).flatten(0, 1).float() for one in latents])
-        codebooks.initialise(self.model, flat, _generator_of([settings.seed, self.step]))
+        latents = [self.model.encoder(self.model.preprocess(self._audio_of(batch))) for batch in stream]
+        codebooks.initialize(self.model, torch.cat(latents), _seeded(settings.seed, self.step))
         for parameter in self.model.quantizer.parameters():
             parameter.copy_(self.fabric.broadcast(parameter))
-            # What the optimizers remember of the random projections is worth nothing now.
-            for optimizer in self._optimizers().values():
+            for optimizer in self.optimizers.values():  # their moments belong to the random initialization
                 optimizer.state.pop(parameter, None)
         if (average := self._average()) is not None:
             average.quantizer.load_state_dict(self.model.quantizer.state_dict())
 
     # ------------------------------------------------------------------------------------------------------------------
-    # Watching it
+    # Logs, validation and export
     # ------------------------------------------------------------------------------------------------------------------
 
     def _report(self, values: dict[str, float], log: RunLog | None, progress: Any) -> None:
         if self.fabric.world_size > 1:
             sums = total(self.fabric, torch.tensor(list(values.values()), device=self.fabric.device))
             values = dict(zip(values, (sums / self.fabric.world_size).tolist(), strict=True))
-        values["learning_rate"] = self.generator_optimizer.param_groups[0]["lr"]
-        values["skipped_files"] = len(self.skipped)
         if self.fabric.device.type == "cuda":
             values["gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        progress.set_postfix({name: f"{value:.3g}" for name, value in values.items()})
+        values["learning_rate"] = self.optimizers["generator_optimizer"].param_groups[0]["lr"]
+        values["skipped_files"] = len(self.skipped)
         if log is not None:
             log.write(self.step, values)
-        shown = {
-            name: f"{value:.3g}" for name, value in values.items() if name not in ("learning_rate", "skipped_files")
-        }
-        progress.set_postfix(shown)
 
     def _validate_if_due(self, log: RunLog | None, stop: StopFlag) -> bool:
-        """Validate if this step asks for it and it has not been done yet. Returns whether it is the best so far."""
+        """Validate if it is due at this step and not yet done. Returns whether the network is the best so far."""
         settings = self.config.trainer
         due = self.step > 0 and (self.step % settings.validate_every == 0 or self.step == settings.n_steps)
         if not due or self.validated == self.step:
             return False
-        model = self._trained_model()
-        found = self.validation.run(model, self.step, self.stage(self.step - 1).quantize > 0, stop)
-        if found is None:  # stopped on the way; it is done again when the run goes on
+        quantize = self.phase(self.step - 1).quantize > 0
+        findings = self.validation.run(self._trained_model(), self.step, quantize, stop)
+        if findings is None:  # stopped; the resumed run validates again
             return False
         self.validated = self.step
-        improved = found.values["val/mel_distance"] < self.best
-        self.best = min(self.best, found.values["val/mel_distance"])
+        improved = findings.values["val/mel_distance"] < self.best
+        self.best = min(self.best, findings.values["val/mel_distance"])
         if log is not None:
-            log.write(self.step, found.values)
-            log.show(self.step, found.sounds, found.pictures)
+            log.write(self.step, findings.values)
+            log.show(self.step, findings.sounds, findings.pictures)
         if improved and self.fabric.is_global_zero:
             self._export("best")
         return improved
 
     def _trained_model(self) -> DAC:
-        """The network that is validated and exported: the averaged one where there is an average."""
+        """The network that is validated and exported: the moving average if there is one."""
         average = self._average()
         return self.model if average is None else average
 
     def _average(self) -> DAC | None:
-        """The network whose weights are moving averages, where there is one."""
+        """The network whose weights are moving averages, if `trainer.ema` is set."""
         if self.ema is None:
             return None
         average: DAC = self.ema.module  # type: ignore[assignment]
         return average
 
     def _export(self, name: str) -> None:
-        """Write the model, and the discriminators beside it, for `DAC.from_pretrained` and for fine-tuning."""
+        """Write the model for `DAC.from_pretrained`, and the discriminators beside it for fine-tuning."""
         folder = self.folder / name
         self._trained_model().save_pretrained(folder)
         if self.discriminator is not None:
             checkpoint.save_discriminator(self.discriminator, folder)
-
-    # ------------------------------------------------------------------------------------------------------------------
-    # Never losing work
-    # ------------------------------------------------------------------------------------------------------------------
 
     def _save(self, best: bool) -> None:
         if self.fabric.is_global_zero:
             self.checkpoints.save(self._state(), self.step, best)
         self.fabric.barrier()
 
-    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        optimizers: dict[str, torch.optim.Optimizer] = {"generator_optimizer": self.generator_optimizer}
-        if self.muon is not None:
-            optimizers["muon"] = self.muon
-        if self.discriminator is not None:
-            optimizers["discriminator_optimizer"] = self.discriminator_optimizer
-        return optimizers
-
-    def _modules(self) -> dict[str, nn.Module]:
-        modules: dict[str, nn.Module | None] = {
-            "model": self.model,
-            "ema": self.ema,
-            "discriminator": self.discriminator,
-            "usage": self.usage,
-        }
-        return {name: module for name, module in modules.items() if module is not None}
-
     def _state(self) -> dict[str, Any]:
-        """Everything that the run needs to go on as if it had never stopped."""
-        parts = self._modules() | self._optimizers()
+        """Everything that resuming needs."""
         return {
             "config": self.config.to_dict(),
             "step": self.step,
             "validated": self.validated,
             "best": self.best,
             "skipped": sorted(self.skipped),
-        } | {name: part.state_dict() for name, part in parts.items()}
+        } | {name: part.state_dict() for name, part in self._parts().items()}
 
-    def _find_state(self) -> dict[str, Any] | None:
-        """The state to go on from, if there is one."""
-        latest, wish = self.checkpoints.latest(), self.config.resume
-        if wish == "auto":
-            return checkpoint.load(latest) if latest is not None else None
-        if wish != "never":
-            state = checkpoint.load(expanded(wish))
-            later = [path.name for step, path in self.checkpoints.steps() if step > state.get("step", step)]
-            if later:
-                raise CheckpointError(
-                    f"{self.folder} goes on to a later step than {wish}: take another trainer.folder, or remove "
-                    f"{', '.join(later)} from its checkpoints"
-                )
-            return state
-        if latest is not None:
-            raise CheckpointError(f"{self.folder} holds a run already: take another trainer.folder, or resume=auto")
-        return None
-
-    def _restore(self, state: dict[str, Any]) -> None:
-        modules, optimizers = self._modules(), self._optimizers()
-        # A run may have been started without discriminators, an average or a watch on codebooks, and go on with them.
-        optional = {"ema", "discriminator", "discriminator_optimizer", "usage"}
-        try:
-            for name, part in (modules | optimizers).items():
-                if name in state or name not in optional:
-                    part.load_state_dict(state[name])
-            if self.ema is not None and "ema" not in state:
-                self.ema.module.load_state_dict(state["model"])
-            self.step, self.validated, self.best = state["step"], state["validated"], state["best"]
-            self.skipped = set(state["skipped"])
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise CheckpointError(
-                f"the checkpoint that {self.folder} goes on from does not fit this configuration: "
-                f"{checkpoint.first_reason(error)}"
-            ) from error
-        if self.fabric.is_global_zero:
-            logger.info("going on from step %d", self.step)
-
-    def _start_from(self, name_or_path: str) -> None:
-        """Take over weights to fine-tune."""
-        source = pretrained.load(name_or_path, progress=self.fabric.is_global_zero)
-        try:
-            self.model.load_state_dict(source.state_dict())
-        except RuntimeError as error:
-            raise CheckpointError(
-                f"{name_or_path} is a network of another shape than the one to be trained: {source.config}"
-            ) from error
-        folder = pretrained.folder_of(name_or_path)
-        if self.discriminator is not None and folder is not None and (folder / checkpoint.DISCRIMINATOR_FILE).is_file():
-            missing = checkpoint.load_discriminator(self.discriminator, folder)
-            if missing and self.fabric.is_global_zero:
-                logger.info("discriminators that begin anew, as %s has none: %s", name_or_path, "; ".join(missing))
+    def _parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
+        """The modules and optimizers with a state, by their names in a checkpoint."""
+        modules: dict[str, nn.Module | None] = {
+            "model": self.model,
+            "ema": self.ema,
+            "discriminator": self.discriminator,
+            "usage": self.usage,
+        }
+        return {name: module for name, module in modules.items() if module is not None} | self.optimizers
 
 
-class _Generator(nn.Module):
-    """Encoder, quantizer and decoder as one call, which is what parallel strategies and autocast wrap."""
-
-    def __init__(self, model: DAC, compile: bool) -> None:
-        super().__init__()
-        self.model = model
-        if compile:
-            model.encoder.compile()
-            model.decoder.compile()
-
-    def forward(self, real: Tensor, quantize: float, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Decoded audio of real audio [B, 1, T], commitment loss, codebook loss, codes [B, N, F] and what was looked up
-        [B, N * codebook_dim, F]; without the quantizer, no codes.
-
-        Args:
-            real: what to encode and decode.
-            quantize: share of the batch that is decoded from quantized latents.
-            generator: of what is left to chance.
-        """
-        z = self.model.encoder(self.model.preprocess(real))
-        commitment = codebook = z.new_zeros(())
-        codes = latents = z.new_zeros(0)
-        if quantize:
-            quantized = self.model.quantizer(z, generator=generator)
-            _, codes, latents, commitment, codebook = quantized
-            drawn = torch.rand(z.shape[0], 1, 1, generator=generator) < quantize
-            z = torch.where(drawn.to(z.device), quantized.z, z)
-        fake = self.model.decode(z)
-        return fake[..., : real.shape[-1]], commitment, codebook, codes, latents.detach()
-
-
-def _sounds(config: TrainConfig, fabric: Fabric) -> tuple[Sequence[Sound], Sequence[Sound]]:
-    """What to train and what to validate with; files that can't be read are named and counted."""
+def _find_sounds(config: TrainConfig, fabric: Fabric) -> tuple[Sequence[Sound], Sequence[Sound]]:
+    """The sounds to train on and to validate on. Files that cannot be read are logged."""
     found = find_sounds(
         config.data.sounds,
         "train",
@@ -535,46 +436,10 @@ def _sounds(config: TrainConfig, fabric: Fabric) -> tuple[Sequence[Sound], Seque
     if fabric.is_global_zero:
         for file in found.unreadable:
             logger.warning("skipped %s", file)
-        logger.info(
-            "sounds to train with: %d, to validate with: %d, that can't be read: %d",
-            len(train),
-            len(val),
-            len(found.unreadable),
-        )
+        logger.info("sounds: %d train, %d validation, %d unreadable", len(train), len(val), len(found.unreadable))
     return train, val
 
 
-def _excerpts(config: TrainConfig, sounds: Sequence[Sound]) -> ExcerptDataset:
-    data = config.data
-    return ExcerptDataset(
-        sounds=sounds,
-        sample_rate=config.model.sample_rate,
-        length=config.excerpt_length,
-        weights=data.weights,
-        seed=config.trainer.seed,
-        quietest=data.quietest,
-        tries=data.tries,
-        channel=data.channel,
-        rotate_phase=data.rotate_phase,
-        low_pass=data.low_pass,
-        attenuation=data.attenuation,
-        silence=data.silence,
-        distinct=data.distinct,
-    )
-
-
-def _adamw(module: nn.Module, learning_rate: float, excluded: Sequence[Tensor] = ()) -> torch.optim.AdamW:
-    others = {id(one) for one in excluded}
-    trained = [one for one in module.parameters() if one.requires_grad and id(one) not in others]
-    return torch.optim.AdamW(trained, learning_rate, betas=(0.8, 0.99), fused=True)
-
-
-def _generator_of(seeds: Sequence[int]) -> torch.Generator:
-    """A source of randomness that depends on all of some numbers."""
+def _seeded(*seeds: int) -> torch.Generator:
+    """A generator seeded by several numbers."""
     return torch.Generator().manual_seed(int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0] >> 1))
-
-
-def _halves(maps: list[list[Tensor]]) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
-    """The feature maps of the two halves of a batch."""
-    split = [[one.chunk(2) for one in group] for group in maps]
-    return [[one for one, _ in group] for group in split], [[other for _, other in group] for group in split]

@@ -1,47 +1,51 @@
-"""What happens to an excerpt between the file and the network. Pure functions on float32 arrays [C, T].
+"""Changes of an excerpt between file and network: pure functions of float32 arrays [C, T].
 
 Randomness comes from the numpy Generator that is passed in.
 """
 
 from __future__ import annotations
 
+import cmath
 import math
-from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 import numpy as np
+import torch
 from scipy import fft
+from torchaudio.functional import fftconvolve
 
-from dac_codec import audio as sound
-from dac_codec.audio import Audio
+from dac_codec.audio import SILENCE_LUFS, Audio, apply_gain, loudness
 
 Channel: TypeAlias = Literal["mix", "random"]
 
-_FADE = 1024  # samples over which a waveform's mirrored ends fade out before it is filtered
+TARGET_LUFS = -16.0
+"""Loudness of the excerpts of the reference's training configuration."""
+
+_FADE = 1024  # samples over which the mirrored ends of a waveform fade out before its phases are rotated
 
 
-def to_mono(samples: Audio, channel: Channel, random: np.random.Generator) -> Audio:
-    """One channel [1, T] of samples [C, T]: the mean of all, or one of them, each as often as the others."""
+def to_mono(audio: Audio, channel: Channel, random: np.random.Generator) -> Audio:
+    """One channel [1, T] of audio [C, T]: the mean of all, or a random one."""
     if channel == "random":
-        chosen = int(random.integers(len(samples)))
-        return np.ascontiguousarray(samples[chosen : chosen + 1])
-    mean: Audio = samples.mean(0, keepdims=True)
+        chosen = int(random.integers(len(audio)))
+        return np.ascontiguousarray(audio[chosen : chosen + 1])
+    mean: Audio = audio.mean(0, keepdims=True)
     return mean
 
 
-def normalize_loudness(audio: Audio, sample_rate: int, target_lufs: float = -16.0) -> tuple[Audio, float]:
+def normalize_loudness(audio: Audio, sample_rate: int, target_lufs: float = TARGET_LUFS) -> tuple[Audio, float]:
     """Scale audio [C, T] to a loudness (ITU-R BS.1770-4), beyond full scale if need be.
 
-    The order is that of the reference's training configuration: loudness first (VolumeNorm), then the peak
-    (RescaleAudio, here `limit_peak`). What measures -70 LUFS, the least there is, is silence and stays as it is.
+    The order is that of the reference's training configuration: first the loudness (VolumeNorm), then the peak
+    (RescaleAudio, here `limit_peak`). Audio of -70 LUFS, the lowest value, is silence and is returned unchanged.
 
     Returns:
-        The scaled audio, and the loudness before, in LUFS.
+        The scaled audio, and its loudness before, in LUFS.
     """
-    measured = sound.loudness(audio, sample_rate)
-    if measured <= sound.SILENCE_LUFS:
+    measured = loudness(audio, sample_rate)
+    if measured <= SILENCE_LUFS:
         return audio, measured
-    return sound.apply_gain(audio, target_lufs - measured), measured
+    return apply_gain(audio, target_lufs - measured), measured
 
 
 def limit_peak(audio: Audio, peak: float = 1.0) -> Audio:
@@ -54,52 +58,46 @@ def limit_peak(audio: Audio, peak: float = 1.0) -> Audio:
 
 
 def rotate_phase(audio: Audio, angle: float) -> Audio:
-    """Move the phase of every frequency in audio [C, T] by the same angle, in radians.
+    """Rotate the phase of every frequency of audio [C, T] by an angle in radians, which is hardly audible.
 
-    That is x cos(angle) - H(x) sin(angle), where x + i H(x) is the analytic signal and H the Hilbert transform: hearing
-    hardly notices, but no sample stays what it was. An angle of 0 gives the input back, pi its negative.
+    The result is x cos(angle) - H(x) sin(angle), where H is the Hilbert transform. An angle of 0 returns the input, pi
+    its negative. The Hilbert transform of a step is a high peak; so the waveform is extended beyond its ends:
 
-    An end where the waveform isn't zero is a step, from which the Hilbert transform would make a high peak; `_filter`
-    leaves none.
-    """
-    return _filter(audio, lambda frequencies: np.complex64(complex(math.cos(angle), math.sin(angle))))
-
-
-def low_pass(audio: Audio, cutoff: float, width: float) -> Audio:
-    """Take from audio [C, T] all above a cutoff; frequencies are shares of the sample rate, 0.5 the highest there is.
-
-    The response falls from 1 to 0 along a cosine around the cutoff, over `width` in all, and leaves phases as they are.
-    """
-
-    def response(frequencies: Audio) -> Audio:
-        places = np.clip((frequencies - cutoff) / width, -0.5, 0.5)
-        return np.asarray(0.5 - 0.5 * np.sin(np.pi * places), np.float32)
-
-    return _filter(audio, response)
-
-
-def _filter(audio: Audio, response: Callable[[Audio], Audio | np.complex64]) -> Audio:
-    """Audio [C, T] with each frequency multiplied by a response to it, without what a step at either end would make.
-
-    The response is asked once, for all frequencies as shares of the sample rate. The waveform goes on beyond its ends,
-    mirrored and faded out, while it is transformed.
+        fade-in, mirrored  |  audio  |  mirrored, fade-out
     """
     n_samples = audio.shape[-1]
     extended = np.pad(audio, ((0, 0), (_FADE, _FADE)), mode="reflect")
     fade = np.sin(np.linspace(0, math.pi / 2, _FADE, endpoint=False, dtype=np.float32)) ** 2
     extended[:, :_FADE] *= fade
     extended[:, -_FADE:] *= fade[::-1]
-    n_fast = fft.next_fast_len(extended.shape[-1], real=True)
-    spectrum = fft.rfft(extended, n_fast) * response(fft.rfftfreq(n_fast))
-    filtered: Audio = np.ascontiguousarray(fft.irfft(spectrum, n_fast)[:, _FADE : _FADE + n_samples])
+    n_fft = fft.next_fast_len(extended.shape[-1], real=True)
+    spectrum = fft.rfft(extended, n_fft) * np.complex64(cmath.exp(1j * angle))
+    return np.ascontiguousarray(fft.irfft(spectrum, n_fft)[:, _FADE : _FADE + n_samples])
+
+
+def low_pass(audio: Audio, cutoff: float, width: float) -> Audio:
+    """Low-pass filter audio [C, T] with a linear-phase FIR filter, aligned in time.
+
+    The filter is a sinc under a Kaiser window with beta = 8: 80 dB of attenuation, and a transition of
+    5 / (length of the filter). The waveform is mirrored at its ends.
+
+    Args:
+        audio: the audio.
+        cutoff: middle of the transition, as a share of the sample rate (0.5 is the Nyquist frequency).
+        width: width of the transition, as a share of the sample rate.
+    """
+    n_samples, half = audio.shape[-1], math.ceil(2.5 / width)
+    times = torch.arange(-half, half + 1)
+    window = torch.kaiser_window(2 * half + 1, periodic=False, beta=8.0)
+    kernel = 2 * cutoff * torch.sinc(2 * cutoff * times) * window
+    after = fft.next_fast_len(n_samples + 4 * half, real=True) - n_samples - 3 * half  # >= half, for a fast FFT
+    extended = torch.from_numpy(np.pad(audio, ((0, 0), (half, after)), mode="reflect"))
+    filtered: Audio = fftconvolve(extended, kernel[None], mode="valid")[:, :n_samples].contiguous().numpy()
     return filtered
 
 
 def silence_part(audio: Audio, random: np.random.Generator) -> Audio:
-    """Replace a random part of audio [C, T], at the beginning or at the end, by digital silence; returns a new array.
-
-    The part is anything from one sample to all of them.
-    """
+    """Replace a random part at the beginning or end of audio [C, T] by digital silence: 1 to T samples."""
     n_samples = audio.shape[-1]
     n_silent = int(random.integers(1, n_samples + 1))
     silenced: Audio = audio.copy()

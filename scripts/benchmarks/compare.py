@@ -38,8 +38,9 @@ from tqdm import tqdm
 
 from dac_codec import audio as sound
 from dac_codec import pretrained
-from dac_codec.common.errors import DacError, exit_status
+from dac_codec.common.errors import DacError
 from dac_codec.common.files import atomic_write
+from dac_codec.common.scripts import exit_status
 from dac_codec.common.spectral import Spectra, mel_distance
 from dac_codec.model import DAC, PRESETS, DACConfig
 from dac_codec.model.layers import operations_per_second

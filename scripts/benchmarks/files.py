@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from dac_codec import DAC, audio, codec
-from dac_codec.common.errors import exit_status
+from dac_codec.common.scripts import exit_status
 from dac_codec.common.threads import parallel_map
 
 SAMPLE_RATE = 44100

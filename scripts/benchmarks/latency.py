@@ -13,7 +13,7 @@ import argparse
 import sys
 from dataclasses import replace
 
-from dac_codec.common.errors import exit_status
+from dac_codec.common.scripts import exit_status
 from dac_codec.inference import decoder_look_ahead, encoder_look_ahead
 from dac_codec.model import DAC, PRESETS, DACConfig
 from dac_codec.pretrained import DEFAULT_MODEL

@@ -32,8 +32,9 @@ import numpy as np
 # Neither torch nor matplotlib: the peak that the system counts for a process includes what its parent held when it was
 # started, so that this one has to stay small.
 from dac_codec import audio, bitstream
-from dac_codec.common.errors import DacError, exit_status
+from dac_codec.common.errors import DacError
 from dac_codec.common.files import atomic_write
+from dac_codec.common.scripts import exit_status
 
 SAMPLE_RATE = 44100
 PART_SECONDS = 10

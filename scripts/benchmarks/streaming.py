@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from dac_codec import DAC, StreamingDecoder, StreamingEncoder, inference, prepare
-from dac_codec.common.errors import exit_status
+from dac_codec.common.scripts import exit_status
 from dac_codec.pretrained import DEFAULT_MODEL
 
 CHUNK_FRAMES = (1, 4, 16, 64)

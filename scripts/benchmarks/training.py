@@ -29,13 +29,14 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from tqdm import tqdm
 
-from dac_codec.common.errors import exit_status
+from dac_codec.common.scripts import exit_status
 from dac_codec.common.spectral import Spectra
 from dac_codec.model import layers
 from dac_codec.model.discriminator import Discriminator
 from dac_codec.model.snake import TINY
 from dac_codec.training.config import TrainConfig
-from dac_codec.training.excerpts import batches
+from dac_codec.training.generator import Generated
+from dac_codec.training.loader import batches
 from dac_codec.training.trainer import Trainer
 
 PARTS = ("data", "generator forward", "discriminators", "losses", "adversary", "backward, update")
@@ -71,11 +72,11 @@ class Stopwatch(Trainer):
         for _ in range(n_steps):
             with self.measure("step"):
                 with self.measure("data"):
-                    reals = [self._heard(next(self._stream)) for _ in range(self.config.trainer.accumulate)]
+                    reals = [self._audio_of(next(self._stream)) for _ in range(self.config.trainer.accumulate)]
                 self._train_step(reals)
             self.step += 1
 
-    def _generate(self, real: Tensor, index: int) -> tuple[Tensor, ...]:
+    def _generate(self, real: Tensor, index: int) -> Generated:
         with self.measure("generator forward"):
             return super()._generate(real, index)
 

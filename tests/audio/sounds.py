@@ -21,7 +21,7 @@ needs_opus = pytest.mark.skipif(not HAS_OPUS, reason="this libsndfile has no opu
 
 
 def tones(seconds: float = 1.0, channels: int = 2, sample_rate: int = RATE) -> audio.Audio:
-    """A different sine per channel, [C, T]: swapped, shifted and lost samples all show."""
+    """A different sine in each channel [C, T], so that swapped, shifted and lost samples are noticed."""
     t = np.arange(round(seconds * sample_rate)) / sample_rate
     return np.stack([0.5 * np.sin(2 * np.pi * 220 * (c + 1) * t + c) for c in range(channels)]).astype(np.float32)
 
@@ -32,12 +32,12 @@ def noise(n_samples: int, channels: int = 1, level: float = 0.1, seed: int = 0) 
 
 
 def names(folder: Path) -> list[str]:
-    """Everything in a folder, hidden files included."""
+    """Names of all files in a folder, hidden ones included."""
     return sorted(path.name for path in folder.iterdir())
 
 
 class Pipe(io.RawIOBase):
-    """A binary stream that can't be sought in, like standard input or output behind a pipe."""
+    """A binary stream that is not seekable, like standard input or output behind a pipe."""
 
     def __init__(self, content: bytes = b"") -> None:
         self.incoming = io.BytesIO(content)
@@ -62,6 +62,6 @@ def write_damaged(path: Path, content: bytes) -> Path:
 
 
 def low_passed(waveform: audio.Audio, bandwidth: float, rate: int) -> audio.Audio:
-    """All of `audio.LowPass` at once."""
+    """`audio.LowPass` applied to a whole waveform."""
     low_pass = audio.LowPass(rate, waveform.shape[0], bandwidth)
     return np.concatenate((low_pass.push(waveform), low_pass.flush()), axis=1)

@@ -1,4 +1,4 @@
-"""dac_codec.audio in blocks: live sound, pipes, and that blocks join to what the whole gives."""
+"""dac_codec.audio in blocks: live sound, pipes, and equality with the whole."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def dealt(sound: audio.Audio, cuts: list[int]) -> list[audio.Audio]:
 
 
 def wav_bytes(sound: audio.Audio, subtype: str, extensible: bool = False) -> bytes:
-    """A wav file that libsndfile writes."""
+    """A wav file written by libsndfile."""
     buffer = io.BytesIO()
     soundfile.write(buffer, sound.T, RATE, subtype, format="WAVEX" if extensible else "WAV")
     return buffer.getvalue()
@@ -44,7 +44,7 @@ def wav_bytes(sound: audio.Audio, subtype: str, extensible: bool = False) -> byt
 
 @pytest.mark.parametrize("extensible", [False, True])
 @pytest.mark.parametrize("subtype", SUBTYPES)
-def test_a_wav_from_a_pipe_is_what_libsndfile_reads(subtype: str, extensible: bool) -> None:
+def test_wav_from_a_pipe_equals_libsndfile(subtype: str, extensible: bool) -> None:
     sound = np.concatenate([noise(1000, 3, 0.5), np.repeat(EDGES, 3, axis=0)], axis=1)
     content = wav_bytes(sound, subtype, extensible)
     expected = soundfile.read(io.BytesIO(content), dtype="float32")[0].T
@@ -59,14 +59,14 @@ def test_a_wav_from_a_pipe_is_what_libsndfile_reads(subtype: str, extensible: bo
 
 
 @pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 0x7FFFF000])
-def test_a_wav_of_unknown_length_goes_on_until_the_pipe_ends(size: int) -> None:
+def test_wav_of_unknown_length_ends_with_the_pipe(size: int) -> None:
     content = bytearray(wav_bytes(tones(0.1), "PCM_16"))
     content[40:44] = size.to_bytes(4, "little")
     loaded, _ = audio.read(Pipe(bytes(content) + b"\x01"))  # type: ignore[arg-type]
     np.testing.assert_allclose(loaded, tones(0.1), atol=2**-15)
 
 
-def test_other_chunks_of_a_wav_are_passed_over() -> None:
+def test_other_wav_chunks_are_skipped() -> None:
     content = wav_bytes(tones(0.1), "PCM_16")
     extra = b"JUNK" + struct.pack("<I", 5) + b"abcde\x00"
     loaded, _ = audio.read(Pipe(content[:12] + extra + content[12:36] + extra + content[36:] + extra))  # type: ignore[arg-type]
@@ -75,13 +75,13 @@ def test_other_chunks_of_a_wav_are_passed_over() -> None:
 
 
 @pytest.mark.parametrize("chunk", [b"JUNK" + bytes(4), b"LIST" + struct.pack("<I", 2**31)])
-def test_a_wav_whose_format_comes_late(chunk: bytes) -> None:
+def test_wav_with_a_late_format_chunk_is_refused(chunk: bytes) -> None:
     content = b"RIFF\xff\xff\xff\xffWAVE" + chunk * 2**17 + wav_bytes(tones(0.1), "PCM_16")[12:]
-    with pytest.raises(AudioError, match="more than 1 MiB stands before the wav's format"):
+    with pytest.raises(AudioError, match="more than 1 MiB precedes the wav's format"):
         audio.read(Pipe(content))  # type: ignore[arg-type]
 
 
-def test_chunks_before_the_format_cost_linear_time() -> None:
+def test_wav_chunks_are_read_in_linear_time() -> None:
     content = wav_bytes(tones(0.1), "PCM_16")
     seconds = []
     for size in (2**17, 2**19):
@@ -104,7 +104,7 @@ def test_rf64_from_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("cut", [0, 3, 11, 12, 30, 36, 40, 44])
-def test_a_wav_that_ends_in_its_header(cut: int) -> None:
+def test_wav_truncated_in_its_header(cut: int) -> None:
     with pytest.raises(AudioError):
         audio.read(Pipe(wav_bytes(tones(0.1), "PCM_16")[:cut]))  # type: ignore[arg-type]
 
@@ -112,7 +112,7 @@ def test_a_wav_that_ends_in_its_header(cut: int) -> None:
 @given(st.binary(max_size=80), st.integers(0, 44))
 @settings(max_examples=100, deadline=None)
 @pytest.mark.filterwarnings("ignore")
-def test_a_damaged_wav_on_a_pipe_gives_sound_or_an_error(garbage: bytes, kept: int) -> None:
+def test_damaged_wav_on_a_pipe_yields_samples_or_an_error(garbage: bytes, kept: int) -> None:
     try:
         loaded, _ = audio.read(Pipe(wav_bytes(tones(0.01), "PCM_16")[:kept] + garbage))  # type: ignore[arg-type]
     except AudioError:
@@ -120,15 +120,15 @@ def test_a_damaged_wav_on_a_pipe_gives_sound_or_an_error(garbage: bytes, kept: i
     assert loaded.size <= 80
 
 
-def test_live_sound_comes_as_it_is_played() -> None:
+def test_live_sound_is_yielded_as_it_arrives() -> None:
     read_end, write_end = os.pipe()
-    played = wav_bytes(tones(0.1), "PCM_16")
-    with open(read_end, "rb") as listener, open(write_end, "wb", buffering=0) as player:  # noqa: PTH123
-        player.write(played[: 44 + 4 * 100 + 3])  # the header, 100 samples of each channel, and a part of one
-        with audio.Reader(listener) as reader:
+    sent = wav_bytes(tones(0.1), "PCM_16")
+    with open(read_end, "rb") as receiver, open(write_end, "wb", buffering=0) as sender:  # noqa: PTH123
+        sender.write(sent[: 44 + 4 * 100 + 3])  # the header, 100 samples of each channel, and a part of one
+        with audio.Reader(receiver) as reader:
             blocks = iter(reader)
             assert next(blocks).shape == (2, 100)
-            player.write(played[44 + 4 * 100 + 3 : 44 + 4 * 150])
+            sender.write(sent[44 + 4 * 100 + 3 : 44 + 4 * 150])
             assert next(blocks).shape == (2, 50)
 
 
@@ -146,7 +146,7 @@ def test_raw(encoding: str, subtype: str) -> None:
     ("sample_rate", "channels", "encoding", "message"),
     [(0, 1, "s16le", "rate is 0"), (RATE, 0, "s16le", "0 channels"), (RATE, 1, "mp3", "expected one of s16le")],
 )
-def test_raw_refuses(sample_rate: int, channels: int, encoding: str, message: str) -> None:
+def test_raw_refuses_invalid_arguments(sample_rate: int, channels: int, encoding: str, message: str) -> None:
     with pytest.raises(AudioError, match=f"^standard input: .*{message}"):
         audio.Reader.raw(io.BytesIO(), sample_rate, channels, encoding, name="standard input")
 
@@ -170,7 +170,7 @@ def test_rewinding(tmp_path: Path, extension: str, monkeypatch: pytest.MonkeyPat
     assert not stream.closed
 
 
-def test_rewinding_a_file_that_changed(tmp_path: Path) -> None:
+def test_rewinding_a_changed_file_is_an_error(tmp_path: Path) -> None:
     audio.write(tmp_path / "a.wav", tones(0.1), RATE)
     with audio.Reader(tmp_path / "a.wav") as reader:
         list(reader)
@@ -179,7 +179,7 @@ def test_rewinding_a_file_that_changed(tmp_path: Path) -> None:
             reader.rewind()
 
 
-def test_a_block_with_nan_is_located_in_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nan_is_located_in_the_whole_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(samples, "BLOCK_VALUES", 10_000)
     sound = tones(1.0, 1)
     sound[0, 36000] = np.nan
@@ -188,7 +188,7 @@ def test_a_block_with_nan_is_located_in_the_whole(tmp_path: Path, monkeypatch: p
         list(reader)
 
 
-def test_flac_that_hides_its_length(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+def test_flac_without_a_declared_length(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     audio.write(tmp_path / "a.flac", tones(0.2), RATE)
     content = bytearray((tmp_path / "a.flac").read_bytes())
     content[21] &= 0xF0  # total samples in STREAMINFO, 36 bits
@@ -199,7 +199,7 @@ def test_flac_that_hides_its_length(tmp_path: Path, recwarn: pytest.WarningsReco
     assert len(recwarn) == 0
 
 
-def test_streams_that_fail() -> None:
+def test_errors_of_streams_are_reported() -> None:
     class Failing(Pipe):
         def readinto(self, buffer: Any) -> int:
             raise OSError(5, "Input/output error")
@@ -222,7 +222,7 @@ def test_streams_that_fail() -> None:
         audio.read(Seekable(wav_bytes(tones(1.0), "PCM_16")))
 
 
-def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_length(tmp_path: Path) -> None:
     for seconds in (30, 60):
         audio.write(tmp_path / f"{seconds}.wav", np.zeros((2, seconds * RATE), np.float32), RATE)
     peaks = []
@@ -247,7 +247,7 @@ def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("known", [True, False])
 @pytest.mark.parametrize("extension", ["wav", "flac", "aiff", "ogg"])
-def test_blocks_make_the_file_that_the_whole_makes(tmp_path: Path, extension: str, known: bool) -> None:
+def test_writing_in_blocks_equals_writing_at_once(tmp_path: Path, extension: str, known: bool) -> None:
     sound = tones(0.3)
     audio.write(tmp_path / f"whole.{extension}", sound, RATE)
     path = tmp_path / f"blocks.{extension}"
@@ -255,7 +255,7 @@ def test_blocks_make_the_file_that_the_whole_makes(tmp_path: Path, extension: st
         for block in dealt(sound, [1, 1000, 7777]):
             writer.write(block)
         assert not path.exists()
-    # libvorbis takes the first samples that it gets together for the beginning.
+    # libvorbis encodes the samples of the first write as the beginning.
     tolerance = 0.05 if extension == "ogg" else 0.0
     whole, _ = audio.read(tmp_path / f"whole.{extension}")
     np.testing.assert_allclose(audio.read(path)[0], whole, atol=tolerance, rtol=0)
@@ -265,7 +265,7 @@ def test_blocks_make_the_file_that_the_whole_makes(tmp_path: Path, extension: st
 
 
 @pytest.mark.parametrize("subtype", SUBTYPES)
-def test_wav_has_the_numbers_that_libsndfile_writes(tmp_path: Path, subtype: str) -> None:
+def test_written_wav_equals_libsndfile(tmp_path: Path, subtype: str) -> None:
     sound = np.concatenate([noise(1001, 1, 0.5), EDGES], axis=1)
     audio.write(tmp_path / "a.wav", sound, RATE, subtype=subtype)
     soundfile.write(tmp_path / "b.wav", sound.T, RATE, subtype)
@@ -277,7 +277,7 @@ def test_wav_has_the_numbers_that_libsndfile_writes(tmp_path: Path, subtype: str
         assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
 
 
-def test_wav_of_unknown_length_that_passes_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wav_of_unknown_length_beyond_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sound = tones(0.1)
     for limit, magic in ((2 * sound.size, b"RIFF"), (2 * sound.size - 1, b"RF64")):
         monkeypatch.setattr(wav, "LIMIT_BYTES", limit)
@@ -294,7 +294,7 @@ def test_wav_of_unknown_length_that_passes_its_limit(tmp_path: Path, monkeypatch
     assert names(tmp_path) == ["a.wav"]
 
 
-def test_a_stream_gets_each_block_at_once() -> None:
+def test_stream_receives_each_block_immediately() -> None:
     sink = Pipe()
     with audio.Writer(sink, RATE, 1) as writer:  # type: ignore[arg-type]
         sizes = [len(sink.outgoing.getvalue())]
@@ -308,7 +308,7 @@ def test_a_stream_gets_each_block_at_once() -> None:
     assert soundfile.info(io.BytesIO(content)).frames == 297
 
 
-def test_a_stream_of_known_length_gets_the_right_sizes() -> None:
+def test_stream_of_known_length_has_exact_sizes() -> None:
     sink = Pipe()
     with audio.Writer(sink, RATE, 1, 3, subtype="PCM_24") as writer:  # type: ignore[arg-type]
         writer.write(noise(2))
@@ -325,7 +325,7 @@ def test_raw_to_a_stream() -> None:
     assert sink.outgoing.getvalue() == wav_bytes(tones(0.1), "PCM_16")[44:]
 
 
-def test_a_stream_that_takes_a_little_at_a_time() -> None:
+def test_partial_writes_are_completed() -> None:
     class Slow(Pipe):
         def write(self, content: Any) -> int:
             return super().write(bytes(content[:100]))
@@ -335,9 +335,9 @@ def test_a_stream_that_takes_a_little_at_a_time() -> None:
     assert sink.outgoing.getvalue() == wav_bytes(tones(0.1), "PCM_16")
 
 
-def test_writer_refuses(tmp_path: Path) -> None:
+def test_writer_refuses_invalid_input(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
-    for n_samples, lengths, message in ((100, [60, 41], "more came"), (100, [60], "60 came")):
+    for n_samples, lengths, message in ((100, [60, 41], "more were written"), (100, [60], "60 were written")):
         with pytest.raises(AudioError, match=message), audio.Writer(path, RATE, 2, n_samples) as writer:
             _ = [writer.write(noise(length, 2)) for length in lengths]
     with pytest.raises(AudioError, match="1 channels, expected 2"), audio.Writer(path, RATE, 2) as writer:
@@ -352,22 +352,22 @@ def test_writer_refuses(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
-def test_a_named_pipe_carries_live_sound(tmp_path: Path) -> None:
+def test_live_sound_through_a_named_pipe(tmp_path: Path) -> None:
     path = tmp_path / "pipe.wav"
     os.mkfifo(path)
-    heard: list[audio.Audio] = []
+    received: list[audio.Audio] = []
 
-    def listen() -> None:
+    def receive() -> None:
         with audio.Reader(path) as reader:
-            heard.extend(reader)
+            received.extend(reader)
 
-    listener = threading.Thread(target=listen)
-    listener.start()
+    receiver = threading.Thread(target=receive)
+    receiver.start()
     with audio.Writer(path, RATE, 2) as writer:
         for block in dealt(tones(0.1), [1000, 2000]):
             writer.write(block)
-    listener.join()
-    np.testing.assert_allclose(np.concatenate(heard, axis=1), tones(0.1), atol=2**-15)
+    receiver.join()
+    np.testing.assert_allclose(np.concatenate(received, axis=1), tones(0.1), atol=2**-15)
 
 
 # --- resampling and loudness
@@ -377,7 +377,9 @@ CUTS = st.lists(st.integers(0, 6000), max_size=6)
 
 @given(st.integers(1, 6000), CUTS, st.sampled_from([8000, 44100, 48000]), st.sampled_from([16000, 44100, 48000]))
 @settings(max_examples=40, deadline=None)
-def test_resampled_blocks_join_to_the_whole(length: int, cuts: list[int], from_rate: int, to_rate: int) -> None:
+def test_resampling_in_blocks_equals_resampling_at_once(
+    length: int, cuts: list[int], from_rate: int, to_rate: int
+) -> None:
     sound = noise(length, 2)
     resampler = audio.Resampler(from_rate, to_rate, 2)
     blocks = [resampler.push(block) for block in dealt(sound, cuts)]
@@ -394,7 +396,7 @@ def test_resampler_trims_and_pads(length: int, cuts: list[int], n_samples: int, 
     given_ = sum(block.shape[1] for block in blocks)
     if n_samples < given_:
         assert not at_once
-        with pytest.raises(AudioError, match="given already"):
+        with pytest.raises(AudioError, match="returned already"):
             resampler.flush(n_samples)
         return
     joined = np.concatenate([*blocks, resampler.flush(None if at_once else n_samples)], axis=1)
@@ -415,16 +417,9 @@ def test_loudness_in_blocks(length: int, cuts: list[int], channels: int) -> None
     assert meter.loudness() == pytest.approx(audio.loudness(sound, RATE), abs=1e-9)
 
 
-def test_running_loudness_is_that_of_what_came() -> None:
+def test_running_loudness_is_that_of_the_blocks_so_far() -> None:
     sound = np.concatenate([noise(2 * RATE, 1, 0.01), noise(2 * RATE, 1, 0.3)], axis=1)
     meter = audio.LoudnessMeter(RATE, 1)
     for start in range(0, 4 * RATE, RATE):
         meter.push(sound[:, start : start + RATE])
         assert meter.loudness() == pytest.approx(audio.loudness(sound[:, : start + RATE], RATE), abs=1e-9)
-
-
-def test_gain_of_blocks_is_that_of_the_whole() -> None:
-    sound = noise(RATE, 2)
-    meter = audio.LoudnessMeter(RATE, 2)
-    meter.push(sound)
-    assert audio.gain_to(-16.0, meter.loudness(), meter.peak) == audio.normalize(sound, RATE)[1]

@@ -34,7 +34,7 @@ def test_find_audio_follows_links_to_other_folders(tmp_path: Path) -> None:
     assert audio.find_audio(tmp_path / "data") == [tmp_path / "data" / "link" / "a.wav"]
 
 
-def test_find_audio_reports_what_it_cannot_list(tmp_path: Path) -> None:
+def test_find_audio_reports_a_folder_that_cannot_be_listed(tmp_path: Path) -> None:
     with pytest.raises(AudioError, match="missing: can't be listed"):
         audio.find_audio(tmp_path / "missing")
     (tmp_path / "a.wav").touch()

@@ -24,6 +24,13 @@ def sine(
     return np.repeat(level * np.sin(2 * np.pi * frequency * t)[None], channels, axis=0).astype(np.float32)
 
 
+def normalized(sound: audio.Audio, target_lufs: float = -16.0) -> tuple[audio.Audio, float]:
+    meter = audio.LoudnessMeter(RATE, sound.shape[0])
+    meter.push(sound)
+    gain = audio.gain_to(target_lufs, meter.loudness(), meter.peak)
+    return audio.apply_gain(sound, gain), gain
+
+
 def test_loudness_of_the_reference() -> None:
     golden = np.load(GOLDEN / "discriminator_and_losses.npz")
     assert audio.loudness(golden["real"][0], 44100) == pytest.approx(golden["lufs_x"].item(), abs=1e-3)
@@ -55,7 +62,7 @@ def test_loudness_does_not_depend_on_the_sample_rate() -> None:
 
 @pytest.mark.parametrize("length", [RATE // 2, 100_000, 123_457])
 def test_loudness_agrees_with_pyloudnorm(length: int) -> None:
-    """Another implementation: it rounds the number of blocks where the reference pads the last one."""
+    """pyloudnorm rounds the number of blocks, the reference pads the last one."""
     import pyloudnorm
 
     sound = noise(length, 2) * np.linspace(0.01, 1, length, dtype=np.float32)
@@ -66,8 +73,8 @@ def test_loudness_agrees_with_pyloudnorm(length: int) -> None:
 @pytest.mark.parametrize("sample_rate", [60, 2000, 16000, 44100, 192000])
 @given(cuts=st.lists(st.integers(0, 3000), max_size=5))
 @settings(max_examples=10, deadline=None)
-def test_the_filter_is_the_one_of_the_reference(sample_rate: int, cuts: list[int]) -> None:
-    """The K-weighting, sample by sample, however the sound is cut into blocks."""
+def test_k_weighting_equals_pyloudnorm(sample_rate: int, cuts: list[int]) -> None:
+    """Sample by sample, for any division into blocks."""
     import pyloudnorm
     from scipy.signal import sosfilt
 
@@ -97,7 +104,7 @@ def test_loudness_is_gated() -> None:
     assert audio.loudness(np.concatenate([loud, near], axis=1), RATE) == pytest.approx(expected, abs=0.05)
 
 
-def test_loudness_leaves_out_what_is_below_the_absolute_gate() -> None:
+def test_loudness_is_gated_at_minus_70_lufs() -> None:
     faint = sine(997, 5, level=10 ** (-64 / 20))
     alone = audio.loudness(faint, RATE)
     assert alone == pytest.approx(-67.0, abs=0.1)
@@ -110,7 +117,7 @@ def test_loudness_of_silence_is_the_floor() -> None:
     assert audio.loudness(1e-6 * noise(RATE), RATE) == -70.0
 
 
-def test_loudness_of_the_shortest_sound_counts_the_silence_after_it() -> None:
+def test_loudness_of_a_short_sound_includes_its_padding() -> None:
     assert audio.loudness(np.zeros((1, 1), np.float32), RATE) == -70.0
     tenth, half = sine(997, 0.1), sine(997, 0.5)
     padded = np.pad(tenth, ((0, 0), (0, half.shape[1] - tenth.shape[1])))
@@ -134,9 +141,9 @@ def test_loudness_does_not_depend_on_the_block_size(monkeypatch: pytest.MonkeyPa
 
 @settings(max_examples=25, deadline=None)
 @given(st.floats(-50, 20), st.floats(-40, 6), st.integers(1, 3), st.integers(0, 100))
-def test_normalize(level_db: float, target: float, channels: int, seed: int) -> None:
+def test_gain(level_db: float, target: float, channels: int, seed: int) -> None:
     sound = noise(RATE // 2, channels, 10 ** (level_db / 20), seed)
-    scaled, gain = audio.normalize(sound, RATE, target)
+    scaled, gain = normalized(sound, target)
     assert isinstance(gain, float)
     assert float(np.float32(gain)) == gain
     assert np.abs(scaled).max() <= 1.0
@@ -146,37 +153,37 @@ def test_normalize(level_db: float, target: float, channels: int, seed: int) -> 
     np.testing.assert_allclose(restored, sound, atol=1e-6 * np.abs(sound).max())
 
 
-def test_normalize_reaches_its_target_where_it_can() -> None:
-    scaled, gain = audio.normalize(sine(997, 1, level=0.1), RATE)
+def test_gain_reaches_its_target_where_it_can() -> None:
+    scaled, gain = normalized(sine(997, 1, level=0.1))
     assert audio.loudness(scaled, RATE) == pytest.approx(-16.0, abs=1e-3)
     assert gain == pytest.approx(-16.0 + 23.05, abs=0.05)
 
 
-def test_normalize_rounds_its_gain_towards_full_scale() -> None:
+def test_gain_is_rounded_towards_full_scale() -> None:
     sound = sine(997, 1)
     for peak in np.arange(3.0, 5.0, 1 / 16):
-        scaled, _ = audio.normalize(sound * np.float32(peak) / np.abs(sound).max(), RATE, 20.0)
+        scaled, _ = normalized(sound * np.float32(peak) / np.abs(sound).max(), 20.0)
         assert 1 - 1e-6 < np.abs(scaled).max() <= 1.0
 
 
-def test_normalize_keeps_the_balance_of_channels() -> None:
+def test_one_gain_for_all_channels() -> None:
     sound = np.stack([sine(997, 1)[0], sine(997, 1, level=0.25)[0]])
-    scaled, _ = audio.normalize(sound, RATE, 10.0)
+    scaled, _ = normalized(sound, 10.0)
     np.testing.assert_allclose(scaled[1], scaled[0] / 4, atol=1e-6)
 
 
-def test_normalize_leaves_silence_and_the_caller_alone() -> None:
+def test_gain_leaves_silence_and_the_input_unchanged() -> None:
     silence = np.zeros((2, 100), np.float32)
-    scaled, gain = audio.normalize(silence, RATE)
+    scaled, gain = normalized(silence)
     assert gain == 0.0
     np.testing.assert_array_equal(scaled, silence)
     sound = noise(RATE)
     before = sound.copy()
-    audio.normalize(sound, RATE)
+    normalized(sound)
     np.testing.assert_array_equal(sound, before)
 
 
 @pytest.mark.parametrize("target", [math.nan, math.inf])
-def test_normalize_refuses_targets(target: float) -> None:
+def test_gain_refuses_infinite_targets(target: float) -> None:
     with pytest.raises(AudioError, match="finite"):
-        audio.normalize(noise(RATE), RATE, target)
+        normalized(noise(RATE), target)

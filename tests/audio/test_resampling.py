@@ -29,7 +29,7 @@ def test_resample_length(length: int, from_rate: int, to_rate: int, n_samples: i
     assert np.isfinite(resampled).all()
 
 
-def test_resample_copies_nothing_where_nothing_changes() -> None:
+def test_resample_returns_the_input_if_nothing_changes() -> None:
     sound = tones(0.01)
     assert audio.resample(sound, RATE, RATE) is sound
     assert audio.resample(sound, RATE, RATE, sound.shape[1]) is sound
@@ -45,7 +45,7 @@ def test_resample_is_aligned_and_keeps_channels(from_rate: int, to_rate: int) ->
     np.testing.assert_allclose(resampled[:, inner], tones(0.5, 2, to_rate)[:, inner], atol=1e-4)
 
 
-def test_resample_pads_only_beyond_the_sound_and_trims_only_its_end() -> None:
+def test_resample_pads_and_trims_at_the_end() -> None:
     sound = tones(0.1, 2, 44100)
     natural = audio.resample(sound, 44100, RATE)
     np.testing.assert_array_equal(audio.resample(sound, 44100, RATE, 1000), natural[:, :1000])
@@ -84,9 +84,7 @@ JULIUS = [
 
 
 @pytest.mark.parametrize(("from_rate", "to_rate", "length", "expected"), JULIUS)
-def test_windowed_sinc_gives_the_numbers_of_the_reference(
-    from_rate: int, to_rate: int, length: int, expected: list[float]
-) -> None:
+def test_windowed_sinc_equals_the_reference(from_rate: int, to_rate: int, length: int, expected: list[float]) -> None:
     n = np.arange(300)
     chirp = (0.5 * np.cos(n * n / 400)).astype(np.float32)
     resampled = audio.resample_windowed_sinc(np.stack([chirp, -chirp]), from_rate, to_rate)

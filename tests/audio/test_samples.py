@@ -21,7 +21,7 @@ def test_check_returns_contiguous_float32(dtype: type) -> None:
     np.testing.assert_array_equal(checked, fortran.astype(np.float32))
 
 
-def test_check_adds_the_channel_of_a_vector_and_copies_nothing() -> None:
+def test_check_adds_a_channel_axis_without_a_copy() -> None:
     vector = tones(0.01, channels=1)[0]
     checked = audio.check(vector, np.int64(RATE))
     assert checked.shape == (1, len(vector))
@@ -46,13 +46,13 @@ def test_check_adds_the_channel_of_a_vector_and_copies_nothing() -> None:
         (np.zeros((1, 4), np.float32), True, "sample rate is True"),
     ],
 )
-def test_check_refuses(samples: Any, sample_rate: Any, message: str) -> None:
+def test_check_refuses_invalid_waveforms(samples: Any, sample_rate: Any, message: str) -> None:
     with pytest.raises(AudioError, match=message) as caught:
         audio.check(samples, sample_rate, name="take 7")
     assert str(caught.value).startswith("take 7: ")
 
 
-def test_check_counts_and_locates_what_is_not_finite() -> None:
+def test_check_counts_and_locates_samples_that_are_not_finite() -> None:
     samples = tones(1.0)
     samples[1, RATE // 4] = np.nan
     samples[0, RATE // 2 : RATE // 2 + 3] = [np.inf, -np.inf, np.nan]

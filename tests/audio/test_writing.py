@@ -57,9 +57,7 @@ def test_round_trip(tmp_path: Path, extension: str, subtype: str | None, toleran
 
 
 @pytest.mark.parametrize("extension", ["wav", "flac", "ogg", pytest.param("mp3", marks=needs_mp3)])
-def test_files_of_others_are_read_alike_whole_and_in_blocks(
-    tmp_path: Path, extension: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reading_in_blocks_equals_soundfile(tmp_path: Path, extension: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / f"sound.{extension}"
     soundfile.write(path, tones(0.5).T, RATE)
     expected = soundfile.read(path, dtype="float32", always_2d=True)[0].T
@@ -67,7 +65,7 @@ def test_files_of_others_are_read_alike_whole_and_in_blocks(
     np.testing.assert_array_equal(audio.read(path)[0], expected)
 
 
-def test_block_writing_joins_seamlessly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writing_in_short_blocks_is_seamless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sound = tones(0.1)
     monkeypatch.setattr(samples, "BLOCK_VALUES", 2 * 700)
     audio.write(tmp_path / "a.wav", sound, RATE, subtype="FLOAT")
@@ -75,7 +73,7 @@ def test_block_writing_joins_seamlessly(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("extension", ["wav", "flac", "ogg", pytest.param("mp3", marks=needs_mp3)])
-def test_streams_that_cannot_seek(extension: str) -> None:
+def test_streams_that_are_not_seekable(extension: str) -> None:
     sink = Pipe()
     audio.write(sink, tones(0.5), RATE, fmt=extension)  # type: ignore[arg-type]
     loaded, sample_rate = audio.read(Pipe(sink.outgoing.getvalue()))  # type: ignore[arg-type]
@@ -105,7 +103,7 @@ def test_named_pipes_are_read_and_written_in_place(tmp_path: Path) -> None:
     assert path.is_fifo()
 
 
-def test_integer_pcm_clips_and_never_wraps(tmp_path: Path) -> None:
+def test_integer_pcm_is_clipped(tmp_path: Path) -> None:
     samples = np.array([[1.0, -1.0, 1.5, -7.0, 0.99999, 0.5]], np.float32)
     for extension in ("wav", "flac", "aiff", "au", "caf", "w64", "rf64"):
         path = tmp_path / f"loud.{extension}"
@@ -129,14 +127,14 @@ def test_wav_beyond_its_limit_becomes_rf64(tmp_path: Path, monkeypatch: pytest.M
         audio.write(tmp_path / "over.aiff", np.pad(sound, ((0, 0), (0, 1))), RATE)
 
 
-def test_the_real_limit_is_four_gib() -> None:
+def test_limit_of_wav_is_four_gib() -> None:
     layout = wav.Layout(RATE, 1, "PCM_16")
     assert wav.header(layout, 2**31 - 2**15)[:4] == b"RIFF"
     assert wav.header(layout, 2**31)[:4] == b"RF64"
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt(), MemoryError()])
-def test_a_failure_leaves_the_old_file_and_nothing_else(
+def test_failure_leaves_only_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     path = tmp_path / "a.wav"
@@ -164,7 +162,7 @@ def test_a_failed_rename_leaves_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("extension", ["wav", "flac", "ogg"])
-def test_a_file_size_limit_like_a_full_disk(tmp_path: Path, extension: str) -> None:
+def test_file_size_limit_is_reported(tmp_path: Path, extension: str) -> None:
     resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     sound = noise(5 * RATE, 2)
@@ -178,13 +176,13 @@ def test_a_file_size_limit_like_a_full_disk(tmp_path: Path, extension: str) -> N
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-def test_a_full_device() -> None:
+def test_full_device_is_reported() -> None:
     with pytest.raises(AudioError, match=r"/dev/full: can't be written \(No space left on device\)"):
         audio.write("/dev/full", tones(1.0), RATE, fmt="wav")
     assert not Path("/dev/full").is_file()
 
 
-def test_targets_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_targets_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sound = tones(0.01)
     with pytest.raises(AudioError, match="No such file or directory"):
         audio.write(tmp_path / "missing" / "a.wav", sound, RATE)
@@ -208,7 +206,7 @@ def test_targets_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert names(tmp_path) == []
 
 
-def test_a_broken_pipe_stays_one() -> None:
+def test_broken_pipe_error_is_not_converted() -> None:
     class Gone(Pipe):
         def write(self, content: Any) -> int:
             raise BrokenPipeError(32, "Broken pipe")

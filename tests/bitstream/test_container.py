@@ -1,4 +1,4 @@
-"""dac_codec.bitstream.container: files that are in order, and callers that are not."""
+"""dac_codec.bitstream.container: valid files, and invalid arguments."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def random_codes(header: Header, n_frames: int, seed: int = 0) -> np.ndarray:
 
 
 class Pipe(io.RawIOBase):
-    """A raw stream that can't be seeked, and takes and gives only a few bytes at a time."""
+    """A raw stream that is not seekable, and reads and writes only a few bytes at a time."""
 
     def __init__(self, data: bytes = b"", most: int = 3) -> None:
         self.data = bytearray(data)
@@ -104,7 +104,7 @@ def test_header_round_trip(header: Header) -> None:
 def test_codes_round_trip(
     header: Header, sizes: list[int], chunk_frames: int | None, known: bool, slack: int, seed: int
 ) -> None:
-    """Any header, any way to deal the frames out to `write`, any chunk size; over a stream that is no file."""
+    """Any header, any split of the frames over calls of `write`, any chunk size, over a pipe."""
     n_frames = sum(sizes)
     n_samples = header.covered_samples(max(n_frames + slack, 0)) if n_frames else 0
     codes = random_codes(header, n_frames, seed)
@@ -130,7 +130,7 @@ def test_codes_round_trip(
     np.testing.assert_array_equal(loaded, codes)
 
 
-def test_dealing_out_does_not_change_the_file() -> None:
+def test_the_split_over_calls_does_not_change_the_file() -> None:
     codes = random_codes(HEADER, 500)
     streams = []
     for step in (1, 7, 176, 500):
@@ -150,8 +150,8 @@ def test_short_reads_and_short_writes() -> None:
     np.testing.assert_array_equal(np.concatenate(list(Reader(pipe)), axis=-1), codes)  # type: ignore[arg-type]
 
 
-def test_chunks_come_and_go_one_by_one() -> None:
-    """Neither side needs the rest of the file to hand out what is there."""
+def test_chunks_are_written_and_read_one_at_a_time() -> None:
+    """Neither the writer nor the reader waits for the rest of the file."""
     codes = random_codes(HEADER, 500)
     stream = io.BytesIO()
     writer = Writer(stream, HEADER)
@@ -384,7 +384,7 @@ def test_writer_refuses_chunk_size(chunk_frames: int) -> None:
     assert stream.getvalue() == b""
 
 
-def test_writer_leaves_out_the_end_when_an_exception_passes() -> None:
+def test_writer_omits_end_after_an_exception() -> None:
     stream = io.BytesIO()
     writer = Writer(stream, HEADER)
     writer.write(random_codes(HEADER, 500))
@@ -421,9 +421,7 @@ def test_close_twice_writes_one_end() -> None:
         (320, None, 0),
     ],
 )
-def test_writer_does_not_end_a_file_that_no_reader_takes(
-    declared: int | None, n_samples: int | None, n_frames: int
-) -> None:
+def test_writer_does_not_end_an_invalid_file(declared: int | None, n_samples: int | None, n_frames: int) -> None:
     stream = io.BytesIO()
     header = replace(HEADER, n_samples=declared)
     writer = Writer(stream, header)

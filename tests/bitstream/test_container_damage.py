@@ -1,4 +1,4 @@
-"""dac_codec.bitstream.container: files that are cut, damaged, made to deceive, or of the future."""
+"""dac_codec.bitstream.container: truncated, damaged and crafted files, and files of later versions."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from dac_codec.bitstream import Header, Reader, Writer, dumps, loads
 from dac_codec.bitstream.fields import encode_varint, with_crc
+from dac_codec.bitstream.positions import checksum_prefix
 from dac_codec.common.errors import BitstreamError, TruncatedBitstreamError
 
 HEADER = Header(b"12345678", "tiny", 16000, 2, 20 * 320, -3.5, 16000, 320, 2, 1000)
@@ -23,14 +24,16 @@ CODES = np.random.default_rng(0).integers(0, 1000, (2, 2, 20), dtype=np.uint16)
 END, KIND_CODES, ANCILLARY, CRITICAL = range(4)
 
 
-def chunk(kind: int, payload: bytes, size: int | None = None) -> bytes:
-    """A chunk whose checksum is right; `size` is what it claims if that is not the truth."""
-    return with_crc(encode_varint((len(payload) if size is None else size) << 2 | kind) + payload)
+def chunk(kind: int, payload: bytes, size: int | None = None, position: int = 0) -> bytes:
+    """A chunk with a valid checksum, after `position` frames; `size` is a false payload size."""
+    prefix = checksum_prefix(position) if kind in (END, KIND_CODES) else b""
+    data = encode_varint((len(payload) if size is None else size) << 2 | kind) + payload
+    return with_crc(prefix + data)[len(prefix) :]
 
 
 def body(**changes: bytes) -> bytes:
     fields = {
-        "features": b"\x00",
+        "features": b"\x01",
         "fingerprint": b"12345678",
         "sample_rate": encode_varint(16000),
         "channels": b"\x01",
@@ -53,7 +56,7 @@ def head(content: bytes | None = None, version: int = 1, size: int | None = None
 
 
 ONE_FRAME = chunk(KIND_CODES, b"\x01\x00\x40")  # code 1
-ONE_END = chunk(END, b"")
+ONE_END = chunk(END, b"", position=1)
 
 
 def sample_file(known: bool = True, chunk_frames: int = 8) -> bytes:
@@ -74,12 +77,12 @@ def peak_below(limit: int) -> Iterator[None]:
         tracemalloc.stop()
 
 
-def test_the_parts_above_make_a_file() -> None:
+def test_the_helpers_make_a_valid_file() -> None:
     header, codes = loads(head() + ONE_FRAME + ONE_END)
     assert (header.n_samples, header.model_name, codes.tolist()) == (320, "", [[[1]]])
 
 
-# --- cut short --------------------------------------------------------------------------------------------------------
+# --- truncated --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -98,11 +101,11 @@ def test_cut_at_every_byte(known: bool) -> None:
         frames_seen.add(n_frames)
         np.testing.assert_array_equal(codes, CODES[..., :n_frames])
         assert header == replace(HEADER, n_samples=n_frames * 320)
-        np.testing.assert_array_equal(loads(dumps(header, codes))[1], codes)  # what is left makes a file again
+        np.testing.assert_array_equal(loads(dumps(header, codes))[1], codes)  # the rest can be written again
     assert frames_seen == {0, 8, 16, 20}
 
 
-def test_whole_chunks_come_before_the_error() -> None:
+def test_intact_chunks_come_before_the_error() -> None:
     data = sample_file()
     reader = Reader(io.BytesIO(data[:-7]))
     chunks = []
@@ -128,7 +131,7 @@ def test_whole_file_with_allow_truncated() -> None:
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_every_single_bit_flip_is_noticed(known: bool) -> None:
+def test_every_single_bit_flip_is_detected(known: bool) -> None:
     data = sample_file(known)
     for bit in range(8 * len(data)):
         damaged = bytearray(data)
@@ -145,7 +148,7 @@ def test_every_single_bit_flip_is_noticed(known: bool) -> None:
 
 @given(st.integers(0, 200), st.integers(0, 12), st.binary(max_size=12), st.booleans())
 @settings(max_examples=300, deadline=None)
-def test_replaced_stretches_are_noticed(position: int, length: int, replacement: bytes, known: bool) -> None:
+def test_replaced_bytes_are_detected(position: int, length: int, replacement: bytes, known: bool) -> None:
     data = sample_file(known)
     damaged = data[:position] + replacement + data[position + length :]
     if damaged == data:
@@ -163,8 +166,8 @@ def test_garbage(garbage: bytes, prefix: bytes) -> None:
 
 @given(st.binary(max_size=80), st.integers(0, 60))
 @settings(max_examples=300, deadline=None)
-def test_header_bodies_with_a_right_checksum(garbage: bytes, kept: int) -> None:
-    """Whatever the body says, there is a header that keeps its promises or a BitstreamError."""
+def test_header_bodies_with_a_valid_checksum(garbage: bytes, kept: int) -> None:
+    """Any body gives either a valid header or a BitstreamError."""
     try:
         header = Reader(io.BytesIO(head(body(extensions=b"\x01\x04name")[:kept] + garbage))).header
     except TruncatedBitstreamError as error:
@@ -176,9 +179,10 @@ def test_header_bodies_with_a_right_checksum(garbage: bytes, kept: int) -> None:
 
 @given(st.sampled_from([END, KIND_CODES, ANCILLARY, CRITICAL]), st.binary(max_size=40))
 @settings(max_examples=300, deadline=None)
-def test_payloads_with_a_right_checksum(kind: int, payload: bytes) -> None:
+def test_payloads_with_a_valid_checksum(kind: int, payload: bytes) -> None:
     try:
-        codes = loads(head() + chunk(kind, payload) + ONE_END)[1]
+        n_frames = payload[0] if kind == KIND_CODES and payload else 0
+        codes = loads(head() + chunk(kind, payload) + chunk(END, b"", position=n_frames))[1]
     except BitstreamError:
         return
     assert kind == KIND_CODES
@@ -187,21 +191,24 @@ def test_payloads_with_a_right_checksum(kind: int, payload: bytes) -> None:
     assert codes.max() < 1000
 
 
-def test_lost_and_doubled_chunks_are_noticed() -> None:
-    first, second = chunk(KIND_CODES, b"\x08" + bytes(10)), chunk(KIND_CODES, b"\x08" + bytes(10))
-    start, end = head(body(length=encode_varint(16 * 320 + 1))), ONE_END
+def test_missing_and_repeated_chunks_are_detected() -> None:
+    first, second, third = (chunk(KIND_CODES, b"\x08" + bytes(10), position=8 * index) for index in range(3))
+    start, end = head(body(length=encode_varint(16 * 320 + 1))), chunk(END, b"", position=16)
     assert loads(start + first + second + end)[1].shape == (1, 1, 16)
-    for chunks in (first, first + second + first):
-        with pytest.raises(BitstreamError, match="frames"):
+    for chunks in (first, second + first, first + second + first):
+        with pytest.raises(BitstreamError, match="checksum"):
             loads(start + chunks + end)
+    for chunks, n_frames in ((first, 8), (first + second + third, 24)):
+        with pytest.raises(BitstreamError, match="frames"):
+            loads(start + chunks + chunk(END, b"", position=n_frames))
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (head() + ONE_FRAME + ONE_END + b"\x00", "goes on after its END"),
-        (head() + ONE_FRAME + ONE_END + ONE_END, "goes on after its END"),
-        (head() + ONE_FRAME + chunk(END, b"\x00"), "too many"),
+        (head() + ONE_FRAME + ONE_END + b"\x00", "continues after its END"),
+        (head() + ONE_FRAME + ONE_END + ONE_END, "continues after its END"),
+        (head() + ONE_FRAME + chunk(END, b"\x00", position=1), "too many"),
         (head() + chunk(KIND_CODES, b"\x00") + ONE_END, "frames, found 0"),
         (
             head(body(length=b"\x00", codebook_size=b"\x02"))
@@ -218,12 +225,12 @@ def test_lost_and_doubled_chunks_are_noticed() -> None:
         (head() + with_crc(b"\x80\x00"), "longer than its value needs"),
         (head() + chunk(KIND_CODES, b"", size=(1 << 22) + 1), "the format allows 4194304"),
         (head() + chunk(CRITICAL, b"\x01") + ONE_FRAME + ONE_END, "newer version"),
-        (head() + ONE_END, "take 1 frames, found 0"),
+        (head() + chunk(END, b""), "take 1 frames, found 0"),
         (head(body(length=encode_varint(961))) + ONE_FRAME + ONE_END, "take 3 frames, found 1"),
-        (head() + ONE_FRAME * 3 + ONE_END, "more frames"),
+        (head() + b"".join(chunk(KIND_CODES, b"\x01\x00\x40", position=n) for n in range(3)), "more frames"),
         (head(body(length=b"\x00")) + ONE_FRAME + ONE_END, "too short"),
-        (head(body(length=b"\x00")) + ONE_FRAME + chunk(END, encode_varint(10**6)), "found 1"),
-        (head(body(length=b"\x00")) + ONE_FRAME + chunk(END, encode_varint(2**63 - 1)), "found 1"),
+        (head(body(length=b"\x00")) + ONE_FRAME + chunk(END, encode_varint(10**6), position=1), "found 1"),
+        (head(body(length=b"\x00")) + ONE_FRAME + chunk(END, encode_varint(2**63 - 1), position=1), "found 1"),
         (head(version=2) + ONE_FRAME + ONE_END, r"version 2 .*reads version 1"),
         (head(body(features=b"\x04")), "features 0x4"),
         (head(body(coding=b"\x01")), "coding 1"),
@@ -251,7 +258,7 @@ def test_refused_with_a_reason(data: bytes, message: str) -> None:
         loads(data, allow_truncated=True)
 
 
-def test_nothing_comes_from_a_damaged_chunk() -> None:
+def test_no_codes_come_from_a_damaged_chunk() -> None:
     data = bytearray(sample_file())
     data[-12] ^= 1  # in the last CODES chunk
     chunks = []
@@ -260,10 +267,10 @@ def test_nothing_comes_from_a_damaged_chunk() -> None:
     assert len(chunks) <= 2
 
 
-# --- made for later versions ------------------------------------------------------------------------------------------
+# --- later versions ---------------------------------------------------------------------------------------------------
 
 
-def test_what_is_optional_is_passed_over() -> None:
+def test_optional_elements_are_skipped() -> None:
     extensions = b"\x01\x02hi" + encode_varint(300) + b"\x03???" + b"\x02\x00"
     index = chunk(ANCILLARY, b"\x05" + bytes(100_000))
     data = head(body(extensions=extensions)) + index + ONE_FRAME + index + ONE_END
@@ -276,7 +283,7 @@ def test_what_is_optional_is_passed_over() -> None:
         loads(bytes(damaged))
 
 
-# --- made to deceive --------------------------------------------------------------------------------------------------
+# --- crafted ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -288,7 +295,7 @@ def test_what_is_optional_is_passed_over() -> None:
         head() + chunk(KIND_CODES, encode_varint(2**63 - 1)),
         head() + chunk(ANCILLARY, bytes(100), size=1 << 22),
         head(body(length=encode_varint(2**63 - 1))) + ONE_FRAME + ONE_END,
-        head(body(length=b"\x00")) + ONE_FRAME + chunk(END, encode_varint(2**62)),
+        head(body(length=b"\x00")) + ONE_FRAME + chunk(END, encode_varint(2**62), position=1),
         head(body(n_codebooks=encode_varint(65536))) + chunk(KIND_CODES, b"\x10" + bytes(100), size=1 << 21),
         head(body(n_codebooks=encode_varint(65536))) + chunk(KIND_CODES, b"\x10" + bytes(100)),
     ],
@@ -304,7 +311,7 @@ def test_claims_cost_no_memory(data: bytes) -> None:
 
 
 def test_peak_measures() -> None:
-    """`peak_below` sees what NumPy allocates, so that the test above can fail."""
+    """`peak_below` counts the allocations of NumPy, so the test above can fail."""
     with pytest.raises(AssertionError), peak_below(300_000):
         np.zeros(1_000_000, dtype=np.uint8)
 
@@ -312,7 +319,7 @@ def test_peak_measures() -> None:
 @pytest.mark.parametrize("kind", [KIND_CODES, ANCILLARY])
 def test_reading_asks_for_bounded_pieces(kind: int) -> None:
     class Endless(io.RawIOBase):
-        """Sends a header, the start of a chunk, then zeros for ever."""
+        """Sends a header, the start of a chunk, then zeros forever."""
 
         start = io.BytesIO(head() + encode_varint((1 << 22) << 2 | kind))
         sent = 0

@@ -1,4 +1,4 @@
-"""FORMAT.md: its example, and a second decoder that was written from it alone."""
+"""FORMAT.md: its example, and an independent decoder written from it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dac_codec.bitstream
-from dac_codec.bitstream import MAGIC, VERSION, GainSource, Header, Writer, dumps, loads
+from dac_codec.bitstream import MAGIC, VERSION, Header, Writer, dumps, loads
+from dac_codec.bitstream.fields import with_crc
 from dac_codec.bitstream.positions import position_of
+from dac_codec.common.errors import BitstreamError
 
 FORMAT = (Path(dac_codec.bitstream.__file__).parent / "FORMAT.md").read_text(encoding="utf-8")
 
@@ -39,8 +42,8 @@ def varint(data: bytes, position: int) -> tuple[int, int]:
             return value, position
 
 
-def decode_by_the_book(data: bytes) -> dict[str, Any]:
-    """Decode a file that is in order, in plain Python, one element of FORMAT.md after the other."""
+def decode_by_format_md(data: bytes) -> dict[str, Any]:
+    """Decode a valid file in plain Python, following FORMAT.md element by element."""
     assert data[:4] == bytes.fromhex("8A 44 41 43")
     assert data[4] == 1
     size, position = varint(data, 5)
@@ -48,6 +51,7 @@ def decode_by_the_book(data: bytes) -> dict[str, Any]:
     assert struct.unpack_from("<I", data, end)[0] == crc32c(data[:end])
     found: dict[str, Any] = {"extensions": {}}
     found["features"], position = varint(data, position)
+    assert found["features"] == 1
     found["fingerprint"] = data[position : position + 8]
     position += 8
     for name in ("sample rate", "channels", "length + 1"):
@@ -77,8 +81,8 @@ def decode_by_the_book(data: bytes) -> dict[str, Any]:
         key, position = varint(data, position)
         payload = data[position : position + key // 4]
         position += len(payload)
-        place_of_chunk = struct.pack("<Q", n_before) if found["features"] & 1 and key % 4 < 2 else b""
-        assert struct.unpack_from("<I", data, position)[0] == crc32c(place_of_chunk + data[start:position])
+        prefix = struct.pack("<Q", n_before) if key % 4 < 2 else b""
+        assert struct.unpack_from("<I", data, position)[0] == crc32c(prefix + data[start:position])
         position += 4
         if key % 4 == 0:
             found["end"] = payload
@@ -105,7 +109,7 @@ def example() -> bytes:
     return bytes.fromhex("".join(line.split("#")[0] for line in block.splitlines()))
 
 
-def test_example_is_what_the_writer_writes() -> None:
+def test_the_writer_writes_the_example() -> None:
     header = Header(bytes.fromhex("00112233445566ff"), "16khz", 48000, 1, 2880, -3.5, 16000, 320, 2, 1024)
     codes = np.array([[[1, 2, 3], [1023, 512, 0]]])
     assert example() == dumps(header, codes)
@@ -114,8 +118,8 @@ def test_example_is_what_the_writer_writes() -> None:
     np.testing.assert_array_equal(loaded, codes)
 
 
-def test_example_by_the_book() -> None:
-    assert decode_by_the_book(example()) == {
+def test_independent_decoder_reads_the_example() -> None:
+    assert decode_by_format_md(example()) == {
         "features": 1,
         "fingerprint": bytes.fromhex("00112233445566ff"),
         "sample rate": 48000,
@@ -143,7 +147,7 @@ def test_example_by_the_book() -> None:
     st.integers(0, 2**32 - 1),
 )
 @settings(max_examples=60, deadline=None)
-def test_second_decoder_agrees(
+def test_independent_decoder_agrees(
     n_channels: int, n_codebooks: int, size: int, n_frames: int, chunk_frames: int, known: bool, seed: int
 ) -> None:
     n_samples = n_frames * 512 - 5
@@ -155,7 +159,7 @@ def test_second_decoder_agrees(
     writer = Writer(stream, header, chunk_frames)
     writer.write(codes)
     writer.close(n_samples)
-    found = decode_by_the_book(stream.getvalue())
+    found = decode_by_format_md(stream.getvalue())
     np.testing.assert_array_equal(found["codes"], codes)
     assert found["extensions"] == {1: "é".encode()}
     if known:
@@ -190,19 +194,13 @@ def test_formula_for_the_position(data: bytes, position: int) -> None:
     empty = 0
     for byte in data:
         empty = times_x(empty ^ byte, 8)
-    by_the_book = 0xFFFFFFFF ^ times_x(checksum ^ 0xFFFFFFFF ^ empty, -(8 * len(data) + 64))
-    assert by_the_book == position == position_of(data, checksum)
+    expected = 0xFFFFFFFF ^ times_x(checksum ^ 0xFFFFFFFF ^ empty, -(8 * len(data) + 64))
+    assert expected == position == position_of(data, checksum)
 
 
-def test_files_of_version_0_1_are_read() -> None:
-    """The example as it stood before there were positioned checksums."""
-    old = example().replace(bytes.fromhex("22 01 00 11 22"), bytes.fromhex("22 00 00 11 22"))
-    for new_checksum, old_checksum in (
-        ("e7 74 26 43", "36 ff d2 3d"),
-        ("fc 55 52 79", "b3 68 aa 53"),
-        ("8a 64 4a a2", "51 53 7d 52"),
-    ):
-        old = old.replace(bytes.fromhex(new_checksum), bytes.fromhex(old_checksum))
-    header, codes = loads(old)
-    assert decode_by_the_book(old)["codes"] == codes.tolist() == [[[1, 2, 3], [1023, 512, 0]]]
-    assert header.gain_source is GainSource.WHOLE
+@pytest.mark.parametrize("features", [0, 2, 3])
+def test_other_required_features_are_refused(features: int) -> None:
+    data = bytearray(example())
+    data[6] = features
+    with pytest.raises(BitstreamError, match=f"requires features {features:#x}, this package reads features 0x1"):
+        loads(with_crc(bytes(data[:40])) + bytes(data[44:]))

@@ -1,4 +1,4 @@
-"""dac_codec.bitstream.legacy: files that the reference wrote, and files for it."""
+"""dac_codec.bitstream.legacy: files of the reference, read and written."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NPY_HEADER = b"\x93NUMPY\x01\x00v\x00{'descr': '|O', 'fortran_order': False, 'sh
 
 
 def artifacts(**changes: Any) -> dict[str, Any]:
-    """What the reference hands to `numpy.save`; `changes` are to the metadata, or to the codes."""
+    """The argument of the reference's `numpy.save`, with `changes` to the metadata or the codes."""
     codes = changes.pop("codes", np.arange(24, dtype=np.uint16).reshape(2, 3, 4))
     metadata = {
         "input_db": np.array([-20.25], dtype=np.float32),
@@ -37,7 +37,7 @@ def artifacts(**changes: Any) -> dict[str, Any]:
 
 
 def saved(content: Any, protocol: int = 4) -> bytes:
-    """What `numpy.save` makes of `content`, with any pickle protocol."""
+    """The file that `numpy.save` writes of `content`, with any pickle protocol."""
     return NPY_HEADER + pickle.dumps(np.array(content, dtype=object), protocol=protocol)
 
 
@@ -73,7 +73,7 @@ def test_golden_files_field_by_field(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
-def test_what_is_written_is_what_the_reference_reads(path: Path) -> None:
+def test_the_reference_reads_what_is_written(path: Path) -> None:
     """The reference loads with `np.load(..., allow_pickle=True)[()]`; the golden files are known to be harmless."""
     original = np.load(path, allow_pickle=True)[()]
     written = write_legacy(read_legacy(path.read_bytes()))
@@ -109,7 +109,7 @@ def test_round_trip(
 
 @pytest.mark.parametrize("value", [0, 255, 65535])
 def test_any_version_of_numpy_can_load_it(value: int) -> None:
-    """NumPy 2 names a module in its pickles that others don't have, and here the codes spell that name."""
+    """Pickles of NumPy 2 name a module that NumPy 1 does not have; here the codes contain that name too."""
     codes = np.full((1, 1, 40), value, np.uint16)
     codes[0, 0, :12] = np.frombuffer(b"cnumpy._core.multiarray\n", "<u2")
     written = write_legacy(LegacyFile(codes, 40, 20_000, -20.25, 1, 44100, True))
@@ -182,7 +182,7 @@ def test_other_version_strings() -> None:
     assert read_legacy(saved(artifacts(dac_version="0.0.1"))).dac_version == "0.0.1"
 
 
-# --- contents that make no sense --------------------------------------------------------------------------------------
+# --- invalid contents -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_other_version_strings() -> None:
         ({"codes": np.zeros((2, 3, 4), dtype=bool)}, "codes"),
         ({"codes": np.full((2, 3, 4), -1)}, "codes"),
         ({"codes": np.full((2, 3, 4), 65536)}, "codes"),
-        ({"codes": np.zeros((2, 3, 4), dtype="c8")}, "NumPy's pickles"),
+        ({"codes": np.zeros((2, 3, 4), dtype="c8")}, "a call that NumPy does not write"),
         ({"codes": np.full((2, 3, 4), None)}, "O8"),
         ({"codes": [[[1]]]}, "codes"),
         ({"channels": 1}, "channels"),
@@ -266,7 +266,7 @@ def test_is_legacy() -> None:
     assert not is_legacy(b"\x8aDAC\x01\x22")
 
 
-def test_a_loudness_for_each_channel() -> None:
+def test_loudness_per_channel() -> None:
     codes = np.zeros((2, 3, 4), np.uint16)
     file = LegacyFile(codes, 4, 1000, (-20.5, -31.25), 2, 44100, True)
     assert read_legacy(write_legacy(file)).input_db == (-20.5, -31.25)

@@ -1,4 +1,4 @@
-"""dac_codec.bitstream.legacy: files that want code to run, memory to fill, or time to pass."""
+"""dac_codec.bitstream.legacy: files that try to run code, to exhaust memory, or to take long."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ CODES = array(b"K\x01K\x02K\x03\x87", b"C\x0c" + bytes(12))
 
 
 def pickled(codes: bytes = CODES, version: bytes = text("1.0.0"), before: bytes = b"", protocol: int = 3) -> bytes:
-    """A pickle, put together by hand, of what the reference saves; `before` runs first and must leave no trace."""
+    """A hand-made pickle of what the reference saves; the operations `before` run first."""
     metadata = (
         text("input_db") + b"G" + struct.pack(">d", -16.0) + text("original_length") + b"M\x84\x03"
         + text("sample_rate") + b"M\x80>" + text("chunk_length") + b"K\x03" + text("channels") + b"K\x01"
@@ -63,7 +63,7 @@ def pickled(codes: bytes = CODES, version: bytes = text("1.0.0"), before: bytes 
 
 
 def refuse(data: bytes, reason: str | None = None, most_seconds: float = 1.0, most_memory: int = 1_000_000) -> None:
-    """`read_legacy` refuses `data`, for the `reason` if one is given, soon, and without filling the memory."""
+    """Assert that `read_legacy` refuses `data`, for the `reason` if given, within the limits of time and memory."""
     tracemalloc.start()
     started = time.process_time()
     try:
@@ -77,7 +77,7 @@ def refuse(data: bytes, reason: str | None = None, most_seconds: float = 1.0, mo
 
 
 def test_the_parts_above_make_a_file() -> None:
-    """And one that NumPy reads alike: what fails below fails for the reason that it names."""
+    """NumPy reads the same from it, so the files below are refused for their one difference."""
     content = pickle.loads(pickled())[()]
     assert content["codes"].shape == (1, 2, 3)
     assert content["codes"].dtype == np.uint16
@@ -110,7 +110,7 @@ def test_no_code_runs(tmp_path: Path, protocol: int, function: Any) -> None:
     refuse(NPY_HEADER + pickle.dumps(np.array({"codes": Call(function, argument)}, dtype=object), protocol=protocol))
     assert not trace.exists()
     pickle.loads(alone)
-    assert trace.exists()  # so the attack is a real one
+    assert trace.exists()  # so the attack is effective
 
 
 @pytest.mark.parametrize(
@@ -130,15 +130,15 @@ def test_no_code_runs(tmp_path: Path, protocol: int, function: Any) -> None:
         "_codecs\ndecode",
         "_codecs\nregister",
         "copyreg\n_reconstructor",
-        "dac_codec.bitstream.legacy\n_Array",
+        "dac_codec.bitstream.pickles\nArray",
     ],
 )
-def test_names_beyond_the_allowed(name: str) -> None:
+def test_names_outside_of_the_allow_list(name: str) -> None:
     module, attribute = name.split("\n")
     for named in (f"c{name}\n".encode(), text(module) + text(attribute) + b"\x93"):
         for attack in (named, named + b")R", named + b"Nb"):
-            refuse(NPY_HEADER + pickled(codes=attack), f"names '{re.escape(module)}.* no place")
-            refuse(NPY_HEADER + pickled(version=attack), f"names '{re.escape(module)}.* no place")
+            refuse(NPY_HEADER + pickled(codes=attack), f"names '{re.escape(module)}.* NumPy does not write")
+            refuse(NPY_HEADER + pickled(version=attack), f"names '{re.escape(module)}.* NumPy does not write")
 
 
 @pytest.mark.parametrize(
@@ -161,9 +161,9 @@ def test_names_beyond_the_allowed(name: str) -> None:
         DTYPE_U2 + b")R",
     ],
 )
-def test_calls_beyond_the_allowed(call: bytes) -> None:
+def test_calls_outside_of_the_allow_list(call: bytes) -> None:
     for attack in (pickled(codes=call), pickled(version=call)):
-        refuse(NPY_HEADER + attack, "calls something in a way that NumPy's pickles do not")
+        refuse(NPY_HEADER + attack, "makes a call that NumPy does not write")
 
 
 def test_calls_with_the_wrong_bytes() -> None:
@@ -177,10 +177,10 @@ def test_calls_with_the_wrong_bytes() -> None:
 @pytest.mark.parametrize(
     ("build", "reason"),
     [
-        (b"}}b", "something that has none"),  # would set attributes of a dict
-        (b"]Nb", "something that has none"),
-        (b"cnumpy\nndarray\n}b", "something that has none"),  # would set attributes of a class
-        (text("1.0.0") + b"}b", "something that has none"),
+        (b"}}b", "an object that has none"),  # would set attributes of a dict
+        (b"]Nb", "an object that has none"),
+        (b"cnumpy\nndarray\n}b", "an object that has none"),  # would set attributes of a class
+        (text("1.0.0") + b"}b", "an object that has none"),
         (DTYPE_U2 + b"(K\x03" + text(">") + b"NNNK\x00K\x00K\x00tb", "state of a dtype"),  # a second state
         (CODES + b"(K\x01K\x01K\x02K\x03\x87" + DTYPE_U2 + b"\x89C\x0c" + bytes(12) + b"tb", "state of an array"),
         (BLANK_ARRAY + b"Nb", "state of an array"),
@@ -193,7 +193,7 @@ def test_calls_with_the_wrong_bytes() -> None:
         (UNORDERED_U2 + b"(K\x03" + b"]" + b"NNNK\x00K\x00K\x00tb", "byte order"),
     ],
 )
-def test_states_beyond_the_allowed(build: bytes, reason: str) -> None:
+def test_states_outside_of_the_allow_list(build: bytes, reason: str) -> None:
     refuse(NPY_HEADER + pickled(codes=build), reason)
 
 
@@ -219,13 +219,13 @@ def test_shapes_without_the_bytes(shape: bytes) -> None:
     refuse(NPY_HEADER + pickled(codes=array(shape, b"C\x0c" + bytes(12))))
 
 
-NOT_ALLOWED = "operation .*has no place"
+NOT_ALLOWED = "operation .*NumPy does not write"
 CUT = "ends early"
 BOMBS = {
     "memo index 2^31-1": (b"K\x00r\xff\xff\xff\x7f", "memo entry 2147483647"),
     "memo index 2^32-1": (b"Nr\xff\xff\xff\xff", "memo entry 4294967295"),
-    "memo index that is not there": (b"h\x63", "memo entry 99, which is not there"),
-    "long memo index that is not there": (b"j\xff\xff\xff\x7f", "which is not there"),
+    "memo index that is not there": (b"h\x63", "memo entry 99, which does not exist"),
+    "long memo index that is not there": (b"j\xff\xff\xff\x7f", "which does not exist"),
     "BYTEARRAY8": (b"\x96" + struct.pack("<Q", 1 << 40), NOT_ALLOWED),
     "BYTEARRAY8 of its size": (b"\x96" + struct.pack("<Q", 4) + b"abcd", NOT_ALLOWED),
     "BINBYTES8": (b"\x8e" + struct.pack("<Q", (1 << 63) - 1), NOT_ALLOWED),
@@ -236,6 +236,8 @@ BOMBS = {
     "LONG with many digits": (b"L" + b"9" * 500_000 + b"L\n", NOT_ALLOWED),
     "INT with many digits": (b"I" + b"9" * 500_000 + b"\n", NOT_ALLOWED),
     "GLOBAL without an end": (b"c" + b"a" * 500_000, "name in the pickle has no end"),
+    "GLOBAL that is not UTF-8": (b"c\xff\n\xff\n", "UTF-8"),
+    "GLOBAL with an escape": (b"cnump\\x79\ndtype\n", "NumPy does not write"),
     "PERSID": (b"Pabc\n", NOT_ALLOWED),
     "BINPERSID": (b"K\x00Q", NOT_ALLOWED),
     "EXT1": (b"\x82\x01", NOT_ALLOWED),
@@ -253,7 +255,7 @@ BOMBS = {
     "POP": (b"N0", NOT_ALLOWED),
     "DUP and tuples": (b"]" + b"2\x86" * 400, NOT_ALLOWED),
     "mark without an end": (b"(" * 999, "more than 1000 operations"),
-    "end without a mark": (b"t", "mark that is not there"),
+    "end without a mark": (b"t", "missing mark"),
     "tuple of marks": (b"((\x86", "empty stack"),
     "too many operations": (b"K\x01" * 200_000, "more than 1000 operations"),
     "unknown operation": (b"\xff", NOT_ALLOWED),
@@ -265,7 +267,7 @@ BOMBS = {
     "key that is nested": (b"})" + b"\x85" * 900 + b"K\x01s", "keys are strings"),
     "odd number of items": (b"}(" + text("a") + b"u", "pairs"),
     "string that is not UTF-8": (b"\x8c\x02\xff\xff", "UTF-8"),
-    "stack left over": (b"N", "leaves something over"),
+    "stack left over": (b"N", "leaves unused values"),
     "stop at once": (b".", "empty stack"),
 }
 
@@ -276,7 +278,7 @@ def test_bombs(bomb: bytes, reason: str) -> None:
 
 
 def test_nested_values_are_not_walked_through() -> None:
-    """Lists that double 100 times, tuples that nest 900 times, a list within itself: all legal to build."""
+    """Lists doubled 100 times, tuples nested 700 times, a list within itself: all are legal to build."""
     levels = (b"](h%ch%ceq%c" % (level, level, level + 1) for level in range(1, 101))
     doubling = b"(]q\x01" + b"".join(levels) + b"t"
     nested = b")" + b"\x85" * 700
@@ -299,7 +301,7 @@ def test_long_names_of_fields_do_not_fill_the_message() -> None:
 
 
 def test_encoding_again_and_again() -> None:
-    """`_codecs.encode` may spell out the bytes of a file once, not one long string 80 times."""
+    """`_codecs.encode` has a budget: the size of the file, not one long string 80 times."""
     encode = b"c_codecs\nencode\nq\x00" + text("x" * 200_000) + b"q\x01" + text("latin1") + b"q\x02"
     again = b"".join(b"h\x00h\x01h\x02\x86R" for _ in range(80))
     refuse(NPY_HEADER + b"\x80\x02" + b"](" + encode + again + b"e.")
@@ -362,7 +364,7 @@ def test_random_changes() -> None:
 
 @given(st.data())
 @settings(max_examples=200, deadline=None)
-def test_stretches_moved_about(draw: st.DataObject) -> None:
+def test_moved_stretches(draw: st.DataObject) -> None:
     at = st.integers(128, len(SMALL))
     start, stop, target = draw.draw(at), draw.draw(at), draw.draw(at)
     read_or_refuse(SMALL[:target] + SMALL[min(start, stop) : max(start, stop)] + SMALL[target:])

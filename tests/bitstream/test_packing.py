@@ -1,4 +1,4 @@
-"""dac_codec.bitstream.packing: bit layout against a one-code-at-a-time implementation, and refusals."""
+"""dac_codec.bitstream.packing: bit layout compared with a slow implementation, and errors."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_extremes_of_every_width() -> None:
         np.testing.assert_array_equal(unpack(pack(codes, bits), bits, (4,)), codes)
 
 
-def test_strided_codes_are_packed_as_they_read() -> None:
+def test_strided_codes() -> None:
     codes = np.arange(48, dtype=np.uint16).reshape(2, 3, 8)
     assert pack(codes.transpose(1, 0, 2), 10) == pack(codes.transpose(1, 0, 2).copy(), 10)
     assert pack(codes[..., ::2], 10) == pack(codes[..., ::2].copy(), 10)
@@ -66,7 +66,7 @@ def test_codes_that_do_not_fit(codes: list[int]) -> None:
 
 
 @pytest.mark.parametrize("codes", [np.zeros(3), np.array(1), np.array(["1"])])
-def test_things_that_are_no_codes(codes: np.ndarray) -> None:
+def test_invalid_arrays(codes: np.ndarray) -> None:
     with pytest.raises(BitstreamError, match="integer array"):
         pack(codes, 8)
 
@@ -76,7 +76,7 @@ def test_wrong_length() -> None:
         with pytest.raises(BitstreamError, match=f"take 4 bytes, found {size}"):
             unpack(bytes(size), 10, (3,))
     with pytest.raises(BitstreamError):
-        unpack(b"", 10, (1 << 40, 1 << 40))  # refused before anything of that size is made
+        unpack(b"", 10, (1 << 40, 1 << 40))  # refused before memory is allocated
 
 
 def test_shape_without_axes_or_negative() -> None:

@@ -1037,13 +1037,13 @@ def test_demo_shows_its_result(monkeypatch: pytest.MonkeyPatch) -> None:
         compressed: Path
         decoded: Path
         seconds: float = 5.0
-        compressed_bytes: int = 4_900
-        pcm_bytes: int = 882_000
-        bitrate: float = 7840.0
+        channels: int = 2
+        compressed_bytes: int = 9_800
+        pcm_bytes: int = 1_764_000
+        bitrate: float = 15680.0
         ratio: float = 180.0
         encode_speed: float = 3.25
         decode_speed: float = 2.5
-        mel_distance: float = 0.875
         si_sdr: float = 9.5
 
     calls = []
@@ -1058,7 +1058,16 @@ def test_demo_shows_its_result(monkeypatch: pytest.MonkeyPatch) -> None:
     result = run("demo")
     assert result.exit_code == 0
     assert calls == [(Path("dac-demo"), None, "auto")]
-    for text in ("dac-demo/decoded.wav", "4.9 kB", "7.84 kbit/s", "180", "3.2x", "2.5x", "0.875", "9.50 dB"):
+    for text in (
+        "dac-demo/decoded.wav",
+        "9.8 kB",
+        "7.84 kbit/s per",
+        "15.68 kbit/s in",
+        "180",
+        "3.2x",
+        "2.5x",
+        "9.50 dB",
+    ):
         assert text in result.stdout
     run("demo", "--output", "there", "--model", "24khz", "--device", "cpu")
     assert calls[1] == (Path("there"), "24khz", "cpu")

@@ -6,6 +6,7 @@ import io
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +16,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import dac_codec.pretrained
-from dac_codec import audio, bitstream, codec
+from dac_codec import audio, bitstream, codec, pretrained
 from dac_codec.codec import DacFile, compress, decompress
 from dac_codec.codec.models import network_errors
 from dac_codec.common.errors import AudioError, BitstreamError, DacError, ModelMismatchError
 from dac_codec.common.files import atomic_write
 from dac_codec.model import DAC
 from dac_codec.model.decoder import Decoder
-from dac_codec.pretrained import models as pretrained
 from tests.audio.sounds import low_passed
 from tests.conftest import GOLDEN, golden_model
 
@@ -229,7 +228,7 @@ def test_a_loaded_model_stays_where_it_is(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(DAC, "to", to)
     codec.load_model(golden_model("44khz"), "cuda")
-    monkeypatch.setattr(dac_codec.pretrained, "load", lambda name, progress: golden_model("44khz"))
+    monkeypatch.setattr(pretrained, "load", lambda name, progress: golden_model("44khz"))
     codec.load_model("any")
     codec.load_model("any", "cpu")
     assert [device.type for device in moved] == ["cuda", "cuda"]
@@ -262,14 +261,15 @@ def test_what_a_device_says_becomes_one_sentence(message: str, expected: str) ->
 
 def test_weights_are_hashed_once_for_all_files(monkeypatch: pytest.MonkeyPatch) -> None:
     hashed: list[DAC] = []
-    digest = pretrained._digest
+    module = import_module("dac_codec.pretrained.fingerprint")
+    digest = module._digest
 
     def counting(shape: bytes, model: DAC) -> bytes:
         hashed.append(model)
         return digest(shape, model)
 
     mine = golden_model("44khz")
-    monkeypatch.setattr(pretrained, "_digest", counting)
+    monkeypatch.setattr(module, "_digest", counting)
     for seed in range(3):
         file = compress((noise(1, 600, seed), 44100), mine)
         decompress(file, mine)

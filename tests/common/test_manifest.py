@@ -32,12 +32,12 @@ def test_sounds_by_split(tmp_path: Path) -> None:
         (HEADER + "a.wav,speech,-1,train\n", r"line 2: the duration is '-1'"),
         (HEADER + "a.wav,speech,nan,train\n", r"line 2: the duration is 'nan'"),
         (HEADER + "a.wav,speech,inf,train\n", r"line 2: the duration is 'inf'"),
-        (HEADER + "a.wav,speech,1\n", r"line 2: nothing in the column 'split'"),
-        (HEADER + ",speech,1,train\n", r"line 2: nothing in the column 'path'"),
-        ("\udcff\udcfe", "is not a manifest"),
+        (HEADER + "a.wav,speech,1\n", r"line 2: the column 'split' is empty"),
+        (HEADER + ",speech,1,train\n", r"line 2: the column 'path' is empty"),
+        ("\udcff\udcfe", "is not a readable manifest"),
     ],
 )
-def test_a_bad_line_of_a_manifest_is_named(tmp_path: Path, text: str, message: str) -> None:
+def test_invalid_manifest_line_is_named(tmp_path: Path, text: str, message: str) -> None:
     manifest = tmp_path / "bad.csv"
     manifest.write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(AudioError, match=message) as error:

@@ -68,7 +68,7 @@ def test_wrong_words_are_said_in_one_line(data: Path, tmp_path: Path) -> None:
         ([str(data), "--bitrates", "2,x"], 2, "such as 2,4,6,8"),
         ([str(data), "--bitrates", "0"], 2, "such as 2,4,6,8"),
         ([str(data), "--model", str(data)], 1, "Error: "),
-        ([str(data / "speech" / "a.wav"), "-o", str(data / "speech" / "a.wav" / "b")], 1, "can't make the folder"),
+        ([str(data / "speech" / "a.wav"), "-o", str(data / "speech" / "a.wav" / "b")], 1, "can't create the folder"),
     ):
         output = [] if "-o" in arguments else ["-o", str(tmp_path / "out")]
         result = CliRunner().invoke(main, ["evaluate", *arguments, *output])

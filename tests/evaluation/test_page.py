@@ -19,10 +19,11 @@ import pytest
 import soundfile
 
 from dac_codec import pretrained
-from dac_codec.evaluation import pictures, png, report
+from dac_codec.common.errors import DacError
+from dac_codec.evaluation import figures, report
 from dac_codec.evaluation.clips import Clip
+from dac_codec.evaluation.figures import rate_distortion
 from dac_codec.evaluation.page import page
-from dac_codec.evaluation.plots import rate_distortion
 from dac_codec.evaluation.results import flac
 from dac_codec.evaluation.summary import means
 from tests.conftest import golden_model
@@ -56,14 +57,14 @@ def test_the_page_needs_nothing_else(folder: Path) -> None:
     assert text.count("</script>") == 2
     data = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
     assert data is not None
-    clips = json.loads(data[1])
+    clips = json.loads(data[1])["clips"]
     assert [[version["codec"] for version in clip["versions"]] for clip in clips] == [
         ["original", "anchor", "noise"]
     ] * 2
     for version in clips[1]["versions"]:
         waveform, rate = soundfile.read(io.BytesIO(base64.b64decode(version["sound"])))
         assert (rate, len(waveform)) == (RATE, int(0.6 * RATE))
-        assert base64.b64decode(version["picture"]).startswith(b"\x89PNG")
+        assert base64.b64decode(version["picture"]).startswith(b"\xff\xd8\xff")
 
 
 def test_the_report_is_complete(folder: Path) -> None:
@@ -74,7 +75,7 @@ def test_the_report_is_complete(folder: Path) -> None:
     assert [codec["name"] for codec in found["codecs"]] == ["anchor", "noise"]
     assert {mean["domain"] for mean in found["means"]} == {"all", "speech & more"}
     text = (folder / "report" / "index.html").read_text()
-    assert "2 of the 3 clips can be heard here" in text
+    assert "2 of the 3 clips can be played here" in text
     assert len(found["notes"]) == 2
     for note in found["notes"]:
         assert note in (folder / "report" / "report.md").read_text()
@@ -126,7 +127,7 @@ def test_the_report_says_if_the_codec_to_compare_with_is_missing(
         say=_silent,
     )
     text = (tmp_path / "report" / "report.md").read_text()
-    assert "opus, which the others would be compared with, has no results" in text
+    assert "opus, with which the others are compared, has no results" in text
     assert "| against |" not in text
     assert "bitrate efficiency" in text
     assert json.loads((tmp_path / "report" / "report.json").read_text())["differences"] == []
@@ -207,7 +208,7 @@ def test_a_blind_test_in_a_browser(tmp_path: Path) -> None:
     sound = flac(clips[0].waveform, RATE)
     found = [replace(result("a", "ours", 100, 1.0, setting=f"{n} codebooks"), sound=sound) for n in (2, 9)]
     facts = {"clips": 1, "version": "0", "codecs": [{"name": "ours", "about": "ours"}], "metrics": []}
-    facts |= {"notes": [], "left_out": [], "failures": []}
+    facts |= {"notes": [], "left_out": [], "failures": [], "bitrates": [2.0], "summary": []}
     text = page(facts, means(found, [MEL]), [], [MEL], clips, RATE, found)
     (tmp_path / "page.html").write_text(text.replace("</body>", BLIND + "</body>"))
     data = dict(re.findall(r'data-(\w+)="([^"]*)"', chromium(tmp_path / "page.html", tmp_path)))
@@ -229,7 +230,7 @@ def test_a_blind_test_in_a_browser(tmp_path: Path) -> None:
 def test_spectrograms_are_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     figure = pytest.importorskip("matplotlib.figure").Figure
     clips = {"a": (speech_like(0.2), speech_like(0.2, 1))}
-    pictures.spectrograms(clips, RATE, tmp_path / "a.jpg")
+    figures.spectrograms(clips, RATE, tmp_path / "a.jpg")
     before = (tmp_path / "a.jpg").read_bytes()
     assert before.startswith(b"\xff\xd8")
 
@@ -240,18 +241,51 @@ def test_spectrograms_are_whole_or_not_there(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(figure, "savefig", interrupted)
     for name in ("a.jpg", "b.png"):
         with pytest.raises(KeyboardInterrupt):
-            pictures.spectrograms(clips, RATE, tmp_path / name)
+            figures.spectrograms(clips, RATE, tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == ["a.jpg"]
     assert (tmp_path / "a.jpg").read_bytes() == before
 
 
-def test_pictures_are_what_they_say(tmp_path: Path) -> None:
-    tone = np.sin(2 * np.pi * 11025 * np.arange(RATE) / RATE)[None].astype(np.float32)
-    data = png.spectrogram(tone)
-    image = pytest.importorskip("PIL.Image").open(io.BytesIO(data))
-    assert image.size == (png.WIDTH, png.HEIGHT)
-    brightness = np.asarray(image.convert("L"), np.float64).mean(1)
-    assert abs(int(brightness.argmax()) - png.HEIGHT // 2) <= 1  # half of the highest frequency, in the middle
+def test_spectrograms_have_a_mel_axis() -> None:
+    """A tone at half of the highest mel, not of the highest frequency, is in the middle."""
+    librosa = pytest.importorskip("librosa")
+    image = pytest.importorskip("PIL.Image")
+    frequency = librosa.mel_to_hz(librosa.hz_to_mel(RATE / 2) / 2)
+    tone = np.sin(2 * np.pi * frequency * np.arange(RATE) / RATE)[None].astype(np.float32)
+    silent, data = figures.spectrogram_strips([np.zeros_like(tone), tone], RATE)
+    picture = np.asarray(image.open(io.BytesIO(data)).convert("L"), np.float64)
+    assert picture.shape == (200, 960)
+    left, width = (round(960 * share) for share in (figures.STRIP_LEFT, figures.STRIP_WIDTH))
+    plotted = picture[:, left + 9 : left + width - 9]
+    top, bottom = np.flatnonzero(plotted.mean(1) < 100)[[0, -1]]
+    assert abs(int(plotted[top:bottom].mean(1).argmax()) - (bottom - top) / 2) <= 10
+    assert np.asarray(image.open(io.BytesIO(silent)).convert("L"))[top:bottom, left + 9 : left + width - 9].max() < 20
+
+
+def test_the_page_without_pictures(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(figures, "find_spec", lambda name: None)
+    said: list[str] = []
+    report.evaluate(
+        folder / "data", tmp_path / "report", ("anchor", "noise"), workers=1, progress=False, say=said.append
+    )
+    line = "spectrograms are left out, they need librosa and matplotlib: pip install 'dac_codec[evaluate]'"
+    assert line in said
+    assert f"- {line}" in (tmp_path / "report" / "report.md").read_text()
+    assert '"picture":' not in (tmp_path / "report" / "index.html").read_text()
+    with pytest.raises(DacError, match="spectrograms are left out"):
+        figures.spectrograms({}, RATE, tmp_path / "a.png")
+
+
+def test_plots_of_one_measure_have_the_same_axes() -> None:
+    found = means(results(), [MEL])
+    pooled = [one for one in found if one.domain == "all"]
+    ticks = []
+    for domain in ("music", "speech"):
+        panel = [one for one in found if one.domain == domain]
+        assert rate_distortion(panel, MEL, ["ours", "opus"]) != rate_distortion(panel, MEL, ["ours", "opus"], found)
+        picture = ElementTree.fromstring(rate_distortion(panel, MEL, ["ours", "opus"], [*found, *pooled]))
+        ticks.append([(one.attrib["x"], one.attrib["y"], one.text) for one in picture.iter("text")])
+    assert ticks[0] == ticks[1]
 
 
 def test_plots_are_svg_with_a_point_for_each_mean() -> None:

@@ -8,9 +8,9 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from dac_codec.evaluation.codecs import Coded, Setting
 from dac_codec.evaluation.metrics import METRICS, METRICS_VERSION, usable_metrics
 from dac_codec.evaluation.report import evaluate
 from dac_codec.evaluation.results import Result
-from dac_codec.evaluation.run import Outcome, _undisturbed, run, shown
+from dac_codec.evaluation.run import Outcome, Task, played_clips, run
 from tests.conftest import golden_model
 from tests.evaluation.sounds import RATE, noisy, speech_like
 from tests.evaluation.test_metrics import PERFECT
@@ -108,7 +108,7 @@ def test_what_is_done_is_not_done_again(clips: list[Clip], tmp_path: Path) -> No
     assert first.failures == []
     assert first.results[0].kbps == pytest.approx(100 * 8 / 0.2 / 1000, rel=1e-3)
     assert [one.clip for one in first.results if one.sound is not None] == [
-        clip.name for clip in shown(clips) for _ in range(2)
+        clip.name for clip in played_clips(clips) for _ in range(2)
     ]
     assert evaluated(clips, codec, tmp_path) == first
     assert len(codec.done) == 13
@@ -262,29 +262,46 @@ def test_weights_that_are_replaced_between_two_evaluations_are_heard(tmp_path: P
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="signals are not sent to threads here")
-def test_ctrl_c_that_another_thread_takes_waits_until_the_tasks_are_handed_out() -> None:
-    go, handed_out = threading.Event(), []
+def test_ctrl_c_does_not_interrupt_the_submission_of_tasks(
+    clips: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submitted, shut_down = [], []
 
-    def take() -> None:
-        go.wait()
-        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+    class Pool:
+        def __init__(self, *arguments: object) -> None:
+            pass
 
-    def hand_out() -> None:
-        with _undisturbed():
-            go.set()
-            thread.join()
-            handed_out.append("all")
+        def submit(self, call: object, task: Task) -> Future[None]:
+            if not submitted:
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.2)  # The main thread has raised by now.
+            submitted.append(task)
+            return Future()
 
-    thread = threading.Thread(target=take)
-    thread.start()
+        def shutdown(self, **options: bool) -> None:
+            shut_down.append((len(submitted), options))
+
+    monkeypatch.setattr("dac_codec.evaluation.run.ProcessPoolExecutor", Pool)
+    codec = Counting()
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored where tests run
     try:
         with pytest.raises(KeyboardInterrupt):
-            hand_out()
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+            run(clips, RATE, [(codec, codec.settings([2]))], QUICK, tmp_path, workers=2, progress=False)
     finally:
         signal.signal(signal.SIGINT, before)
-    assert handed_out == ["all"]
+    assert shut_down == [(6, {"wait": True, "cancel_futures": True})]
+
+
+def test_a_task_that_can_not_be_submitted_ends_the_run(
+    clips: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def submit(*arguments: object) -> None:
+        raise OSError("no more processes")
+
+    monkeypatch.setattr("dac_codec.evaluation.run.ProcessPoolExecutor.submit", submit)
+    codec = Counting()
+    with pytest.raises(OSError, match="no more processes"):
+        run(clips, RATE, [(codec, codec.settings([2]))], QUICK, tmp_path, workers=2, progress=False)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -315,7 +332,7 @@ def test_no_more_than_twelve_clips_are_shown() -> None:
 
     def named(n_domains: int, n_clips: int = 4) -> list[str]:
         found = [Clip(f"{domain}-{i}", str(domain), silence) for domain in range(n_domains) for i in range(n_clips)]
-        return [clip.name for clip in shown(found)]
+        return [clip.name for clip in played_clips(found)]
 
     assert named(0) == []
     assert named(1, 1) == ["0-0"]

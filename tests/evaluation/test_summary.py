@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dac_codec.evaluation import summary, tables
 from dac_codec.evaluation.metrics import METRICS
 from dac_codec.evaluation.results import Result
-from dac_codec.evaluation.statistics import CONFIDENCE, N_RESAMPLES, Estimate, estimate, groups
+from dac_codec.evaluation.statistics import CONFIDENCE, N_RESAMPLES, Estimate, estimate, source_numbers
 
 MEL, SI_SDR = (next(one for one in METRICS if one.name == name) for name in ("mel_distance", "si_sdr"))
 
@@ -98,15 +98,17 @@ def test_a_source_with_many_clips_counts_with_all_of_them() -> None:
     assert (found.clips, found.sources) == (13, 5)
 
 
-def test_clips_that_share_a_file_hang_together() -> None:
-    assert groups([]).tolist() == []
-    assert groups([["a"], ["b"], ["a"]]).tolist() == [0, 1, 0]
-    assert groups([["d"], ["a", "b"], ["e"], ["c"], ["b", "c"]]).tolist() == [0, 1, 2, 3, 4]
-    assert groups([["a"], ["a", "b"], ["b", "a"], ["b"], ["c"]]).tolist() == [0, 0, 0, 0, 1], "of the same two files"
+def test_clips_of_one_file_share_a_source() -> None:
+    assert source_numbers([]).tolist() == []
+    assert source_numbers([["a"], ["b"], ["a"]]).tolist() == [0, 1, 0]
+    assert source_numbers([["d"], ["a", "b"], ["e"], ["c"], ["b", "c"]]).tolist() == [0, 1, 2, 3, 4]
+    assert source_numbers([["a"], ["a", "b"], ["b", "a"], ["b"], ["c"]]).tolist() == [0, 0, 0, 0, 1], (
+        "of the same two files"
+    )
     # Little sound: clips that begin with successive files and have all but one of them in common.
-    assert groups([["a", "b", "c"], ["b", "c", "d"], ["c", "d", "e"], ["x", "y", "c"]]).tolist() == [0, 1, 2, 3]
-    assert groups([list("abcdef"), list("bcdefg"), list("cdefgh"), list("hijklm")]).tolist() == [0, 0, 0, 1]
-    assert groups([[], [], ["a"]]).tolist() == [0, 1, 2]
+    assert source_numbers([["a", "b", "c"], ["b", "c", "d"], ["c", "d", "e"], ["x", "y", "c"]]).tolist() == [0, 1, 2, 3]
+    assert source_numbers([list("abcdef"), list("bcdefg"), list("cdefgh"), list("hijklm")]).tolist() == [0, 0, 0, 1]
+    assert source_numbers([[], [], ["a"]]).tolist() == [0, 1, 2]
 
 
 def results() -> Sequence[Result]:
@@ -146,6 +148,21 @@ def test_means_by_domain() -> None:
     assert ours.codebooks.used == [0.5, 0.25]
     assert ours.codebooks.efficiency == 0.25
     assert ours.codebooks.frames == 10
+
+
+def test_the_worst_decile_is_on_the_bad_side() -> None:
+    found = [result(f"x-{i}", "a", 100, float(i), si_sdr=float(i)) for i in range(11)]
+    mean = summary.means(found, [MEL, SI_SDR])[0]
+    assert mean.worst == {"mel_distance": 9.0, "si_sdr": 1.0}
+
+
+def test_a_line_tells_who_wins_where_and_by_how_much() -> None:
+    metrics = [MEL, SI_SDR]
+    lines = summary.verdict_lines(summary.differences(results(), metrics, "ours"), metrics)
+    assert lines == ["all, ours (8.00 kbit/s) against opus (7.20 kbit/s): worse: SI-SDR by 3.00 dB."]
+    swapped = [result(f"x-{i}", name, 100, value) for i in range(6) for name, value in (("a", i), ("b", 5 - i))]
+    (line, _) = summary.verdict_lines(summary.differences(swapped, [MEL], "a"), [MEL])
+    assert line == "x, a (0.80 kbit/s) against b (0.80 kbit/s): undecided: mel distance."
 
 
 def test_bitrates_are_all_bits_over_all_seconds() -> None:
@@ -203,9 +220,9 @@ def test_clips_of_too_few_files_have_no_verdict() -> None:
 def test_everything_is_compared_with_the_codec_that_was_asked_for_first() -> None:
     others = [one for one in results() if one.codec != "ours"]
     assert summary.differences(others, [MEL], "ours") == []
-    assert "ours, which the others would be compared with, has no results" in summary.incomparable(others, "ours")
-    assert "silence, which the others would be compared with, costs no bits" in summary.incomparable(others, "silence")
-    assert "nothing else" in summary.incomparable(others, "opus")
+    assert "ours, with which the others are compared, has no results" in summary.incomparable(others, "ours")
+    assert "silence, with which the others are compared, costs no bits" in summary.incomparable(others, "silence")
+    assert "no other codec" in summary.incomparable(others, "opus")
     backwards = sorted(results(), key=lambda one: one.codec)
     assert {one.codec for one in summary.differences(backwards, [MEL], "ours")} == {"ours"}
 
@@ -213,7 +230,7 @@ def test_everything_is_compared_with_the_codec_that_was_asked_for_first() -> Non
 def test_tables() -> None:
     text = tables.means_markdown(summary.means(results(), [MEL, SI_SDR]), [MEL, SI_SDR])
     assert text.count("\n") == 1 + 3 * 5
-    assert "| all | 5 | silence |  | 0.00 | 9.000 [9.000, 9.000] | 0.000 [0.000, 0.000] |" in text
+    assert "| all | 5 | silence |  | 0.00 | 9.000 [9.000, 9.000] (9.000) | 0.000 [0.000, 0.000] (0.000) |" in text
     assert tables.codebooks_markdown(summary.means(results(), [])).splitlines()[-4:-3] == [
         "| all | ours | 9 codebooks | 10 | 25.0% | 1.00 0.00 | 50% 25% |"
     ]

@@ -1,17 +1,15 @@
-"""A prepared model is the same network."""
+"""A prepared model gives the same results."""
 
 from __future__ import annotations
 
 import copy
-import shutil
-import subprocess
-import sys
+import gc
 import time
 import warnings
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,14 +27,13 @@ from dac_codec.inference import (
     PreparedDAC,
     StreamingDecoder,
     StreamingEncoder,
-    kernels,
     layers,
     network,
     prepare,
+    prepare_cached,
     prepared,
 )
-from dac_codec.model import DAC, PRESETS, DACConfig
-from dac_codec.model.snake import scales, snake_into
+from dac_codec.model import DAC, DACConfig
 from tests.conftest import GOLDEN, golden_model
 from tests.inference.networks import TINY, lively, noise, pieces, run
 
@@ -52,9 +49,9 @@ MODELS.append(lively(replace(TINY, decoder_rates=(3, 1, 2))))
 @given(st.sampled_from(MODELS), st.integers(1, 400), st.integers(1, 3), st.sampled_from([None, 1, 2]))
 @settings(deadline=None, max_examples=40)
 @torch.no_grad()
-def test_it_is_the_model(model: DAC, n_samples: int, batch: int, n_quantizers: int | None) -> None:
+def test_it_equals_the_model(model: DAC, n_samples: int, batch: int, n_quantizers: int | None) -> None:
     prepared = prepare(model)
-    assert prepared.dtype == torch.float64  # What is in double precision is not made less.
+    assert prepared.dtype == torch.float64
     audio = noise(batch, 1, n_samples)
     expected, found = model(audio, n_quantizers=n_quantizers), prepared(audio, n_quantizers=n_quantizers)
     assert torch.equal(found["codes"], expected["codes"])
@@ -82,7 +79,7 @@ def test_golden_values(name: str) -> None:
 @given(st.lists(st.integers(0, 300), min_size=1, max_size=5).filter(any), st.sampled_from(MODELS))
 @settings(deadline=None, max_examples=20)
 @torch.no_grad()
-def test_streams_of_it_are_the_whole(sizes: list[int], model: DAC) -> None:
+def test_streams_equal_the_whole(sizes: list[int], model: DAC) -> None:
     prepared = prepare(model)
     audio = noise(2, 1, 1000)
     encoder, decoder = StreamingEncoder(prepared, batch_size=2), StreamingDecoder(prepared, 2)
@@ -98,7 +95,7 @@ def test_blocks_and_tiles_make_no_difference(monkeypatch: pytest.MonkeyPatch) ->
     audio = noise(2, 1, 3000)
     expected = model(audio)
     monkeypatch.setattr(layers, "_TILE_BYTES", 1)
-    monkeypatch.setattr(layers, "_SHORTEST_TILE", 4)
+    monkeypatch.setattr(layers, "_MIN_TILE", 4)
     monkeypatch.setattr(network, "block_samples", lambda device: 300)
     found = prepare(model)(audio)
     assert torch.equal(found["codes"], expected["codes"])
@@ -109,19 +106,16 @@ def test_streams_share_the_weights() -> None:
     prepared = prepare(golden_model("44khz"))
     one, other = StreamingDecoder(prepared), StreamingDecoder(prepared)
 
-    def kernels_of(layer: object) -> list[object]:
-        found = [layer.kernel] if isinstance(layer, layers.Convolution) else []
-        inner = getattr(layer, "layers", []) or [
-            getattr(layer, name) for name in ("wide", "mix") if hasattr(layer, name)
-        ]
-        return found + [kernel for child in inner for kernel in kernels_of(child)]
+    def convs(layer: layers.Layer) -> list[object]:
+        found: list[object] = [layer.conv] if isinstance(layer, layers.Convolution) else []
+        return found + [conv for child in layer.children.values() for conv in convs(child)]
 
-    first, second = (kernels_of(stream._layers._layers) for stream in (one, other))
+    first, second = (convs(stream._network.layers) for stream in (one, other))
     assert len(first) > 10
     assert all(a is b for a, b in zip(first, second, strict=True))
 
 
-def test_it_is_that_model_in_every_other_respect(tmp_path: Path) -> None:
+def test_everything_else_is_that_of_the_model(tmp_path: Path) -> None:
     model = golden_model("44khz").train()
     prepared = prepare(model)
     assert model.training
@@ -135,7 +129,7 @@ def test_it_is_that_model_in_every_other_respect(tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-def test_weights_that_move_are_taken_up_again() -> None:
+def test_moved_weights_take_effect() -> None:
     model = lively(TINY)
     prepared = prepare(model, dtype="float32")
     audio = noise(1, 1, 100, dtype=torch.float32)
@@ -156,7 +150,7 @@ KINDS = [
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("config", KINDS, ids=["snake", "relu", "moving average"])
 @torch.no_grad()
-def test_weights_that_change_later_make_no_difference(config: DACConfig, dtype: torch.dtype) -> None:
+def test_later_changes_of_weights_have_no_effect(config: DACConfig, dtype: torch.dtype) -> None:
     model = lively(config, dtype)
     prepared = prepare(model)
     audio = noise(1, 1, 300, dtype=dtype)
@@ -168,7 +162,7 @@ def test_weights_that_change_later_make_no_difference(config: DACConfig, dtype: 
 
 
 @torch.no_grad()
-def test_weights_that_are_loaded_are_taken_up() -> None:
+def test_loaded_weights_take_effect() -> None:
     model, other = lively(TINY), lively(TINY)
     for parameter in other.parameters():
         parameter.mul_(-1.1)
@@ -213,7 +207,7 @@ def test_types_are_those_of_the_model(dtype: torch.dtype) -> None:
     assert torch.allclose(found["z"], model.quantizer.from_codes(found["codes"])[0], atol=0.1)
 
 
-def test_files_that_begin_together_share_what_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_share_the_prepared_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
 
     def slowly(kind: Any) -> Callable[..., Any]:
@@ -277,8 +271,8 @@ def test_a_model_that_is_there_is_not_copied() -> None:
 
 
 @torch.no_grad()
-def test_bfloat16_is_near() -> None:
-    """The bound that the documentation gives, with the bundled model on real sound."""
+def test_bfloat16_is_close() -> None:
+    """The bound in the documentation, with the bundled model on real audio."""
     import soundfile
 
     sound, rate = soundfile.read(Path(inference.__file__).parents[1] / "evaluation" / "demo.flac", dtype="float32")
@@ -298,7 +292,7 @@ def test_bfloat16_is_near() -> None:
     assert float(spectral.si_sdr(heard, expected).mean()) > 40
 
 
-def test_auto_asks_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_depends_on_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     model = golden_model("44khz")
     for answer in (True, False):
         monkeypatch.setattr(inference.prepared, "_has_bfloat16", lambda device, answer=answer: answer)
@@ -307,7 +301,7 @@ def test_auto_asks_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
         assert prepare(model, dtype="bfloat16").dtype == torch.bfloat16
 
 
-def test_exact_and_another_type_contradict_each_other() -> None:
+def test_exact_with_another_type() -> None:
     with pytest.raises(ValueError, match="own type"):
         prepare(golden_model("44khz"), dtype="bfloat16", exact=True)
 
@@ -324,156 +318,68 @@ def test_wrong_n_quantizers_are_named(n_quantizers: int) -> None:
         prepare(golden_model("44khz")).encode(torch.zeros(1, 1, 100), n_quantizers)
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
-@torch.no_grad()
-def test_compiled_activations() -> None:
-    kernels._compiler.cache_clear()
-    torch._dynamo.reset()
-    model = golden_model("44khz")
-    compiled, plain = prepare(model, compile=True, exact=True), prepare(model, exact=True)
-    assert compiled._snake is not None
-    n_graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-    audio = noise(1, 1, 20_000, dtype=torch.float32)
-    codes = plain.encode(audio).codes
-    assert (compiled.encode(audio).codes == codes).float().mean() > 0.999
-    assert torch.allclose(compiled.decode_codes(codes), plain.decode_codes(codes), atol=1e-4)
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == n_graphs > 0
-
-
-@pytest.fixture
-def compilations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """An item for each graph that is compiled, by what takes no time over it."""
-    found: list[int] = []
-
-    def count(graph: torch.fx.GraphModule, inputs: object) -> Callable[..., Any]:
-        found.append(len(found))
-        return graph.forward
-
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=count))
-    torch._dynamo.reset()
-    mine = kernels.CompiledSnake()
-    monkeypatch.setattr(kernels, "_compiler", lambda: mine)
-    return found
-
-
-@pytest.mark.parametrize("options", [{"dtype": "bfloat16"}, {"exact": True}], ids=str)
-@pytest.mark.parametrize("precision", ["highest", "high"])
-def test_nothing_is_compiled_at_the_first_real_call(
-    options: dict[str, Any], precision: str, compilations: list[int]
-) -> None:
-    """Which is that of a thread with other modes than the one that made the model, and of any shape."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
-    try:
-        compiled = prepare(golden_model("44khz"), compile=True, **options)
-        assert len(compilations) == (3 if "dtype" in options else 1)
-        audio = noise(3, 1, 3000, dtype=torch.float32)
-
-        def there_and_back(batch: int) -> None:
-            codes = compiled.encode(audio[:batch]).codes
-            compiled.decode_codes(codes)
-            encoder, decoder = StreamingEncoder(compiled, batch_size=batch), StreamingDecoder(compiled, batch)
-            codes = run(encoder.push, encoder.flush, pieces(audio[:batch], [700]))
-            run(decoder.push, decoder.flush, pieces(codes, [2]))
-
-        with ThreadPoolExecutor(1) as pool:
-            for batch in (1, 2, 3):
-                pool.submit(there_and_back, batch).result()
-        assert len(compilations) == (3 if "dtype" in options else 1)
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
-def test_a_compiler_that_fails_later(compilations: list[int]) -> None:
-    compiled = kernels.CompiledSnake()
-    x, factors = noise(2, 9, 5), scales(torch.rand(5, dtype=torch.float64))
-    found, expected = torch.empty_like(x), torch.empty_like(x)
-    snake_into(x, factors, expected)
-    compiled(x, factors, found)
-    assert torch.allclose(found, expected, atol=1e-12)
-
-    def fail(*arguments: object) -> None:
-        raise RuntimeError("no compiler\nany more")
-
-    compiled._one_pass = fail
-    with pytest.warns(UserWarning, match=r"^activations are not compiled: no compiler$"):
-        compiled(x, factors, found.fill_(0))
-    assert torch.equal(found, expected)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        compiled(x, factors, found.fill_(0))
-    assert torch.equal(found, expected)
-
-
 def test_a_gpu_has_nothing_to_compile() -> None:
-    """As on a device that stands for one here; unless someone asks for it, nobody need know."""
+    """A warning, on request only; the meta device stands for a GPU."""
     model = golden_model("44khz").to("meta")
     with pytest.warns(UserWarning, match="activations are not compiled: that is for CPUs"):
         prepare(model, compile=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        prepare(model, dtype="bfloat16", seconds=1e9)
-        prepare(model, compile=False)
+        prepare(model, dtype="bfloat16")
 
 
-@pytest.mark.parametrize(
-    ("seconds", "options", "expected"),
-    [
-        (0.0, {}, False),
-        (600.0, {"dtype": "bfloat16"}, False),
-        (1e9, {"dtype": "bfloat16"}, True),
-        (1e9, {"dtype": "bfloat16", "compile": False}, False),
-        (1e9, {"dtype": "float32"}, False),
-        (1e9, {"exact": True}, False),
-        (0.0, {"exact": True, "compile": True}, True),
-    ],
-)
-def test_compiles_for_long_jobs(
-    monkeypatch: pytest.MonkeyPatch, seconds: float, options: dict[str, Any], expected: bool
-) -> None:
-    asked = []
-    monkeypatch.setattr(prepared, "compiled_snake", lambda signal, dtype: asked.append(1))
-    prepare(golden_model("44khz"), seconds=seconds, **options)
-    assert bool(asked) == expected
+def test_a_prepared_model_is_kept_until_the_model_changes() -> None:
+    model = lively(TINY, torch.float32)
+    first = prepare_cached(model)
+    assert prepare_cached(first) is first
+    assert prepare_cached(model) is first
+    assert prepare_cached(model, exact=False) is not first
+    assert first.dtype == torch.float32
+    changes: list[Callable[[], Any]] = [
+        lambda: model.quantizer.stages()[0].codebook.weight.data.neg_(),  # Leaves PyTorch's version counter.
+        lambda: model.load_state_dict({name: 2 * tensor for name, tensor in model.state_dict().items()}),
+        lambda: model.double(),
+        lambda: setattr(model, "name", "renamed"),
+    ]
+    audio = noise(1, 1, 100)
+    for change in changes:
+        before = prepare_cached(model)
+        with torch.no_grad():
+            change()
+        after = prepare_cached(model)
+        assert after is not before
+        assert after.name == model.name
+        assert torch.equal(inference.encode(model, audio), prepare(model, exact=True).encode(audio).codes)
+        assert prepare_cached(model) is after
 
 
-def test_how_long_a_job_of_the_published_network_is_long() -> None:
-    """What docs/speed.md says: about an hour of audio, of the mean of encoding and decoding."""
-    with torch.device("meta"):
-        model = DAC(PRESETS["44khz"])
-    assert prepared.LONG_JOB / prepared._operations(model) / 60 == pytest.approx(65, abs=5)
+def test_training_steps_take_effect() -> None:
+    model = lively(TINY, torch.float32)
+    audio = noise(1, 1, 100, dtype=torch.float32)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+    for _ in range(2):
+        model(audio)["audio"].square().mean().backward()
+        optimizer.step()
+        codes = inference.encode(model, audio)
+        assert torch.equal(codes, prepare(model, exact=True).encode(audio).codes)
 
 
-_NO_COMPILER = """
-import warnings
-import torch
-from tests.conftest import golden_model
-from dac_codec.inference import prepare
-with warnings.catch_warnings(record=True) as caught:
-    warnings.simplefilter("always")
-    prepared = prepare(golden_model("44khz"), compile=True)
-told = [str(warning.message) for warning in caught if "activations are not compiled" in str(warning.message)]
-assert len(told) == 1 and "\\n" not in told[0], told
-assert prepared.encode(torch.zeros(1, 1, 1000)).codes.shape[-1] == 2
-print("went on")
-"""
+def test_a_kept_model_is_freed_with_the_model() -> None:
+    model = lively(TINY)
+    kept = weakref.ref(prepare_cached(model))
+    del model
+    gc.collect()
+    assert kept() is None
 
 
-def test_without_a_compiler(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", _NO_COMPILER],
-        env={
-            "PATH": str(tmp_path),
-            "CXX": "/nonexistent/c++",
-            "PYTHONPATH": ":".join(sys.path),
-            "TORCHINDUCTOR_CACHE_DIR": str(tmp_path),
-            "HOME": str(tmp_path),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.stdout == "went on\n", done.stderr
+def test_parts_prepared_in_inference_mode_serve_outside_of_it() -> None:
+    model = lively(TINY, torch.float32)
+    audio = noise(1, 1, 300, dtype=torch.float32)
+    with torch.inference_mode():
+        codes = inference.encode(model, audio)
+        heard = inference.decode(model, codes)
+    assert torch.equal(inference.encode(model, audio), codes)
+    assert torch.equal(inference.decode(model, codes), heard)
 
 
 @pytest.mark.gpu

@@ -1,4 +1,4 @@
-"""A stream gives what the whole gives, whatever the chunks."""
+"""Streams equal the whole signal, for any chunks."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dac_codec import inference
-from dac_codec.inference import StreamingDecoder, StreamingEncoder
-from dac_codec.inference.kernels import PlainKernel
+from dac_codec.inference import StreamingDecoder, StreamingEncoder, convolution
+from dac_codec.inference.convolution import RowConv
 from dac_codec.model import DAC
 from tests.conftest import golden_model
 from tests.inference.networks import TINY, lively, noise, pieces, run, shape_of
@@ -84,7 +84,7 @@ def test_an_interrupted_encoder_goes_on(model: DAC, sizes: list[int], interrupte
     before, after = StreamingEncoder(model, batch_size=2), StreamingEncoder(model, batch_size=2)
     parts = [before.push(piece) for piece in pieces(audio[..., :interrupted], sizes)]
     after.load_state_dict(saved_and_loaded(before.state_dict()))
-    before.push(noise(2, 1, 50))  # What the first one does from now on is nothing to the second.
+    before.push(noise(2, 1, 50))  # This must not affect the second stream.
     parts.append(run(after.push, after.flush, pieces(audio[..., interrupted:], sizes)))
     assert torch.equal(torch.cat(parts, -1), model.encode(audio).codes)
 
@@ -122,7 +122,7 @@ def test_single_precision(name: str) -> None:
     audio = noise(2, 1, 40 * model.hop_length - 11, dtype=torch.float32)
     whole = model.encode(audio).codes
     codes = encode_in_chunks(model, audio, [700, 1, 9000, 130])
-    # A code that differs must be one that the exact network can't tell from the other but by a rounding error.
+    # Where a code differs, both entries must be equally near within rounding in double precision.
     for item, frame in (codes != whole).any(1).nonzero().tolist():
         book = int((codes != whole)[item, :, frame].nonzero()[0])
         z = exact.quantizer.from_codes(whole[item : item + 1, : book + 1])[0] if book else 0
@@ -137,8 +137,9 @@ def test_single_precision(name: str) -> None:
     truth, heard = exact.decode_codes(whole), model.decode_codes(whole)
     streamed = decode_in_chunks(model, whole, [1, 4, 16, 3])
     assert streamed.dtype == torch.float32
-    # These two networks magnify rounding errors: the whole is off by up to 1e-5 as well.
-    assert float((streamed - truth).abs().max()) <= 2 * float((heard - truth).abs().max()) + 1e-6
+    # These two networks magnify rounding errors: the model itself is off by up to 1e-5.
+    assert float((heard - truth).abs().max()) < 1.5e-5
+    assert float((streamed - truth).abs().max()) < 3e-5
 
 
 @torch.no_grad()
@@ -154,7 +155,7 @@ def test_half_precision_works() -> None:
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("chunks", [[], [0, 0]])
-def test_nothing_comes_of_nothing(causal: bool, chunks: list[int]) -> None:
+def test_empty_signals(causal: bool, chunks: list[int]) -> None:
     model = NETWORKS[(2, 3), causal]
     encoder, decoder = StreamingEncoder(model, 2, batch_size=3), StreamingDecoder(model, 3)
     for size in chunks:
@@ -164,7 +165,7 @@ def test_nothing_comes_of_nothing(causal: bool, chunks: list[int]) -> None:
     assert decoder.flush().shape == (3, 1, 0)
 
 
-def test_the_end_is_the_end_until_reset() -> None:
+def test_an_ended_stream_needs_a_reset() -> None:
     model = NETWORKS[(3, 5), False]
     audio, codes = noise(1, 1, 100), torch.arange(7).expand(1, 3, 7)
     encoder, decoder = StreamingEncoder(model), StreamingDecoder(model)
@@ -208,18 +209,19 @@ def test_a_model_in_training_mode_is_coded_as_in_evaluation() -> None:
 
 
 def test_nothing_is_computed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Convolutions over single frames give as many outputs as over the whole."""
+    """Convolutions over single frames compute as many outputs as over the whole signal."""
+    monkeypatch.setattr(convolution, "_NARROW", 0)  # One sample per row, so that no output is computed in advance.
     model = lively(TINY)
     outputs = 0
-    plain = PlainKernel.__call__
+    call = RowConv.__call__
 
-    def counting(kernel: PlainKernel, x: Tensor) -> Tensor:
+    def counting(conv: RowConv, x: Tensor) -> Tensor:
         nonlocal outputs
-        y = plain(kernel, x)
+        y = call(conv, x)
         outputs += y.shape[1]
         return y
 
-    monkeypatch.setattr(PlainKernel, "__call__", counting)
+    monkeypatch.setattr(RowConv, "__call__", counting)
     audio = noise(1, 1, 30 * model.hop_length)
     encode_in_chunks(model, audio, [1 << 20])
     whole, outputs = outputs, 0
@@ -250,7 +252,7 @@ def test_codes_of_any_integer_type() -> None:
     expected = inference.decode(model, codes)
     for dtype in (torch.uint8, torch.uint16, torch.int32):
         assert torch.equal(inference.decode(model, codes.to(dtype)), expected)
-        assert torch.equal(inference.decode_batch(model, [codes.to(dtype)])[0], model.decode_codes(codes))
+        assert torch.allclose(inference.decode_batch(model, [codes.to(dtype)])[0], expected, atol=1e-12)
 
 
 @pytest.mark.parametrize(

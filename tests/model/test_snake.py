@@ -1,4 +1,4 @@
-"""Snake, forwards and backwards, on every path."""
+"""Snake and its gradient, in PyTorch and in Triton."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from dac_codec.inference import layers
+from dac_codec.inference.activation import scales, snake_into
 from dac_codec.model import snake as snakes
-from dac_codec.model.snake import _rough_squared_sine, scales, snake, snake_into
+from dac_codec.model.snake import snake
 
 
-def written_out(x: Tensor, alpha: Tensor) -> Tensor:
+def formula(x: Tensor, alpha: Tensor) -> Tensor:
     """The formula, in double precision."""
     x, alpha = x.double(), alpha.double()
     return x + torch.sin(alpha * x).pow(2) / (alpha + 1e-9)
@@ -34,12 +34,12 @@ def alphas(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return alpha.to(dtype)
 
 
-def test_it_is_the_formula() -> None:
+def test_values() -> None:
     x, alpha = signal(2, 5, 100), alphas(1, 5, 1)
-    assert torch.allclose(snake(x, alpha).double(), written_out(x, alpha), atol=2e-6)
+    assert torch.allclose(snake(x, alpha).double(), formula(x, alpha), atol=2e-6)
 
 
-def test_the_gradient_is_that_of_the_formula() -> None:
+def test_gradient() -> None:
     x, alpha = signal(2, 5, 7, dtype=torch.float64), alphas(1, 5, 1, dtype=torch.float64)
     alpha[0, 0] = 0.3  # At zero the formula is not smooth.
     assert torch.autograd.gradcheck(snake, (x.requires_grad_(), alpha.requires_grad_()))
@@ -50,7 +50,7 @@ def test_half_precision_is_computed_in_single() -> None:
     alpha = alphas(1, 5, 1).requires_grad_()
     y = snake(x, alpha)
     assert y.dtype == torch.bfloat16
-    assert torch.equal(y, written_out(x, alpha).to(torch.bfloat16))
+    assert torch.equal(y, formula(x, alpha).to(torch.bfloat16))
     y.sum().backward()
     assert x.grad is not None
     assert alpha.grad is not None
@@ -62,59 +62,13 @@ def test_half_precision_of_alpha_is_computed_in_single(dtype: torch.dtype) -> No
     x, alpha = signal(2, 5, 100, dtype=dtype), alphas(1, 5, 1, dtype=dtype)
     alpha[0, 2] = 1e-5
     y = snake(x, alpha.requires_grad_())
-    assert torch.equal(y, written_out(x, alpha).to(dtype))
+    assert torch.equal(y, formula(x, alpha).to(dtype))
     y.float().sum().backward()
     assert alpha.grad is not None
     assert alpha.grad.dtype == dtype
 
 
-@pytest.mark.parametrize("out_dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("shape", [(1, 9, 5), (3, 9, 5), (2, 0, 5), (1, 800_000, 3)])
-def test_into_a_part_of_another_signal(shape: tuple[int, int, int], dtype: torch.dtype, out_dtype: torch.dtype) -> None:
-    x, alpha = signal(*shape, dtype=dtype), alphas(shape[2])
-    before = x.clone()
-    whole = torch.full((shape[0], shape[1] + 3, shape[2]), 7.0, dtype=out_dtype)
-    snake_into(x, scales(alpha), whole[:, 2:-1])
-    assert torch.allclose(
-        whole[:, 2:-1].double(), written_out(x, alpha), atol=2e-6 if out_dtype == torch.float32 else 0.05
-    )
-    assert (whole[:, :2] == 7).all()
-    assert (whole[:, -1] == 7).all()
-    assert torch.equal(x, before)
-
-
-@pytest.mark.parametrize("largest", [1e-4, 1.0, 30.0])
-def test_the_rough_sine_is_good_enough_for_bfloat16(largest: float) -> None:
-    x = torch.linspace(-largest, largest, 100_000)[None, :, None]
-    factors = scales(torch.ones(1))
-    found = _rough_squared_sine(x, factors.turns).double() * factors.height
-    expected = torch.sin(x.double()).square()
-    assert torch.allclose(found, expected, rtol=8.5e-4, atol=1e-6 * min(1, largest) * largest)
-
-
-def test_memory_of_inference_mode_serves_outside_of_it() -> None:
-    """The memory that a thread keeps: whatever the mode and the default device were when it was first needed."""
-    x, factors = signal(1, 50, 5, dtype=torch.bfloat16), scales(alphas(5))
-    expected = written_out(x, factors.alpha)
-    for out_dtype in (torch.float32, torch.bfloat16):
-        snakes._scratches.__dict__.clear()
-        with torch.inference_mode(), torch.device("meta"):
-            snake_into(x, factors, torch.empty_like(x, dtype=out_dtype))
-        out = torch.empty_like(x, dtype=out_dtype)
-        snake_into(x, factors, out)
-        assert torch.allclose(out.double(), expected, atol=2e-6 if out_dtype == torch.float32 else 0.05)
-
-
-def test_a_full_tile_finds_memory_that_is_kept() -> None:
-    tile = torch.empty(1, layers._TILE_BYTES // 4 // 64, 64)
-    memory = snakes._scratch("squared", tile, torch.float32)
-    assert snakes._scratch("squared", tile, torch.float32).data_ptr() == memory.data_ptr()
-    assert snakes._scratch("squared", tile[:, 1:], torch.float32).data_ptr() == memory.data_ptr()
-    snakes._scratches.__dict__.clear()
-
-
-class _SaidToBeOnAGpu(Tensor):
+class _ClaimsToBeOnAGpu(Tensor):
     is_cuda = True  # type: ignore[assignment]
 
 
@@ -122,7 +76,7 @@ class _SaidToBeOnAGpu(Tensor):
     "error", [RuntimeError("Failed to find C compiler.\nSpecify it"), FileNotFoundError()], ids=str
 )
 def test_without_a_compiler_for_triton(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One attempt, one line, and the same as on any other device."""
+    """One attempt, one warning, and PyTorch's result."""
     tried = []
 
     def launch(*arguments: object) -> None:
@@ -133,15 +87,15 @@ def test_without_a_compiler_for_triton(error: Exception, monkeypatch: pytest.Mon
     monkeypatch.setattr(snakes, "_imported_kernels", lambda: fake)
     monkeypatch.setattr(snakes, "_tried", {})
     x, alpha = signal(2, 5, 7), alphas(5)
-    there = x.as_subclass(_SaidToBeOnAGpu)
+    there = x.as_subclass(_ClaimsToBeOnAGpu)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(2):
             out = torch.empty(2, 7, 5)
             snake_into(there.transpose(1, 2).contiguous(), scales(alpha), out)
-            assert torch.allclose(out.double(), written_out(x.transpose(1, 2), alpha), atol=2e-6)
+            assert torch.allclose(out.double(), formula(x.transpose(1, 2), alpha), atol=2e-6)
             found = snake(there, alpha[None, :, None])
-            assert torch.allclose(found.double(), written_out(x, alpha[:, None]), atol=2e-6)
+            assert torch.allclose(found.double(), formula(x, alpha[:, None]), atol=2e-6)
     assert len(tried) == 1
     (warning,) = caught
     assert str(warning.message).startswith("activations on cpu are computed without Triton, which is slower: F")
@@ -156,19 +110,19 @@ def test_triton_is_used_where_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snakes, "_imported_kernels", lambda: fake)
     monkeypatch.setattr(snakes, "_tried", {})
     out = torch.empty(2, 7, 5)
-    snake_into(signal(2, 7, 5).as_subclass(_SaidToBeOnAGpu), scales(alphas(5)), out)
+    snake_into(signal(2, 7, 5).as_subclass(_ClaimsToBeOnAGpu), scales(alphas(5)), out)
     assert (out == 7).all()
 
 
 _INTERPRETED = """
 import torch
 from dac_codec.model import snake_triton
-from tests.model.test_snake import alphas, signal, written_out
+from tests.model.test_snake import alphas, signal, formula
 torch.cuda.device_of = lambda x: torch.no_grad()
 grids = []
 
 class Watched:
-    # A kernel that tells how it is launched: of the three axes of a GPU, two end at 65,535.
+    # Records the grid of each launch: two of a GPU's three axes end at 65,535.
     def __init__(self, kernel):
         self.kernel = kernel
     def __getitem__(self, grid):
@@ -183,7 +137,7 @@ for dtype, rtol, atol in ((torch.float32, 1e-5, 1e-5), (torch.bfloat16, 1e-2, 1e
     for n_samples in (1, 1024, 1500):
         x = signal(2, 5, n_samples, dtype=dtype)
         exact, exact_alpha = x.double().requires_grad_(), alpha.double().requires_grad_()
-        y = written_out(exact, exact_alpha)
+        y = formula(exact, exact_alpha)
         upstream = signal(2, 5, n_samples, dtype=dtype).flip(2).contiguous()
         y.backward(upstream.double())
         assert torch.allclose(snake_triton.forward(x, alpha).double(), y, rtol, atol)
@@ -199,7 +153,7 @@ print("the same")
 
 
 def test_the_triton_kernels_in_the_interpreter() -> None:
-    """The very kernels, run by Triton's interpreter on a CPU, against double precision."""
+    """The kernels in Triton's interpreter on a CPU, against double precision."""
     pytest.importorskip("triton")
     done = subprocess.run(
         [sys.executable, "-c", _INTERPRETED],
@@ -218,7 +172,7 @@ def test_on_a_gpu(dtype: torch.dtype) -> None:
     x, alpha = signal(3, 5, 5000, dtype=dtype), alphas(1, 5, 1)
     alpha[0, 0] = 0.3
     exact, exact_alpha = x.double().requires_grad_(), alpha.double().requires_grad_()
-    y = written_out(exact, exact_alpha)
+    y = formula(exact, exact_alpha)
     y.sum().backward()
     assert exact.grad is not None
     assert exact_alpha.grad is not None
@@ -234,7 +188,7 @@ def test_on_a_gpu(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_a_compiler_finds_the_same_gradient(dtype: torch.dtype) -> None:
+def test_the_compiled_gradient_is_the_same(dtype: torch.dtype) -> None:
     gradients = []
     for function in (snake, torch.compile(snake, backend="aot_eager")):
         x, alpha = signal(2, 3, 50, dtype=dtype).requires_grad_(), alphas(1, 3, 1).requires_grad_()

@@ -47,6 +47,8 @@ License: GPL-2+
 
 @pytest.fixture(scope="module")
 def prepare_data() -> ModuleType:
+    for name in ("duplicates", "packages"):
+        load_script(name)
     return load_script("prepare_data")
 
 
@@ -145,8 +147,8 @@ def test_versions_and_takes_are_told_by_their_names(
         ("x/vehicles/emergency/firetruck.ogg", False),
     ],
 )
-def test_spoken_words_are_told_from_effects(prepare_data: ModuleType, path: str, spoken: bool) -> None:
-    assert bool(prepare_data.SPOKEN.search(path)) is spoken
+def test_spoken_words_are_told_from_effects(path: str, spoken: bool) -> None:
+    assert bool(load_script("packages").SPOKEN.search(path)) is spoken
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from dac_codec import pretrained
-from dac_codec.common.errors import DacError, exit_status
+from dac_codec.common.errors import DacError
+from dac_codec.common.scripts import exit_status
 from tests.conftest import SCRIPTS, golden_model, load_script
 
 

@@ -17,7 +17,8 @@ import soundfile
 import torch
 
 from dac_codec import pretrained
-from dac_codec.common.errors import DacError, exit_status
+from dac_codec.common.errors import DacError
+from dac_codec.common.scripts import exit_status
 from dac_codec.model import DAC, DACConfig
 from tests.conftest import GOLDEN, SCRIPTS, load_script
 

@@ -12,7 +12,11 @@ import pytest
 import soundfile
 import torch
 
-from dac_codec.training.config import TrainConfig
+from dac_codec.common.manifest import Sound, read_split
+from dac_codec.training.config import DataConfig, TrainConfig
+from dac_codec.training.excerpts import ExcerptDataset
+
+RATE = 44100
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +41,31 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "manifest.csv"
 
 
+@pytest.fixture(scope="session")
+def sounds(manifest: Path) -> list[Sound]:
+    """Ten tones of two domains at three rates, one of them unreadable."""
+    return read_split(manifest, "train")
+
+
+def dataset(sounds: list[Sound], *, length: int = 8192, seed: int = 5, **options: Any) -> ExcerptDataset:
+    """Excerpts at 44.1 kHz, without augmentation that is not asked for."""
+    config = DataConfig(**({"sounds": "", "rotate_phase": False} | options))
+    return ExcerptDataset(sounds, config, sample_rate=RATE, length=length, seed=seed)
+
+
+def noise(path: Path, seconds: float = 1.0, level: float = 0.1, channels: int = 1, rate: int = RATE) -> Sound:
+    """A file of noise; its domain is the name of its folder."""
+    path.parent.mkdir(exist_ok=True)
+    random = np.random.default_rng(len(path.name))
+    samples = level * random.standard_normal((round(seconds * rate), channels))
+    soundfile.write(path, samples, rate, subtype="FLOAT" if path.suffix == ".wav" else None)
+    return Sound(path, path.parent.name, seconds)
+
+
+def garbled(path: Path) -> None:
+    path.write_bytes(b"fLaC" + bytes(200))
+
+
 def small_run(folder: Path, manifest: Path, **changes: Any) -> TrainConfig:
     """A run of a tiny network against tiny discriminators; changes are by section: `trainer={"ema": 0.9}`."""
     values: dict[str, Any] = {
@@ -53,7 +82,7 @@ def small_run(folder: Path, manifest: Path, **changes: Any) -> TrainConfig:
         "loss": {"mel": 1.0, "waveform": 20.0},
         "trainer": {
             "folder": str(folder),
-            "stages": [{"until": 4}],
+            "phases": [{"until": 4}],
             "batch_size": 2,
             "learning_rate": 2e-3,
             "fan_in_init": True,

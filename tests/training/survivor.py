@@ -1,9 +1,9 @@
-"""Run a training that is killed at random moments until it has been killed often enough, then let it end.
+"""Start a training run and kill it at random moments, several times; then let it end.
 
     python -m tests.training.survivor CONFIG.json KILLS SEED
 
-Each life is a process of its own that gets SIGKILL: every fourth while it starts, the others up to a tenth of a
-second after they have saved something.
+Each start is a process that gets SIGKILL: every fourth while it starts, the others up to a tenth of a second after a
+save.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 import torch
-import torch._dynamo  # what the first step would import, in every life anew
+import torch._dynamo  # imported here, as otherwise every process imports it in its first step
 
 from dac_codec.training import checkpoint
 from dac_codec.training.checkpoint import Checkpoints
@@ -25,8 +25,8 @@ from dac_codec.training.config import TrainConfig
 from dac_codec.training.trainer import Trainer
 
 
-def live(config: TrainConfig) -> int:
-    """Start a process that trains. Returns its number."""
+def fork(config: TrainConfig) -> int:
+    """Start a process that trains. Returns its id."""
     child = os.fork()
     if child == 0:
         try:
@@ -37,19 +37,19 @@ def live(config: TrainConfig) -> int:
 
 
 def newest(checkpoints: Checkpoints) -> int:
-    """The last step that was saved."""
+    """The last saved step."""
     return max([step for step, _ in checkpoints.steps()], default=0)
 
 
 def main() -> int:
-    """Kill and go on."""
+    """Kill and restart."""
     torch.set_num_threads(1)
     config = TrainConfig.parse(json.loads(Path(sys.argv[1]).read_text()))
     chance = random.Random(int(sys.argv[3]))
     checkpoints = Checkpoints(Path(config.trainer.folder) / "checkpoints", config.trainer.keep_last)
     survived = [0]
     while len(survived) <= int(sys.argv[2]):
-        child = live(config)
+        child = fork(config)
         if len(survived) % 4 == 0:
             time.sleep(chance.uniform(0.0, 0.3))
         else:
@@ -64,7 +64,7 @@ def main() -> int:
         survived.append(newest(checkpoints))
         for step, path in checkpoints.steps():
             assert checkpoint.load(path)["step"] == step
-    _, status = os.waitpid(live(config), 0)
+    _, status = os.waitpid(fork(config), 0)
     print(json.dumps(survived[1:]))
     return os.waitstatus_to_exitcode(status)
 

@@ -19,7 +19,7 @@ from tests.training.test_experiments import NARROW
 ABLATIONS = SCRIPTS.parent / "configs" / "ablations"
 
 VARIANTS = """
-common: [experiment=mini, "trainer.stages=[{until: 2, adversarial: false}]", trainer.validate_every=2]
+common: [experiment=mini, "trainer.phases=[{until: 2, adversarial: false}]", trainer.validate_every=2]
 rows:
   as-it-is: []
   louder: [loss.mel=4]
@@ -64,7 +64,7 @@ def test_a_table_of_variants(tmp_path: Path, manifest: Path) -> None:
 def test_ctrl_c_saves_what_is_trained_and_begins_nothing_more(tmp_path: Path, manifest: Path) -> None:
     variants, out = tmp_path / "variants.yaml", tmp_path / "out"
     variants.write_text(
-        'common: [experiment=mini, "trainer.stages=[{until: 9999, adversarial: false}]"]\n'
+        'common: [experiment=mini, "trainer.phases=[{until: 9999, adversarial: false}]"]\n'
         "rows: {a: [], b: [trainer.seed=1]}\n"
     )
     command = [sys.executable, str(SCRIPTS / "ablate.py"), str(variants), *NARROW, f"data.sounds={manifest}"]

@@ -17,7 +17,7 @@ from tests.training.conftest import assert_equal, log_of, small_run
 
 
 @torch.no_grad()
-def test_each_codebook_takes_a_good_part_of_what_is_left() -> None:
+def test_each_codebook_reduces_the_residual() -> None:
     config = DACConfig(
         encoder_dim=4,
         encoder_rates=(2,),
@@ -30,7 +30,7 @@ def test_each_codebook_takes_a_good_part_of_what_is_left() -> None:
     generator = torch.Generator().manual_seed(0)
     model = DAC(config).eval()
     latents = torch.randn(4000, 10, generator=generator) @ torch.randn(10, 24, generator=generator) + 3.0
-    codebooks.initialise(model, latents, generator)
+    codebooks.initialize(model, latents.t()[None], generator)
     spread = (latents - latents.mean(0)).square().sum()
     left = []
     for n_quantizers in (1, 2, 3, 4):
@@ -50,7 +50,7 @@ def test_k_means_finds_separate_clusters() -> None:
     assert float(torch.cdist(centres, found).amin(1).max()) < 0.2
 
 
-def test_entries_that_are_hardly_used_move_to_latents() -> None:
+def test_hardly_used_entries_are_replaced_by_latents() -> None:
     config = DACConfig(
         encoder_dim=4,
         encoder_rates=(2,),
@@ -88,19 +88,19 @@ def test_entries_that_are_hardly_used_move_to_latents() -> None:
         assert torch.equal(weight[used], before[index][used])
         points = latents[0, 3 * index : 3 * index + 3].t()
         distances = torch.cdist(weight[moved].detach(), points, compute_mode="donot_use_mm_for_euclid_dist")
-        assert not distances.amin(1).any(), "every entry that moved is one of the latents of its own codebook"
+        assert not distances.amin(1).any(), "every replaced entry is a latent of its own codebook"
         assert weight[moved].unique(dim=0).shape[0] > 10
         average = optimizer.state[weight]["exp_avg"]
         assert not average[moved].any()
         assert average[used].all()
-    assert usage.revive(model, latents, optimizer, fabric, generator) == 0, "nothing has been counted since"
+    assert usage.revive(model, latents, optimizer, fabric, generator) == 0, "the counts were reset"
 
     healthy = torch.arange(32).repeat(5).view(1, 1, -1)
     usage.count(torch.cat([healthy, healthy], 1)[..., :150])
-    assert usage.revive(model, latents, optimizer, fabric, generator) == 0, "too little has been counted to judge"
+    assert usage.revive(model, latents, optimizer, fabric, generator) == 0, "too few counts to judge"
     usage.count(torch.cat([healthy, healthy], 1)[..., 150:])
     usage.count(torch.zeros(1, 2, 170, dtype=torch.int64))
-    assert usage.revive(model, latents, optimizer, fabric, generator) == 0, "five uses are a tenth of the mean and more"
+    assert usage.revive(model, latents, optimizer, fabric, generator) == 0, "five uses are at least a tenth of the mean"
 
 
 def two_processes(fabric: Fabric) -> None:
@@ -111,24 +111,24 @@ def two_processes(fabric: Fabric) -> None:
     first = 512 * fabric.global_rank
     usage.count(torch.arange(first, first + 500).view(1, 1, -1))
     assert usage.revive(model, torch.zeros(1, 8, 200), optimizer, fabric, torch.Generator()) == 0
-    assert float(usage.uses.sum()) == 500, "to ask leaves each process's count as it is"
+    assert float(usage.uses.sum()) == 500, "the counts of each process are unchanged"
     usage.count(torch.arange(first, first + 500).repeat(11).view(1, 1, -1))
     latents = torch.randn(1, 8, 200, generator=torch.Generator().manual_seed(fabric.global_rank))
     moved = usage.revive(model, latents, optimizer, fabric, torch.Generator().manual_seed(0))
-    assert moved == 24, "what one process uses is in use"
+    assert moved == 24, "entries used by one process are in use"
     both = fabric.all_gather(model.quantizer.stages()[0].codebook.weight.detach())
     assert torch.equal(both[0], both[1])
     fabric.barrier()
     torch.distributed.destroy_process_group()
 
 
-def test_two_processes_move_the_same_entries_to_the_same_places() -> None:
+def test_two_processes_replace_the_same_entries_by_the_same_values() -> None:
     Fabric(accelerator="cpu", devices=2, strategy="ddp_spawn").launch(two_processes)
 
 
 @pytest.mark.parametrize("revive_every", [0, 5])
 def test_reviving_in_a_run(tmp_path: Path, manifest: Path, revive_every: int) -> None:
-    settings = {"revive_every": revive_every, "stages": [{"until": 10}]}
+    settings = {"revive_every": revive_every, "phases": [{"until": 10}]}
     Trainer(small_run(tmp_path, manifest, trainer=settings)).run()
     moved = {line["step"]: line["revived"] for line in log_of(tmp_path) if "revived" in line}
     if revive_every:

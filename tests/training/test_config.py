@@ -84,8 +84,15 @@ def test_an_excerpt_is_a_whole_number_of_frames() -> None:
         ("trainer.precision=fp8", "trainer.precision.*fp8"),
         ("data.weights=sometimes", "data.weights.*sometimes"),
         ("loss.mel_bands=[5]", "mel_bands has 1 scales"),
-        ("trainer.stages=[{until: 5},{until: 5}]", "end later"),
-        ("trainer.stages=[{until: 5, quantize: 1.5}]", "trainer.stages.0.quantize.*1.5"),
+        ("trainer.phases=[{until: 5},{until: 5}]", "end later"),
+        ("trainer.phases=[{until: 5, quantize: 1.5}]", "trainer.phases.0.quantize.*1.5"),
+        ("+data.weights={speech: -1.0}", "data.weights.*speech.*greater than or equal to 0"),
+        ("data.silence=1.5", "data.silence.*1.5"),
+        ("data.low_pass=-0.5", "data.low_pass.*-0.5"),
+        ("data.distinct=0", "data.distinct.*0"),
+        ("data.channel=left", "data.channel.*left"),
+        ("data.validation_clips=0", "data.validation_clips.*0"),
+        ("trainer.seed=-1", "trainer.seed.*-1"),
         ("data.sounds=null", "data.sounds"),
         ("data.least_bandwidth=-1", "data.least_bandwidth"),
     ],
@@ -106,7 +113,7 @@ def test_a_wrong_value_is_named(override: str, message: str) -> None:
 def test_codebooks_that_k_means_can_not_start_are_refused_at_once(overrides: list[str], message: str) -> None:
     config_of(*overrides)
     with pytest.raises(ValueError, match=message):
-        config_of(*overrides, "trainer.stages=[{until: 5, quantize: false}, {until: 9}]")
+        config_of(*overrides, "trainer.phases=[{until: 5, quantize: false}, {until: 9}]")
 
 
 def test_moving_averages_revive_their_entries_themselves() -> None:

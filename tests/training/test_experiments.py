@@ -34,10 +34,10 @@ NARROW = (
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_a_few_steps(experiment: str, tmp_path: Path, manifest: Path) -> None:
     values = values_of(f"experiment={experiment}", f"data.sounds={manifest}", f"trainer.folder={tmp_path}", *NARROW)
-    stages = [stage | {"until": index + 1} for index, stage in enumerate(values["trainer"]["stages"])]
-    n_steps = stages[-1]["until"] = max(2, len(stages))
+    phases = [phase | {"until": index + 1} for index, phase in enumerate(values["trainer"]["phases"])]
+    n_steps = phases[-1]["until"] = max(2, len(phases))
     values = values | {
-        "trainer": values["trainer"] | {"stages": stages},
+        "trainer": values["trainer"] | {"phases": phases},
         "discriminator": values["discriminator"] | {"periods": [], "fft_sizes": [512]},
     }
     Trainer(TrainConfig.parse(values)).run()

@@ -1,9 +1,10 @@
-"""Every loss has the reference's value; each spectrogram is computed once for all of them."""
+"""Losses against the reference's values and librosa's mel spectrograms; each spectrogram is computed once."""
 
 from __future__ import annotations
 
 from collections import Counter
 
+import librosa
 import numpy as np
 import pytest
 import torch
@@ -25,8 +26,26 @@ def test_golden_values() -> None:
         assert float(loss) == pytest.approx(float(golden[expected[name]]), rel=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:Empty filters")  # of scales with more mel bands than bins
+def test_the_mel_loss_of_librosas_spectrograms() -> None:
+    config = LossConfig()
+    expected = 0.0
+    for n_mels, window in zip(config.mel_bands, config.mel_windows, strict=True):
+        mels = librosa.feature.melspectrogram(
+            y=torch.stack([fake, real]).numpy(),
+            sr=44100,
+            n_fft=window,
+            hop_length=window // 4,
+            n_mels=n_mels,
+            power=1.0,
+            pad_mode="reflect",
+        )
+        expected += np.abs(np.diff(np.log10(np.maximum(mels, 1e-5)), axis=0)).mean()
+    assert float(ReconstructionLosses(config, 44100)(fake, real)["mel"]) == pytest.approx(expected, rel=1e-4)
+
+
 @pytest.mark.parametrize("centred", [False, True])
-def test_a_constant_offset_counts_unless_it_is_taken_out(centred: bool) -> None:
+def test_a_constant_offset_counts_unless_the_signals_are_centred(centred: bool) -> None:
     losses = ReconstructionLosses(LossConfig(stft=1.0, centred=centred), 44100)
     shifted = (fake + 0.01).requires_grad_()
     plain, moved = losses(fake, real), losses(shifted, real)

@@ -1,4 +1,4 @@
-"""Real processes: killed, terminated, several at once."""
+"""Runs as processes: killed, terminated, several at once."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import soundfile
 import torch
 
 from dac_codec.training import checkpoint
@@ -46,8 +47,8 @@ def command(*overrides: str) -> list[str]:
 
 
 def survive(folder: Path, manifest: Path, kills: int) -> list[int]:
-    """Let a run be killed so many times, then end; the last step that was saved at each kill."""
-    settings = {"stages": [{"until": 160}], "save_every": 1, "keep_last": 2, "validate_every": 50}
+    """Kill a run `kills` times, then let it end. Returns the last saved step at each kill."""
+    settings = {"phases": [{"until": 160}], "save_every": 1, "keep_last": 2, "validate_every": 50}
     config = folder.with_suffix(".json")
     config.write_text(json.dumps(small_run(folder, manifest, trainer=settings).to_dict()))
     driver = [sys.executable, "-m", "tests.training.survivor", str(config), str(kills), "0"]
@@ -60,7 +61,7 @@ def survive(folder: Path, manifest: Path, kills: int) -> list[int]:
 def test_killed_twenty_times(tmp_path: Path, manifest: Path) -> None:
     survived = survive(tmp_path / "killed", manifest, kills=20)
     assert len(survived) == 20
-    assert survived == sorted(survived), "a kill lost a step that was saved"
+    assert survived == sorted(survived), "a kill lost a saved step"
     assert len(set(survived)) >= 15
 
     assert survive(tmp_path / "whole", manifest, kills=0) == []
@@ -74,7 +75,7 @@ def test_killed_twenty_times(tmp_path: Path, manifest: Path) -> None:
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_two_processes_are_one_with_twice_the_batch(tmp_path: Path, manifest: Path, optimizer: str) -> None:
     common = (
-        f"data.sounds={manifest}", "trainer.stages=[{until: 3}]", "trainer.learning_rate=2e-3",
+        f"data.sounds={manifest}", "trainer.phases=[{until: 3}]", "trainer.learning_rate=2e-3",
         f"trainer.optimizer={optimizer}",
     )  # fmt: skip
     for name, overrides in (
@@ -95,7 +96,7 @@ def test_two_processes_are_one_with_twice_the_batch(tmp_path: Path, manifest: Pa
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_script_saves_when_it_is_asked_to_stop(tmp_path: Path, manifest: Path, number: signal.Signals) -> None:
+def test_a_signal_saves_the_state_and_stops(tmp_path: Path, manifest: Path, number: signal.Signals) -> None:
     arguments = command(f"data.sounds={manifest}", "trainer.folder=run", "trainer.batch_size=1", "trainer.workers=1")
     process = subprocess.Popen(
         arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=ENVIRONMENT
@@ -107,14 +108,14 @@ def test_the_script_saves_when_it_is_asked_to_stop(tmp_path: Path, manifest: Pat
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output.decode()
-    assert b"the same command, with resume=auto, goes on" in output
+    assert b"the same command with resume=auto continues" in output
     latest = Checkpoints(tmp_path / "run" / "checkpoints", 2).latest()
     assert latest is not None
     assert checkpoint.load(latest)["step"] == log_of(tmp_path / "run")[-1]["step"]
 
 
 def test_a_folder_of_sounds_is_enough(tmp_path: Path, manifest: Path) -> None:
-    arguments = command(f"data.sounds={manifest.parent}", "trainer.stages=[{until: 2}]", "trainer.folder=run")
+    arguments = command(f"data.sounds={manifest.parent}", "trainer.phases=[{until: 2}]", "trainer.folder=run")
     done = subprocess.run(
         [*arguments, "trainer.batch_size=2"], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True
     )
@@ -138,7 +139,7 @@ def test_a_folder_of_sounds_is_enough(tmp_path: Path, manifest: Path) -> None:
         ),
     ],
 )
-def test_the_script_names_what_is_wrong(tmp_path: Path, override: str, message: str) -> None:
+def test_wrong_arguments_are_named(tmp_path: Path, override: str, message: str) -> None:
     done = subprocess.run(
         command("data.sounds=nowhere", override), cwd=tmp_path, capture_output=True, text=True, env=ENVIRONMENT
     )
@@ -152,7 +153,7 @@ def test_overfitting_one_batch(tmp_path: Path, manifest: Path) -> None:
         "experiment=overfit",
         f"data.sounds={manifest}",
         "trainer.folder=run",
-        "trainer.stages=[{until: 100, adversarial: false}]",
+        "trainer.phases=[{until: 100, adversarial: false}]",
         "trainer.log_every=1",
         "model.encoder_dim=8",
         "model.decoder_dim=64",
@@ -165,7 +166,7 @@ def test_overfitting_one_batch(tmp_path: Path, manifest: Path) -> None:
     assert mel[-1] < 0.4 * mel[0]
 
 
-def test_a_run_is_drawn(tmp_path: Path, manifest: Path) -> None:
+def test_the_log_of_a_run_is_plotted(tmp_path: Path, manifest: Path) -> None:
     Trainer(small_run(tmp_path / "run", manifest, trainer={"validate_every": 2})).run()
     script = [sys.executable, str(ROOT / "scripts" / "plot_run.py"), str(tmp_path / "run")]
     done = subprocess.run(script, env=ENVIRONMENT, capture_output=True, text=True)
@@ -179,10 +180,26 @@ def test_a_run_is_drawn(tmp_path: Path, manifest: Path) -> None:
 
 
 def test_weights_and_biases_offline(tmp_path: Path, manifest: Path) -> None:
-    overrides = (f"data.sounds={manifest}", "trainer.stages=[{until: 2}]", "trainer.batch_size=2", "logger=wandb")
+    """The files of an offline run hold curves, audio and spectrograms."""
+    overrides = (f"data.sounds={manifest}", "trainer.phases=[{until: 2}]", "trainer.batch_size=2", "logger=wandb")
     done = subprocess.run(
-        command(*overrides, "trainer.folder=run"), cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True
+        command(*overrides, "trainer.folder=run", "trainer.validation_examples=1"),
+        cwd=tmp_path,
+        env=ENVIRONMENT | {"WANDB_MODE": "offline"},
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
-    assert len(log_of(tmp_path / "run")) == 3
+    lines = log_of(tmp_path / "run")
+    assert len(lines) == 3
+    (record,) = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
+    content = record.read_bytes()
+    for name in (set(lines[0]) | set(lines[-1])) - {"step"}:
+        assert name.encode() in content, name
+    media = record.parent / "files" / "media"
+    (audio,), (spectrogram,) = media.rglob("*.flac"), media.rglob("*.png")
+    assert soundfile.info(audio).samplerate == 44100
+    assert spectrogram.read_bytes().startswith(b"\x89PNG")
+    for key, kind, file in (("audio/00-", "audio-file", audio), ("spectrogram/00-", "image-file", spectrogram)):
+        for text in (key, kind, file.name):
+            assert text.encode() in content, text

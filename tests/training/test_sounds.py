@@ -1,4 +1,4 @@
-"""Which files there are, in which split."""
+"""The files of a data set and their splits."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_folder_is_searched_and_its_durations_are_read(tmp_path: Path) -> None:
+def test_a_folder_is_searched_and_durations_are_read(tmp_path: Path) -> None:
     tone(tmp_path / "a" / "b" / "deep.flac", 0.5)
     tone(tmp_path / "flat.wav", 0.25)
     (tmp_path / "notes.txt").write_text("no sound")
@@ -68,7 +68,7 @@ def test_two_percent_are_for_validation(many: Path) -> None:
     assert [one.path for one in train] == sorted(one.path for one in train)
 
 
-def test_a_file_stays_in_its_split_whatever_else_is_there(many: Path, tmp_path: Path) -> None:
+def test_the_split_of_a_file_does_not_depend_on_other_files(many: Path, tmp_path: Path) -> None:
     _, val = both(many)
     names = {one.path.relative_to(many) for one in val}
     for name in [*names, Path("0/0.wav"), Path("1/1.wav"), Path("2/2.wav")]:
@@ -83,7 +83,7 @@ def test_no_split_of_a_small_folder_is_empty(tmp_path: Path, n_files: int) -> No
     assert [len(group) for group in both(tmp_path)] == [n_files - 1, 1]
 
 
-def test_a_file_that_is_alone_is_trained_on(tmp_path: Path) -> None:
+def test_a_single_file_is_in_train(tmp_path: Path) -> None:
     path = tone(tmp_path / "only.wav")
     assert find_sounds(tmp_path, "train").sounds["train"] == [Sound(path, "all", 0.01)]
     with pytest.raises(AudioError, match="at least two"):
@@ -115,7 +115,7 @@ def test_domains_have_folders_and_manifests(tmp_path: Path) -> None:
     assert [one.domain for one in find_sounds(source, "val").sounds["val"]] == ["speech", "speech", "music", "rest"]
 
 
-def test_a_file_that_two_places_put_into_two_splits_is_named(tmp_path: Path) -> None:
+def test_a_file_in_two_splits_is_named(tmp_path: Path) -> None:
     for index in range(3):
         tone(tmp_path / "all" / f"{index}.wav")
     (val,) = find_sounds(tmp_path / "all", "val").sounds["val"]
@@ -136,7 +136,7 @@ def test_a_manifest_keeps_its_domains_and_splits(tmp_path: Path) -> None:
         find_sounds(manifest, "val")
 
 
-def test_sounds_with_little_bandwidth_are_left_out_where_that_is_asked_for(tmp_path: Path) -> None:
+def test_least_bandwidth_leaves_sounds_out(tmp_path: Path) -> None:
     manifest = tmp_path / "sounds.csv"
     rows = ("a.wav,speech,1,22050,train", "b.wav,speech,1,8000,train", "c.wav,music,1,16000,train")
     manifest.write_text("\n".join(("path,domain,duration,bandwidth,split", *rows)))
@@ -151,7 +151,7 @@ def test_sounds_with_little_bandwidth_are_left_out_where_that_is_asked_for(tmp_p
         find_sounds(manifest, "train")
 
 
-def test_places_that_are_not_there(tmp_path: Path) -> None:
+def test_missing_places(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "gone")
     for source in (tmp_path / "link", {"speech": tmp_path / "link"}):
         with pytest.raises(AudioError, match="broken symbolic link"):
@@ -163,7 +163,7 @@ def test_places_that_are_not_there(tmp_path: Path) -> None:
         read_split(tmp_path / "gone.csv", "train")
 
 
-def test_nothing_in_a_split_says_what_there_is(tmp_path: Path) -> None:
+def test_an_empty_split_is_an_error_that_counts_the_others(tmp_path: Path) -> None:
     (tmp_path / "torn.flac").write_bytes(b"fLaC")
     with pytest.raises(AudioError, match=r"none in others, 1 can't be read.*torn\.flac"):
         find_sounds(tmp_path, "train")

@@ -1,4 +1,4 @@
-"""A run from an autoencoder to the adversary: what it learns, what it writes, what it does when a number is wrong."""
+"""Runs through all phases: learning, output files, resuming, failures."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from tests.training.test_config import config_of
 ALONE = {"quantize": False, "adversarial": False}
 
 
-def test_stages_lead_to_a_model_that_loads(tmp_path: Path, manifest: Path) -> None:
-    stages = [{"until": 60} | ALONE, {"until": 100, "adversarial": False}, {"until": 102}]
-    run = Trainer(small_run(tmp_path, manifest, trainer={"stages": stages}))
+def test_phases_lead_to_a_model_that_loads(tmp_path: Path, manifest: Path) -> None:
+    phases = [{"until": 60} | ALONE, {"until": 100, "adversarial": False}, {"until": 102}]
+    run = Trainer(small_run(tmp_path, manifest, trainer={"phases": phases}))
     run.run()
     steps = [line for line in log_of(tmp_path) if "mel" in line]
     assert steps[-1]["mel"] < 0.8 * steps[0]["mel"]
@@ -40,9 +40,9 @@ def test_stages_lead_to_a_model_that_loads(tmp_path: Path, manifest: Path) -> No
     assert torch.equal(model.encoder.block[0].bias, run.model.encoder.block[0].bias)
 
 
-def test_a_validation_leaves_numbers_sounds_and_pictures(tmp_path: Path, manifest: Path) -> None:
+def test_a_validation_writes_numbers_sounds_and_pictures(tmp_path: Path, manifest: Path) -> None:
     Trainer(
-        small_run(tmp_path, manifest, trainer={"stages": [{"until": 2}], "validate_every": 1, "validation_examples": 1})
+        small_run(tmp_path, manifest, trainer={"phases": [{"until": 2}], "validate_every": 1, "validation_examples": 1})
     ).run()
     found = [line for line in log_of(tmp_path) if "val/mel_distance" in line]
     assert [line["step"] for line in found] == [1, 2]
@@ -57,8 +57,8 @@ def test_a_validation_leaves_numbers_sounds_and_pictures(tmp_path: Path, manifes
     assert DAC.from_pretrained(tmp_path / "best").n_codebooks == 3
 
 
-def test_some_of_the_excerpts_go_past_the_quantizer(tmp_path: Path, manifest: Path) -> None:
-    run = Trainer(small_run(tmp_path, manifest, trainer={"stages": [{"until": 1, "quantize": 0.5}]}))
+def test_a_share_of_the_excerpts_bypasses_the_quantizer(tmp_path: Path, manifest: Path) -> None:
+    run = Trainer(small_run(tmp_path, manifest, trainer={"phases": [{"until": 1, "quantize": 0.5}]}))
     real = torch.randn(40, 1, 32 * run.model.hop_length, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         fakes = {share: run.generator(real, share, torch.Generator().manual_seed(0))[0] for share in (False, 0.5, True)}
@@ -70,7 +70,7 @@ def test_some_of_the_excerpts_go_past_the_quantizer(tmp_path: Path, manifest: Pa
 
 
 @pytest.mark.parametrize("options", [{"ema": 0.5}, {"precision": "bf16-mixed"}, {"optimizer": "muon", "cooldown": 2}])
-def test_options_of_the_loop(tmp_path: Path, manifest: Path, options: dict[str, Any]) -> None:
+def test_options_of_the_trainer(tmp_path: Path, manifest: Path, options: dict[str, Any]) -> None:
     run = Trainer(small_run(tmp_path, manifest, trainer={"decay": 0.5} | options))
     run.run()
     steps = [line for line in log_of(tmp_path) if "mel" in line]
@@ -78,7 +78,7 @@ def test_options_of_the_loop(tmp_path: Path, manifest: Path, options: dict[str, 
     assert [line["learning_rate"] for line in steps] == pytest.approx(
         [2e-3 * 0.5**step * end for step, end in enumerate(ends)]
     )
-    assert (run.muon is not None and len(run.muon.state) > 10) is ("optimizer" in options)
+    assert ("muon" in run.optimizers and len(run.optimizers["muon"].state) > 10) is ("optimizer" in options)
     exported = DAC.from_pretrained(tmp_path / "model").encoder.block[0].weight
     followed = torch.equal(exported, run.model.encoder.block[0].weight)
     assert followed is ("ema" not in options)
@@ -88,8 +88,8 @@ def test_options_of_the_loop(tmp_path: Path, manifest: Path, options: dict[str, 
 def test_compiled_training_is_the_same_training(
     tmp_path: Path, manifest: Path, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Losses and gradients of every step; wrong gradients would show in the second one's losses, too."""
-    # All of the compiler but the code generator, which takes minutes.
+    """Losses and gradient norms of every step agree; wrong gradients would change the losses of the next one."""
+    # Without code generation, which takes minutes.
     compile = torch.nn.Module.compile
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compile(module, backend="aot_eager"))
     for name, compiled in (("plain", False), ("compiled", True)):
@@ -109,9 +109,9 @@ def test_losses_are_float32_in_bf16(tmp_path: Path, manifest: Path) -> None:
     dtypes = set()
     for precision in ("32-true", "bf16-mixed"):
         folder = tmp_path / precision
-        run = Trainer(small_run(folder, manifest, trainer={"precision": precision, "stages": [{"until": 1}]}))
-        run.losses.register_forward_hook(lambda _, heard, losses: dtypes.update(one.dtype for one in losses.values()))
-        run.losses.mel.register_forward_hook(lambda _, heard, loss: dtypes.add(heard[0].magnitude(32).dtype))
+        run = Trainer(small_run(folder, manifest, trainer={"precision": precision, "phases": [{"until": 1}]}))
+        run.losses.register_forward_hook(lambda _, inputs, losses: dtypes.update(one.dtype for one in losses.values()))
+        run.losses.mel.register_forward_hook(lambda _, inputs, loss: dtypes.add(inputs[0].magnitude(32).dtype))
         run.run()
         values[precision] = log_of(folder)[0]
     assert dtypes == {torch.float32}
@@ -121,15 +121,15 @@ def test_losses_are_float32_in_bf16(tmp_path: Path, manifest: Path) -> None:
     assert values["bf16-mixed"]["mel"] != values["32-true"]["mel"]
 
 
-def test_no_quantizer_is_no_measure_for_one(tmp_path: Path, manifest: Path) -> None:
-    """The best is of those that are quantized, once any is, and averages hear of the codebooks' start."""
-    stages = [{"until": 2} | ALONE, {"until": 3}]
-    settings = {"validate_every": 1, "ema": 0.999, "codebook_batches": 20, "stages": stages}
+def test_the_best_distance_is_reset_when_quantization_begins(tmp_path: Path, manifest: Path) -> None:
+    """Distances without a quantizer do not count then, and the moving average gets the fitted codebooks."""
+    phases = [{"until": 2} | ALONE, {"until": 3}]
+    settings = {"validate_every": 1, "ema": 0.999, "codebook_batches": 20, "phases": phases}
     run = Trainer(small_run(tmp_path, manifest, trainer=settings))
     mel_distance = run.validation.mel_distance.forward
     unquantized = iter((0.001, 0.001) * 2)
     run.validation.mel_distance.forward = lambda *spectra: (  # type: ignore[method-assign]
-        mel_distance(*spectra) if run.stage(run.step - 1).quantize else torch.tensor(next(unquantized))
+        mel_distance(*spectra) if run.phase(run.step - 1).quantize else torch.tensor(next(unquantized))
     )
     run.run()
     assert checkpoint.load(tmp_path / "checkpoints" / "best.pt")["step"] == 3
@@ -140,7 +140,7 @@ def test_no_quantizer_is_no_measure_for_one(tmp_path: Path, manifest: Path) -> N
             assert float((average[name] - value).norm()) <= 0.2 * float(value.norm()), name
 
 
-def test_a_validation_that_was_interrupted_is_made_up_for_once(tmp_path: Path, manifest: Path) -> None:
+def test_an_interrupted_validation_is_repeated_once(tmp_path: Path, manifest: Path) -> None:
     run = Trainer(small_run(tmp_path, manifest))
     validate = run.validation.run
     run.validation.run = lambda *arguments: (  # type: ignore[method-assign]
@@ -168,16 +168,16 @@ def test_accumulated_batches_are_one_large_batch(tmp_path: Path, manifest: Path)
 
 
 @pytest.mark.parametrize("options", [{}, {"optimizer": "muon", "revive_every": 4}])
-def test_ten_steps_and_ten_more_are_twenty(tmp_path: Path, manifest: Path, options: dict[str, Any]) -> None:
-    stages = [{"until": 5} | ALONE, {"until": 20}]
+def test_a_resumed_run_is_bit_exact(tmp_path: Path, manifest: Path, options: dict[str, Any]) -> None:
+    phases = [{"until": 5} | ALONE, {"until": 20}]
     settings = {"ema": 0.9, "cooldown": 10, "save_every": 10, "validate_every": 5} | options
-    Trainer(small_run(tmp_path / "whole", manifest, trainer=settings | {"stages": stages})).run()
+    Trainer(small_run(tmp_path / "whole", manifest, trainer=settings | {"phases": phases})).run()
 
-    run = Trainer(small_run(tmp_path / "parts", manifest, trainer=settings | {"stages": stages}))
+    run = Trainer(small_run(tmp_path / "parts", manifest, trainer=settings | {"phases": phases}))
     stop_after(run, 10)
     run.run()
     assert [line for line in log_of(tmp_path / "parts") if "mel" in line][-1]["step"] == 10
-    Trainer(small_run(tmp_path / "parts", manifest, trainer=settings | {"stages": stages})).run()
+    Trainer(small_run(tmp_path / "parts", manifest, trainer=settings | {"phases": phases})).run()
 
     assert log_of(tmp_path / "whole") == log_of(tmp_path / "parts")
     whole, parts = (
@@ -187,7 +187,7 @@ def test_ten_steps_and_ten_more_are_twenty(tmp_path: Path, manifest: Path, optio
 
 
 def stop_after(run: Trainer, step: int) -> None:
-    """Let a run end after a step as Ctrl-C would."""
+    """Stop a run after a step by Ctrl-C."""
     report = run._report
 
     def and_stop(*arguments: Any) -> None:
@@ -198,10 +198,10 @@ def stop_after(run: Trainer, step: int) -> None:
     run._report = and_stop  # type: ignore[method-assign]
 
 
-def test_a_number_that_is_not_finite_stops_the_run(tmp_path: Path, manifest: Path) -> None:
+def test_a_value_that_is_not_finite_stops_the_run(tmp_path: Path, manifest: Path) -> None:
     run = Trainer(small_run(tmp_path, manifest))
     run.run()
-    run = Trainer(small_run(tmp_path, manifest, trainer={"stages": [{"until": 8}]}))
+    run = Trainer(small_run(tmp_path, manifest, trainer={"phases": [{"until": 8}]}))
     run.losses.forward = lambda fake, real: {"mel": fake.sum() * float("nan")}  # type: ignore[method-assign]
     with pytest.raises(DacError, match=r"mel is nan.*step 5"):
         run.run()
@@ -213,10 +213,8 @@ def test_a_number_that_is_not_finite_stops_the_run(tmp_path: Path, manifest: Pat
     assert_equal(state["model"], before["model"])
 
 
-def test_files_that_can_not_be_read_are_named_once(
-    tmp_path: Path, manifest: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    run = Trainer(small_run(tmp_path, manifest, trainer={"stages": [{"until": 12}]}))
+def test_unreadable_files_are_logged_once(tmp_path: Path, manifest: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = Trainer(small_run(tmp_path, manifest, trainer={"phases": [{"until": 12}]}))
     run.run()
     assert sum("broken.flac" in record.getMessage() for record in caplog.records) == 1
     assert [line for line in log_of(tmp_path) if "mel" in line][-1]["skipped_files"] == 1
@@ -225,9 +223,9 @@ def test_files_that_can_not_be_read_are_named_once(
 def test_fine_tuning_from_published_weights(tmp_path: Path, manifest: Path) -> None:
     published = GOLDEN / "dac_44khz_tiny.pth"
     config = DAC.from_pretrained(published).config.to_dict()
-    stages = [{"until": 2, "generator": False}, {"until": 4}]
+    phases = [{"until": 2, "generator": False}, {"until": 4}]
     run = Trainer(
-        small_run(tmp_path / "one", manifest, model=config, trainer={"init_from": str(published), "stages": stages})
+        small_run(tmp_path / "one", manifest, model=config, trainer={"init_from": str(published), "phases": phases})
     )
     before = {name: value.clone() for name, value in run.model.state_dict().items()}
     assert run.discriminator is not None
@@ -236,7 +234,7 @@ def test_fine_tuning_from_published_weights(tmp_path: Path, manifest: Path) -> N
     run.run()
     assert_equal(before, run.model.state_dict())
     assert not torch.equal(critic, run.discriminator.discriminators[0].conv_post.bias)
-    run = Trainer(small_run(tmp_path / "one", manifest, model=config, trainer={"stages": stages}))
+    run = Trainer(small_run(tmp_path / "one", manifest, model=config, trainer={"phases": phases}))
     run.run()
     assert not torch.equal(before["encoder.block.0.bias"], run.model.encoder.block[0].bias)
 
@@ -251,7 +249,7 @@ def test_fine_tuning_from_published_weights(tmp_path: Path, manifest: Path) -> N
         Trainer(small_run(tmp_path / "three", manifest, trainer={"init_from": str(published)}))
 
 
-def test_the_bundled_discriminators_are_taken_over(
+def test_the_bundled_discriminators_are_loaded(
     tmp_path: Path, manifest: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -271,10 +269,10 @@ def test_the_bundled_discriminators_are_taken_over(
     assert run.discriminator is not None
     for index in (1, 2):
         assert_equal(bundled.discriminators[index].state_dict(), run.discriminator.discriminators[index].state_dict())
-    assert "begin anew, as dac-mini-44khz has none: period 2" in caplog.text
+    assert "with random weights, as dac-mini-44khz has none: period 2" in caplog.text
 
 
-def test_what_resume_means(tmp_path: Path, manifest: Path) -> None:
+def test_resume_auto_never_and_from_a_path(tmp_path: Path, manifest: Path) -> None:
     Trainer(small_run(tmp_path / "one", manifest)).run()
     with pytest.raises(CheckpointError, match="resume=auto"):
         Trainer(small_run(tmp_path / "one", manifest, resume="never"))
@@ -283,7 +281,7 @@ def test_what_resume_means(tmp_path: Path, manifest: Path) -> None:
     wider = small_run(tmp_path / "one", manifest, model={"decoder_dim": 32})
     with pytest.raises(CheckpointError, match=r"does not fit.*size mismatch for decoder"):
         Trainer(wider)
-    longer = {"stages": [{"until": 6}], "save_every": 2}
+    longer = {"phases": [{"until": 6}], "save_every": 2}
     Trainer(small_run(tmp_path / "one", manifest, trainer=longer)).run()
     with pytest.raises(CheckpointError, match=r"later step than .*remove step-00000006\.pt"):
         Trainer(small_run(tmp_path / "one", manifest, resume=str(newest), trainer=longer))
@@ -292,20 +290,20 @@ def test_what_resume_means(tmp_path: Path, manifest: Path) -> None:
 
 
 def test_discriminators_can_be_added_to_a_run(tmp_path: Path, manifest: Path) -> None:
-    Trainer(small_run(tmp_path, manifest, trainer={"stages": [{"until": 4, "adversarial": False}]})).run()
-    run = Trainer(small_run(tmp_path, manifest, trainer={"stages": [{"until": 4, "adversarial": False}, {"until": 6}]}))
+    Trainer(small_run(tmp_path, manifest, trainer={"phases": [{"until": 4, "adversarial": False}]})).run()
+    run = Trainer(small_run(tmp_path, manifest, trainer={"phases": [{"until": 4, "adversarial": False}, {"until": 6}]}))
     assert run.step == 4
     run.run()
     assert "adversarial" in log_of(tmp_path)[-2]
 
 
-def test_nothing_to_hear(tmp_path: Path) -> None:
+def test_a_folder_without_sounds(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DacError, match="empty"):
         Trainer(small_run(tmp_path / "run", tmp_path / "empty"))
 
 
-def test_a_damaged_line_of_the_log_is_left_out(tmp_path: Path) -> None:
+def test_damaged_lines_of_the_log_are_removed(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"st\n{"step": 2}\n{"step": 3}\n{"step": 2')
     RunLog(tmp_path, LoggerConfig(), {}, 2).close()
     assert (tmp_path / "log.jsonl").read_text() == '{"step": 1}\n{"step": 2}\n'
@@ -323,7 +321,7 @@ def test_on_a_gpu(tmp_path: Path, manifest: Path, compiled: bool) -> None:
         "optimizer": "muon",
         "revive_every": 2,
         "compile": compiled,
-        "stages": [{"until": 2, "quantize": False}, {"until": 6}],
+        "phases": [{"until": 2, "quantize": False}, {"until": 6}],
     }
     Trainer(small_run(tmp_path, manifest, trainer=settings)).run()
     assert log_of(tmp_path)[0]["gpu_gib"] > 0.0

@@ -1,4 +1,4 @@
-"""What happens to an excerpt."""
+"""Changes of an excerpt."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dac_codec import audio as sound
-from dac_codec.audio import Audio
+from dac_codec.audio import Audio, loudness
 from dac_codec.training import transforms
 
 RATE = 44100
@@ -33,17 +32,17 @@ def test_mono_is_the_mean_or_one_of_the_channels() -> None:
 
 @settings(max_examples=10, deadline=None)
 @given(SEEDS, st.floats(1e-3, 1.0), st.floats(-40.0, 0.0))
-def test_loudness_is_what_was_asked_for(seed: int, level: float, target: float) -> None:
+def test_the_loudness_is_the_target(seed: int, level: float, target: float) -> None:
     audio = noise(seed, level=level)
     before = audio.copy()
     scaled, measured = transforms.normalize_loudness(audio, RATE, target)
-    assert sound.loudness(scaled, RATE) == pytest.approx(target, abs=0.01)
-    assert measured == pytest.approx(sound.loudness(audio, RATE))
+    assert loudness(scaled, RATE) == pytest.approx(target, abs=0.01)
+    assert measured == pytest.approx(loudness(audio, RATE))
     assert scaled.dtype == np.float32
     np.testing.assert_array_equal(audio, before)
 
 
-def test_silence_stays_silence() -> None:
+def test_silence_is_unchanged() -> None:
     scaled, measured = transforms.normalize_loudness(np.zeros((1, 1000), np.float32), RATE)
     assert not scaled.any()
     assert measured == -70.0
@@ -64,7 +63,7 @@ def test_the_peak_is_never_exceeded(seed: int, level: float, peak: float) -> Non
 
 @settings(max_examples=20, deadline=None)
 @given(SEEDS, st.integers(1, 20000))
-def test_rotations_by_nothing_and_by_half_a_turn(seed: int, n_samples: int) -> None:
+def test_rotations_by_0_and_by_pi(seed: int, n_samples: int) -> None:
     audio = noise(seed, n_samples)
     np.testing.assert_allclose(transforms.rotate_phase(audio, 0.0), audio, atol=1e-6)
     np.testing.assert_allclose(transforms.rotate_phase(audio, math.pi), -audio, atol=1e-6)
@@ -77,7 +76,7 @@ def test_a_rotation_moves_the_phase_of_a_tone(angle: float, start: float, freque
     rotated = transforms.rotate_phase(np.cos(phase).astype(np.float32), angle)
     middle = slice(1000, -1000)
     np.testing.assert_allclose(rotated[:, middle], np.cos(phase + angle)[:, middle], atol=0.03)
-    # No peak at the ends, where the tone is cut off.
+    # There is no peak at the ends, where the tone is cut off.
     assert np.abs(rotated).max() < 1.5
 
 
@@ -96,7 +95,7 @@ def test_a_rotation_keeps_the_energy_and_the_spectrum(seed: int, angle: float) -
 
 @settings(max_examples=20, deadline=None)
 @given(SEEDS, st.floats(0.05, 0.45), st.floats(0.002, 0.03))
-def test_a_low_pass_keeps_what_is_below_and_nothing_above(seed: int, cutoff: float, width: float) -> None:
+def test_a_low_pass_keeps_low_frequencies_and_removes_high_ones(seed: int, cutoff: float, width: float) -> None:
     audio = noise(seed)
     passed = transforms.low_pass(audio, cutoff, width)
     assert passed.shape == audio.shape
@@ -122,7 +121,7 @@ def test_a_silenced_part_is_at_an_end(seed: int, n_samples: int) -> None:
     assert audio.all()
 
 
-def test_silence_comes_at_both_ends() -> None:
+def test_silence_is_at_either_end() -> None:
     random = np.random.default_rng(0)
     firsts = [transforms.silence_part(np.ones((1, 100), np.float32), random)[0, 0] for _ in range(50)]
     assert 10 < sum(firsts) < 40

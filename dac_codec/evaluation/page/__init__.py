@@ -1,4 +1,4 @@
-"""One page with everything in it: plots, tables, spectrograms, and players to compare by ear, openly or blind."""
+"""A self-contained HTML page: summary, plots, tables, spectrograms, and players for open and blind comparison."""
 
 from __future__ import annotations
 
@@ -11,15 +11,23 @@ from importlib import resources
 from typing import Any
 
 from dac_codec import audio
-from dac_codec.evaluation import baselines, png
+from dac_codec.evaluation import baselines, figures
 from dac_codec.evaluation.clips import POOLED, Clip
 from dac_codec.evaluation.metrics import Metric
-from dac_codec.evaluation.page.sections import codebooks, differences_tables, legend, means_tables, methods, plots
+from dac_codec.evaluation.page.sections import (
+    codebooks,
+    differences_tables,
+    legend,
+    means_tables,
+    methods,
+    plots,
+    verdicts,
+)
 from dac_codec.evaluation.results import Result, flac
 from dac_codec.evaluation.summary import Difference, Mean
 
 HIDDEN_REFERENCE, ANCHOR = "original", "anchor"
-"""What ITU-R BS.1534 puts among the codecs of a blind test."""
+"""Versions that ITU-R BS.1534 adds to a blind test."""
 
 
 def page(
@@ -31,36 +39,45 @@ def page(
     sample_rate: int,
     results: Sequence[Result],
 ) -> str:
-    """The page. It needs no network, and its Content-Security-Policy forbids it.
+    """The page, as HTML. It needs no network, and its Content-Security-Policy forbids access to it.
 
     Args:
-        facts: what was measured, and how.
-        means, differences: to be shown.
-        metrics: that were taken.
-        clips: that can be heard.
+        facts: what was measured, and how; see `report`.
+        means, differences: of all domains.
+        metrics: those measured.
+        clips: those to play.
         sample_rate: of the clips.
         results: with the sound of each of these clips.
     """
+    pictures = figures.no_spectrograms() is None
     order = [codec["name"] for codec in facts["codecs"]]
     coded = [name for name in order if any(mean.codec == name and mean.kbps.mean for mean in means)]
-    # A single domain is all there is.
+    # With a single domain, the pooled one is the same.
     single = len({mean.domain for mean in means}) == 2
     means = [mean for mean in means if not (single and mean.domain == POOLED)]
     differences = [one for one in differences if not (single and one.domain == POOLED)]
-    left_out = facts["clips"] - len(clips)
     parts = {
         "style": _resource("style.css"),
         "script": _resource("script.js"),
-        "facts": escape(f"{facts['clips']} clips, {sample_rate / 1000:g} kHz mono, dac_codec {facts['version']}"),
+        "facts": escape(
+            f"{facts['clips']} clips, {sample_rate / 1000:g} kHz mono, dac_codec {facts['version']}; asked for "
+            f"{', '.join(f'{kbps:g}' for kbps in facts['bitrates'])} kbit/s"
+        ),
         "notes": "".join(f"<p>{escape(note)}</p>" for note in facts["notes"]),
-        "heard": _heard_of(len(clips), left_out),
+        "played": _left_out(len(clips), facts["clips"] - len(clips)),
+        "verdicts": verdicts(facts["summary"]),
         "legend": legend(coded, order),
         "plots": plots(means, metrics, order),
         "means": means_tables(means, metrics),
         "differences": differences_tables(differences, metrics),
         "codebooks": codebooks(means),
         "methods": methods(facts),
-        "data": _json([_heard(clip, sample_rate, results) for clip in clips]),
+        "data": _json(
+            {
+                "clips": [_player(clip, sample_rate, results, pictures) for clip in clips],
+                "axis": [figures.STRIP_LEFT, figures.STRIP_WIDTH],
+            }
+        ),
     }
     text = _resource("page.html")
     for name, part in parts.items():
@@ -68,45 +85,37 @@ def page(
     return text
 
 
-def _heard_of(n_heard: int, left_out: int) -> str:
-    """How many clips can be heard, and how many can't."""
+def _left_out(n_played: int, left_out: int) -> str:
+    """How many clips the page can't play."""
     if not left_out:
         return ""
     return (
-        f'<p class="hint">{n_heard} of the {n_heard + left_out} clips can be heard here, spread over the domains; the '
-        f"other {left_out} are left out of this section, to keep the page small, and count in everything below.</p>"
+        f'<p class="hint">{n_played} of the {n_played + left_out} clips can be played here, spread over the domains; '
+        f"the other {left_out} are left out of this section to keep the page small, and count in everything below.</p>"
     )
 
 
-def _heard(clip: Clip, sample_rate: int, results: Sequence[Result]) -> dict[str, Any]:
-    """A clip and what became of it, as the script of the page wants it."""
-    low = baselines.anchor(clip.waveform, sample_rate)
-    versions = [_version(HIDDEN_REFERENCE, "", None, flac(clip.waveform, sample_rate), clip, sample_rate)]
-    versions.append(_version(ANCHOR, "", None, flac(low, sample_rate), clip, sample_rate))
-    versions += [
-        _version(one.codec, one.setting, one.kbps if one.n_bytes else None, one.sound, clip, sample_rate)
-        for one in results
-        if one.clip == clip.name and one.sound is not None and one.codec not in (HIDDEN_REFERENCE, ANCHOR)
-    ]
+def _player(clip: Clip, sample_rate: int, results: Sequence[Result], pictures: bool) -> dict[str, Any]:
+    """A clip and its decoded versions, for the script of the page."""
     seconds = clip.waveform.shape[-1] / sample_rate
-    return {
-        "name": clip.name,
-        "domain": clip.domain,
-        "seconds": seconds,
-        "khz": sample_rate / 2000,
-        "versions": versions,
-    }
-
-
-def _version(codec: str, setting: str, kbps: float | None, heard: str, clip: Clip, sample_rate: int) -> dict[str, Any]:
-    waveform, _ = audio.read(io.BytesIO(base64.b64decode(heard)), name=clip.name)
-    picture = base64.b64encode(png.spectrogram(waveform)).decode()
-    rate = None if kbps is None else round(kbps, 2)
-    return {"codec": codec, "setting": setting, "kbps": rate, "sound": heard, "picture": picture}
+    low = baselines.anchor(clip.waveform, sample_rate)
+    versions: list[dict[str, Any]] = [
+        {"codec": HIDDEN_REFERENCE, "setting": "", "kbps": None, "sound": flac(clip.waveform, sample_rate)},
+        {"codec": ANCHOR, "setting": "", "kbps": None, "sound": flac(low, sample_rate)},
+    ]
+    for one in results:
+        if one.clip == clip.name and one.sound is not None and one.codec not in (HIDDEN_REFERENCE, ANCHOR):
+            kbps = round(one.kbps, 2) if one.n_bytes else None
+            versions.append({"codec": one.codec, "setting": one.setting, "kbps": kbps, "sound": one.sound})
+    if pictures:
+        waveforms = [audio.read(io.BytesIO(base64.b64decode(one["sound"])), name=clip.name)[0] for one in versions]
+        for version, picture in zip(versions, figures.spectrogram_strips(waveforms, sample_rate), strict=True):
+            version["picture"] = base64.b64encode(picture).decode()
+    return {"name": clip.name, "seconds": seconds, "versions": versions}
 
 
 def _json(value: Any) -> str:
-    """JSON that can't end the element that it stands in."""
+    """JSON that can't close the script element around it."""
     return json.dumps(value).replace("<", "\\u003c")
 
 

@@ -2,8 +2,8 @@
 (() => {
   const element = (id) => document.getElementById(id);
   const holder = element("data");
-  const clips = JSON.parse(holder.textContent);
-  holder.remove(); // not to be come upon by chance in a blind test; who looks at the page's source finds it
+  const { clips, axis } = JSON.parse(holder.textContent);
+  holder.remove(); // so that a listener of a blind test does not come across it
 
   // ------------------------------------------------------------------------------------------------------------------
   // Numbers of the plots
@@ -16,7 +16,7 @@
   for (const point of document.querySelectorAll(".point")) {
     const title = point.querySelector("title");
     const text = title.textContent;
-    title.remove(); // the tip is shown at once, and not twice
+    title.remove(); // shown at once by the tip, and only there
     point.addEventListener("pointerenter", (event) => {
       tip.textContent = text;
       tip.hidden = false;
@@ -29,14 +29,14 @@
   element("player").hidden = false;
 
   // ------------------------------------------------------------------------------------------------------------------
-  // Sound: all versions of a clip play together, and one of them is heard, so that switching keeps the position
+  // Sound: all versions of a clip play together, and one of them is audible, so that switching keeps the position
   // ------------------------------------------------------------------------------------------------------------------
 
   let context = null;
-  const decoded = new Map(); // of each clip, a promise of the buffers of its versions
+  const decoded = new Map(); // clip -> promise of the buffers of its versions
   let sounding = null; // {sources, gains, startedAt, offset, duration, loop}
-  let position = 0; // s, while nothing sounds
-  let asked = 0; // counts what was asked for, so that a sound which was decoded too late is not started
+  let position = 0; // s, while nothing plays
+  let asked = 0; // counts requests, so that a sound that was decoded too late is not started
 
   const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)).buffer;
 
@@ -110,11 +110,11 @@
   }
 
   // ------------------------------------------------------------------------------------------------------------------
-  // What is chosen, and how it is shown
+  // Choice of clip and version
   // ------------------------------------------------------------------------------------------------------------------
 
   const state = { clip: clips[0], version: 0, blind: false };
-  const trials = new Map(); // of each clip, the shuffled order of its versions and their scores
+  const trials = new Map(); // clip -> shuffled order of its versions, and their scores
 
   function trialOf(clip) {
     if (!trials.has(clip)) {
@@ -161,7 +161,7 @@
       element("status").textContent = "";
     };
     slider.addEventListener("input", rate);
-    slider.addEventListener("pointerup", rate); // where it stands may be right
+    slider.addEventListener("pointerup", rate); // its initial position may be the score
     row.append(choice(name, "", version, false), slider, value);
     return row;
   }
@@ -180,7 +180,7 @@
     } else {
       versions.replaceChildren(...state.clip.versions.map((version, index) => {
         const name = [version.codec, version.setting].filter(Boolean).join(", ");
-        return choice(name, version.kbps === null ? "" : `${version.kbps.toFixed(2)} kbit/s`, index, index === 0);
+        return choice(name, version.kbps === null ? "" : `${version.kbps.toFixed(2)} kbit/s on disk`, index, index === 0);
       }));
     }
     element("versions-legend").textContent = state.blind ? "Versions, shuffled: how close are they to the reference?" : "Versions";
@@ -195,23 +195,27 @@
   }
 
   function show() {
+    const original = element("picture-original");
+    const picture = element("picture");
+    const version = state.clip.versions[state.version];
+    original.closest("figure").hidden = state.blind || !version.picture;
+    picture.closest("figure").hidden = state.blind || !version.picture || state.version === 0;
     if (state.blind) {
-      for (const picture of [element("picture"), element("picture-original")]) picture.removeAttribute("src");
+      for (const one of [picture, original]) one.removeAttribute("src");
       element("caption").textContent = "";
       return;
     }
-    const version = state.clip.versions[state.version];
-    element("picture-original").src = `data:image/png;base64,${state.clip.versions[0].picture}`;
-    element("picture").src = `data:image/png;base64,${version.picture}`;
+    if (!version.picture) return;
+    original.src = `data:image/jpeg;base64,${state.clip.versions[0].picture}`;
+    picture.src = `data:image/jpeg;base64,${version.picture}`;
     element("caption").textContent = [version.codec, version.setting].filter(Boolean).join(", ");
-    element("axes").textContent = `From 0 Hz at the bottom to ${state.clip.khz} kHz at the top.`;
   }
 
   function move() {
     const time = Math.max(0, now());
     if (sounding) element("position").value = time;
     element("time").textContent = `${time.toFixed(1)} s`;
-    const share = `${100 * (time / state.clip.seconds)}%`;
+    const share = `${100 * (axis[0] + axis[1] * (time / state.clip.seconds))}%`;
     for (const head of document.querySelectorAll(".picture i")) head.style.left = share;
     requestAnimationFrame(move);
   }

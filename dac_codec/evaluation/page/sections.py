@@ -7,11 +7,17 @@ from html import escape
 from typing import Any
 
 from dac_codec.evaluation.clips import POOLED
+from dac_codec.evaluation.figures import marker, rate_distortion
 from dac_codec.evaluation.metrics import Metric
-from dac_codec.evaluation.plots import marker, rate_distortion
 from dac_codec.evaluation.statistics import Estimate
 from dac_codec.evaluation.summary import Difference, Mean
 from dac_codec.evaluation.tables import codebook_cells
+
+
+def verdicts(lines: Sequence[str]) -> str:
+    """The summary: where the first codec is better or worse, and by how much."""
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f"<ul>{items}</ul>" if items else "<p>There are no differences with confidence intervals.</p>"
 
 
 def legend(coded: Sequence[str], order: Sequence[str]) -> str:
@@ -25,14 +31,13 @@ def legend(coded: Sequence[str], order: Sequence[str]) -> str:
 
 
 def plots(means: Sequence[Mean], metrics: Sequence[Metric], order: Sequence[str]) -> str:
-    """A row of plots for each metric, one for each domain."""
+    """A row of plots for each metric, one for each domain, all with the same axes."""
     rows = []
     for metric in metrics:
         figures = []
-        for domain in _domains(means):
-            if metric.domain is not None and domain == POOLED:
-                continue
-            picture = rate_distortion([mean for mean in means if mean.domain == domain], metric, order)
+        panels = [mean for mean in means if metric.domain is None or mean.domain != POOLED]
+        for domain in _domains(panels):
+            picture = rate_distortion([mean for mean in panels if mean.domain == domain], metric, order, panels)
             if picture:
                 figures.append(f"<figure><figcaption>{escape(domain)}</figcaption>{picture}</figure>")
         if figures:
@@ -48,7 +53,7 @@ def means_tables(means: Sequence[Mean], metrics: Sequence[Metric]) -> str:
     for domain in _domains(means):
         group = [mean for mean in means if mean.domain == domain]
         taken = [metric for metric in metrics if any(metric.name in mean.measures for mean in group)]
-        heads = ["codec", "setting", "clips", "kbit/s", "without headers", "encodes", "decodes"]
+        heads = ["codec", "setting", "clips", "kbit/s on disk", "without headers", "encodes", "decodes"]
         head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads) + "".join(
             f'<th scope="col">{escape(metric.label)} <small>{_arrow(metric)}</small></th>' for metric in taken
         )
@@ -66,9 +71,9 @@ def differences_tables(differences: Sequence[Difference], metrics: Sequence[Metr
     for domain in _domains(differences):
         group = [one for one in differences if one.domain == domain]
         taken = [metric for metric in metrics if any(metric.name in one.measures for one in group)]
-        head = "".join(f'<th scope="col">{name}</th>' for name in ("codec", "kbit/s", "against", "kbit/s")) + "".join(
-            f'<th scope="col">{escape(metric.label)} <small>{_arrow(metric)}</small></th>' for metric in taken
-        )
+        head = "".join(
+            f'<th scope="col">{name}</th>' for name in ("codec", "kbit/s on disk", "against", "kbit/s on disk")
+        ) + "".join(f'<th scope="col">{escape(metric.label)} <small>{_arrow(metric)}</small></th>' for metric in taken)
         rows = []
         for one in group:
             cells = [
@@ -84,7 +89,7 @@ def differences_tables(differences: Sequence[Difference], metrics: Sequence[Metr
 
 
 def codebooks(means: Sequence[Mean]) -> str:
-    """How much of their bits codebooks use, over all clips."""
+    """Entropy and use of codebooks, over all clips."""
     last = _domains(means)[-1]
     rows = []
     for mean in means:
@@ -99,7 +104,7 @@ def codebooks(means: Sequence[Mean]) -> str:
 
 
 def methods(facts: dict[str, Any]) -> str:
-    """What was run, where the measures are defined, and what is missing."""
+    """How each codec was run, where the measures are defined, and what is missing."""
     codecs = "".join(f"<dt>{escape(one['name'])}</dt><dd>{_marked(one['about'])}</dd>" for one in facts["codecs"])
     metrics = "".join(f"<dt>{escape(one['label'])}</dt><dd>{escape(one['source'])}</dd>" for one in facts["metrics"])
     missing = "".join(f"<li>{_marked(line)}</li>" for line in [*facts["left_out"], *facts["failures"]])
@@ -114,21 +119,22 @@ def _domains(rows: Sequence[Mean] | Sequence[Difference]) -> list[str]:
 
 def _mean_row(mean: Mean, metrics: Sequence[Metric]) -> str:
     speeds = [f"<td>{'' if one is None else f'{one:.1f}x'}</td>" for one in (mean.encode_speed, mean.decode_speed)]
-    cells = [_cell(mean.measures.get(metric.name)) for metric in metrics]
+    cells = [_cell(mean.measures.get(metric.name), worst=mean.worst.get(metric.name)) for metric in metrics]
     return (
         f'<tr><th scope="row">{escape(mean.codec)}</th><td>{escape(mean.setting)}</td><td>{mean.clips}</td>'
         f"{_cell(mean.kbps)}<td>{mean.payload_kbps:.2f}</td>{''.join(speeds)}{''.join(cells)}</tr>"
     )
 
 
-def _cell(estimate: Estimate | None, kind: str = "", signed: bool = False) -> str:
+def _cell(estimate: Estimate | None, kind: str = "", signed: bool = False, worst: float | None = None) -> str:
     if estimate is None or estimate.mean is None:
         return "<td></td>"
     plus = "+" if signed else ""
     low, high = estimate.low, estimate.high
     interval = "" if low is None or high is None else f"<small>{low:{plus}.3f} to {high:{plus}.3f}</small>"
-    verdict = f"<small>{kind}</small>" if kind else ""
-    return f'<td class="{kind}">{estimate.mean:{plus}.3f}{interval}{verdict}</td>'
+    notes = [kind] * bool(kind) + ([] if worst is None else [f"worst 10%: {worst:.3f}"])
+    below = "".join(f"<small>{note}</small>" for note in notes)
+    return f'<td class="{kind}">{estimate.mean:{plus}.3f}{interval}{below}</td>'
 
 
 def _details(title: str, head: str, rows: str) -> str:
@@ -147,6 +153,6 @@ def _arrow(metric: Metric) -> str:
 
 
 def _marked(text: str) -> str:
-    """Text whose `code` is shown as such."""
+    """HTML of a text, with what is in backticks as code."""
     parts = escape(text).split("`")
     return "".join(f"<code>{part}</code>" if index % 2 else part for index, part in enumerate(parts))

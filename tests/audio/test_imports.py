@@ -1,4 +1,4 @@
-"""The floor of dac_codec.audio: sounds, nothing else."""
+"""dac_codec.audio does not depend on networks, nor on slow packages."""
 
 from __future__ import annotations
 

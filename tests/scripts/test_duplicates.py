@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 
 from dac_codec import audio
 from dac_codec.audio import Audio
-from dac_codec.training.duplicates import ALIKE, Landmarks, find_matches, groups, landmarks, likeness
+from tests.conftest import load_script
+
+duplicates = load_script("duplicates")
+ALIKE, Landmarks, landmarks, likeness = (
+    duplicates.ALIKE,
+    duplicates.Landmarks,
+    duplicates.landmarks,
+    duplicates.likeness,
+)
+find_matches, groups = duplicates.find_matches, duplicates.groups
 
 RATE = 44100
 

@@ -1,0 +1,239 @@
+"""Mel spectrograms by librosa and Matplotlib, and rate-distortion plots as SVG that the page's style sheet colours."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dac_codec.audio import Audio
+from dac_codec.common import spectral
+from dac_codec.common.errors import DacError
+from dac_codec.common.files import atomic_write
+from dac_codec.evaluation.metrics import Metric
+from dac_codec.evaluation.summary import Mean
+
+STRIP_LEFT, STRIP_WIDTH = 0.075, 0.915
+"""Where the time axis begins in a picture of `spectrogram_strips`, and its length, as shares of the width."""
+
+_SPECTROGRAM_WINDOW, _SPECTROGRAM_MELS = 2048, 128
+_LOWEST_DB, _HIGHEST_DB = -90.0, 20.0
+
+_WIDTH, _HEIGHT = 320, 220
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 10, 34
+
+_MARKERS = (
+    "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0 -8 0z",
+    "M-3.6 -3.6h7.2v7.2h-7.2z",
+    "M0 -4.6L4.4 3.4H-4.4z",
+    "M0 -5L5 0L0 5L-5 0z",
+    "M0 4.6L4.4 -3.4H-4.4z",
+    "M-4.5 -1.5h3v-3h3v3h3v3h-3v3h-3v-3h-3z",
+)
+"""Paths of the codecs' markers, which differ by shape as well as by colour."""
+
+
+@dataclass(frozen=True)
+class _Axis:
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def at(self, value: float) -> float:
+        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+
+
+def no_spectrograms() -> str | None:
+    """A line that says what spectrograms need, if it is not installed."""
+    if find_spec("librosa") and find_spec("matplotlib"):
+        return None
+    return "spectrograms are left out, they need librosa and matplotlib: pip install 'dac_codec[evaluate]'"
+
+
+def spectrograms(clips: Mapping[str, tuple[Audio, Audio]], sample_rate: int, path: Path) -> None:
+    """Draw mel spectrograms of clips side by side, to a PNG or JPEG file: the original above what was decoded.
+
+    Args:
+        clips: by title, the two signals [1, T].
+        sample_rate: of all, in Hz.
+        path: of the file, whose suffix gives the format.
+
+    Raises:
+        DacError: librosa or Matplotlib is not installed.
+        ValueError: Matplotlib does not know the format.
+        OSError: the file can't be written.
+    """
+    figure = _figure(10 if len(clips) == 1 else 5 * len(clips), 7)
+    columns = figure.subplots(2, len(clips), sharex="col", sharey=True, squeeze=False).T
+    for axes, (title, pair) in zip(columns, clips.items(), strict=True):
+        for axis, clip, name in zip(axes, pair, ("original", "decoded"), strict=True):
+            _draw(_mel_level(clip, sample_rate), sample_rate, axis)
+            axis.set(title=f"{title}, {name}", xlabel="s" if axis is axes[1] else None)
+            axis.set_ylabel("Hz" if axes is columns[0] else None)
+    figure.tight_layout()
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:], dpi=80)
+
+
+def spectrogram_strips(clips: Sequence[Audio], sample_rate: int) -> list[bytes]:
+    """Mel spectrograms of signals [1, T] of one length, as JPEG files of 960 x 200 pixels.
+
+    The axes are drawn once for all of them, which takes most of the time.
+
+    Raises:
+        DacError: librosa or Matplotlib is not installed.
+    """
+    figure = _figure(9.6, 2.0)
+    axis = figure.add_axes((STRIP_LEFT, 0.14, STRIP_WIDTH, 0.82))
+    levels = [_mel_level(clip, sample_rate) for clip in clips]
+    mesh = _draw(levels[0], sample_rate, axis)
+    axis.set(xlabel=None, ylabel="Hz")
+    figure.canvas.draw()
+    pictures = []
+    for level in levels:
+        mesh.set_array(level)
+        axis.draw_artist(mesh)
+        stream = io.BytesIO()
+        _image(figure.canvas).save(stream, "jpeg", quality=85)
+        pictures.append(stream.getvalue())
+    return pictures
+
+
+def _figure(width: float, height: float) -> Any:
+    """A figure of this size in inches, with 100 pixels per inch, that is drawn without a window."""
+    if (line := no_spectrograms()) is not None:
+        raise DacError(line)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=100)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _image(canvas: Any) -> Any:
+    from PIL import Image
+
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+
+
+def _mel_level(clip: Audio, sample_rate: int) -> np.ndarray:
+    """Log-mel spectrogram [128, frames] of a signal [1, T], in dB."""
+    magnitude = spectral.Spectra(torch.from_numpy(np.ascontiguousarray(clip))[None]).magnitude(_SPECTROGRAM_WINDOW)
+    filters = spectral.mel_filters(sample_rate, _SPECTROGRAM_WINDOW, _SPECTROGRAM_MELS)
+    return np.asarray(20 * (filters @ magnitude[0]).clamp(min=1e-5).log10())
+
+
+def _draw(level: np.ndarray, sample_rate: int, axis: Any) -> Any:
+    from librosa.display import specshow
+
+    return specshow(
+        level,
+        sr=sample_rate,
+        hop_length=_SPECTROGRAM_WINDOW // 4,
+        x_axis="time",
+        y_axis="mel",
+        vmin=_LOWEST_DB,
+        vmax=_HIGHEST_DB,
+        cmap="magma",
+        ax=axis,
+    )
+
+
+def marker(index: int) -> str:
+    """The SVG path of the marker of the codec with this number."""
+    return _MARKERS[index % len(_MARKERS)]
+
+
+def rate_distortion(means: Sequence[Mean], metric: Metric, order: Sequence[str], panels: Sequence[Mean] = ()) -> str:
+    """Plot a metric against the bitrate on disk, with confidence intervals, as SVG; "" if there is nothing to plot.
+
+    Args:
+        means: of one domain.
+        metric: what to plot.
+        order: names of the codecs, which give them their colours and markers; what costs no bits is not plotted.
+        panels: means of all domains whose plots share their axes with this one.
+    """
+    groups = [
+        (index, [mean for mean in means if mean.codec == codec and metric.name in mean.measures and mean.kbps.mean])
+        for index, codec in enumerate(order)
+    ]
+    points = [mean for _, group in groups for mean in group]
+    if not points:
+        return ""
+    scale = [*points, *(mean for mean in panels if metric.name in mean.measures and mean.kbps.mean)]
+    values = [value for mean in scale for value in mean.measures[metric.name][:3] if value is not None]
+    rates = [mean.kbps.mean or 0.0 for mean in scale]
+    ticks_y = _ticks(min(values), max(values))
+    ticks_x = _ticks(0.0, max(rates))
+    x = _Axis(ticks_x[0], max(ticks_x[-1], max(rates)), _LEFT, _WIDTH - _RIGHT)
+    y = _Axis(min(ticks_y[0], *values), max(ticks_y[-1], *values), _HEIGHT - _BOTTOM, _TOP)
+    label = escape("; ".join(_point_text(mean, metric) for mean in points), quote=True)
+    parts = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">']
+    for tick in ticks_y:
+        height = f"{y.at(tick):.1f}"
+        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{height}" y2="{height}"/>')
+        parts.append(f'<text class="tick" x="{_LEFT - 6}" y="{height}" dy=".32em" text-anchor="end">{tick:g}</text>')
+    for tick in ticks_x:
+        place = f"{x.at(tick):.1f}"
+        parts.append(
+            f'<text class="tick" x="{place}" y="{_HEIGHT - _BOTTOM + 15}" text-anchor="middle">{tick:g}</text>'
+        )
+    middle = (_LEFT + _WIDTH - _RIGHT) / 2
+    parts.append(f'<text class="tick" x="{middle:.0f}" y="{_HEIGHT - 4}" text-anchor="middle">kbit/s on disk</text>')
+    for index, group in groups:
+        parts += _series(index, group, metric, x, y)
+    return "".join([*parts, "</svg>"])
+
+
+def _series(index: int, group: Sequence[Mean], metric: Metric, x: _Axis, y: _Axis) -> list[str]:
+    """The line, the intervals and the markers of one codec."""
+    parts = [f'<g class="series c{index % 8}">']
+    places = []
+    for mean in sorted(group, key=lambda mean: mean.kbps.mean or 0.0):
+        value, low, high = mean.measures[metric.name][:3]
+        place, height = f"{x.at(mean.kbps.mean or 0.0):.1f}", f"{y.at(value or 0.0):.1f}"
+        places.append(f"{place},{height}")
+        if low is not None and high is not None:
+            parts.append(f'<line x1="{place}" x2="{place}" y1="{y.at(low):.1f}" y2="{y.at(high):.1f}"/>')
+        parts.append(
+            f'<g class="point" transform="translate({place} {height})"><circle class="hit" r="11"/>'
+            f'<path d="{marker(index)}"/><title>{escape(_point_text(mean, metric))}</title></g>'
+        )
+    parts.insert(1, f'<polyline points="{" ".join(places)}"/>')
+    return [*parts, "</g>"]
+
+
+def _point_text(mean: Mean, metric: Metric) -> str:
+    """The numbers of a point."""
+    value, low, high, clips = mean.measures[metric.name][:4]
+    interval = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
+    unit = f" {metric.unit}" if metric.unit else ""
+    return (
+        f"{mean.codec} {mean.setting}: {value or 0.0:.3f}{interval}{unit} at {mean.kbps.mean or 0.0:.2f} kbit/s, "
+        f"{clips} clip{'s' if clips != 1 else ''}"
+    )
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Four to six round numbers that enclose `low` and `high`.
+
+    >>> _ticks(0.0, 8.2)
+    [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]
+    """
+    if high <= low:
+        low, high = low - 0.5, high + 0.5
+    rough = (high - low) / 4
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1.0, 2.0, 2.5, 5.0, 10.0) if factor * power >= rough * 0.8)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(index * step, 10) for index in range(first, last + 1)]

@@ -1,0 +1,209 @@
+"""Activations of signals [B, T, C], channels last, written into a buffer that the caller provides."""
+
+from __future__ import annotations
+
+import math
+import threading
+import warnings
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dac_codec.model.layers import Snake
+from dac_codec.model.snake import TINY, snake_values, triton_kernels
+
+SQUARED_SINE = (0.77865517, 2.46533478)
+"""c and a of sin^2(pi u) ~ 4 a (w - a w^2), w = u^2 - c u^4, with a relative error below 8.4e-4 for |u| <= 1/2.
+
+That is less than the rounding of bfloat16. It follows from sin^2(2 x) = 4 (sin^2(x) - sin^4(x)) with a w for
+sin^2(pi u / 2); the two numbers minimize the largest relative error.
+"""
+
+_MAX_SCRATCH = 1 << 21
+"""Values of a full tile (`layers._TILE_BYTES` in single precision); larger scratch memory is freed after use."""
+
+
+class Scales(NamedTuple):
+    """Per-channel factors of a Snake, each [C].
+
+    Attributes:
+        alpha: the frequencies.
+        inverse: 1 / (alpha + 1e-9).
+        turns: alpha / pi.
+        height: 4 a / (alpha + 1e-9), with the a of `SQUARED_SINE`.
+    """
+
+    alpha: Tensor
+    inverse: Tensor
+    turns: Tensor
+    height: Tensor
+
+
+ActivationFunction = Callable[[Tensor, Tensor], None]
+"""Writes f(x), x [B, T, C], into the second tensor, of the same shape and of any floating type."""
+
+SnakeFunction = Callable[[Tensor, Scales, Tensor], None]
+"""`snake_into`, or a replacement with the same arguments."""
+
+
+def signal_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Type of the signal between layers: the model's, but single precision where it is half, as sums need more bits."""
+    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
+
+
+def scales(alpha: Tensor) -> Scales:
+    """The factors for alphas [C]."""
+    inverse = (alpha + TINY).reciprocal()
+    return Scales(alpha, inverse, alpha / math.pi, 4 * SQUARED_SINE[1] * inverse)
+
+
+def snake_into(x: Tensor, scales: Scales, out: Tensor) -> None:
+    """Snake without a gradient.
+
+    Args:
+        x: [B, T, C], contiguous.
+        scales: the factors; their type is that of the arithmetic.
+        out: [B, T, C], of any floating type, each item contiguous. On a CPU the sine is as accurate as that type.
+    """
+    alpha = scales.alpha
+    kernels = triton_kernels(x, alpha)
+    if kernels is not None:
+        kernels.forward_channels_last(x.contiguous(), alpha, out)
+        return
+    if x.dtype != alpha.dtype:
+        x = _scratch("input", x, alpha.dtype).copy_(x)
+    squared = _scratch("squared", x, x.dtype)
+    target = out if out.dtype == x.dtype else squared
+    if out.dtype == torch.bfloat16:
+        torch.addcmul(x, _rough_squared_sine(x, scales.turns, squared), scales.height, out=target)
+    else:
+        snake_values(x, alpha, scales.inverse, squared, target)
+    if target is not out:
+        out.copy_(target)
+
+
+def _rough_squared_sine(x: Tensor, turns: Tensor, out: Tensor) -> Tensor:
+    """sin^2(pi turns x) / (4 a) by `SQUARED_SINE`, in less than half the time of a sine."""
+    c, a = SQUARED_SINE
+    squared = torch.mul(x, turns, out=out)
+    squared.sub_(torch.round(squared, out=_scratch("rounded", x, turns.dtype)))
+    squared.mul_(squared)
+    for factor in (c, a):
+        torch.addcmul(squared, squared, squared, value=-factor, out=squared)
+    return squared
+
+
+_scratches = threading.local()
+
+
+def _scratch(name: str, like: Tensor, dtype: torch.dtype) -> Tensor:
+    """Scratch memory of this thread in the shape of `like`: reused memory is in the cache, new memory is not."""
+    n_values = like.numel()
+    if n_values > _MAX_SCRATCH or like.device.type != "cpu":
+        return torch.empty(like.shape, dtype=dtype, device=like.device)
+    memory = getattr(_scratches, name, None)
+    if memory is None or memory.dtype != dtype or memory.numel() < n_values:
+        # It outlives the call, and tensors made in inference mode can't be written to outside of it.
+        with torch.inference_mode(False):
+            memory = torch.empty(n_values, dtype=dtype, device=like.device)
+        setattr(_scratches, name, memory)
+    return memory[:n_values].view(like.shape)
+
+
+class SnakeActivation:
+    """The Snake of one layer.
+
+    Args:
+        module: the module; its alphas are copied.
+        dtype: type of the arithmetic.
+        function: what computes it.
+    """
+
+    def __init__(self, module: Snake, dtype: torch.dtype, function: SnakeFunction) -> None:
+        self._scales = scales(module.alpha.detach().to(dtype, copy=True).view(-1))
+        self._function = function
+
+    def __call__(self, x: Tensor, out: Tensor) -> None:
+        self._function(x, self._scales, out)
+
+
+def relu_into(x: Tensor, out: Tensor) -> None:
+    """Rectify x into `out`."""
+    torch.clamp_min(x, 0, out=out) if x.dtype == out.dtype else out.copy_(x.clamp_min(0))
+
+
+def _one_pass(x: Tensor, scales: Scales, out: Tensor) -> None:
+    """`snake_into` as expressions, for the compiler to fuse."""
+    x = x.to(scales.alpha.dtype)
+    if out.dtype == torch.bfloat16:
+        c, a = SQUARED_SINE
+        turns = x * scales.turns
+        squared = (turns - torch.round(turns)).square()
+        squared = squared - c * squared * squared
+        out.copy_(x + (squared - a * squared * squared) * scales.height)
+    else:
+        out.copy_(x + torch.sin(scales.alpha * x).square() * scales.inverse)
+
+
+class CompiledSnake:
+    """`snake_into` compiled to one pass over memory; if the compiler fails, a warning and `snake_into` itself.
+
+    PyTorch compiles once per argument types, thread count and gradient mode, for any sizes but 1. Items pass through
+    it one by one, so that neither the batch size nor the strides of `out` matter.
+
+    Attributes:
+        works: whether the compiler has not failed yet.
+    """
+
+    def __init__(self) -> None:
+        self._one_pass: Callable[..., Any] = torch.compile(_one_pass, dynamic=True)
+        self.works = True
+
+    def __call__(self, x: Tensor, scales: Scales, out: Tensor) -> None:
+        if self.works and min(x.shape[1:]) > 1:
+            try:
+                for signal, result in zip(x.unbind(), out.unbind(), strict=True):
+                    # `data` is no view: compiled code for a view also depends on the shape of its base.
+                    self._one_pass(signal.data, scales, result.data)
+                return
+            except Exception as error:  # Compilers raise anything.
+                self._give_up(error)
+        snake_into(x, scales, out)
+
+    def _give_up(self, error: Exception) -> None:
+        with _compile_lock:
+            if self.works:
+                self.works = False
+                reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+                warnings.warn(f"activations are not compiled: {reason}", stacklevel=3)
+
+
+_compile_lock = threading.RLock()
+"""One thread compiles at a time, and one warns."""
+
+_compiler = lru_cache(maxsize=1)(CompiledSnake)
+"""The process-wide instance."""
+
+
+@torch.no_grad()
+def compiled_snake(signal: torch.dtype, dtype: torch.dtype) -> SnakeFunction | None:
+    """Snake, compiled now for all types that a network uses and the current number of threads.
+
+    Args:
+        signal: type of the signal between layers and of the activations' arithmetic.
+        dtype: type of the convolutions.
+
+    Returns:
+        None, after a warning, where it can't be compiled.
+    """
+    with _compile_lock:
+        function = _compiler()
+        factors = scales(torch.ones(48, dtype=signal, device="cpu"))
+        # Between layers; inside a residual unit; before the convolution to audio.
+        for before, after in dict.fromkeys([(signal, dtype), (dtype, dtype), (signal, signal)]):
+            x = torch.zeros(1, 80, 48, dtype=before, device="cpu")
+            function(x, factors, torch.empty_like(x, dtype=after))
+        return function if function.works else None

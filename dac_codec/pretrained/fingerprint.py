@@ -1,0 +1,73 @@
+"""The identity of a model's weights and configuration."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import fields
+
+import google_crc32c
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from dac_codec.model import DAC
+from dac_codec.pretrained.checkpoints import canonical
+
+# Fields that are part of a fingerprint only where they differ from the published models.
+_VARIATIONS = frozenset(("activation", "lookup", "codebook_learning", "causal"))
+
+_known: dict[StorageWeakRef, tuple[bytes, list[tuple[object, ...]], bytes]] = {}
+"""Configuration, checksums and fingerprint by the storage of the first parameter, which prepared models share."""
+
+
+def fingerprint(model: DAC) -> bytes:
+    """The identity of a model, 32 bytes: equal for equal weights and configuration, however they were stored.
+
+    It is the SHA-256 of the configuration as JSON (keys sorted, no spaces; without `quantizer_dropout`, which only
+    matters in training, and without those of `activation`, `lookup`, `codebook_learning` and `causal` that have the
+    value of all published models), followed for each tensor, sorted by its published name, by the line
+    "\\n<name> [<sizes>]\\n" and the values as little-endian float32, all in UTF-8.
+
+    It is computed again when checksums of the weights, or the configuration, have changed since the last call.
+    """
+    config = _config_json(model)
+    state = _checksums(model)
+    storage = StorageWeakRef(next(model.parameters()).untyped_storage())
+    known = _known.get(storage)
+    if known is not None and known[:2] == (config, state):
+        return known[2]
+    digest = _digest(config, model)
+    for other in [other for other in list(_known) if other.expired()]:
+        _known.pop(other, None)
+    _known[storage] = config, state, digest
+    return digest
+
+
+def _config_json(model: DAC) -> bytes:
+    """The part of a configuration that identifies a model, as JSON."""
+    config = model.config.to_dict()
+    del config["quantizer_dropout"]
+    for field in fields(model.config):
+        if field.name in _VARIATIONS and config[field.name] == field.default:
+            del config[field.name]
+    return json.dumps(config, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _checksums(model: DAC) -> list[tuple[object, ...]]:
+    """Name, shape, type and CRC-32C of each tensor, which take far less time than a SHA-256.
+
+    PyTorch's version counters are not enough: a fused optimizer's step leaves them unchanged.
+    """
+    state: list[tuple[object, ...]] = []
+    for name, tensor in model.state_dict().items():
+        values = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+        state.append((name, tensor.shape, tensor.dtype, google_crc32c.value(values)))
+    return state
+
+
+def _digest(config: bytes, model: DAC) -> bytes:
+    digest = hashlib.sha256(config)
+    for key, tensor in sorted(canonical(model.state_dict()).items()):
+        digest.update(f"\n{key} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().astype("<f4", copy=False).data)
+    return digest.digest()

@@ -1,0 +1,73 @@
+"""Train a codec: `python -m dac_codec.training experiment=44khz data.sounds=/my/folder`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dac_codec.common.errors import DacError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train as Hydra's arguments say: overrides of `configs/train.yaml`, `--cfg job`, `--multirun`, `--help`.
+
+    The same command continues a run that was stopped.
+
+    Args:
+        arguments: the arguments; by default those of the process.
+
+    Raises:
+        SystemExit: something is wrong; the message says what.
+    """
+    try:
+        import hydra
+    except ModuleNotFoundError as error:
+        sys.exit(f"train: {error.name} is not installed: pip install 'dac_codec[train]'")
+    command_line = sys.argv
+
+    def task(config: DictConfig) -> None:
+        sys.argv = command_line  # with which Fabric starts the other processes of a run
+        _train(config)
+
+    if arguments is not None:
+        sys.argv = [command_line[0], *arguments]
+    try:
+        hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="train")(task)()
+    except KeyboardInterrupt:  # before the first step; afterwards the run saves its state and returns
+        sys.exit(130)
+    finally:
+        sys.argv = command_line
+
+
+def config_folder() -> Path:
+    """The folder of configurations: in an installed package, or beside the package in a checkout."""
+    package = Path(__file__).parents[1]
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
+def _train(config: DictConfig) -> None:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        from dac_codec.training.config import TrainConfig
+        from dac_codec.training.trainer import Trainer
+
+        if missing := OmegaConf.missing_keys(config):
+            raise ValueError(f"{', '.join(sorted(missing))} must be given")
+        values = OmegaConf.to_container(config, resolve=True)
+        assert isinstance(values, dict)
+        Trainer(TrainConfig.parse({str(key): value for key, value in values.items()})).run()
+    except ModuleNotFoundError as error:
+        sys.exit(f"train: {error.name} is not installed: pip install 'dac_codec[train]'")
+    except (DacError, ValueError, OmegaConfBaseException) as error:
+        sys.exit(f"train: {error}")
+
+
+if __name__ == "__main__":
+    main()

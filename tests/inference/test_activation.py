@@ -1,0 +1,179 @@
+"""Activations into a buffer, with and without a compiler."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dac_codec.inference import StreamingDecoder, StreamingEncoder, activation, layers, prepare
+from dac_codec.inference.activation import _rough_squared_sine, scales, snake_into
+from tests.conftest import golden_model
+from tests.inference.networks import noise, pieces, run
+from tests.model.test_snake import alphas, formula, signal
+
+
+@pytest.mark.parametrize("out_dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(1, 9, 5), (3, 9, 5), (2, 0, 5), (1, 800_000, 3)])
+def test_snake_into_a_part_of_a_buffer(shape: tuple[int, int, int], dtype: torch.dtype, out_dtype: torch.dtype) -> None:
+    x, alpha = signal(*shape, dtype=dtype), alphas(shape[2])
+    before = x.clone()
+    whole = torch.full((shape[0], shape[1] + 3, shape[2]), 7.0, dtype=out_dtype)
+    snake_into(x, scales(alpha), whole[:, 2:-1])
+    assert torch.allclose(whole[:, 2:-1].double(), formula(x, alpha), atol=2e-6 if out_dtype == torch.float32 else 0.05)
+    assert (whole[:, :2] == 7).all()
+    assert (whole[:, -1] == 7).all()
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("largest", [1e-4, 1.0, 30.0])
+def test_the_rough_sine_is_accurate_enough_for_bfloat16(largest: float) -> None:
+    x = torch.linspace(-largest, largest, 100_000)[None, :, None]
+    factors = scales(torch.ones(1))
+    found = _rough_squared_sine(x, factors.turns, torch.empty_like(x)).double() * factors.height
+    expected = torch.sin(x.double()).square()
+    assert torch.allclose(found, expected, rtol=8.5e-4, atol=1e-6 * min(1, largest) * largest)
+
+
+def test_scratch_memory_of_inference_mode_serves_outside_of_it() -> None:
+    """A thread's scratch memory does not depend on the mode and the default device of its first use."""
+    x, factors = signal(1, 50, 5, dtype=torch.bfloat16), scales(alphas(5))
+    expected = formula(x, factors.alpha)
+    for out_dtype in (torch.float32, torch.bfloat16):
+        activation._scratches.__dict__.clear()
+        with torch.inference_mode(), torch.device("meta"):
+            snake_into(x, factors, torch.empty_like(x, dtype=out_dtype))
+        out = torch.empty_like(x, dtype=out_dtype)
+        snake_into(x, factors, out)
+        assert torch.allclose(out.double(), expected, atol=2e-6 if out_dtype == torch.float32 else 0.05)
+
+
+def test_scratch_memory_of_a_full_tile_is_kept() -> None:
+    tile = torch.empty(1, layers._TILE_BYTES // 4 // 64, 64)
+    memory = activation._scratch("squared", tile, torch.float32)
+    assert activation._scratch("squared", tile, torch.float32).data_ptr() == memory.data_ptr()
+    assert activation._scratch("squared", tile[:, 1:], torch.float32).data_ptr() == memory.data_ptr()
+    activation._scratches.__dict__.clear()
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+@torch.no_grad()
+def test_compiled_activations() -> None:
+    activation._compiler.cache_clear()
+    torch._dynamo.reset()
+    model = golden_model("44khz")
+    compiled, plain = prepare(model, compile=True, exact=True), prepare(model, exact=True)
+    assert compiled._snake is not None
+    n_graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    audio = noise(1, 1, 20_000, dtype=torch.float32)
+    codes = plain.encode(audio).codes
+    assert (compiled.encode(audio).codes == codes).float().mean() > 0.999
+    assert torch.allclose(compiled.decode_codes(codes), plain.decode_codes(codes), atol=1e-4)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == n_graphs > 0
+
+
+@pytest.fixture
+def compilations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """An item for each graph that is compiled, by what takes no time over it."""
+    found: list[int] = []
+
+    def count(graph: torch.fx.GraphModule, inputs: object) -> Callable[..., Any]:
+        found.append(len(found))
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=count))
+    torch._dynamo.reset()
+    mine = activation.CompiledSnake()
+    monkeypatch.setattr(activation, "_compiler", lambda: mine)
+    return found
+
+
+@pytest.mark.parametrize("options", [{"dtype": "bfloat16"}, {"exact": True}], ids=str)
+@pytest.mark.parametrize("precision", ["highest", "high"])
+def test_nothing_is_compiled_at_the_first_real_call(
+    options: dict[str, Any], precision: str, compilations: list[int]
+) -> None:
+    """Which is that of a thread with other modes than the one that made the model, and of any shape."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        compiled = prepare(golden_model("44khz"), compile=True, **options)
+        assert len(compilations) == (3 if "dtype" in options else 1)
+        audio = noise(3, 1, 3000, dtype=torch.float32)
+
+        def there_and_back(batch: int) -> None:
+            codes = compiled.encode(audio[:batch]).codes
+            compiled.decode_codes(codes)
+            encoder, decoder = StreamingEncoder(compiled, batch_size=batch), StreamingDecoder(compiled, batch)
+            codes = run(encoder.push, encoder.flush, pieces(audio[:batch], [700]))
+            run(decoder.push, decoder.flush, pieces(codes, [2]))
+
+        with ThreadPoolExecutor(1) as pool:
+            for batch in (1, 2, 3):
+                pool.submit(there_and_back, batch).result()
+        assert len(compilations) == (3 if "dtype" in options else 1)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_a_compiler_that_fails_later(compilations: list[int]) -> None:
+    compiled = activation.CompiledSnake()
+    x, factors = noise(2, 9, 5), scales(torch.rand(5, dtype=torch.float64))
+    found, expected = torch.empty_like(x), torch.empty_like(x)
+    snake_into(x, factors, expected)
+    compiled(x, factors, found)
+    assert torch.allclose(found, expected, atol=1e-12)
+
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("no compiler\nany more")
+
+    compiled._one_pass = fail
+    with pytest.warns(UserWarning, match=r"^activations are not compiled: no compiler$"):
+        compiled(x, factors, found.fill_(0))
+    assert torch.equal(found, expected)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compiled(x, factors, found.fill_(0))
+    assert torch.equal(found, expected)
+
+
+_NO_COMPILER = """
+import warnings
+import torch
+from tests.conftest import golden_model
+from dac_codec.inference import prepare
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    prepared = prepare(golden_model("44khz"), compile=True)
+told = [str(warning.message) for warning in caught if "activations are not compiled" in str(warning.message)]
+assert len(told) == 1 and "\\n" not in told[0], told
+assert prepared.encode(torch.zeros(1, 1, 1000)).codes.shape[-1] == 2
+print("went on")
+"""
+
+
+def test_without_a_compiler(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _NO_COMPILER],
+        env={
+            "PATH": str(tmp_path),
+            "CXX": "/nonexistent/c++",
+            "PYTHONPATH": ":".join(sys.path),
+            "TORCHINDUCTOR_CACHE_DIR": str(tmp_path),
+            "HOME": str(tmp_path),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "went on\n", done.stderr

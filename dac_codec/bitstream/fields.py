@@ -13,7 +13,6 @@ import google_crc32c
 
 from dac_codec.common import streams
 from dac_codec.common.errors import BitstreamError, TruncatedBitstreamError
-from dac_codec.common.streams import read_exactly, read_some
 
 CRC_BYTES = 4
 MAX_VARINT_BYTES = 9

@@ -161,7 +161,7 @@ def test_other_weights_are_refused_by_name(model: DAC) -> None:
     with pytest.raises(ModelMismatchError) as raised:
         decompress(file, other)
     assert file.model_id in str(raised.value)
-    assert dac_codec.pretrained.fingerprint(other)[:8].hex() in str(raised.value)
+    assert pretrained.fingerprint(other)[:8].hex() in str(raised.value)
     with pytest.raises(ModelMismatchError, match="neither bundled nor published"):
         decompress(file)
     named_like_a_path = replace(file, header=replace(file.header, model_name="/etc/passwd"))
@@ -261,7 +261,7 @@ def test_device_errors_become_one_sentence(message: str, expected: str) -> None:
 
 def test_weights_are_hashed_once_for_all_files(monkeypatch: pytest.MonkeyPatch) -> None:
     hashed: list[DAC] = []
-    module = import_module("dac_codec.pretrained.fingerprint")
+    module = import_module("pretrained.fingerprint")
     digest = module._digest
 
     def counting(shape: bytes, model: DAC) -> bytes:

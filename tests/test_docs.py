@@ -122,10 +122,7 @@ def test_pages_of_the_navigation_exist() -> None:
         assert name in made or name.startswith("models/") or (ROOT / "docs" / name).is_file(), name
 
 
-@pytest.mark.parametrize(
-    "page",
-    ["CONTRIBUTING.md", pytest.param("docs/architecture.md", marks=pytest.mark.xfail(reason="codec/ is being split"))],
-)
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md"])
 def test_files_that_are_named_exist(page: str) -> None:
     names = re.findall(r"`([\w./-]+\.(?:py|md|yaml))`", (ROOT / page).read_text(encoding="utf-8"))
     assert names
@@ -156,14 +153,7 @@ def test_python_examples_compile(page: str) -> None:
         compile(block, page, "exec")
 
 
-# Not used yet: torchaudio and librosa in training.
-LATER = {("train", "torchaudio"), ("train", "librosa")}
-
-
-@pytest.mark.parametrize(
-    ("extra", "name"),
-    [pytest.param(*pair, marks=pytest.mark.xfail() if pair in LATER else ()) for pair in requirements()],
-)
+@pytest.mark.parametrize(("extra", "name"), requirements())
 def test_every_requirement_is_used(extra: str, name: str) -> None:
     if name in TOOLS:
         place, text = TOOLS[name]

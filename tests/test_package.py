@@ -1,4 +1,4 @@
-"""What is installed, seen from outside the repository."""
+"""The installed package, used from outside the repository."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import soundfile
 ROOT = Path(__file__).parents[1]
 
 
-def test_importing_costs_nothing() -> None:
+def test_importing_loads_no_other_package() -> None:
     code = (
         "import sys; before = set(sys.modules); import dac_codec\n"
         "loaded = {name.split('.')[0] for name in set(sys.modules) - before}\n"
@@ -51,7 +51,7 @@ def test_public_names() -> None:
         _ = dac_codec.frobnicate
 
 
-def test_the_codec_alone_does_not_ask_for_what_training_needs() -> None:
+def test_the_base_install_needs_no_package_for_training() -> None:
     lines = requires("dac_codec") or []
     needed = {re.split(r"[^\w-]", line)[0] for line in lines if "extra ==" not in line}
     for_training = {re.split(r"[^\w-]", line)[0] for line in lines if re.search(r"extra == .train", line)}

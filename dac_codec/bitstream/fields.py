@@ -11,8 +11,8 @@ from typing import Any, BinaryIO
 
 import google_crc32c
 
+from dac_codec.common import streams
 from dac_codec.common.errors import BitstreamError, TruncatedBitstreamError
-from dac_codec.common.streams import read_exactly, read_some
 
 CRC_BYTES = 4
 MAX_VARINT_BYTES = 9
@@ -152,16 +152,13 @@ class StreamReader:
 
     def read_up_to(self, size: int) -> bytes:
         """Return the next `size` bytes, or fewer at the end of the stream."""
-        data = read_exactly(self._stream, size)
+        data = streams.read_exactly(self._stream, size)
         self._crc = crc32c(data, self._crc)
         return data
 
     def read_some(self) -> bytes:
-        """Return the bytes that have arrived, from 1 to 64 KiB; no bytes at the end of the stream.
-
-        Raw streams and those with `read1` do not block if bytes are available; others may wait for more.
-        """
-        return read_some(self._stream, _READ_PIECE)
+        """Return the bytes that have arrived, from 1 to 64 KiB; no bytes at the end. The checksum ignores them."""
+        return streams.read_some(self._stream, _READ_PIECE)
 
     def read_varint(self, what: str) -> int:
         """Return the next varint."""

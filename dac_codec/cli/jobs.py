@@ -262,7 +262,7 @@ def find_audio(folder: Path) -> list[Path]:
 
 
 def find_dac(folder: Path) -> list[Path]:
-    """The .dac files in a folder and below it, sorted; hidden ones are left out, as with sound files."""
+    """The .dac files in a folder and below it, sorted, without hidden ones."""
     return sorted(path for path in walk_visible(folder) if path.suffix.lower() == ".dac" and path.is_file())
 
 

@@ -312,6 +312,7 @@ def shown_warnings() -> Iterator[None]:
         else:
             messages.append(line)
 
+    _messages.set(None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", UserWarning)

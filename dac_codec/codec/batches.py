@@ -65,7 +65,7 @@ def read_sound(reader: audio.Reader, model: DAC, n_quantizers: int) -> ShortFile
         return None
     samples: list[audio.Audio] = []
     n_samples = 0
-    for block in reader:
+    for block in reader.blocks():
         samples.append(block)
         n_samples += block.shape[1]
         if n_samples > most:  # more than its header declares

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from dac_codec import audio, bitstream, inference, pretrained
-from dac_codec.audio.samples import block_length
-from dac_codec.audio.samples import blocks as split
+from dac_codec.audio.samples import block_length, blocks
 from dac_codec.bitstream import GainSource, Header
 from dac_codec.codec.file import DacFile, PathOrFile, open_for_writing
 from dac_codec.codec.models import FINGERPRINT_BYTES, choose_quantizers, load_model, network_errors
@@ -138,15 +137,15 @@ def compress_stream(
         reader = _open(source, stack)
         if reader.rewindable:
             counted = _Counted(reader.blocks(warn=False), reader.n_samples, "measuring", progress)
-            with prefetch(counted) as blocks:
-                measured = measure(blocks, reader.sample_rate, reader.channels, model.sample_rate)
+            with prefetch(counted) as samples:
+                measured = measure(samples, reader.sample_rate, reader.channels, model.sample_rate)
             header = make_header(model, n_quantizers, reader, measured, counted.n_samples)
             reader.rewind()
-            counted = _Counted(reader, header.n_samples, "encoding", progress)
+            counted = _Counted(reader.blocks(), header.n_samples, "encoding", progress)
             inputs = stack.enter_context(prefetch(network_input(counted, header)))
             block_frames = None
         else:
-            counted = _Counted(reader, None, "encoding", progress)
+            counted = _Counted(reader.blocks(), None, "encoding", progress)
             beginning, samples = _beginning(counted, reader.sample_rate)
             gain_db, _ = measure([beginning], reader.sample_rate, reader.channels, model.sample_rate)
             # The bandwidth stays open: later samples may have a higher one than the beginning.
@@ -185,11 +184,8 @@ class _WaveformReader:
         self._waveform, self.sample_rate = waveform, sample_rate
         self.channels, self.n_samples = waveform.shape
 
-    def __iter__(self) -> Iterator[audio.Audio]:
-        return self.blocks()
-
     def blocks(self, warn: bool = True) -> Iterator[audio.Audio]:
-        return split(self._waveform, block_length(self.channels))
+        return blocks(self._waveform, block_length(self.channels))
 
     def rewind(self) -> None:
         pass
@@ -289,11 +285,11 @@ class _Counted:
 
     def __init__(self, samples: Iterable[audio.Audio], total: int | None, description: str, progress: bool) -> None:
         self._samples = samples
-        self._total, self._description, self._show = total, description, progress
+        self._bar = description, total, progress
         self.n_samples = 0
 
     def __iter__(self) -> Iterator[audio.Audio]:
-        for block in track(self._samples, lambda block: block.shape[1], self._description, self._total, self._show):
+        for block in track(self._samples, lambda block: block.shape[1], *self._bar):
             check_stop()
             self.n_samples += block.shape[1]
             yield block

@@ -118,7 +118,7 @@ def decode_legacy(file: LegacyFile, model: DAC) -> audio.Audio:
 
 
 def _padded(model: DAC) -> Callable[[Tensor], Tensor]:
-    """What decodes codes [C, N, F] to audio [C, 1, T]; with odd strides, a few samples of the end are not there."""
+    """A function that decodes codes [C, N, F] to audio [C, 1, T]; odd strides leave the end a few samples short."""
     prepared = prepare_cached(model)
     return lambda codes: prepared.decoder_network.whole(prepared.folded_quantizer.decode(codes))
 

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from types import TracebackType
-from typing import BinaryIO, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -73,7 +73,6 @@ class DacStream:
         self.sample_rate, self.channels = metadata.sample_rate, metadata.channels
 
     def _open(self, stream: BinaryIO) -> None:
-        self._stream = stream
         seekable = getattr(stream, "seekable", None)
         self.seekable = seekable is not None and seekable()
         self._origin = stream.tell() if self.seekable else 0
@@ -81,8 +80,7 @@ class DacStream:
         if bitstream.is_legacy(peekable.peek(_LEGACY_PREFIX_BYTES)):
             self._legacy = bitstream.read_legacy(peekable.read())
             return
-        if not self.seekable:
-            self._stream = cast(BinaryIO, peekable)
+        self._stream: Any = stream if self.seekable else peekable
         self._rewind()
         self.header = self._reader.header
 
@@ -251,8 +249,7 @@ def _progress(events: Iterable[Chunk | Gap], header: Header, part: TimeRange, pr
     total = part.last_frame
     if header.n_samples is not None:
         total = int(min(header.expected_frames(header.n_samples), total or math.inf))
-    total = None if total is None else total - part.first_frame
-    return track(events, _n_frames, "decoding", total, progress)
+    return track(events, _n_frames, "decoding", None if total is None else total - part.first_frame, progress)
 
 
 def _restored(

@@ -106,13 +106,9 @@ class Usage(nn.Module):
             return 0
         unused = uses < least
         averages = model if average is None else average
-        for stage, averaged, which, points in zip(
-            model.quantizer.stages(),
-            averages.quantizer.stages(),
-            unused,
-            latents.chunk(model.n_codebooks, 1),
-            strict=True,
-        ):
+        stages = zip(model.quantizer.stages(), averages.quantizer.stages(), strict=True)
+        inputs = latents.chunk(model.n_codebooks, 1)
+        for (stage, averaged), which, points in zip(stages, unused, inputs, strict=True):
             candidates = rearrange(points, "b d f -> (b f) d")
             chosen = torch.randint(len(candidates), (len(which),), generator=generator).to(candidates.device)
             entries = stage.codebook.weight

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from threading import Event
 from typing import Any
@@ -79,17 +79,17 @@ class Trainer:
         self.model.name = self.folder.name
         self.discriminator: Discriminator | None = None
         if config.adversarial:
-            self.discriminator = Discriminator(
-                sample_rate=config.model.sample_rate, **config.discriminator.model_dump()
-            )
+            shapes = config.discriminator.model_dump()
+            self.discriminator = Discriminator(sample_rate=config.model.sample_rate, **shapes)
         if settings.init_from is not None and state is None:
-            checkpoint.load_pretrained(
-                self.model, self.discriminator, settings.init_from, verbose=self.fabric.is_global_zero
-            )
+            verbose = self.fabric.is_global_zero
+            checkpoint.load_pretrained(self.model, self.discriminator, settings.init_from, verbose=verbose)
         self.model.to(device)
         self.ema: AveragedModel | None = None
+        self.average: DAC | None = None
         if settings.ema is not None:
             self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
+            self.average = self.ema.module  # type: ignore[assignment]
         self.usage = codebooks.Usage(self.model).to(device) if settings.revive_every else None
         self.losses = ReconstructionLosses(config.loss, config.model.sample_rate).to(device)
 
@@ -254,7 +254,7 @@ class Trainer:
                 self.optimizers["generator_optimizer"],
                 self.fabric,
                 _seeded(self.config.trainer.seed, self.step),
-                self._average(),
+                self.average,
             )
         if self.ema is not None:
             self.ema.update_parameters(self.model)
@@ -339,8 +339,8 @@ class Trainer:
             parameter.copy_(self.fabric.broadcast(parameter))
             for optimizer in self.optimizers.values():  # their moments belong to the random initialization
                 optimizer.state.pop(parameter, None)
-        if (average := self._average()) is not None:
-            average.quantizer.load_state_dict(self.model.quantizer.state_dict())
+        if self.average is not None:
+            self.average.quantizer.load_state_dict(self.model.quantizer.state_dict())
 
     # ------------------------------------------------------------------------------------------------------------------
     # Logs, validation and export
@@ -380,15 +380,7 @@ class Trainer:
 
     def _trained_model(self) -> DAC:
         """The network that is validated and exported: the moving average if there is one."""
-        average = self._average()
-        return self.model if average is None else average
-
-    def _average(self) -> DAC | None:
-        """The network whose weights are moving averages, if `trainer.ema` is set."""
-        if self.ema is None:
-            return None
-        average: DAC = self.ema.module  # type: ignore[assignment]
-        return average
+        return self.model if self.average is None else self.average
 
     def _export(self, name: str) -> None:
         """Write the model for `DAC.from_pretrained`, and the discriminators beside it for fine-tuning."""
@@ -412,26 +404,16 @@ class Trainer:
             "skipped": sorted(self.skipped),
         } | {name: part.state_dict() for name, part in self._parts().items()}
 
-    def _parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
+    def _parts(self) -> Mapping[str, nn.Module | torch.optim.Optimizer]:
         """The modules and optimizers with a state, by their names in a checkpoint."""
-        modules: dict[str, nn.Module | None] = {
-            "model": self.model,
-            "ema": self.ema,
-            "discriminator": self.discriminator,
-            "usage": self.usage,
-        }
+        modules = {"model": self.model, "ema": self.ema, "discriminator": self.discriminator, "usage": self.usage}
         return {name: module for name, module in modules.items() if module is not None} | self.optimizers
 
 
 def _find_sounds(config: TrainConfig, fabric: Fabric) -> tuple[Sequence[Sound], Sequence[Sound]]:
     """The sounds to train on and to validate on. Files that cannot be read are logged."""
-    found = find_sounds(
-        config.data.sounds,
-        "train",
-        "val",
-        progress=fabric.is_global_zero,
-        least_bandwidth=config.data.least_bandwidth,
-    )
+    data, progress = config.data, fabric.is_global_zero
+    found = find_sounds(data.sounds, "train", "val", progress=progress, least_bandwidth=data.least_bandwidth)
     train, val = found.sounds["train"], found.sounds["val"]
     if fabric.is_global_zero:
         for file in found.unreadable:

@@ -33,8 +33,7 @@ from timing import duration, interleave, positive, summarize
 from torch import Tensor
 from tqdm import tqdm
 
-from dac_codec import audio as sound
-from dac_codec import pretrained
+from dac_codec import audio, pretrained
 from dac_codec.common.errors import DacError
 from dac_codec.common.scripts import exit_status
 from dac_codec.common.spectral import Spectra, mel_distance
@@ -135,8 +134,8 @@ def write_network(name: str, folder: Path) -> Network:
 def clip(seconds: float, sample_rate: int) -> np.ndarray:
     """Return the bundled clip as mono [1, T], repeated to the length."""
     data = importlib.resources.files("dac_codec.evaluation").joinpath("demo.flac").read_bytes()
-    waveform, rate = sound.read(io.BytesIO(data), name="demo.flac")
-    mono = sound.resample(waveform.mean(0, keepdims=True), rate, sample_rate)
+    waveform, rate = audio.read(io.BytesIO(data), name="demo.flac")
+    mono = audio.resample(waveform.mean(0, keepdims=True), rate, sample_rate)
     return np.resize(mono, (1, max(1, round(seconds * sample_rate)))).astype(np.float32)
 
 
@@ -210,7 +209,7 @@ class Benchmark:
         """Return the commands that compress and decompress a file, ours and those of the reference."""
         folder, device = network.folder.parent, self._arguments.device
         wav, out = folder / "clip.wav", folder / "out"
-        sound.write(wav, clip(COMMAND_LINE_SECONDS, 44100), 44100)
+        audio.write(wav, clip(COMMAND_LINE_SECONDS, 44100), 44100)
         ours: list[object] = [sys.executable, "-m", "dac_codec"]
         options: list[object] = ["--model", network.folder, "--device", device, "--force", "--quiet"]
         commands = {

@@ -80,7 +80,7 @@ def successes(outputs: Sequence[Tensor | DacError]) -> list[Tensor]:
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, MOST // 12 - HOP)), min_size=1, max_size=8))
-def test_files_are_what_they_are_alone(shapes: list[tuple[int, int]]) -> None:
+def test_files_of_a_batch_equal_those_that_are_done_alone(shapes: list[tuple[int, int]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(batches, "block_samples", lambda device: MOST)
         files = [sound_file(*shape, seed=seed) for seed, shape in enumerate(shapes)]
@@ -124,7 +124,7 @@ def test_a_batch_is_no_larger_than_a_block(computed: list[tuple[int, int]]) -> N
     ("channels", "n_samples", "is_short"),
     [(1, MOST // 4, True), (1, MOST // 4 + 1, False), (2, MOST // 8, True), (2, MOST // 8 + 1, False)],
 )
-def test_long_files_are_left_alone(channels: int, n_samples: int, is_short: bool) -> None:
+def test_long_files_are_not_batched(channels: int, n_samples: int, is_short: bool) -> None:
     file = sound_file(channels, n_samples)
     assert (read(file) is not None) is is_short
     target = io.BytesIO()
@@ -135,7 +135,7 @@ def test_long_files_are_left_alone(channels: int, n_samples: int, is_short: bool
         assert (batches.read_codes(stream, MODEL) is not None) is is_short
 
 
-def test_files_of_other_models_and_rates_go_apart() -> None:
+def test_models_and_numbers_of_codebooks_are_not_mixed() -> None:
     inputs = []
     for model, n_quantizers in [(MODEL, 1), (OTHER, 1), (MODEL, None), (OTHER, 3)]:
         file = codec.compress((noise(1, 1, 100)[0], model.sample_rate), model, n_quantizers)
@@ -148,7 +148,7 @@ def test_files_of_other_models_and_rates_go_apart() -> None:
         assert torch.allclose(output, inference.decode(model, file.codes), rtol=0, atol=1e-6)
 
 
-def test_pipes_and_foreign_files_are_left_alone(tmp_path: Path) -> None:
+def test_pipes_and_legacy_files_are_not_batched(tmp_path: Path) -> None:
     reader = audio.Reader.raw(io.BytesIO(bytes(100)), MODEL.sample_rate, 1)
     assert batches.read_sound(reader, MODEL, 2) is None
     golden = Path(__file__).parents[1] / "golden" / "legacy_44khz_mono_48k_nq4.dac"
@@ -156,7 +156,7 @@ def test_pipes_and_foreign_files_are_left_alone(tmp_path: Path) -> None:
         assert batches.read_codes(stream, MODEL) is None
 
 
-def test_an_error_is_that_of_each_file_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_of_a_batch_is_returned_for_each_of_its_files(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(model: DAC, signals: Sequence[Tensor], n_quantizers: int | None = None) -> list[Tensor]:
         if max(signal.shape[-1] for signal in signals) > 100:
             raise RuntimeError("CUDA error: misaligned address")
@@ -168,7 +168,7 @@ def test_an_error_is_that_of_each_file_of_a_batch(monkeypatch: pytest.MonkeyPatc
     assert [isinstance(output, DacError) for output in outputs] == [True, False, True, False]
 
 
-def test_without_enough_memory_files_go_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_enough_memory_files_are_computed_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     encode_batch = inference.encode_batch
 

@@ -1,4 +1,4 @@
-"""Work in other threads: order, bounds, errors and ends."""
+"""Work in threads: order, limits, errors and stopping."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def no_thread_is_left() -> Iterator[None]:
     assert set(threading.enumerate()) <= before
 
 
-def test_the_next_item_is_made_while_one_is_used_and_no_further_one() -> None:
+def test_one_item_is_prefetched() -> None:
     made: list[int] = []
     second = threading.Event()
 
@@ -41,7 +41,7 @@ def test_the_next_item_is_made_while_one_is_used_and_no_further_one() -> None:
         assert list(numbers) == [1, 2, 3]
 
 
-def test_what_an_item_raises_comes_in_its_place() -> None:
+def test_an_error_is_raised_in_the_place_of_its_item() -> None:
     def items() -> Iterator[int]:
         yield 1
         yield 2
@@ -53,7 +53,7 @@ def test_what_an_item_raises_comes_in_its_place() -> None:
             next(numbers)
 
 
-def test_leaving_early_waits_for_the_item_under_way_and_closes_the_rest() -> None:
+def test_leaving_early_waits_for_the_current_item_and_closes_the_generator() -> None:
     events: list[str] = []
     begun = threading.Event()
 
@@ -74,7 +74,7 @@ def test_leaving_early_waits_for_the_item_under_way_and_closes_the_rest() -> Non
     assert events == ["second made", "closed"]
 
 
-def test_calls_are_made_behind_in_their_order() -> None:
+def test_calls_are_made_in_order() -> None:
     done: list[int] = []
     go_on = threading.Event()
 
@@ -91,7 +91,7 @@ def test_calls_are_made_behind_in_their_order() -> None:
     assert done == [1, 2, 3, 4, 5]
 
 
-def test_what_a_call_raises_comes_out_of_the_next_or_at_the_end() -> None:
+def test_the_error_of_a_call_is_raised_by_the_next_or_at_the_end() -> None:
     def call(number: int) -> None:
         if number == 2:
             raise OSError("disk full")
@@ -105,7 +105,7 @@ def test_what_a_call_raises_comes_out_of_the_next_or_at_the_end() -> None:
         pytest.fail("the error came too late")
 
 
-def test_context_is_that_of_the_caller() -> None:
+def test_the_context_is_that_of_the_caller() -> None:
     name = ContextVar("name", default="nobody")
     found: list[str] = []
     name.set("job 3")
@@ -117,7 +117,7 @@ def test_context_is_that_of_the_caller() -> None:
 
 
 @pytest.mark.parametrize("n_at_once", [1, 3])
-def test_results_come_in_order_and_the_number_is_kept(n_at_once: int) -> None:
+def test_results_are_in_order_and_the_limit_is_kept(n_at_once: int) -> None:
     lock = threading.Lock()
     running, most = 0, 0
 
@@ -135,7 +135,7 @@ def test_results_come_in_order_and_the_number_is_kept(n_at_once: int) -> None:
     assert most == n_at_once
 
 
-def test_an_error_stops_the_others_and_nothing_new_begins() -> None:
+def test_an_error_stops_the_other_items_and_starts_no_more() -> None:
     begun: list[int] = []
     cleaned_up: list[int] = []
     beside = threading.Event()
@@ -180,7 +180,7 @@ def test_leaving_early_stops_threads_that_jobs_started() -> None:
         assert going.wait(WAIT_S)
 
 
-def test_a_flag_stops_work_of_its_block_only() -> None:
+def test_a_flag_stops_only_the_work_of_its_block() -> None:
     with stoppable() as outer:
         with stoppable() as inner:
             check_stop()

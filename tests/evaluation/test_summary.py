@@ -159,10 +159,13 @@ def test_the_worst_decile_is_on_the_bad_side() -> None:
 def test_the_summary_has_a_line_for_each_domain_and_other_codec() -> None:
     metrics = [MEL, SI_SDR]
     lines = summary.verdict_lines(summary.differences(results(), metrics, "ours"), metrics)
-    assert lines == ["all, ours (8.00 kbit/s) against opus (7.20 kbit/s): worse: SI-SDR by 3.00 dB."]
+    assert lines == [
+        "all, ours, 9 codebooks (8.00 kbit/s on disk) against opus, 8 kbit/s (7.20 kbit/s on disk): "
+        "worse: SI-SDR by 3 dB."
+    ]
     swapped = [result(f"x-{i}", name, 100, value) for i in range(6) for name, value in (("a", i), ("b", 5 - i))]
     (line, _) = summary.verdict_lines(summary.differences(swapped, [MEL], "a"), [MEL])
-    assert line == "x, a (0.80 kbit/s) against b (0.80 kbit/s): undecided: mel distance."
+    assert line == "x, a (0.80 kbit/s on disk) against b (0.80 kbit/s on disk): undecided: mel distance."
 
 
 def test_bitrates_are_all_bits_over_all_seconds() -> None:

@@ -1,4 +1,4 @@
-"""What is installed, seen from outside the repository."""
+"""The installed package, used from outside the repository."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import soundfile
 ROOT = Path(__file__).parents[1]
 
 
-def test_importing_costs_nothing() -> None:
+def test_importing_loads_no_other_package() -> None:
     code = (
         "import sys; before = set(sys.modules); import dac_codec\n"
         "loaded = {name.split('.')[0] for name in set(sys.modules) - before}\n"
@@ -26,12 +26,12 @@ def test_importing_costs_nothing() -> None:
 
 
 def test_compressing_imports_only_what_it_uses(tmp_path: Path) -> None:
-    """What a short sound costs is torch's own import, and little else."""
+    """Slow packages other than torch are not imported."""
     soundfile.write(tmp_path / "a.wav", np.zeros(8820), 44100)
     code = (
-        "import sys; from dac_codec import cli\n"
-        "cli.main(['compress', 'a.wav', '--quiet'], standalone_mode=False)\n"
-        "cli.main(['decompress', 'a.dac', '-o', 'b.wav', '--quiet'], standalone_mode=False)\n"
+        "import sys; from dac_codec.cli.main import main\n"
+        "main(['compress', 'a.wav', '--quiet'], standalone_mode=False)\n"
+        "main(['decompress', 'a.dac', '-o', 'b.wav', '--quiet'], standalone_mode=False)\n"
         "slow = {'scipy', 'pyloudnorm', 'librosa', 'torchaudio', 'hydra', 'matplotlib', 'torch._dynamo'}\n"
         "print(sorted(slow & set(sys.modules)))"
     )
@@ -51,7 +51,7 @@ def test_public_names() -> None:
         _ = dac_codec.frobnicate
 
 
-def test_the_codec_alone_does_not_ask_for_what_training_needs() -> None:
+def test_the_base_install_needs_no_package_for_training() -> None:
     lines = requires("dac_codec") or []
     needed = {re.split(r"[^\w-]", line)[0] for line in lines if "extra ==" not in line}
     for_training = {re.split(r"[^\w-]", line)[0] for line in lines if re.search(r"extra == .train", line)}
@@ -71,10 +71,10 @@ def test_a_wheel_works_outside_the_repository(tmp_path: Path) -> None:
     code = (
         f"import sys; sys.path.insert(0, {str(site)!r})\n"
         "import dac_codec\n"
-        "from dac_codec import cli\n"
+        "from dac_codec.cli.main import main\n"
         f"assert dac_codec.__file__.startswith({str(site)!r})\n"
-        "cli.main(['demo', '--output', 'heard'])\n"
+        "main(['demo', '--output', 'demo'])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert {path.name for path in (tmp_path / "heard").iterdir()} == {"original.wav", "compressed.dac", "decoded.wav"}
+    assert {path.name for path in (tmp_path / "demo").iterdir()} == {"original.wav", "compressed.dac", "decoded.wav"}

@@ -1,11 +1,10 @@
-"""Audio to .dac and back: the one place where sound files, the network and the bitstream meet.
+"""Audio to .dac and back: the only place where audio, network and bitstream meet.
 
-Whole in memory (`compress`, `decompress`, `DacFile`), or block by block, in memory that doesn't grow with the length
-(`compress_stream`, `decompress_stream`, `DacStream`). Both are the same few generators, and give the same.
+In memory (`compress`, `decompress`, `DacFile`) or block by block, in memory that does not grow with the length
+(`compress_stream`, `decompress_stream`, `DacStream`). The former are the latter with a buffer as the file.
 """
 
-from dac_codec.codec.batches import ALONE, Batches, Coder, together
-from dac_codec.codec.decoding import DacStream, Decompressed, decompress, decompress_stream
+from dac_codec.codec.decoding import Decompressed, decompress, decompress_stream
 from dac_codec.codec.encoding import (
     BEGINNING_SECONDS,
     LIVE_CHUNK_FRAMES,
@@ -17,14 +16,12 @@ from dac_codec.codec.encoding import (
 from dac_codec.codec.file import DacFile, load, write_bytes
 from dac_codec.codec.legacy import from_legacy, to_legacy
 from dac_codec.codec.models import choose_quantizers, load_model, model_of
+from dac_codec.codec.stream import DacStream
 
 __all__ = [
-    "ALONE",
     "BEGINNING_SECONDS",
     "LIVE_CHUNK_FRAMES",
     "TARGET_LUFS",
-    "Batches",
-    "Coder",
     "Compressed",
     "DacFile",
     "DacStream",
@@ -39,6 +36,5 @@ __all__ = [
     "load_model",
     "model_of",
     "to_legacy",
-    "together",
     "write_bytes",
 ]

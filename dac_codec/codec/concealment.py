@@ -1,9 +1,14 @@
-"""What is heard where codes are missing: the last sound, fading away within 0.1 s, and then silence.
+"""Concealment of missing codes: the last sound fades out within 0.1 s, then silence.
 
-The decoder is given the last frame before a gap again and again, so that it goes on as it was, and what it makes of
-that is faded out. Behind a gap the sound fades in over one frame. A frame of the decoder's output depends on
-`decoder_context` frames: from so many frames before a gap to so many behind it the sound may differ from the undamaged
-one, and everywhere else it is the same.
+The decoder gets repetitions of the last frame before a gap, and their output is faded out. After a gap the sound fades
+in over one frame.
+
+    codes    a b c . . . . . . g h      (. missing)
+    decoder  a b c c c c       g h      repetitions until the fade has ended
+    gain     1 1 1 / . 0 0 0 0 / 1      (/ fading)
+
+A frame of the decoder's output depends on `decoder_context` frames, so the sound differs from that of the undamaged
+file only within that distance of a gap.
 """
 
 from __future__ import annotations
@@ -23,44 +28,44 @@ from dac_codec.bitstream import Chunk, Gap, Header
 from dac_codec.inference import Context
 
 FADE_SECONDS = 0.1
-"""After this, a gap is silent."""
+"""Length of the fade at the start of a gap; silence follows."""
 
 
 @dataclass(frozen=True)
 class _Patch:
-    """What stands for a gap, in samples at the model's rate.
+    """The replacement of a gap, in samples at the model's rate.
 
     Attributes:
         start: decoded samples before it.
-        length: decoded samples that the decoder makes for it.
+        length: decoded samples in it.
         fade: decoded samples until it is silent.
-        silence: samples that are put in there because the decoder was not bothered with them.
-        heard: whether there was sound before it.
+        silence: zeros inserted after the fade, which were not decoded.
+        fades_out: whether there was sound before it.
     """
 
     start: int
     length: int
     fade: int
     silence: int
-    heard: bool
+    fades_out: bool
 
 
 class Concealer:
-    """Fills the gaps between codes, and fades what the decoder makes of the filling.
+    """Fills the gaps between codes, and fades the audio decoded from the filling.
 
     Args:
-        header: of the file.
-        context: of the model's decoder.
+        header: header of the file.
+        context: context of the model's decoder.
 
     Attributes:
-        n_frames: frames so far, those of gaps included.
+        n_frames: frames so far, including those of gaps.
     """
 
     def __init__(self, header: Header, context: Context) -> None:
         self.n_frames = 0
         self._header = header
         self._fade = round(FADE_SECONDS * header.model_sample_rate)
-        # What is beyond these frames of a gap can be heard neither in its fading nor behind it.
+        # Further frames of a gap affect neither its fade nor the sound after it.
         self._most_frames = -(-self._fade // header.hop_length) + context.before + context.after
         self._n_fed = 0
         self._patches: deque[_Patch] = deque()
@@ -68,18 +73,18 @@ class Concealer:
     def codes(self, events: Iterable[Chunk | Gap]) -> Iterator[Tensor]:
         """Codes [C, N, f] for the decoder, without gaps. Gaps of unknown length are left out."""
         last: Tensor | None = None
-        n_waiting = 0  # frames that are missing at the beginning: what comes first stands for them
+        n_waiting = 0  # frames missing at the beginning, to be filled with the first frame that comes
         for event in events:
             if isinstance(event, Gap):
                 self.n_frames += event.n_frames or 0
                 if last is None:
                     n_waiting += event.n_frames or 0
                 elif event.n_frames:
-                    yield self._fill(last, event.n_frames, heard=True)
+                    yield self._fill(last, event.n_frames, fades_out=True)
                 continue
             codes = torch.from_numpy(event.codes.astype(np.int64))
             if n_waiting:
-                yield self._fill(codes[..., :1], n_waiting, heard=False)
+                yield self._fill(codes[..., :1], n_waiting, fades_out=False)
                 n_waiting = 0
             last = codes[..., -1:]
             self.n_frames += codes.shape[-1]
@@ -87,17 +92,17 @@ class Concealer:
             yield codes
         if n_waiting:
             nothing = torch.zeros(self._header.channels, self._header.n_codebooks, 1, dtype=torch.int64)
-            yield self._fill(nothing, n_waiting, heard=False)
+            yield self._fill(nothing, n_waiting, fades_out=False)
 
-    def _fill(self, frame: Tensor, n_frames: int, heard: bool) -> Tensor:
+    def _fill(self, frame: Tensor, n_frames: int, fades_out: bool) -> Tensor:
         hop = self._header.hop_length
         fed = min(n_frames, self._most_frames)
-        self._patches.append(_Patch(self._n_fed * hop, fed * hop, self._fade, (n_frames - fed) * hop, heard))
+        self._patches.append(_Patch(self._n_fed * hop, fed * hop, self._fade, (n_frames - fed) * hop, fades_out))
         self._n_fed += fed
         return frame.expand(-1, -1, fed)
 
     def audio(self, decoded: Iterable[Audio]) -> Iterator[Audio]:
-        """The decoded sound [C, t], as long as the codes and the gaps between them, with the gaps faded."""
+        """Decoded audio [C, t] with the gaps faded, and extended to their full length."""
         position = 0
         for block in decoded:
             start, position = position, position + block.shape[1]
@@ -124,7 +129,7 @@ class Concealer:
 
 def _gain(patch: _Patch, position: npt.NDArray[np.int64], fade_in: int) -> npt.NDArray[np.float64]:
     """The factor of decoded samples at `position`, counted from the patch's start."""
-    out = _fade_out(np.minimum(position, patch.length) / patch.fade) if patch.heard else np.zeros(len(position))
+    out = _fade_out(np.minimum(position, patch.length) / patch.fade) if patch.fades_out else np.zeros(len(position))
     back = 1 - (1 - out) * _fade_out((position - patch.length) / fade_in)
     gain: npt.NDArray[np.float64] = np.where(position < 0, 1.0, np.where(position < patch.length, out, back))
     return gain

@@ -1,52 +1,55 @@
-"""Sound to codes: at the model's rate, brought to the network's loudness, each channel on its own."""
+"""Compress audio to .dac files: resampled to the model's rate, at the network's loudness, each channel on its own."""
 
 from __future__ import annotations
 
+import io
 import math
 import os
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import closing, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
-from typing import BinaryIO
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from dac_codec import audio as sound
-from dac_codec import bitstream, pretrained
+from dac_codec import audio, bitstream, inference, pretrained
 from dac_codec.audio.samples import block_length, blocks
 from dac_codec.bitstream import GainSource, Header
-from dac_codec.codec.batches import ALONE, Coder
-from dac_codec.codec.file import DacFile, PathOrFile, created
+from dac_codec.codec.file import DacFile, PathOrFile, open_for_writing
 from dac_codec.codec.models import FINGERPRINT_BYTES, choose_quantizers, load_model, network_errors
 from dac_codec.common.errors import AudioError
-from dac_codec.common.threads import prefetch
+from dac_codec.common.progress import track
+from dac_codec.common.streams import CountingWriter
+from dac_codec.common.threads import check_stop, prefetch
 from dac_codec.model import DAC
 
 TARGET_LUFS = -16.0
-"""Loudness at which the network hears everything (BS.1770), as in the reference."""
+"""Loudness of the network's input (BS.1770), as in the reference."""
 
 BEGINNING_SECONDS = 1.0
-"""What the gain of a pipe is chosen from. Nothing is written before it is there."""
+"""Seconds buffered to choose a pipe's gain; output starts after them."""
 
 BEGINNING_MOST_DB = 12.0
-"""The highest gain of a pipe: what begins with the hiss of a room must not overload the network when someone speaks."""
+"""Highest gain of a pipe: one that starts with room noise must not overload the network when speech follows."""
 
 LIVE_CHUNK_FRAMES = 16
-"""Frames per chunk of a pipe: 186 ms of the 44.1 kHz models, with 7 bytes of overhead for each 180 bytes of mono. With
-fewer at a time, the network's time goes into calls and not into numbers."""
+"""Frames per chunk of a pipe: 186 ms at 44.1 kHz, with 7 bytes of overhead per 180 bytes of mono. With fewer, the
+overhead of calls dominates the network's time."""
+
+Waveform = tuple[Tensor | np.ndarray, int]
+"""A waveform [C, T] or [T] and its sample rate in Hz."""
 
 
 @dataclass(frozen=True)
 class Compressed:
-    """What came of compressing.
+    """Result of `compress_stream`.
 
     Attributes:
-        header: of the file; it leaves `n_samples` open if the sound came from a pipe.
-        n_samples: samples per channel of the sound.
+        header: header of the file; `n_samples` is None if the source was a pipe.
+        n_samples: samples per channel.
         n_bytes: size of the file.
     """
 
@@ -61,7 +64,7 @@ class Compressed:
 
 
 def compress(
-    source: PathOrFile | tuple[Tensor | np.ndarray, int],
+    source: PathOrFile | Waveform,
     model: str | os.PathLike[str] | DAC = pretrained.DEFAULT_MODEL,
     n_quantizers: int | None = None,
     bitrate: float | None = None,
@@ -70,16 +73,16 @@ def compress(
 ) -> DacFile:
     """Compress audio.
 
-    The audio is brought to the model's rate and to -16 LUFS, lowered where its peaks would exceed full scale, and each
-    channel is encoded on its own. The gain is stored and undone by `decompress`. Where the audio holds nothing above
-    some frequency, that is stored too, and what the network puts there is taken out by `decompress`.
+    The audio is resampled to the model's rate and normalized to -16 LUFS, or less where its peaks would exceed full
+    scale; each channel is encoded on its own. The gain is stored, and `decompress` reverses it. If the audio contains
+    nothing above some frequency, that is stored too, and `decompress` removes what the network adds there.
 
     Args:
-        source: a sound file's path, a binary file object, or (waveform [C, T] or [T], sample rate in Hz).
-        model: a loaded model, or what `DAC.from_pretrained` takes.
+        source: path of a sound file, a binary file object, or (waveform [C, T] or [T], sample rate in Hz).
+        model: a loaded model, or an argument of `DAC.from_pretrained`.
         n_quantizers: codebooks to use; fewer make a smaller file. None: all.
-        bitrate: highest bits per second of each channel, instead of `n_quantizers`.
-        device: "auto" leaves a loaded model where it is, and takes a CUDA device, if there is one, for any other.
+        bitrate: highest bitrate of each channel in bit/s, instead of `n_quantizers`.
+        device: "auto" leaves a loaded model where it is, and loads others on a CUDA device if there is one.
         progress: whether to show a progress bar (on a terminal).
 
     Raises:
@@ -87,24 +90,14 @@ def compress(
         CheckpointError: the model can't be loaded.
         DacError: `n_quantizers` or `bitrate` is out of the model's range.
     """
-    model = load_model(model, device, progress)
-    n_quantizers = choose_quantizers(model, n_quantizers, bitrate)
-    if isinstance(source, tuple):
-        waveform, sample_rate = source
-        array = waveform.detach().cpu().numpy() if isinstance(waveform, Tensor) else waveform
-        original = sound.check(array, sample_rate)
-    else:
-        original, sample_rate = sound.read(source)
-    channels, n_samples = original.shape
-    size = block_length(channels)
-    measured = _measure(blocks(original, size), sample_rate, channels, model.sample_rate)
-    header = _header(model, n_quantizers, sample_rate, channels, n_samples, measured)
-    progressing = _progress(blocks(original, size), n_samples, "encoding", progress)
-    return DacFile(header, torch.cat(list(_codes(progressing, header, model)), -1))
+    target = io.BytesIO()
+    waveform = source if isinstance(source, tuple) else audio.read(source)
+    compress_stream(waveform, target, model, n_quantizers, bitrate, device, progress)
+    return DacFile.from_bytes(target.getvalue())
 
 
 def compress_stream(
-    source: PathOrFile | sound.Reader,
+    source: PathOrFile | Waveform | audio.Reader,
     target: PathOrFile,
     model: str | os.PathLike[str] | DAC = pretrained.DEFAULT_MODEL,
     n_quantizers: int | None = None,
@@ -112,149 +105,160 @@ def compress_stream(
     device: str | torch.device = "auto",
     progress: bool = False,
     chunk_frames: int | None = None,
-    coder: Coder = ALONE,
 ) -> Compressed:
-    """Compress a sound file or live sound block by block, in memory that doesn't grow with its length.
+    """Compress a sound file or a pipe block by block, in memory that does not grow with its length.
 
-    A file is gone over twice, first for its loudness and bandwidth: what is written is what `compress` gives. A pipe of
-    plain samples (wav or raw) is coded as it comes. Its gain is chosen from the first second, and at most +12 dB: the
-    header says so. From then on a sound is written when `chunk_frames` frames and the encoder's look-ahead have come
-    after their start.
+    A file is read twice, first for its loudness and bandwidth; the result equals that of `compress`. A pipe of plain
+    samples (wav or raw) is encoded as it arrives: its gain is chosen from the first second and is at most +12 dB, which
+    the header states. Samples are written once `chunk_frames` frames and the encoder's look-ahead have arrived.
 
     Args:
-        source: a sound file's path, a binary file object, or a reader at its beginning.
-        target: a path, where the file appears whole or not at all, or a binary stream, which is not closed.
-        model: a loaded model, or what `DAC.from_pretrained` takes.
+        source: path of a sound file, a binary file object, (waveform [C, T] or [T], sample rate in Hz), or a reader at
+            its beginning.
+        target: a path, where the file appears complete or not at all, or a binary stream, which is not closed.
+        model: a loaded model, or an argument of `DAC.from_pretrained`.
         n_quantizers: codebooks to use; fewer make a smaller file. None: all.
-        bitrate: highest bits per second of each channel, instead of `n_quantizers`.
-        device: "auto" leaves a loaded model where it is, and takes a CUDA device, if there is one, for any other.
+        bitrate: highest bitrate of each channel in bit/s, instead of `n_quantizers`.
+        device: "auto" leaves a loaded model where it is, and loads others on a CUDA device if there is one.
         progress: whether to show a progress bar (on a terminal).
-        chunk_frames: frames per chunk, which is what damage to one byte costs; None: 3.5 s, and of a pipe
-            `LIVE_CHUNK_FRAMES`.
-        coder: what takes the sound through the network: a member of `Batches`, where other files go with this one.
+        chunk_frames: frames per chunk, all of which one damaged byte costs; None: 3.5 s, and `LIVE_CHUNK_FRAMES` for a
+            pipe.
 
     Raises:
         AudioError: the audio can't be read, is empty, is not finite, or changes while it is read.
         CheckpointError: the model can't be loaded.
         DacError: `n_quantizers` or `bitrate` is out of the model's range, or the target can't be written.
         BitstreamError: `chunk_frames` is out of range.
-        BrokenPipeError: the reader of a stream went away.
+        BrokenPipeError: the reader of a stream closed it.
     """
     model = load_model(model, device, progress)
     n_quantizers = choose_quantizers(model, n_quantizers, bitrate)
-    with nullcontext(source) if isinstance(source, sound.Reader) else sound.Reader(source) as reader:
-        rate, channels = reader.sample_rate, reader.channels
-        counted = _Counted(reader.blocks(warn=not reader.rewindable))
+    with ExitStack() as stack:
+        reader = _open(source, stack)
         if reader.rewindable:
-            with prefetch(_progress(counted, reader.n_samples, "measuring", progress)) as passed:
-                measured = _measure(passed, rate, channels, model.sample_rate)
-            header = _header(model, n_quantizers, rate, channels, counted.n_samples, measured)
+            counted = _Counted(reader.blocks(warn=False), reader.n_samples, "measuring", progress)
+            with prefetch(counted) as samples:
+                measured = measure(samples, reader.sample_rate, reader.channels, model.sample_rate)
+            header = make_header(model, n_quantizers, reader, measured, counted.n_samples)
             reader.rewind()
-            counted = _Counted(reader)
-            samples: Iterable[sound.Audio] = counted
+            counted = _Counted(reader.blocks(), header.n_samples, "encoding", progress)
+            inputs = stack.enter_context(prefetch(network_input(counted, header)))
             block_frames = None
         else:
-            beginning, samples = _beginning(counted, rate)
-            measured = _measure([beginning], rate, channels, model.sample_rate)
-            # What comes later may be brighter than the beginning, so that nothing is known of the bandwidth.
-            measured = _Measured(min(measured.gain_db, BEGINNING_MOST_DB), None)
-            header = _header(model, n_quantizers, rate, channels, None, measured)
+            counted = _Counted(reader.blocks(), None, "encoding", progress)
+            beginning, samples = _beginning(counted, reader.sample_rate)
+            gain_db, _ = measure([beginning], reader.sample_rate, reader.channels, model.sample_rate)
+            # The bandwidth stays open: later samples may have a higher one than the beginning.
+            header = make_header(model, n_quantizers, reader, Measured(min(gain_db, BEGINNING_MOST_DB), None), None)
+            inputs = network_input(samples, header)
             chunk_frames = block_frames = LIVE_CHUNK_FRAMES if chunk_frames is None else chunk_frames
-        progressing = _progress(samples, header.n_samples, "encoding", progress)
-        # The reader must not be closed while it is read in another thread.
-        with created(target) as stream, closing(_codes(progressing, header, model, block_frames, coder)) as blocks:
-            output = _CountedOutput(stream)
+        with open_for_writing(target) as stream, network_errors():
+            output = CountingWriter(stream)
             writer = bitstream.Writer(output, header, chunk_frames)  # type: ignore[arg-type]
-            for codes in blocks:
+            for codes in inference.encode_blocks(model, inputs, n_quantizers, block_frames):
                 writer.write(codes.numpy())
                 if block_frames is not None:
                     writer.flush()
             if header.n_samples not in (None, counted.n_samples):
-                raise AudioError(f"{reader.name}: changed while it was read; try again when it is whole")
+                raise AudioError(f"{reader.name}: changed while it was read; try again when it is complete")
             writer.close(counted.n_samples)
         return Compressed(header, counted.n_samples, output.n_bytes)
 
 
-def _codes(
-    samples: Iterable[sound.Audio],
-    header: Header,
-    model: DAC,
-    block_frames: int | None = None,
-    coder: Coder = ALONE,
-) -> Generator[Tensor, None, None]:
-    """The codes [C, N, f] of a sound [C, t] at its own rate, as `streaming.encode_blocks` yields them.
-
-    Live sound comes in blocks of `block_frames`; that which is there already is read and resampled by another thread
-    than the network's.
-    """
-    resampler = sound.Resampler(header.sample_rate, header.model_sample_rate, header.channels)
-
-    def resampled() -> Iterator[Tensor]:
-        for block in samples:
-            yield _for_the_network(resampler.push(block), header.gain_db)
-        yield _for_the_network(resampler.flush(), header.gain_db)
-
-    live = block_frames is not None
-    with network_errors(), nullcontext(resampled()) if live else prefetch(resampled()) as ready:
-        yield from coder.encode_blocks(model, ready, header.n_codebooks, block_frames)
+def _open(source: PathOrFile | Waveform | audio.Reader, stack: ExitStack) -> audio.Reader | _WaveformReader:
+    """A reader of any source; `stack` closes what is opened here."""
+    if isinstance(source, tuple):
+        waveform, sample_rate = source
+        array = waveform.detach().cpu().numpy() if isinstance(waveform, Tensor) else waveform
+        return _WaveformReader(audio.check(array, sample_rate), sample_rate)
+    return source if isinstance(source, audio.Reader) else stack.enter_context(audio.Reader(source))
 
 
-def _for_the_network(block: sound.Audio, gain_db: float) -> Tensor:
-    return torch.from_numpy(sound.apply_gain(block, gain_db))[:, None]
+class _WaveformReader:
+    """A waveform [C, T] in memory with the interface of `audio.Reader`."""
+
+    name = "audio"
+    rewindable = True
+
+    def __init__(self, waveform: audio.Audio, sample_rate: int) -> None:
+        self._waveform, self.sample_rate = waveform, sample_rate
+        self.channels, self.n_samples = waveform.shape
+
+    def blocks(self, warn: bool = True) -> Iterator[audio.Audio]:
+        return blocks(self._waveform, block_length(self.channels))
+
+    def rewind(self) -> None:
+        pass
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """What is found out about a sound before it is coded.
+def network_input(samples: Iterable[audio.Audio], header: Header) -> Iterator[Tensor]:
+    """Samples [C, t] at the file's rate as the network's input [C, 1, t']: at the model's rate, with the gain."""
+    resampler = audio.Resampler(header.sample_rate, header.model_sample_rate, header.channels)
+
+    def scaled(block: audio.Audio) -> Tensor:
+        return torch.from_numpy(audio.apply_gain(block, header.gain_db))[:, None]
+
+    for block in samples:
+        yield scaled(resampler.push(block))
+    yield scaled(resampler.flush())
+
+
+class Measured(NamedTuple):
+    """Properties of a sound that are measured before it is encoded.
 
     Attributes:
-        gain_db: the gain that brings it to the network's loudness.
-        bandwidth: frequency in Hz above which it holds nothing; None where that is not below what the rates allow.
+        gain_db: gain that brings it to the network's loudness.
+        bandwidth: frequency in Hz above which it contains nothing; None if that is not below what the rates allow.
     """
 
     gain_db: float
     bandwidth: int | None
 
 
-def _measure(samples: Iterable[sound.Audio], sample_rate: int, channels: int, model_rate: int) -> _Measured:
-    """Go over a sound [C, t] as it will be at the model's rate."""
-    resampler = sound.Resampler(sample_rate, model_rate, channels)
-    loudness = sound.LoudnessMeter(model_rate, channels)
-    spectrum = sound.BandwidthMeter(model_rate, channels)
+def measure(samples: Iterable[audio.Audio], sample_rate: int, channels: int, model_rate: int) -> Measured:
+    """Measure samples [C, t] after resampling them to the model's rate."""
+    resampler = audio.Resampler(sample_rate, model_rate, channels)
+    loudness = audio.LoudnessMeter(model_rate, channels)
+    spectrum = audio.BandwidthMeter(model_rate, channels)
 
-    def push(block: sound.Audio) -> None:
+    def push(block: audio.Audio) -> None:
         loudness.push(block)
         spectrum.push(block)
 
     for block in samples:
         push(resampler.push(block))
     push(resampler.flush())
-    gain_db = sound.gain_to(TARGET_LUFS, loudness.loudness(), loudness.peak)
+    gain_db = audio.gain_to(TARGET_LUFS, loudness.loudness(), loudness.peak)
     bandwidth = spectrum.bandwidth(gain_db)
-    if bandwidth is None or not sound.leaves_room(min(sample_rate, model_rate), bandwidth):
-        return _Measured(gain_db, None)
-    return _Measured(gain_db, math.ceil(bandwidth))
+    if bandwidth is None or not audio.leaves_room(min(sample_rate, model_rate), bandwidth):
+        return Measured(gain_db, None)
+    return Measured(gain_db, math.ceil(bandwidth))
 
 
-def _beginning(samples: Iterable[sound.Audio], sample_rate: int) -> tuple[sound.Audio, Iterator[sound.Audio]]:
-    """The first second of a sound, or all if it is shorter; and the sound, from its first sample on."""
+def _beginning(samples: Iterable[audio.Audio], sample_rate: int) -> tuple[audio.Audio, Iterator[audio.Audio]]:
+    """The first second of a sound, or all of a shorter one; and all samples, these included."""
     iterator = iter(samples)
     n_samples = round(BEGINNING_SECONDS * sample_rate)
-    taken: list[sound.Audio] = []
+    taken: list[audio.Audio] = []
     while sum(block.shape[1] for block in taken) < n_samples and (block := next(iterator, None)) is not None:
         taken.append(block)
     first = np.concatenate(taken, axis=1)
     return first[:, :n_samples], chain([first], iterator)
 
 
-def _header(
-    model: DAC, n_quantizers: int, sample_rate: int, channels: int, n_samples: int | None, measured: _Measured
+def make_header(
+    model: DAC,
+    n_quantizers: int,
+    reader: audio.Reader | _WaveformReader,
+    measured: Measured,
+    n_samples: int | None,
 ) -> Header:
+    """The header of a file with `n_samples` samples per channel; None if only the end of a pipe will tell."""
     return Header(
         model_fingerprint=pretrained.fingerprint(model)[:FINGERPRINT_BYTES],
         model_name=model.name,
-        sample_rate=sample_rate,
-        channels=channels,
+        sample_rate=reader.sample_rate,
+        channels=reader.channels,
         n_samples=n_samples,
         gain_db=measured.gain_db,
         model_sample_rate=model.sample_rate,
@@ -266,54 +270,26 @@ def _header(
     )
 
 
-def _progress(
-    samples: Iterable[sound.Audio], n_samples: int | None, what: str, progress: bool
-) -> Iterator[sound.Audio]:
-    """The same, with a progress bar that moves on when the next block is asked for."""
-    with tqdm(total=n_samples, unit_scale=True, desc=what, disable=None if progress else True, leave=False) as bar:
-        for block in samples:
-            yield block
-            bar.update(block.shape[1])
-
-
 class _Counted:
-    """A sound of which is known how much has come.
+    """Iterates over the samples of a sound, with a progress bar, and counts them.
 
     Args:
-        samples: the sound in blocks.
+        samples: blocks [C, t].
+        total: samples per channel, if they are known.
+        description: label of the progress bar.
+        progress: whether to show it (on a terminal).
 
     Attributes:
         n_samples: samples per channel so far.
     """
 
-    def __init__(self, samples: Iterable[sound.Audio]) -> None:
+    def __init__(self, samples: Iterable[audio.Audio], total: int | None, description: str, progress: bool) -> None:
         self._samples = samples
+        self._bar = description, total, progress
         self.n_samples = 0
 
-    def __iter__(self) -> Iterator[sound.Audio]:
-        for block in self._samples:
+    def __iter__(self) -> Iterator[audio.Audio]:
+        for block in track(self._samples, lambda block: block.shape[1], *self._bar):
+            check_stop()
             self.n_samples += block.shape[1]
             yield block
-
-
-class _CountedOutput:
-    """A binary stream of which is known how much was written to it.
-
-    Args:
-        stream: the stream.
-
-    Attributes:
-        n_bytes: bytes so far.
-    """
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self.n_bytes = 0
-
-    def write(self, data: bytes | memoryview) -> int | None:
-        n_written = self._stream.write(data)
-        self.n_bytes += n_written or 0
-        return n_written
-
-    def flush(self) -> None:
-        self._stream.flush()

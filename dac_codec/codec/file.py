@@ -1,11 +1,11 @@
-"""Compressed audio in memory, and the files that it is read from and written to."""
+"""Compressed audio in memory (`DacFile`), and opening the files it is read from and written to."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,10 +24,10 @@ PathOrFile = str | os.PathLike[str] | BinaryIO
 
 @dataclass(frozen=True)
 class DacFile:
-    """Compressed audio, with everything that is needed to decode it but the model.
+    """Compressed audio in memory: all that is needed to decode it except the model.
 
     Attributes:
-        header: what the file says of itself.
+        header: metadata of the file.
         codes: [C, N, F], int64.
     """
 
@@ -58,7 +58,7 @@ class DacFile:
 
     @property
     def bitrate(self) -> float:
-        """Bits per second of the codes of all channels."""
+        """Bitrate of the codes of all channels, in bit/s."""
         return self.header.bitrate
 
     @property
@@ -67,8 +67,12 @@ class DacFile:
         return model_id(self.header)
 
     def to_bytes(self) -> bytes:
-        """The content of a .dac file."""
-        return bitstream.dumps(self.header, self.codes.numpy())
+        """The content of a .dac file.
+
+        Raises:
+            BitstreamError: the codes don't match the header.
+        """
+        return bitstream.dumps(replace(self.header, n_samples=self.n_samples), self.codes.numpy())
 
     @classmethod
     def from_bytes(cls, data: bytes, allow_truncated: bool = False) -> DacFile:
@@ -76,21 +80,21 @@ class DacFile:
 
         Args:
             data: the bytes.
-            allow_truncated: whether a file that was cut is read up to its last whole chunk.
+            allow_truncated: whether to read a truncated file up to its last complete chunk.
 
         Raises:
-            TruncatedBitstreamError: the file was cut and `allow_truncated` is False.
-            BitstreamError: not a .dac file, or a damaged one.
+            TruncatedBitstreamError: the file is truncated and `allow_truncated` is False.
+            BitstreamError: the bytes are not a .dac file, or are damaged.
         """
         if bitstream.is_legacy(data):
             raise BitstreamError(
-                "this is a file of descript-audio-codec, which decompress() reads and `dac-codec convert` converts"
+                "a file of descript-audio-codec: use decompress() to decode it, or `dac-codec convert` to convert it"
             )
         header, codes = bitstream.loads(data, allow_truncated)
         return cls(header, torch.from_numpy(codes.astype(np.int64)))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to a file; it is there whole or not at all.
+        """Write to a file atomically.
 
         Raises:
             DacError: the file can't be written.
@@ -99,36 +103,36 @@ class DacFile:
 
     @classmethod
     def load(cls, path: PathOrFile, allow_truncated: bool = False) -> DacFile:
-        """Read a file, or a binary file object. Raises what `from_bytes` raises, and DacError if it can't be opened."""
-        with naming(path), opened(path) as stream:
+        """Read a file or a binary file object. Raises the errors of `from_bytes`, or DacError if it can't be opened."""
+        with open_for_reading(path) as stream:
             return cls.from_bytes(stream.read(), allow_truncated)
 
 
 def load(source: PathOrFile, allow_truncated: bool = False) -> DacFile | LegacyFile:
-    """Read a .dac file of either kind, ours or descript-audio-codec's.
+    """Read a .dac file of this package or of descript-audio-codec.
 
     Raises:
-        BitstreamError: neither, or a damaged one.
+        BitstreamError: the file is neither, or is damaged.
         DacError: the file can't be opened.
     """
-    with naming(source), opened(source) as stream:
+    with open_for_reading(source) as stream:
         data = stream.read()
         return bitstream.read_legacy(data) if bitstream.is_legacy(data) else DacFile.from_bytes(data, allow_truncated)
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file; it is there whole or not at all.
+    """Write a file atomically.
 
     Raises:
         DacError: it can't be written; nothing is left behind.
     """
-    with created(path) as stream:
+    with open_for_writing(path) as stream:
         stream.write(data)
 
 
 @contextmanager
-def opened(source: PathOrFile) -> Iterator[BinaryIO]:
-    """A file to read, open within the block; a binary stream as it is.
+def open_for_reading(source: PathOrFile) -> Iterator[BinaryIO]:
+    """A path opened for reading within the block; a binary stream as it is. A BitstreamError gets the path prefixed.
 
     Raises:
         DacError: the file can't be opened.
@@ -141,14 +145,15 @@ def opened(source: PathOrFile) -> Iterator[BinaryIO]:
             stream = stack.enter_context(Path(source).open("rb"))
         except OSError as error:
             raise DacError(f"can't read {os.fspath(source)}: {error.strerror or error}") from error
-        yield stream
+        with prefix_errors(source):
+            yield stream
 
 
 @contextmanager
-def created(target: PathOrFile) -> Iterator[BinaryIO]:
-    """A file to write, there when the block ends well, whole, and not at all when it doesn't; a stream as it is.
+def open_for_writing(target: PathOrFile) -> Iterator[BinaryIO]:
+    """A path opened for writing: the file appears when the block ends without an error. A binary stream as it is.
 
-    A device or a named pipe is written as a stream is.
+    A device or a named pipe is written directly.
 
     Raises:
         DacError: the file can't be written.
@@ -158,16 +163,15 @@ def created(target: PathOrFile) -> Iterator[BinaryIO]:
         return
     path = Path(target)
     try:
-        in_place = is_device(path)
-        with nullcontext(path) if in_place else atomic_write(path) as file, file.open("wb") as stream:
+        with nullcontext(path) if is_device(path) else atomic_write(path) as file, file.open("wb") as stream:
             yield stream
     except OSError as error:
         raise DacError(f"can't write {os.fspath(target)}: {error.strerror or error}") from error
 
 
 @contextmanager
-def naming(source: PathOrFile) -> Iterator[None]:
-    """Puts a file's name in front of what is wrong with it."""
+def prefix_errors(source: object) -> Iterator[None]:
+    """Prefix the message of a BitstreamError with `source`, if that is a path."""
     try:
         yield
     except BitstreamError as error:

@@ -1,4 +1,4 @@
-"""The files of descript-audio-codec: decoded as it decodes them, and converted to ours and back."""
+"""Files of descript-audio-codec: decoding, and conversion from and to this package's format."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dac_codec import audio as sound
-from dac_codec import inference, pretrained
+from dac_codec import audio, inference, pretrained
 from dac_codec.bitstream import Header, LegacyFile
 from dac_codec.codec.file import DacFile
 from dac_codec.codec.models import (
@@ -28,23 +27,22 @@ from dac_codec.model.layers import convolutions
 
 
 def to_legacy(file: DacFile, model: DAC) -> LegacyFile:
-    """The same codes as a file that descript-audio-codec reads.
+    """Convert a file to descript-audio-codec's format, with the same codes.
 
-    It brings what it decodes to the loudness that the file states, channel by channel, so that the loudness of the
-    decoded channels is what has to be written, and the model is needed to know it.
+    descript-audio-codec normalizes each decoded channel to the loudness that the file states. The codes are decoded
+    here to measure it.
 
     Raises:
-        ModelMismatchError: the file was written with other weights, or those of a causal model, which
-            descript-audio-codec doesn't know.
+        ModelMismatchError: other weights wrote the file, or the model is causal.
         BitstreamError: the file is empty.
     """
     check_model(file.header, model)
     check_not_causal(model)
     if file.codes.shape[-1] == 0:
-        raise BitstreamError("the file holds no audio")
+        raise BitstreamError("the file contains no audio")
     with network_errors():
         decoded = inference.decode(model, file.codes)[:, 0].numpy()
-    loudness = [sound.loudness(channel[None], model.sample_rate) for channel in decoded]
+    loudness = [audio.loudness(channel[None], model.sample_rate) for channel in decoded]
     return LegacyFile(
         codes=file.codes.numpy().astype(np.uint16),
         chunk_length=file.codes.shape[-1],
@@ -57,17 +55,18 @@ def to_legacy(file: DacFile, model: DAC) -> LegacyFile:
 
 
 def from_legacy(file: LegacyFile, model: DAC) -> DacFile:
-    """The same codes in our container, decoding to the loudness that the file states.
+    """Convert a file of descript-audio-codec to this package's format, with the same codes.
 
-    descript-audio-codec brings each channel to that loudness; here all channels together are, as they were measured.
+    descript-audio-codec normalizes each channel to the loudness that the file states; the result has that loudness over
+    all channels.
 
     Raises:
-        BitstreamError: the file was written in windows whose codes overlap: only compressing it again can help.
-        ModelMismatchError: these weights can't have written the file.
+        BitstreamError: the file was written in overlapping windows.
+        ModelMismatchError: the model can't have written the file.
     """
     if not file.padding:
         raise BitstreamError(
-            "the file was written in overlapping windows, which can't be converted; decompress it and compress it again"
+            "a file that was written in overlapping windows can't be converted; decompress it and compress the result"
         )
     codes = torch.from_numpy(file.codes.astype(np.int64))
     check_legacy(file, model)
@@ -79,7 +78,7 @@ def from_legacy(file: LegacyFile, model: DAC) -> DacFile:
         sample_rate=file.sample_rate,
         channels=file.channels,
         n_samples=file.original_length,
-        gain_db=sound.loudness(decoded, model.sample_rate) - float(np.mean(file.input_db)),
+        gain_db=audio.loudness(decoded, model.sample_rate) - float(np.mean(file.input_db)),
         model_sample_rate=model.sample_rate,
         hop_length=model.hop_length,
         n_codebooks=codes.shape[1],
@@ -88,16 +87,16 @@ def from_legacy(file: LegacyFile, model: DAC) -> DacFile:
     return DacFile(header, codes)
 
 
-def decode_legacy(file: LegacyFile, model: DAC) -> sound.Audio:
-    """Decode as descript-audio-codec does: window by window, then each channel to the loudness that the file states.
+def decode_legacy(file: LegacyFile, model: DAC) -> audio.Audio:
+    """Decode as descript-audio-codec does: window by window, with each channel normalized to the stated loudness.
 
     Returns:
         Waveform [C, T].
 
     Raises:
-        BitstreamError: the file claims more samples than its codes give, or a loudness that no sound has, or has too
-            short windows for being without padding.
-        ModelMismatchError: these weights can't have written the file.
+        BitstreamError: the file states more samples than its codes give or a loudness out of range, or its windows are
+            too short for a decoder without padding.
+        ModelMismatchError: the model can't have written the file.
     """
     check_legacy(file, model)
     decode = _padded(model) if file.padding else _unpadded(model)
@@ -107,25 +106,25 @@ def decode_legacy(file: LegacyFile, model: DAC) -> sound.Audio:
     decoded = torch.cat(windows, -1)[:, 0].numpy()
     levelled = []
     for channel, level in zip(decoded, np.broadcast_to(file.input_db, (file.channels,)), strict=True):
-        gain_db = float(level) - sound.loudness(channel[None], model.sample_rate)
+        gain_db = float(level) - audio.loudness(channel[None], model.sample_rate)
         check_gain(gain_db)
-        levelled.append(sound.apply_gain(channel[None], gain_db))
-    audio = sound.resample_windowed_sinc(np.concatenate(levelled), model.sample_rate, file.sample_rate)
-    # Odd strides can leave the end a few samples short; a length far beyond the codes is a lie.
-    missing = file.original_length - audio.shape[-1]
+        levelled.append(audio.apply_gain(channel[None], gain_db))
+    waveform = audio.resample_windowed_sinc(np.concatenate(levelled), model.sample_rate, file.sample_rate)
+    # Odd strides can leave the end a few samples short.
+    missing = file.original_length - waveform.shape[-1]
     if missing > 2 * model.hop_length * max(1, file.sample_rate // model.sample_rate):
-        raise BitstreamError(f"the file claims {file.original_length} samples and its codes give {audio.shape[-1]}")
-    return np.pad(audio[:, : file.original_length], ((0, 0), (0, max(0, missing))))
+        raise BitstreamError(f"the file claims {file.original_length} samples, but its codes give {waveform.shape[-1]}")
+    return np.pad(waveform[:, : file.original_length], ((0, 0), (0, max(0, missing))))
 
 
 def _padded(model: DAC) -> Callable[[Tensor], Tensor]:
-    """What decodes codes [C, N, F] to audio [C, 1, T]; with odd strides, a few samples of the end are not there."""
+    """A function that decodes codes [C, N, F] to audio [C, 1, T]; odd strides leave the end a few samples short."""
     prepared = prepare_cached(model)
     return lambda codes: prepared.decoder_network.whole(prepared.folded_quantizer.decode(codes))
 
 
 def _unpadded(model: DAC) -> Callable[[Tensor], Tensor]:
-    """The same with a decoder that has no padding, of which there is no fast form."""
+    """The same with the model's own decoder without padding, which can't be prepared."""
     decoder = model.decoder.without_padding()
     fewest = 1
     for conv in reversed(list(convolutions(decoder))):
@@ -135,10 +134,10 @@ def _unpadded(model: DAC) -> Callable[[Tensor], Tensor]:
     def decode(codes: Tensor) -> Tensor:
         if codes.shape[-1] < fewest:
             raise BitstreamError(
-                f"the file has a window of {codes.shape[-1]} frames, expected {fewest} or more without padding"
+                f"the file has a window of {codes.shape[-1]} frames, expected at least {fewest} without padding"
             )
         with pinned_precision(model.device, exact=True):
-            audio: Tensor = decoder(model.quantizer.from_codes(codes)[0])
-        return audio
+            decoded: Tensor = decoder(model.quantizer.from_codes(codes)[0])
+        return decoded
 
     return decode

@@ -1,4 +1,4 @@
-"""Which model codes a sound, and whether it is the one that a file needs."""
+"""Load the model for a file, and check that it matches the file."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from dac_codec.model import DAC
 from dac_codec.model.checks import checked_quantizers
 
 FINGERPRINT_BYTES = 8
-"""What a file holds of a model's fingerprint."""
+"""Bytes of a model's fingerprint that a file contains."""
 
 MOST_GAIN_DB = 700
-"""Between the sound that the network hears and the original: float32 ends at 770 dB."""
+"""Largest gain between the network's input and the original; float32 ends at 770 dB."""
 
 
 def choose_quantizers(model: DAC, n_quantizers: int | None, bitrate: float | None) -> int:
-    """How many codebooks a user's wish comes to.
+    """The number of codebooks for `n_quantizers`, for a bitrate of one channel in bit/s, or by default.
 
     Raises:
         DacError: both are given, or one is out of the model's range.
@@ -34,9 +34,7 @@ def choose_quantizers(model: DAC, n_quantizers: int | None, bitrate: float | Non
             raise DacError("give n_quantizers or bitrate, not both")
         lowest = model.config.bitrate(1)
         if not bitrate >= lowest:
-            raise DacError(
-                f"a bitrate of {bitrate:g} bit/s is below what this model can do: one codebook takes {lowest:.0f} bit/s"
-            )
+            raise DacError(f"a bitrate of {bitrate:g} bit/s is too low: one codebook takes {lowest:.0f} bit/s")
         return int(min(model.n_codebooks, bitrate / lowest + 1e-9))
     try:
         return checked_quantizers(n_quantizers, model.n_codebooks)
@@ -50,22 +48,20 @@ def model_of(
     device: str | torch.device = "auto",
     progress: bool = False,
     fast: bool = False,
-    seconds: float = 0.0,
 ) -> DAC:
-    """The model that a file needs: the given one, else the one that the file names; checked against the file.
+    """The model for a file: the given one, else the one that the file names; checked against the file.
 
     Raises:
-        ModelMismatchError: the file was written with other weights, or names weights that are not known here.
+        ModelMismatchError: other weights wrote the file, or it names no bundled or published model.
     """
     if model is None:
         model = header.model_name
-        # A name in a file may come from anyone: it must never be taken for a path.
+        # The name is untrusted: it must not be used as a path.
         if model not in {info.name for info in pretrained.available()}:
             raise ModelMismatchError(
-                f"the file was written with {model_id(header)}, which is neither bundled nor published: name its "
-                "weights"
+                f"the file was written with {model_id(header)}, which is neither bundled nor published: pass its model"
             )
-    loaded = load_model(model, device, progress, fast, seconds)
+    loaded = load_model(model, device, progress, fast)
     check_model(header, loaded)
     return loaded
 
@@ -75,17 +71,15 @@ def load_model(
     device: str | torch.device = "auto",
     progress: bool = False,
     fast: bool = False,
-    seconds: float = 0.0,
 ) -> DAC:
-    """A model on its device, made fast (see `engine.prepare`); one that is that already stays as it is.
+    """A model on its device, prepared for inference (`inference.prepare`), if it is not yet.
 
     Args:
-        model: a loaded model, or what `DAC.from_pretrained` takes.
-        device: "auto" leaves a loaded model where it is; any other goes to a CUDA device if there is one. A loaded
-            model that is elsewhere than on the device that is named is moved there.
-        progress: whether to show a download.
-        fast: whether it may compute in bfloat16, where the device is quicker at that.
-        seconds: of audio that it is loaded for, as far as is known: `engine.prepare` compiles for long jobs.
+        model: a loaded model, or an argument of `DAC.from_pretrained`.
+        device: "auto" leaves a loaded model where it is, and loads others on a CUDA device if there is one. Any other
+            value moves a loaded model there.
+        progress: whether to show the progress of a download.
+        fast: whether it may compute in bfloat16 where the device is faster at that.
 
     Raises:
         CheckpointError: the model can't be loaded.
@@ -103,33 +97,33 @@ def load_model(
 
 
 def best_device() -> torch.device:
-    """Where a model runs that is loaded without a word about where: on a CUDA device if there is one."""
+    """The default device: a CUDA device if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def model_id(header: Header) -> str:
-    """Name and fingerprint of the weights that wrote a file, as `name@fingerprint`."""
+    """Name and fingerprint of a file's model, as `name@fingerprint`."""
     return f"{header.model_name}@{header.model_fingerprint.hex()}"
 
 
 def check_model(header: Header, model: DAC) -> None:
-    """Raise unless these weights, and no others, decode a file.
+    """Check that a model wrote a file.
 
     Raises:
-        ModelMismatchError: it was written with others, or says that they have another rate or hop.
-        BitstreamError: it holds more channels or is to be louder than any sound.
+        ModelMismatchError: other weights wrote it, or it states another sample rate or hop length for the model.
+        BitstreamError: its number of channels or its gain is out of range.
     """
     fingerprint = pretrained.fingerprint(model)[:FINGERPRINT_BYTES]
     if header.model_fingerprint != fingerprint:
         raise ModelMismatchError(
-            f"the file was written with {model_id(header)} and the model at hand is {model.name}@{fingerprint.hex()}"
+            f"the file was written with {model_id(header)}, but the model is {model.name}@{fingerprint.hex()}"
         )
     _check_codes(header.n_codebooks, header.codebook_size, model)
-    said, is_so = (header.model_sample_rate, header.hop_length), (model.sample_rate, model.hop_length)
-    if said != is_so:
+    stated, actual = (header.model_sample_rate, header.hop_length), (model.sample_rate, model.hop_length)
+    if stated != actual:
         raise ModelMismatchError(
-            f"the file says that {model.name} has {said[0]} Hz and {said[1]} samples a frame, and it has {is_so[0]} Hz "
-            f"and {is_so[1]}: what wrote the file is wrong"
+            f"the file states {stated[0]} Hz and {stated[1]} samples per frame for the model {model.name}, expected "
+            f"{actual[0]} Hz and {actual[1]}: the file is wrong"
         )
     if header.channels > MAX_CHANNELS:
         raise BitstreamError(f"the file has {header.channels} channels, expected at most {MAX_CHANNELS}")
@@ -137,11 +131,9 @@ def check_model(header: Header, model: DAC) -> None:
 
 
 def check_gain(gain_db: float) -> None:
-    """Raise a BitstreamError for a gain in dB that no sound can be brought back with."""
+    """Raise a BitstreamError if a gain in dB is out of range."""
     if not abs(gain_db) <= MOST_GAIN_DB:
-        raise BitstreamError(
-            f"the file asks for a gain of {gain_db:g} dB, expected at most {MOST_GAIN_DB} dB either way"
-        )
+        raise BitstreamError(f"the file has a gain of {gain_db:g} dB, expected {-MOST_GAIN_DB} to {MOST_GAIN_DB} dB")
 
 
 def check_legacy(file: LegacyFile, model: DAC) -> None:
@@ -151,43 +143,43 @@ def check_legacy(file: LegacyFile, model: DAC) -> None:
 
 
 def check_not_causal(model: DAC) -> None:
-    """Raise a ModelMismatchError for a causal model: descript-audio-codec has none, nor files of any."""
+    """Raise a ModelMismatchError for a causal model, which descript-audio-codec does not have."""
     if model.config.causal:
-        raise ModelMismatchError(f"the model {model.name} is causal, and descript-audio-codec has no such models")
+        raise ModelMismatchError(f"the model {model.name} is causal, which descript-audio-codec does not support")
 
 
 def _check_codes(n_codebooks: int, codebook_size: int, model: DAC) -> None:
     if n_codebooks > model.n_codebooks or codebook_size > model.codebook_size:
         raise ModelMismatchError(
-            f"the file uses {n_codebooks} codebooks with codes below {codebook_size}, and the model {model.name} has "
+            f"the file has {n_codebooks} codebooks of {codebook_size} entries, but the model {model.name} has "
             f"{model.n_codebooks} codebooks of {model.codebook_size}"
         )
 
 
 @contextmanager
 def network_errors() -> Iterator[None]:
-    """Turns what PyTorch says when memory is short or a GPU fails into an error that a user can act on."""
+    """Raise a DacError in place of PyTorch's errors for a lack of memory or a failing GPU."""
     try:
         yield
     except RuntimeError as error:
         if is_out_of_memory(error):
-            raise DacError("there is not enough memory for this audio on this device") from error
+            raise DacError("not enough memory for this audio on this device") from error
         if _is_of_a_gpu(error):
             reason = str(error).strip().splitlines()[0]
             raise DacError(f"the GPU can't compute this ({reason}): use the device cpu instead") from error
         raise
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether PyTorch says with an error that memory is short."""
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error of PyTorch is for a lack of memory."""
     return isinstance(error, RuntimeError) and any(
         text in str(error) for text in ("out of memory", "allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
     )
 
 
 def _is_of_a_gpu(error: RuntimeError) -> bool:
-    """Whether an error is one of a CUDA device, its driver or its libraries."""
-    accelerator_error = getattr(torch, "AcceleratorError", None)  # From PyTorch 2.8 on.
+    """Whether an error is of a CUDA device, its driver or its libraries."""
+    accelerator_error = getattr(torch, "AcceleratorError", None)  # since PyTorch 2.8
     if accelerator_error is not None and isinstance(error, accelerator_error) and str(error).strip():
         return True
     return str(error).startswith(("CUDA error", "cuDNN error")) or "no kernel image" in str(error)

@@ -1,17 +1,18 @@
-"""Work that overlaps: the next item while one is in use, writing while the next is made, and jobs side by side.
+"""Overlapping work: prefetching, writing behind, and mapping in parallel.
 
-All threads have ended when what is here is left, however that happens. Reading sound, resampling, networks and writing
-give way to other threads while they work, so that threads are enough.
+Every thread has ended when a function of this module returns or its block is left. Reading sound, resampling, networks
+and writing release the interpreter lock while they work, so threads are enough.
+
+A thread is stopped cooperatively: `stoppable` sets a flag, and loops over blocks call `check_stop`.
 """
 
 from __future__ import annotations
 
-import ctypes
-import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -19,105 +20,115 @@ R = TypeVar("R")
 
 _END: Any = object()
 
-_starting = threading.Lock()
-"""Held while a thread starts another one, which for a moment goes by the identity of the first: what interrupts the
-first then would end the new one before it begins, and the first would wait for it for ever."""
+
+@dataclass
+class StopFlag:
+    """Set to True, also by a signal handler, to stop the work that looks at it.
+
+    An Event would not do: a second signal while the first one holds its lock would wait forever.
+    """
+
+    is_set: bool = False
+
+
+_stops: ContextVar[tuple[StopFlag, ...]] = ContextVar("stops", default=())
+"""Flags that stop the work of this context, and of the threads that it starts here."""
+
+
+@contextmanager
+def stoppable() -> Iterator[StopFlag]:
+    """A flag that stops the work within the block, in this thread and those that functions of this module start."""
+    stop = StopFlag()
+    token = _stops.set((*_stops.get(), stop))
+    try:
+        yield stop
+    finally:
+        _stops.reset(token)
+
+
+def check_stop() -> None:
+    """Raise a KeyboardInterrupt if a flag of `stoppable` is set: to be called between two blocks of a file."""
+    if any(stop.is_set for stop in _stops.get()):
+        raise KeyboardInterrupt
 
 
 @contextmanager
 def prefetch(items: Iterable[T]) -> Iterator[Iterator[T]]:
-    """The same items, where a thread works on the next one while one is in use.
+    """The same items, while a thread makes the next one.
 
-    What `items` raises comes out where the item would have. Leaving the block waits for the item that is under way, and
-    then closes `items`, if it is a generator.
+    What `items` raises is raised in the place of the item. Leaving the block waits for the item that is being made, and
+    then closes `items` if it is a generator.
     """
     iterator = iter(items)
     try:
         with ThreadPoolExecutor(1) as pool:
-            yield _taken(pool, iterator)
+            yield _prefetched(pool, iterator)
     finally:
         if hasattr(iterator, "close"):
             iterator.close()
 
 
-def _taken(pool: ThreadPoolExecutor, iterator: Iterator[T]) -> Iterator[T]:
+def _prefetched(pool: ThreadPoolExecutor, iterator: Iterator[T]) -> Iterator[T]:
     def following() -> T:
         return next(iterator, _END)
 
-    def begin() -> Future[T]:
-        with _starting:
-            return pool.submit(copy_context().run, following)
+    def submit() -> Future[T]:
+        return pool.submit(copy_context().run, following)
 
-    coming = begin()
+    coming = submit()
     while (item := coming.result()) is not _END:
-        coming = begin()
+        coming = submit()
         yield item
 
 
 @contextmanager
 def write_behind(call: Callable[[T], object]) -> Iterator[Callable[[T], None]]:
-    """The same call, which a thread does while its caller goes on; one at a time, in their order.
+    """The same call, made by a thread; one call at a time, in order.
 
-    What it raises comes out of the next call, or where the block ends. Leaving the block waits for the call that is
-    under way.
+    What a call raises is raised by the next one, or at the end of the block. Leaving the block waits for the call that
+    is being made.
     """
-    under_way: Future[object] | None = None
+    running: Future[object] | None = None
 
-    def begin(value: T) -> None:
-        nonlocal under_way
-        if under_way is not None:
-            under_way.result()
-        with _starting:
-            under_way = pool.submit(copy_context().run, call, value)
+    def submit(value: T) -> None:
+        nonlocal running
+        if running is not None:
+            running.result()
+        running = pool.submit(copy_context().run, call, value)
 
     with ThreadPoolExecutor(1) as pool:
-        yield begin
-        if under_way is not None:
-            under_way.result()
+        yield submit
+        if running is not None:
+            running.result()
 
 
 def parallel_map(work: Callable[[T], R], items: Sequence[T], n_at_once: int) -> Generator[R, None, None]:
-    """What `work` makes of each item, in the order of the items.
+    """The result of `work` for each item, in the order of the items.
 
     Args:
-        work: done for one item by a thread, unless `n_at_once` is 1.
+        work: called in a thread, with a copy of the caller's context, unless `n_at_once` is 1.
         items: what to work on.
         n_at_once: items that are worked on at a time.
 
     Raises:
-        What `work` raises, in its turn. Then, or when the iterator is closed or Ctrl-C comes, what has not begun never
-        does, and what is under way gets a KeyboardInterrupt, and the time to clean up.
+        What `work` raises, in the place of its result. After that, or when the generator is closed or interrupted, no
+        further item is started, and `check_stop` ends the work on those that are.
     """
     if n_at_once == 1:
         yield from map(work, items)
         return
-    lock = threading.Lock()
-    busy: set[int] = set()
+    stop = StopFlag()
 
     def one(item: T) -> R:
-        ident = threading.get_ident()
-        with lock:
-            busy.add(ident)
-        try:
-            return work(item)
-        finally:
-            with lock:
-                busy.discard(ident)
+        _stops.set((*_stops.get(), stop))
+        return work(item)
 
     with ThreadPoolExecutor(n_at_once) as pool:
-        results = [pool.submit(one, item) for item in items]
+        results = [pool.submit(copy_context().run, one, item) for item in items]
         try:
             for result in results:
                 yield result.result()
         finally:
+            stop.is_set = True
             for result in results:
                 result.cancel()
-            with lock:
-                for ident in busy:
-                    _interrupt(ident)
-
-
-def _interrupt(ident: int) -> None:
-    """Raise a KeyboardInterrupt in a thread when it next comes to a step of Python code."""
-    with _starting:
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(KeyboardInterrupt))

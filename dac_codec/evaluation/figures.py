@@ -21,7 +21,7 @@ from dac_codec.common.files import atomic_write
 from dac_codec.evaluation.metrics import Metric
 from dac_codec.evaluation.summary import Mean
 
-STRIP_LEFT, STRIP_WIDTH = 0.075, 0.915
+STRIP_LEFT, STRIP_WIDTH = 0.085, 0.905
 """Where the time axis begins in a picture of `spectrogram_strips`, and its length, as shares of the width."""
 
 _SPECTROGRAM_WINDOW, _SPECTROGRAM_MELS = 2048, 128

@@ -18,10 +18,10 @@ from queue import SimpleQueue
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 import dac_codec
 from dac_codec.common.errors import DacError
+from dac_codec.common.progress import progress_bar
 from dac_codec.evaluation.clips import Clip
 from dac_codec.evaluation.codecs import Codec, Setting
 from dac_codec.evaluation.metrics import METRICS, METRICS_VERSION, Metric
@@ -105,9 +105,7 @@ def run(
     tasks = list(_tasks(clips, sample_rate, codecs, metrics, cache))
     todo = [task for task in tasks if Result.load(task.path) is None]
     failures = []
-    with tqdm(
-        total=len(tasks), initial=len(tasks) - len(todo), desc="evaluating", disable=None if progress else True
-    ) as bar:
+    with progress_bar("evaluating", len(tasks), progress, initial=len(tasks) - len(todo)) as bar:
         for task, failure in _work(todo, min(workers or _cpus(), len(todo))):
             bar.update()
             if failure is not None:

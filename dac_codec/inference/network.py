@@ -55,6 +55,7 @@ class Network:
         twin.layers = self.layers.new_stream()
         return twin
 
+    @torch.no_grad()
     def step(self, x: Tensor, last: bool) -> Tensor:
         """Take the next samples.
 
@@ -65,19 +66,16 @@ class Network:
         Returns:
             All outputs [B, C', t'] known by now; if there are none, C' is arbitrary.
         """
-        return rearrange(self._step(rearrange(x, "b c t -> b t c"), last), "b t c -> b c t")
+        with pinned_precision(self.device, self._is_exact):
+            outputs = self.layers.step(rearrange(x, "b c t -> b t c").to(self.device, self.dtype), last)
+        return rearrange(outputs.to(self.dtype), "b t c -> b c t")
 
     def whole(self, x: Tensor) -> Tensor:
         """All outputs [B, C', T'] for whole signals [B, C, T], T > 0; the state stays as it is."""
         network = self.new_stream()
         network.layers.reset(x.shape[0])
         size = max(1, block_samples(self.device) // (self._hop_length * x.shape[0]))
-        blocks = rearrange(x, "b c t -> b t c").split(size, 1)
-        outputs = [network._step(block, block is blocks[-1]) for block in blocks]
-        return rearrange(torch.cat([output for output in outputs if output.shape[1]], 1), "b t c -> b c t")
-
-    @torch.no_grad()
-    def _step(self, x: Tensor, last: bool) -> Tensor:
-        """`step` on [B, t, C]."""
-        with pinned_precision(self.device, self._is_exact):
-            return self.layers.step(x.to(self.device, self.dtype), last).to(self.dtype)
+        blocks = x.split(size, -1)
+        outputs = [network.step(block, block is blocks[-1]) for block in blocks]
+        joined = torch.cat([rearrange(output, "b c t -> b t c") for output in outputs if output.shape[-1]], 1)
+        return rearrange(joined, "b t c -> b c t")  # channels are last in memory

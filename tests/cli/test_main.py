@@ -14,9 +14,10 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -26,19 +27,21 @@ import soundfile
 import torch
 from click.testing import CliRunner, Result
 
+import dac_codec
 from dac_codec import audio, bitstream, codec, inference, pretrained
 from dac_codec.audio import pcm
 from dac_codec.cli.main import main
-from dac_codec.codec import DacFile
+from dac_codec.codec import DacFile, batches
 from dac_codec.model import DAC
+from dac_codec.pretrained import models as catalog
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 LEGACY = GOLDEN / "legacy_44khz_stereo_unchunked.dac"
-COMMANDS = ["compress", "decompress", "info", "models", "convert", "demo"]
+COMMANDS = ["compress", "decompress", "info", "models", "convert", "demo", "evaluate"]
 
 
 def interruptible() -> None:
-    """In a child: where tests run in the background or without a terminal, some signals may be ignored."""
+    """Restore signals in a child: in the background or without a terminal, tests may run with some of them ignored."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
 
@@ -64,7 +67,7 @@ def compressed(model: Path) -> DacFile:
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder to work in; nothing is fetched from anywhere."""
+    """The working folder; nothing is downloaded."""
     monkeypatch.setenv("DAC_CODEC_CACHE", str(tmp_path / ".cache"))
     monkeypatch.setenv("DAC_CODEC_DOWNLOAD_URL", "http://127.0.0.1:9")
     monkeypatch.chdir(tmp_path)
@@ -73,14 +76,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Here and in the processes that a test starts: what is tested is that of a CPU, and nothing moves `tiny`."""
+    """Test on the CPU, also in child processes, so that nothing moves `tiny`."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
 
 @pytest.fixture
 def instant(tiny: DAC, compressed: DacFile, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The network takes no time: for tests of what becomes of the files around it."""
+    """Skip the network, for tests of the files around it."""
 
     def compress_stream(source: Any, target: Path, *args: object, **options: object) -> codec.Compressed:
         codec.write_bytes(target, compressed.to_bytes())
@@ -92,24 +95,24 @@ def instant(tiny: DAC, compressed: DacFile, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files are done one after the other."""
+    """Files are processed one after the other."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
 
 
 @pytest.fixture
 def three_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three files are done at a time, if they are of one size."""
+    """Three files of equal size are processed at once."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
 
 
 @pytest.fixture
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several files go through the network together."""
-    monkeypatch.setattr(codec, "together", lambda device, n_files: codec.Batches(n_files) if n_files > 1 else None)
+    """The network runs on batches of short files."""
+    monkeypatch.setattr(batches, "uses_batches", lambda device: True)
 
 
 def noise(n_samples: int, channels: int = 1) -> npt.NDArray[np.float32]:
-    """[T, C], the same each time."""
+    """Noise [T, C] from a fixed seed."""
     return 0.1 * np.random.default_rng(0).standard_normal((n_samples, channels)).astype(np.float32)
 
 
@@ -126,7 +129,7 @@ def write_dac(path: str, file: DacFile) -> Path:
 
 
 def run(*arguments: object, stdin: bytes | None = None) -> Result:
-    """Run the command line in this process. An exception that is not an exit would be a traceback to a user."""
+    """Run the command line in this process; an exception other than SystemExit would be a traceback."""
     result = CliRunner().invoke(main, [str(argument) for argument in arguments], input=stdin)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
@@ -140,7 +143,7 @@ def process(*arguments: object, **options: Any) -> subprocess.Popen[bytes]:
 
 
 def files_below(folder: str = ".") -> set[str]:
-    """All files in a folder but the cache, temporary ones too."""
+    """All files in a folder except the cache, including temporary ones."""
     paths = (path.relative_to(folder) for path in Path(folder).rglob("*") if path.is_file())
     return {path.as_posix() for path in paths if path.parts[0] != ".cache"}
 
@@ -152,7 +155,7 @@ def errors_of(result: Result) -> list[str]:
 # Help, version, usage ------------------------------------------------------------------------------------------------
 
 
-def test_help_and_info_import_nothing_heavy(compressed: DacFile) -> None:
+def test_help_and_info_import_no_large_package(compressed: DacFile) -> None:
     write_dac("a.dac", compressed)
     script = f"""
 import sys
@@ -210,7 +213,7 @@ def test_version() -> None:
     ],
     ids=" ".join,
 )
-def test_wrong_usage_exits_with_2_and_touches_nothing(arguments: list[str]) -> None:
+def test_wrong_usage_exits_with_2_and_writes_nothing(arguments: list[str]) -> None:
     write_sound("a.wav")
     write_sound("b.wav")
     result = run(*arguments, stdin=b"")
@@ -220,14 +223,38 @@ def test_wrong_usage_exits_with_2_and_touches_nothing(arguments: list[str]) -> N
 
 
 @pytest.mark.parametrize("option", [["--quantizers", "10"], ["--bitrate", "0.5"]])
-def test_what_the_model_cannot_do_is_wrong_usage(option: list[str], model: Path) -> None:
+def test_options_out_of_the_models_range_are_wrong_usage(option: list[str], model: Path) -> None:
     result = run("compress", write_sound("a.wav"), "--model", model, *option)
     assert result.exit_code == 2
     assert "codebook" in result.stderr
     assert files_below() == {"a.wav"}
 
 
-# There and back ------------------------------------------------------------------------------------------------------
+def test_few_frames_lead_to_the_network() -> None:
+    """The stack of our functions, from the command line to the first convolution, is short enough to read."""
+    package = Path(dac_codec.__file__).parent
+    frames: list[str] = []
+
+    def profile(frame: FrameType | None, event: str, argument: object) -> None:
+        if frames or event != "call" or frame is None or frame.f_code.co_name != "__call__":
+            return
+        if Path(frame.f_code.co_filename).parent != package / "inference":  # its layers are callable, and no others
+            return
+        while (frame := frame.f_back) is not None:
+            if frame.f_code.co_filename.startswith(str(package)):
+                frames.append(f"{frame.f_code.co_filename}:{frame.f_code.co_name}")
+
+    write_sound("a.wav", 100_000)
+    run("models")
+    sys.setprofile(profile)
+    try:
+        assert run("compress", "a.wav", "-o", "a.dac").exit_code == 0
+    finally:
+        sys.setprofile(None)
+    assert 0 < len(frames) <= 11, "\n".join(frames)
+
+
+# Round trips ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -244,7 +271,7 @@ def test_output_has_the_length_rate_and_channels_of_the_input(
     assert found.subtype == "PCM_16"
 
 
-def test_files_hold_what_the_library_gives(model: Path) -> None:
+def test_files_equal_those_of_the_library(model: Path) -> None:
     write_sound("a.wav", 3000, 22050, 2)
     run("compress", "a.wav", "--model", model)
     assert Path("a.dac").read_bytes() == codec.compress("a.wav", model).to_bytes()
@@ -291,7 +318,7 @@ def test_standard_input_to_a_file_and_a_file_to_standard_output(model: Path) -> 
     assert run("compress", "a.wav", "-o", "-", "--model", model).stdout_bytes == Path("a.dac").read_bytes()
 
 
-def test_what_is_wrong_with_standard_input(model: Path) -> None:
+def test_bad_standard_input(model: Path) -> None:
     for command in ("compress", "decompress"):
         result = run(command, "-", "--model", model, stdin=b"rubbish")
         assert (result.exit_code, result.stdout) == (1, "")
@@ -300,7 +327,7 @@ def test_what_is_wrong_with_standard_input(model: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX")
-def test_data_is_neither_written_to_nor_read_from_a_terminal() -> None:
+def test_terminals_are_refused() -> None:
     import pty
 
     main_end, terminal = pty.openpty()
@@ -316,11 +343,11 @@ def test_data_is_neither_written_to_nor_read_from_a_terminal() -> None:
         os.close(terminal)
 
 
-# Which file becomes which --------------------------------------------------------------------------------------------
+# Names of outputs ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("instant")
-def test_outputs_are_beside_their_inputs_by_default() -> None:
+def test_outputs_are_next_to_their_inputs_by_default() -> None:
     write_sound("x/a.wav")
     write_sound("b.wav")
     assert run("compress", "x", "b.wav").exit_code == 0
@@ -349,7 +376,7 @@ def test_output_of_a_single_file(output: str, expected: str) -> None:
 
 
 @pytest.mark.usefixtures("instant")
-def test_a_tree_is_made_again() -> None:
+def test_subfolders_are_kept() -> None:
     for name in ("a.wav", "x/B.FLAC", "x/y/c.ogg", ".hidden/d.wav", "x/.e.wav"):
         write_sound(name)
     Path("x/readme.txt").write_text("not sound")
@@ -383,7 +410,7 @@ def test_colliding_outputs_keep_their_full_names(names: list[str], expected: lis
         result = run("compress", *inputs, "-o", output)
         assert result.exit_code == 0, result.stderr
         assert files_below(output) == set(expected)
-    # What lies there already changes no name.
+    # Existing files change no name.
     assert run("compress", "in", "-o", "tree", "--force").exit_code == 0
     assert files_below("tree") == set(expected)
 
@@ -415,7 +442,7 @@ def test_a_dac_file_needs_no_extension(compressed: DacFile) -> None:
 
 @pytest.mark.usefixtures("instant")
 @pytest.mark.parametrize("inputs", [["x/a.wav", "y/a.wav"], ["x", "y"], ["x", "y/a.wav"]], ids=str)
-def test_one_output_for_two_inputs_is_refused_before_any_work(inputs: list[str]) -> None:
+def test_one_output_for_two_inputs_is_wrong_usage(inputs: list[str]) -> None:
     write_sound("x/a.wav")
     write_sound("y/a.wav")
     write_sound("x/b.wav")
@@ -426,14 +453,14 @@ def test_one_output_for_two_inputs_is_refused_before_any_work(inputs: list[str])
 
 
 @pytest.mark.usefixtures("instant")
-def test_names_that_differ_in_case_only_lose_no_file() -> None:
+def test_names_that_differ_only_in_case() -> None:
     write_sound("a.wav")
     if Path("A.WAV").exists():
         pytest.skip("this file system does not tell upper from lower case")
     write_sound("A.wav")
     assert run("compress", "a.wav", "A.wav", "-o", "out").exit_code == 0
     assert files_below("out") == {"a.wav.dac", "A.wav.dac"}
-    # As on a file system where they are one file:
+    # Simulates a case-insensitive file system:
     Path("out/A.wav.dac").unlink()
     Path("out/A.wav.dac").symlink_to("a.wav.dac")
     result = run("compress", "a.wav", "A.wav", "-o", "out", "--force")
@@ -453,13 +480,13 @@ def test_the_same_input_twice_is_one_job() -> None:
 
 
 @pytest.mark.usefixtures("instant")
-def test_what_exists_is_kept_unless_forced(compressed: DacFile) -> None:
+def test_existing_files_are_kept_without_force(compressed: DacFile) -> None:
     write_sound("a.wav")
     write_sound("b.wav")
     Path("a.dac").write_text("precious")
     result = run("compress", "a.wav", "b.wav")
     assert result.exit_code == 1
-    assert errors_of(result) == ["Error: a.wav: a.dac exists: --force overwrites it"]
+    assert errors_of(result) == ["Error: a.wav: a.dac exists; use --force to overwrite it"]
     assert Path("a.dac").read_text() == "precious"
     assert Path("b.dac").read_bytes() == compressed.to_bytes()
     assert run("compress", "a.wav", "--force").exit_code == 0
@@ -545,7 +572,7 @@ def test_a_folder_without_files_is_an_error() -> None:
 
 @pytest.mark.usefixtures("instant")
 @pytest.mark.parametrize("error", [MemoryError(), OSError(28, "No space left on device"), OSError("odd")], ids=repr)
-def test_failures_of_the_machine_are_one_line(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_system_errors_are_one_line(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: object) -> None:
         raise error
 
@@ -587,14 +614,14 @@ def test_output_folders_that_cannot_be_made_or_written() -> None:
     assert "locked/a.dac" in errors_of(result)[0]
 
 
-def test_a_device_that_is_not_there(model: Path) -> None:
+def test_a_missing_device(model: Path) -> None:
     result = run("compress", write_sound("a.wav"), write_sound("b.wav"), "--device", "cuda", "--model", model)
     assert result.exit_code == 1
     assert len(errors_of(result)) == 1
     assert "CUDA" in result.stderr
 
 
-def test_warnings_are_lines_for_people(model: Path) -> None:
+def test_warnings_are_one_line(model: Path) -> None:
     data = write_sound("a.flac", 20_000).read_bytes()
     Path("a.flac").write_bytes(data[: len(data) // 2])
     result = run("compress", "a.flac", "--model", model)
@@ -608,7 +635,7 @@ def test_warnings_are_lines_for_people(model: Path) -> None:
 
 @pytest.fixture
 def cut(compressed: DacFile) -> Path:
-    """Five chunks of 8 frames, cut within the fourth."""
+    """Five chunks of 8 frames, truncated within the fourth."""
     stream = io.BytesIO()
     with bitstream.Writer(stream, compressed.header, chunk_frames=8) as writer:
         writer.write(compressed.codes.numpy())
@@ -617,7 +644,7 @@ def cut(compressed: DacFile) -> Path:
 
 
 @pytest.mark.parametrize(("flag", "exit_code", "prefix"), [([], 1, "Error"), (["--allow-truncated"], 0, "Warning")])
-def test_a_cut_file_is_decoded_up_to_its_last_whole_chunk(
+def test_a_truncated_file_is_decoded_up_to_its_last_complete_chunk(
     flag: list[str], exit_code: int, prefix: str, cut: Path, model: Path
 ) -> None:
     result = run("decompress", cut, "--model", model, *flag)
@@ -631,14 +658,14 @@ def test_a_cut_file_is_decoded_up_to_its_last_whole_chunk(
     np.testing.assert_allclose(found.T, np.clip(expected.numpy(), -1, 1), atol=2**-15)
 
 
-def test_a_cut_file_on_standard_input(cut: Path, model: Path) -> None:
+def test_a_truncated_file_on_standard_input(cut: Path, model: Path) -> None:
     result = run("decompress", "-", "--model", model, stdin=cut.read_bytes())
     assert result.exit_code == 1
     assert soundfile.info(io.BytesIO(result.stdout_bytes)).frames == 24 * 512
 
 
 @pytest.mark.parametrize("flag", [[], ["--allow-truncated"]])
-def test_a_file_that_is_cut_before_its_first_chunk_ends_fails(flag: list[str], cut: Path, model: Path) -> None:
+def test_a_file_without_a_complete_chunk_fails(flag: list[str], cut: Path, model: Path) -> None:
     data = cut.read_bytes()
     for size in (20, 100):
         cut.write_bytes(data[:size])
@@ -652,7 +679,7 @@ def test_a_file_that_is_cut_before_its_first_chunk_ends_fails(flag: list[str], c
 
 
 @pytest.mark.usefixtures("instant", "one_core")
-def test_interrupting_leaves_whole_files_only(compressed: DacFile, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_leaves_only_complete_files(compressed: DacFile, monkeypatch: pytest.MonkeyPatch) -> None:
     encoded: list[bytes] = []
     encode = pcm.encode
 
@@ -674,10 +701,10 @@ def test_interrupting_leaves_whole_files_only(compressed: DacFile, monkeypatch: 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
 @pytest.mark.parametrize("command", ["compress", "decompress"])
 @pytest.mark.parametrize(("n_files", "number"), [(1, "SIGTERM"), (1, "SIGHUP"), (2, "SIGINT"), (2, "SIGTERM")])
-def test_interrupting_work_side_by_side(
+def test_interrupting_files_that_run_at_once(
     command: str, n_files: int, number: str, compressed: DacFile, model: Path
 ) -> None:
-    """In the middle of long files, each in a thread of its own, Ctrl-C ends the run at once and leaves nothing."""
+    """Ctrl-C stops the threads of long files soon, and leaves no file."""
     codes = compressed.codes.repeat(1, 1, 400)
     long = dataclasses.replace(compressed.header, n_samples=codes.shape[-1] * 512)
     Path("in").mkdir()
@@ -718,7 +745,7 @@ def test_closed_standard_streams(arguments: list[str]) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="symbolic links take a privilege there")
-def test_links_that_go_in_a_circle(model: Path, compressed: DacFile) -> None:
+def test_circular_links(model: Path, compressed: DacFile) -> None:
     Path("loop").symlink_to("loop")
     write_sound("a.wav")
     for arguments in (["loop/a.wav", "-o", "x.dac"], ["loop", "-o", "x.dac"], ["a.wav", "-o", "loop"]):
@@ -727,6 +754,36 @@ def test_links_that_go_in_a_circle(model: Path, compressed: DacFile) -> None:
         assert len(errors_of(result)) == 1
     assert files_below() == {"a.wav"}
     assert Path("loop").is_symlink()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
+@pytest.mark.usefixtures("instant", "one_core")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("when", ["first file", "last file"])
+def test_a_signal_within_a_weakref_callback_is_not_lost(
+    number: int, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python drops an exception that is raised there."""
+    compress_stream = codec.compress_stream
+    calls: list[object] = []
+    dropped: list[object] = []
+
+    def interrupted(*args: Any, **options: Any) -> codec.Compressed:
+        calls.append(args)
+        if len(calls) == {"first file": 1, "last file": 3}[when]:
+            value = threading.Event()
+            reference = weakref.ref(value, lambda _: signal.raise_signal(number))
+            del value
+            assert reference() is None
+        return compress_stream(*args, **options)
+
+    monkeypatch.setattr(codec, "compress_stream", interrupted)
+    monkeypatch.setattr(sys, "unraisablehook", dropped.append)
+    result = run("compress", *(write_sound(f"{name}.wav") for name in "abc"))
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (128 + number, "Interrupted")
+    assert len(dropped) == 1
+    assert len(calls) == {"first file": 1, "last file": 3}[when]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -744,7 +801,7 @@ def test_interrupt_signal() -> None:
         assert shell.stderr.read() == b"Interrupted\n"
 
 
-def test_a_reader_that_leaves_is_no_error(compressed: DacFile) -> None:
+def test_a_closed_output_is_no_error(compressed: DacFile) -> None:
     write_dac("a.dac", compressed)
     read_end, write_end = os.pipe()
     os.close(read_end)
@@ -761,7 +818,7 @@ def test_a_reader_that_leaves_is_no_error(compressed: DacFile) -> None:
 
 
 @pytest.mark.usefixtures("instant")
-def test_one_line_for_each_file_unless_quiet() -> None:
+def test_one_line_per_file_unless_quiet() -> None:
     write_sound("a.wav")
     write_sound("b.wav")
     result = run("compress", "a.wav", "b.wav")
@@ -778,8 +835,8 @@ def test_one_line_for_each_file_unless_quiet() -> None:
 
 
 @pytest.mark.usefixtures("three_cores")
-def test_files_side_by_side_are_what_they_are_alone(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same files; messages in the order of the inputs, each warning in front of its own file's line."""
+def test_files_that_run_at_once_equal_those_that_run_alone(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages are in the order of the inputs, and a warning precedes the line of its file."""
     names = ["0.wav", "1.flac", "2.wav", "3.wav", "4.flac", "5.wav", "6.wav"]
     for index, name in enumerate(names):
         soundfile.write(name, noise(30000, 2)[index:], 44100)
@@ -798,8 +855,8 @@ def test_files_side_by_side_are_what_they_are_alone(model: Path, monkeypatch: py
 
 @pytest.mark.usefixtures("as_on_a_gpu")
 @pytest.mark.filterwarnings("ignore:.*cut short")
-def test_files_that_go_together_are_what_they_are_alone(model: Path) -> None:
-    """Of any length, rate and number of channels, beside one that can't be read and one whose output is there."""
+def test_files_of_a_batch_equal_those_that_run_alone(model: Path) -> None:
+    """Files of any length, rate and number of channels, an unreadable one, and one whose output exists."""
     shapes = {"0": (3000, 8000, 1), "1": (30000, 48000, 2), "2": (700, 44100, 3), "3": (5000, 44100, 2)}
     for name, (n_samples, rate, channels) in shapes.items():
         soundfile.write(f"{name}.flac", (int(name) + 1) / 4 * noise(n_samples, channels), rate)
@@ -820,7 +877,7 @@ def test_files_that_go_together_are_what_they_are_alone(model: Path) -> None:
 
     names = [*shapes, "long"]
     Path("out/2.dac").write_bytes(Path("out/2.dac").read_bytes()[:-5])
-    result = run("decompress", *(f"out/{name}.dac" for name in names), LEGACY, "-o", "heard", "--model", model)
+    result = run("decompress", *(f"out/{name}.dac" for name in names), LEGACY, "-o", "decoded", "--model", model)
     lines = [line.partition(" ")[0] for line in result.stderr.splitlines()]
     assert lines == [*(f"out/{name}.dac" for name in ("0", "1", "3", "long")), str(LEGACY), "Error:"]
     (error,) = errors_of(result)
@@ -831,25 +888,25 @@ def test_files_that_go_together_are_what_they_are_alone(model: Path) -> None:
         assert together.header == alone.header
         assert (together.codes == alone.codes).float().mean() > 0.999  # two entries may be equally near
         waveform, rate = codec.decompress(together, model)
-        heard, heard_rate = soundfile.read(f"heard/{name}.wav", dtype="float32", always_2d=True)
-        assert heard_rate == rate
-        np.testing.assert_allclose(heard.T, waveform, atol=1e-4)
+        found, found_rate = soundfile.read(f"decoded/{name}.wav", dtype="float32", always_2d=True)
+        assert found_rate == rate
+        np.testing.assert_allclose(found.T, waveform, atol=1e-4)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
-def test_interrupting_files_that_wait_for_one_another(model: Path) -> None:
-    """Ctrl-C comes through to those that wait for a file whose sound never comes."""
+def test_interrupting_a_batch_that_waits_for_a_file(model: Path) -> None:
+    """Ctrl-C ends a batch one of whose files is a silent pipe."""
     write_sound("in/a.wav")
     write_sound("in/b.wav")
     os.mkfifo("in/c.wav")
-    script = "from dac_codec import cli, codec; codec.together = lambda device, n: codec.Batches(n); cli.main()"
+    script = (
+        "from dac_codec.codec import batches; from dac_codec.cli.main import main\n"
+        "batches.uses_batches = lambda device: True; main()"
+    )
     command = [sys.executable, "-c", script, "compress", "in/a.wav", "in/b.wav", "in/c.wav", "-o", "out"]
     restore: dict[str, Any] = {"preexec_fn": interruptible}
     with subprocess.Popen([*command, "--model", str(model)], stderr=subprocess.PIPE, **restore) as shell:
-        with Path("in/c.wav").open("wb"):  # opened at both ends, and silent
-            while len(files_below("out")) < 2:  # temporary ones
-                assert shell.poll() is None
-                time.sleep(0.01)
+        with Path("in/c.wav").open("wb"):  # returns when it is open at both ends
             shell.send_signal(signal.SIGINT)
             time.sleep(0.2)
         _, messages = shell.communicate(timeout=60)
@@ -863,7 +920,7 @@ def test_interrupting_files_that_wait_for_one_another(model: Path) -> None:
     [([30000] * 7, 3), ([30000] * 2, 2), ([90000, 3000, 3000], 1), ([30000, 30000, 5000], 2), ([30000], 1)],
     ids=str,
 )
-def test_files_go_side_by_side_where_that_is_faster(
+def test_files_run_at_once_where_that_is_faster(
     lengths: list[int], expected: int, instant: None, tiny: DAC, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     most, running, lock = 0, 0, threading.Lock()
@@ -896,12 +953,12 @@ def test_a_model_is_loaded_once(model: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(pretrained, "load", counting_load)
     monkeypatch.setattr(pretrained, "DEFAULT_MODEL", "tiny")
-    monkeypatch.setattr("dac_codec.pretrained.models._bundled_folders", lambda: {"tiny": model})
+    monkeypatch.setattr(catalog, "_bundled_folders", lambda: {"tiny": model})
     write_sound("a.wav", 600)
     write_sound("b.wav", 600)
     assert run("compress", "a.wav", "b.wav").exit_code == 0
     assert loads == ["tiny"]
-    # The files name it now.
+    # The files name their model.
     assert run("decompress", "a.dac", "b.dac", "-o", "out").exit_code == 0
     assert loads == ["tiny", "tiny"]
     assert files_below("out") == {"a.wav", "b.wav"}
@@ -942,7 +999,7 @@ def test_info(compressed: DacFile, cut: Path) -> None:
     assert (legacy["n_codebooks"], legacy["padding"], len(legacy["loudness_db"])) == (9, True, 1)
 
 
-def test_info_for_people(compressed: DacFile) -> None:
+def test_info_as_text(compressed: DacFile) -> None:
     write_dac("a.dac", compressed)
     result = run("info", "a.dac", "missing.dac", LEGACY)
     assert result.exit_code == 1
@@ -956,7 +1013,7 @@ def test_info_for_people(compressed: DacFile) -> None:
 
 def test_models(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretrained, "DEFAULT_MODEL", "tiny")
-    monkeypatch.setattr("dac_codec.pretrained.models._bundled_folders", lambda: {"tiny": model})
+    monkeypatch.setattr(catalog, "_bundled_folders", lambda: {"tiny": model})
     rows = json.loads(run("models", "--json").stdout)
     assert [row["name"] for row in rows] == [info.name for info in pretrained.available()]
     assert [row["name"] for row in rows if row["default"]] == ["tiny"]
@@ -973,7 +1030,7 @@ def test_models(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [line.split()[0] for line in lines if line.endswith("default")] == ["tiny"]
 
 
-def test_demo_shows_its_result(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_demo_prints_its_result(monkeypatch: pytest.MonkeyPatch) -> None:
     @dataclasses.dataclass
     class DemoResult:
         original: Path
@@ -1016,6 +1073,21 @@ def test_demo_shows_its_result(monkeypatch: pytest.MonkeyPatch) -> None:
     assert calls[1] == (Path("there"), "24khz", "cpu")
 
 
+def test_train_passes_its_arguments_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[list[str]] = []
+    module = ModuleType("dac_codec.training.__main__")
+    module.main = calls.append  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "dac_codec.training.__main__", module)
+    arguments = ["experiment=44khz", "--cfg", "job", "-m", "data.sounds=a b"]
+    assert run("train", *arguments).exit_code == 0
+    assert run("train", "--help").exit_code == 0
+    assert calls == [arguments, ["--help"]]
+    monkeypatch.setitem(sys.modules, "dac_codec.training.__main__", None)
+    result = run("train")
+    assert result.exit_code == 1
+    assert "pip install 'dac_codec[train]'" in errors_of(result)[0]
+
+
 # Files of descript-audio-codec ---------------------------------------------------------------------------------------
 
 
@@ -1050,7 +1122,7 @@ def test_conversion_takes_the_model_that_a_file_names(
     model: Path, compressed: DacFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_dac("a.dac", compressed)
-    monkeypatch.setattr("dac_codec.pretrained.models._bundled_folders", lambda: {"tiny": model})
+    monkeypatch.setattr(catalog, "_bundled_folders", lambda: {"tiny": model})
     assert run("convert", "a.dac", "-o", "theirs.dac").exit_code == 0
     result = run("convert", "theirs.dac", "-o", "ours.dac")
     assert result.exit_code == 1
@@ -1066,7 +1138,7 @@ def test_a_failed_conversion_leaves_nothing(model: Path) -> None:
     assert files_below("out") == {LEGACY.name}
 
 
-# Pipes that are coded as they come -----------------------------------------------------------------------------------
+# Pipes ---------------------------------------------------------------------------------------------------------------
 
 
 def raw_noise(seconds: float) -> bytes:
@@ -1085,14 +1157,14 @@ def read_some(stream: Any, size: int) -> bytes:
 
 @pytest.fixture(scope="session")
 def live(tiny: DAC, model: Path) -> bytes:
-    """Two seconds of mono in chunks of 4 frames, as they come of a pipe."""
+    """Two seconds of mono from a pipe, in chunks of 4 frames."""
     sound = audio.Reader.raw(io.BytesIO(raw_noise(2)), 44100, 1)
     target = io.BytesIO()
     codec.compress_stream(sound, target, pretrained.load(str(model)), 2, chunk_frames=4)
     return target.getvalue()
 
 
-def test_sound_comes_out_of_pipes_before_they_end(model: Path) -> None:
+def test_pipes_are_coded_before_they_end(model: Path) -> None:
     common = ("-", "-o", "-", "--model", model)
     with (
         process("compress", *common, "--raw", "44100,1,s16le", stdin=subprocess.PIPE) as encoder,
@@ -1115,7 +1187,7 @@ def test_sound_comes_out_of_pipes_before_they_end(model: Path) -> None:
     assert len(data) == len(raw_noise(3))
 
 
-def test_a_pipe_that_loses_something_and_is_cut(live: bytes, model: Path) -> None:
+def test_a_pipe_with_lost_chunks_and_no_end(live: bytes, model: Path) -> None:
     stream = io.BytesIO(live)
     ends = [stream.tell() for _ in bitstream.Reader(stream)]
     holed = live[: ends[9]] + live[ends[12] : ends[30] + 5]  # without three chunks of four frames, and the end
@@ -1131,13 +1203,13 @@ def test_a_pipe_that_loses_something_and_is_cut(live: bytes, model: Path) -> Non
     assert len(data) == 44 + 2 * 512 * frames
 
 
-def test_a_damaged_file_is_decoded_if_that_is_asked_for(live: bytes, model: Path) -> None:
+def test_a_damaged_file_is_decoded_with_conceal(live: bytes, model: Path) -> None:
     Path("a.dac").write_bytes(live[:500] + bytes([live[500] ^ 1]) + live[501:])
     assert run("decompress", "a.dac", "--model", model).exit_code == 1
     assert files_below() == {"a.dac"}
     result = run("decompress", "a.dac", "--model", model, "--conceal", "-o", "b.wav")
     assert result.exit_code == 1
-    assert errors_of(result) == ["Error: a.dac: 1 gaps are concealed in b.wav (--allow-gaps accepts that)"]
+    assert errors_of(result) == ["Error: a.dac: 1 gaps are concealed in b.wav (--allow-gaps accepts this)"]
     result = run("decompress", "a.dac", "--model", model, "--conceal", "--allow-gaps")
     assert result.exit_code == 0
     assert result.stderr.startswith("Warning: a.dac: 0.046 s are missing at ")
@@ -1146,7 +1218,7 @@ def test_a_damaged_file_is_decoded_if_that_is_asked_for(live: bytes, model: Path
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
-def test_a_listener_that_leaves_ends_a_pipe_quietly(live: bytes, model: Path) -> None:
+def test_a_closed_output_ends_a_pipe_quietly(live: bytes, model: Path) -> None:
     with process("decompress", "-", "-o", "-", "--model", model, stdin=subprocess.PIPE) as shell:
         assert shell.stdin is not None
         assert shell.stdout is not None
@@ -1161,7 +1233,7 @@ def test_a_listener_that_leaves_ends_a_pipe_quietly(live: bytes, model: Path) ->
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
 @pytest.mark.parametrize("command", ["compress", "decompress"])
-def test_a_listener_that_leaves_in_the_middle(command: str, live: bytes, model: Path) -> None:
+def test_an_output_that_closes_in_the_middle(command: str, live: bytes, model: Path) -> None:
     raw = {"compress": ("--raw", "44100,1,s16le"), "decompress": ("--raw", "s16le")}[command]
     data = {"compress": raw_noise(20), "decompress": live}[command]
     with process(command, "-", "-o", "-", "--model", model, *raw, stdin=subprocess.PIPE) as shell:
@@ -1194,7 +1266,7 @@ def test_a_recording_that_is_interrupted_is_kept(number: int, output: str, model
         written, messages = recorder.communicate(timeout=60)
         assert recorder.returncode == 128 + number
     name = {"-": "<stdout>"}.get(output, output)
-    assert messages.decode().splitlines() == [f"{name} holds the 2.50 s until then", "Interrupted"]
+    assert messages.decode().splitlines() == [f"{name} contains the 2.50 s recorded", "Interrupted"]
     assert files_below() == ({output} - {"-"})
     found = DacFile.from_bytes(written) if output == "-" else DacFile.load(output)
     assert found.n_samples == len(data) // 2
@@ -1204,8 +1276,8 @@ def test_a_recording_that_is_interrupted_is_kept(number: int, output: str, model
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
-def test_a_file_of_samples_is_no_recording(model: Path) -> None:
-    """What can be had again is left at the first Ctrl-C, and nothing of it is kept."""
+def test_a_redirected_file_is_no_recording(model: Path) -> None:
+    """The first Ctrl-C ends the run, and nothing is kept."""
     Path("long.raw").write_bytes(raw_noise(1) * 200)
     arguments = ("compress", "-", "-o", "out/rec.dac", "--model", model, "--raw", "44100,1,s16le")
     with Path("long.raw").open("rb") as stream, process(*arguments, stdin=stream, preexec_fn=interruptible) as shell:
@@ -1219,7 +1291,7 @@ def test_a_file_of_samples_is_no_recording(model: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_a_recording_that_is_interrupted_before_its_first_sound(model: Path) -> None:
+def test_a_recording_that_is_interrupted_before_its_first_sample(model: Path) -> None:
     arguments = ("compress", "-", "-o", "rec.dac", "--model", model, "--raw", "44100,1,s16le")
     with process(*arguments, stdin=subprocess.PIPE, preexec_fn=interruptible) as recorder:
         assert recorder.stdin is not None
@@ -1234,7 +1306,7 @@ def test_a_recording_that_is_interrupted_before_its_first_sound(model: Path) -> 
 
 
 def wait_until_all_is_read(process: Any) -> None:
-    """Until a process has read what there is on its standard input, and sleeps for more."""
+    """Wait until a process has read all of its standard input and waits for more."""
     import fcntl
     import termios
 
@@ -1249,7 +1321,7 @@ def wait_until_all_is_read(process: Any) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
-def test_a_killed_encoder_leaves_what_it_wrote(model: Path, live: bytes) -> None:
+def test_the_output_of_a_killed_encoder_is_decoded(model: Path, live: bytes) -> None:
     common = ("-", "-o", "-", "--model", model)
     with (
         process(
@@ -1273,7 +1345,7 @@ def test_a_killed_encoder_leaves_what_it_wrote(model: Path, live: bytes) -> None
     assert len(data) % (2 * 512) == 0
     target = io.BytesIO()
     codec.decompress_stream(io.BytesIO(live), target, pretrained.load(str(model)), fmt="raw")
-    # The last frames would sound otherwise with what was to come.
+    # The last frames depend on codes that were not written.
     sure = len(data) - 2 * 512 * inference.decoder_context(pretrained.load(str(model))).after
     found, expected = (np.frombuffer(part[:sure], "<i2").astype(int) for part in (data, target.getvalue()))
     assert np.abs(found - expected).max() <= 1
@@ -1313,7 +1385,7 @@ def test_a_part_of_a_file(compressed: DacFile, model: Path, start: str, duration
 
 
 @pytest.mark.usefixtures("three_cores")
-def test_fast_compiles_for_as_many_threads_as_a_file_has(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_is_loaded_with_the_threads_of_a_file(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     threads: list[int] = []
     load_model = codec.models.load_model
 
@@ -1328,5 +1400,5 @@ def test_fast_compiles_for_as_many_threads_as_a_file_has(model: Path, monkeypatc
     assert run("compress", "in", "--model", model, "-o", "out").exit_code == 0
     assert threads == [1, -1, 3]
     threads.clear()
-    assert run("decompress", "out", "--model", model, "-o", "heard").exit_code == 0
+    assert run("decompress", "out", "--model", model, "-o", "decoded").exit_code == 0
     assert threads == [1, -1, 3]

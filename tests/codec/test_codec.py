@@ -1,4 +1,4 @@
-"""Audio there and back through the file, and the reference's files."""
+"""Round trips through a file in memory, and the files of descript-audio-codec."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dac_codec import audio as sound
-from dac_codec import bitstream, codec, pretrained
+from dac_codec import audio, bitstream, codec, pretrained
 from dac_codec.codec import DacFile, compress, decompress
 from dac_codec.codec.models import network_errors
 from dac_codec.common.errors import AudioError, BitstreamError, DacError, ModelMismatchError
@@ -45,7 +44,7 @@ def noise(channels: int, n_samples: int, seed: int = 0) -> np.ndarray:
     n_samples=st.one_of(st.sampled_from([1, 2, 511, 512, 513]), st.integers(1, 9000)),
     rate=st.sampled_from([8000, 22050, 44100, 48000, 96000]),
 )
-def test_length_rate_and_channels_come_back(channels: int, n_samples: int, rate: int) -> None:
+def test_length_rate_and_channels_are_kept(channels: int, n_samples: int, rate: int) -> None:
     model = golden_model("44khz")
     file = compress((noise(channels, n_samples), rate), model)
     again = DacFile.from_bytes(file.to_bytes())
@@ -94,40 +93,40 @@ def test_sources_of_every_kind(model: DAC, tmp_path: Path) -> None:
 
 
 def level_above(waveform: torch.Tensor, rate: int, frequency: float) -> float:
-    """Of the parts above a frequency, beside the whole, in dB; the ends, which are cut, are left out."""
+    """Level of the spectrum above a frequency relative to the whole, in dB."""
     spectrum = torch.fft.rfft(waveform * torch.hann_window(waveform.shape[-1])).abs().square().sum(0)
     first = int(frequency / rate * waveform.shape[-1])
     return float(10 * torch.log10(spectrum[first:].sum() / spectrum.sum()))
 
 
 @pytest.mark.parametrize("rate", [44100, 48000])
-def test_a_sound_that_ends_below_half_the_sample_rate_comes_back_so(model: DAC, rate: int, tmp_path: Path) -> None:
+def test_the_bandwidth_is_kept(model: DAC, rate: int, tmp_path: Path) -> None:
     wave = low_passed(noise(2, rate), 5000, rate)
     file = compress((wave, rate), model)
     assert file.header.bandwidth is not None
     assert 5000 <= file.header.bandwidth <= 5600
-    told, _ = decompress(file, model)
-    untold, _ = decompress(DacFile(replace(file.header, bandwidth=None), file.codes), model)
-    assert level_above(told, rate, file.header.bandwidth + 600) < -60 < -30 < level_above(untold, rate, 6500)
-    expected = low_passed(untold.numpy(), file.header.bandwidth, rate)
-    inside = slice(1000, -1000)  # the frames go on behind the end
-    assert np.abs(told.numpy() - expected)[:, inside].max() < 1e-2 * np.abs(expected).max()
+    limited, _ = decompress(file, model)
+    unlimited, _ = decompress(DacFile(replace(file.header, bandwidth=None), file.codes), model)
+    assert level_above(limited, rate, file.header.bandwidth + 600) < -60 < -30 < level_above(unlimited, rate, 6500)
+    expected = low_passed(unlimited.numpy(), file.header.bandwidth, rate)
+    inside = slice(1000, -1000)  # the last frame exceeds the end
+    assert np.abs(limited.numpy() - expected)[:, inside].max() < 1e-2 * np.abs(expected).max()
     soundfile.write(tmp_path / "dull.wav", wave.T, rate, subtype="FLOAT")
     codec.compress_stream(tmp_path / "dull.wav", tmp_path / "dull.dac", model)
     assert (tmp_path / "dull.dac").read_bytes() == file.to_bytes()
     part, _ = decompress(tmp_path / "dull.dac", model, start=0.3, duration=0.2)
     first = round(0.3 * rate)
-    whole = told[:, first : first + part.shape[1]]
+    whole = limited[:, first : first + part.shape[1]]
     assert torch.allclose(part, whole, atol=2e-5 + 1e-5 * float(whole.abs().max()))
 
 
-def test_the_bandwidth_of_what_fills_it_or_is_silent_is_not_told(model: DAC) -> None:
+def test_no_bandwidth_is_stored_for_full_band_noise_or_silence(model: DAC) -> None:
     assert compress((noise(1, 20000), 44100), model).header.bandwidth is None
     assert compress((noise(1, 20000), 16000), model).header.bandwidth is None  # the sample rate says it
     assert compress((np.zeros((1, 20000), np.float32), 44100), model).header.bandwidth is None
 
 
-def test_silence_stays_silent_in_level(model: DAC) -> None:
+def test_the_gain_of_silence_is_zero(model: DAC) -> None:
     file = compress((np.zeros((1, 30000), np.float32), 44100), model)
     assert file.header.gain_db == 0.0
 
@@ -170,7 +169,7 @@ def test_other_weights_are_refused_by_name(model: DAC) -> None:
         decompress(named_like_a_path)
 
 
-def test_what_can_not_be_read_is_named(tmp_path: Path) -> None:
+def test_errors_name_the_file(tmp_path: Path) -> None:
     bad = tmp_path / "bad.dac"
     bad.write_bytes(b"nonsense")
     with pytest.raises(BitstreamError, match=r"bad\.dac"):
@@ -182,7 +181,7 @@ def test_what_can_not_be_read_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", LEGACY, ids=lambda path: path.stem)
-def test_the_references_files_decode_to_its_audio(path: Path) -> None:
+def test_legacy_files_decode_as_in_the_reference(path: Path) -> None:
     model = golden_model("44khz" if "44khz" in path.name else "24khz")
     expected = np.load(path.with_suffix(".npz"))["decoded"][0]
     waveform, rate = decompress(path, model)
@@ -191,8 +190,8 @@ def test_the_references_files_decode_to_its_audio(path: Path) -> None:
     assert np.abs(waveform.numpy() - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
-def test_the_references_files_go_through_what_is_fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All but those of overlapping windows."""
+def test_legacy_files_use_the_prepared_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Except for files of overlapping windows."""
 
     def unwanted(*arguments: object) -> None:
         raise AssertionError
@@ -206,14 +205,14 @@ def test_the_references_files_go_through_what_is_fast(monkeypatch: pytest.Monkey
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("path", [path for path in LEGACY if "44khz" in path.name], ids=lambda path: path.stem)
-def test_the_references_files_under_autocast(path: Path, model: DAC) -> None:
+def test_legacy_files_under_autocast(path: Path, model: DAC) -> None:
     expected = decompress(path, model)[0]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(decompress(path, model)[0], expected)
 
 
 def test_a_loaded_model_stays_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also on a computer with a GPU, as this one is said to be, unless the GPU is named; what has a name goes there."""
+    """Also with a GPU, which is simulated, unless it is requested; a model that is loaded by name moves there."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     model = golden_model("44khz")
     file = compress((noise(1, 600), 44100), model)
@@ -248,7 +247,7 @@ def test_a_loaded_model_stays_where_it_is(monkeypatch: pytest.MonkeyPatch) -> No
         ("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED", "the GPU can't compute this"),
     ],
 )
-def test_what_a_device_says_becomes_one_sentence(message: str, expected: str) -> None:
+def test_device_errors_become_one_sentence(message: str, expected: str) -> None:
     kinds = [RuntimeError, getattr(torch, "AcceleratorError", RuntimeError)]
     for kind in kinds:
         error = kind(message)
@@ -262,7 +261,7 @@ def test_what_a_device_says_becomes_one_sentence(message: str, expected: str) ->
 
 def test_weights_are_hashed_once_for_all_files(monkeypatch: pytest.MonkeyPatch) -> None:
     hashed: list[DAC] = []
-    module = import_module("dac_codec.pretrained.fingerprint")
+    module = import_module("pretrained.fingerprint")
     digest = module._digest
 
     def counting(shape: bytes, model: DAC) -> bytes:
@@ -278,7 +277,7 @@ def test_weights_are_hashed_once_for_all_files(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("channels", [1, 2])
-def test_converted_to_the_references_format_it_sounds_the_same(model: DAC, channels: int) -> None:
+def test_conversion_to_the_legacy_format_keeps_the_sound(model: DAC, channels: int) -> None:
     wave = noise(channels, 30000) * np.array([[1.0], [0.3]], np.float32)[:channels]
     file = compress((wave, 44100), model)
     legacy = bitstream.read_legacy(bitstream.write_legacy(codec.to_legacy(file, model)))
@@ -286,7 +285,7 @@ def test_converted_to_the_references_format_it_sounds_the_same(model: DAC, chann
     assert torch.allclose(ours, theirs, atol=1e-4 * float(ours.abs().max()))
 
 
-def test_converted_from_the_references_format_it_sounds_the_same(model: DAC) -> None:
+def test_conversion_from_the_legacy_format_keeps_the_sound(model: DAC) -> None:
     legacy = bitstream.read_legacy((GOLDEN / "legacy_44khz_mono_48k_nq4.dac").read_bytes())
     file = DacFile.from_bytes(codec.from_legacy(legacy, model).to_bytes())
     at_model_rate = replace(legacy, sample_rate=44100, original_length=40000)
@@ -299,13 +298,13 @@ def test_converted_from_the_references_format_it_sounds_the_same(model: DAC) -> 
         codec.from_legacy(chunked, model)
 
 
-def test_a_legacy_file_that_lies(model: DAC) -> None:
+def test_inconsistent_legacy_files(model: DAC) -> None:
     legacy = bitstream.read_legacy((GOLDEN / "legacy_44khz_mono_48k_nq4.dac").read_bytes())
     with pytest.raises(BitstreamError, match="claims"):
         decompress(replace(legacy, original_length=10**15), model)
     with pytest.raises(ModelMismatchError, match="codebooks"):
         decompress(replace(legacy, codes=np.full((1, 4, 95), 60000, np.uint16)), model)
-    with pytest.raises(ModelMismatchError, match="name the model"):
+    with pytest.raises(ModelMismatchError, match="pass the model"):
         decompress(legacy)
     with pytest.raises(BitstreamError, match=r"gain of 1e\+30 dB"):
         decompress(replace(legacy, input_db=(1e30,)), model)
@@ -313,11 +312,13 @@ def test_a_legacy_file_that_lies(model: DAC) -> None:
     assert decompress(chunked, model)[0].shape[-1] == chunked.original_length
     for n_frames, n_last in ((5, 5), (chunked.chunk_length + 1, 1)):
         cut = replace(chunked, codes=chunked.codes[..., :n_frames], chunk_length=min(n_frames, chunked.chunk_length))
-        with pytest.raises(BitstreamError, match=rf"a window of {n_last} frames, expected \d+ or more without padding"):
+        with pytest.raises(
+            BitstreamError, match=rf"a window of {n_last} frames, expected at least \d+ without padding"
+        ):
             decompress(cut, model)
 
 
-def test_a_file_that_lies_about_its_model_or_its_sound(model: DAC) -> None:
+def test_inconsistent_files(model: DAC) -> None:
     file = compress((noise(1, 5000), 44100), model)
     assert decompress(file, model)[0].shape == (1, 5000)
     for changes, kind, message in (
@@ -325,7 +326,7 @@ def test_a_file_that_lies_about_its_model_or_its_sound(model: DAC) -> None:
         (
             {"hop_length": 44100},
             ModelMismatchError,
-            "44100 Hz and 44100 samples a frame, and it has 44100 Hz and",
+            "44100 Hz and 44100 samples per frame for the model unnamed, expected 44100 Hz and 512",
         ),
         ({"model_sample_rate": 44101}, ModelMismatchError, "44101 Hz and 512 samples"),
     ):
@@ -342,7 +343,7 @@ def test_a_named_pipe_is_written_and_stays_one(model: DAC, tmp_path: Path) -> No
     pipe = tmp_path / "pipe.dac"
     os.mkfifo(pipe)
     for write in (file.save, lambda path: codec.compress_stream((tmp_path / "a.wav").open("rb"), path, model)):
-        sound.write(tmp_path / "a.wav", noise(1, 5000), 44100)
+        audio.write(tmp_path / "a.wav", noise(1, 5000), 44100)
         with ThreadPoolExecutor(1) as pool:
             reading = pool.submit(pipe.read_bytes)
             write(pipe)

@@ -1,4 +1,4 @@
-"""Coding block by block: files in constant memory, pipes as they come, damage, and parts of files."""
+"""Streams: files in constant memory, pipes, damage, and parts of files."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def write_sound(path: Path, channels: int, n_samples: int, rate: int) -> Path:
 
 
 class Pipe(io.RawIOBase):
-    """Bytes that come in pieces, and can't be sought in."""
+    """A stream that arrives in pieces and can't seek."""
 
     def __init__(self, data: bytes, piece: int = 1000) -> None:
         self._stream = io.BytesIO(data)
@@ -62,7 +62,7 @@ class Pipe(io.RawIOBase):
 
 
 @pytest.mark.parametrize(("channels", "rate"), [(1, 44100), (2, 48000), (3, 16000)])
-def test_a_file_in_blocks_is_the_file_in_memory(model: DAC, tmp_path: Path, channels: int, rate: int) -> None:
+def test_a_file_in_blocks_equals_the_file_in_memory(model: DAC, tmp_path: Path, channels: int, rate: int) -> None:
     path = write_sound(tmp_path / "a.wav", channels, 2**18 // channels + 7, rate)  # two blocks of the reader
     result = compress_stream(path, tmp_path / "a.dac", model, n_quantizers=2)
     whole = compress(audio.read(path), model, n_quantizers=2)
@@ -77,7 +77,7 @@ def test_a_file_in_blocks_is_the_file_in_memory(model: DAC, tmp_path: Path, chan
     assert {path.name for path in tmp_path.iterdir()} == {"a.wav", "a.dac", "b.wav"}
 
 
-def test_blocks_are_given_on_before_the_whole_is_read(model: DAC, tmp_path: Path) -> None:
+def test_blocks_are_yielded_before_the_file_is_read(model: DAC, tmp_path: Path) -> None:
     file = compress((noise(1, 300 * HOP), 44100), model, n_quantizers=1)
     data = with_chunks(file, 8)
     stream = io.BytesIO(data)
@@ -87,7 +87,7 @@ def test_blocks_are_given_on_before_the_whole_is_read(model: DAC, tmp_path: Path
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_not_finite_far_into_a_file_leaves_no_file(model: DAC, tmp_path: Path, value: float) -> None:
+def test_infinite_samples_leave_no_file(model: DAC, tmp_path: Path, value: float) -> None:
     wave = noise(1, 2**18 + 500)
     wave[0, -5] = value
     soundfile.write(tmp_path / "a.wav", wave.T, 44100, subtype="FLOAT")
@@ -127,7 +127,7 @@ def with_chunks(file: DacFile, chunk_frames: int) -> bytes:
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("rate", [44100, 16000])
-def test_a_pipe_is_coded_as_it_comes(causal: bool, rate: int) -> None:
+def test_a_pipe_is_coded_as_it_arrives(causal: bool, rate: int) -> None:
     model = causal_model() if causal else golden_model("44khz")
     wave = noise(1, 2 * rate + 11)
     wave[:, rate:] *= 3  # louder than the beginning, which is what counts
@@ -172,7 +172,7 @@ def causal_model() -> DAC:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="resource is POSIX")
 def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
-    """What a process holds at most for 20 minutes is what it held for one, torch's memory included."""
+    """The peak memory of a process for 20 minutes equals that for one, including torch's."""
     model = DAC(
         DACConfig(encoder_dim=1, latent_dim=4, decoder_dim=16, n_codebooks=1, codebook_size=4, sample_rate=8000)
     )
@@ -205,8 +205,8 @@ for minutes in (1, 20):
 
 
 @pytest.fixture(scope="module")
-def spoken(model: DAC) -> tuple[DacFile, Tensor]:
-    """400 frames at 44.1 kHz, and what they decode to."""
+def coded(model: DAC) -> tuple[DacFile, Tensor]:
+    """400 frames at 44.1 kHz, and their decoded audio."""
     file = compress((noise(2, 400 * HOP - 100), 44100), model, n_quantizers=3)
     return file, decompress(file, model)[0]
 
@@ -227,10 +227,10 @@ def damaged(chunk: bytes) -> bytes:
 
 @pytest.mark.parametrize("loss", [0.01, 0.05, 0.2])
 @pytest.mark.parametrize("harm", ["lost", "damaged"])
-def test_what_is_far_from_gaps_is_untouched(
-    model: DAC, spoken: tuple[DacFile, Tensor], loss: float, harm: str, tmp_path: Path
+def test_sound_far_from_gaps_is_unchanged(
+    model: DAC, coded: tuple[DacFile, Tensor], loss: float, harm: str, tmp_path: Path
 ) -> None:
-    file, whole = spoken
+    file, whole = coded
     head, chunks = chunks_of(with_chunks(file, 4))
     assert len(chunks) == 101
     chance = random.Random(f"{loss} {harm}")
@@ -257,10 +257,10 @@ def test_what_is_far_from_gaps_is_untouched(
     assert difference.max() > 1e-3
 
 
-def test_with_a_bandwidth_a_gap_is_heard_as_much_further_as_the_filter_reaches(
-    model: DAC, spoken: tuple[DacFile, Tensor], tmp_path: Path
+def test_with_a_bandwidth_a_gap_spreads_by_the_reach_of_the_filter(
+    model: DAC, coded: tuple[DacFile, Tensor], tmp_path: Path
 ) -> None:
-    file = DacFile(replace(spoken[0].header, bandwidth=5000), spoken[0].codes)
+    file = DacFile(replace(coded[0].header, bandwidth=5000), coded[0].codes)
     whole = decompress(file, model)[0].numpy()
     head, chunks = chunks_of(with_chunks(file, 4))
     (tmp_path / "a.dac").write_bytes(head + b"".join(chunks[:50] + chunks[51:]))
@@ -276,9 +276,9 @@ def test_with_a_bandwidth_a_gap_is_heard_as_much_further_as_the_filter_reaches(
 
 @pytest.mark.parametrize("first", [0, 100, 380])
 def test_a_long_gap_fades_to_silence_and_costs_no_decoding(
-    model: DAC, spoken: tuple[DacFile, Tensor], first: int, monkeypatch: pytest.MonkeyPatch
+    model: DAC, coded: tuple[DacFile, Tensor], first: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file, whole = spoken
+    file, whole = coded
     n_missing = {0: 100, 100: 200, 380: 20}[first]
     head, chunks = chunks_of(with_chunks(file, 4))
     data = head + b"".join(chunks[: first // 4] + chunks[(first + n_missing) // 4 :])
@@ -316,10 +316,10 @@ def test_a_long_gap_fades_to_silence_and_costs_no_decoding(
     ],
     ids=["first removed", "last removed", "four removed", "neighbours swapped", "ends swapped", "one left"],
 )
-def test_whole_chunks_that_are_removed_or_swapped(
-    model: DAC, spoken: tuple[DacFile, Tensor], order: list[int], missing: set[int], tmp_path: Path
+def test_removed_and_swapped_chunks(
+    model: DAC, coded: tuple[DacFile, Tensor], order: list[int], missing: set[int], tmp_path: Path
 ) -> None:
-    file, whole = spoken
+    file, whole = coded
     head, chunks = chunks_of(with_chunks(file, 4))
     (tmp_path / "a.dac").write_bytes(head + b"".join(chunks[index] for index in order))
     with pytest.raises(BitstreamError):
@@ -338,8 +338,8 @@ def test_whole_chunks_that_are_removed_or_swapped(
         assert difference[HOP * frame : HOP * (frame + 1)].max() < 1e-4
 
 
-def test_a_stream_that_is_cut_gives_what_is_before(model: DAC, spoken: tuple[DacFile, Tensor], tmp_path: Path) -> None:
-    file, whole = spoken
+def test_a_truncated_stream_is_decoded_up_to_the_cut(model: DAC, coded: tuple[DacFile, Tensor], tmp_path: Path) -> None:
+    file, whole = coded
     head, chunks = chunks_of(with_chunks(file, 4))
     data = head + b"".join(chunks[:50]) + chunks[50][:-1]
     for conceal in (False, True):
@@ -371,10 +371,10 @@ def test_a_part_is_a_slice_of_the_whole(model: DAC, rate: int, tolerance: float,
             np.testing.assert_allclose(part, whole[:, first:stop], atol=tolerance)
 
 
-def test_what_is_far_from_a_part_is_not_looked_at(
-    model: DAC, spoken: tuple[DacFile, Tensor], monkeypatch: pytest.MonkeyPatch
+def test_chunks_far_from_a_part_are_not_read(
+    model: DAC, coded: tuple[DacFile, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file, whole = spoken
+    file, whole = coded
     head, chunks = chunks_of(with_chunks(file, 4))
     harmed = [damaged(chunk) if i < 60 or i > 90 else chunk for i, chunk in enumerate(chunks)]
     pushed: list[int] = []
@@ -392,8 +392,8 @@ def test_what_is_far_from_a_part_is_not_looked_at(
     assert sum(pushed) <= 40 + context.before + context.after + 1
 
 
-def test_a_part_of_a_damaged_stream(model: DAC, spoken: tuple[DacFile, Tensor]) -> None:
-    file, whole = spoken
+def test_a_part_of_a_damaged_stream(model: DAC, coded: tuple[DacFile, Tensor]) -> None:
+    file, whole = coded
     head, chunks = chunks_of(with_chunks(file, 4))
     data = head + b"".join(chunks[:50] + chunks[55:])
     for source in (io.BytesIO(data), Pipe(data)):
@@ -412,8 +412,8 @@ def test_a_part_of_a_damaged_stream(model: DAC, spoken: tuple[DacFile, Tensor]) 
     [{"start": -1.0}, {"start": 100.0}, {"start": float("nan")}, {"duration": 0.0}, {"duration": float("inf")}],
     ids=str,
 )
-def test_parts_that_are_not_there(model: DAC, spoken: tuple[DacFile, Tensor], options: dict[str, float]) -> None:
-    for source in (spoken[0], io.BytesIO(spoken[0].to_bytes())):
+def test_parts_out_of_range(model: DAC, coded: tuple[DacFile, Tensor], options: dict[str, float]) -> None:
+    for source in (coded[0], io.BytesIO(coded[0].to_bytes())):
         with pytest.raises(DacError, match=r"start|duration"):
             decompress(source, model, **options)
 

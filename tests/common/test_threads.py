@@ -1,4 +1,4 @@
-"""Work in other threads: order, bounds, errors and ends."""
+"""Work in threads: order, limits, errors and stopping."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from contextvars import ContextVar
-from typing import Any
 
 import pytest
 
-from dac_codec.common import threads
-from dac_codec.common.threads import parallel_map, prefetch, write_behind
+from dac_codec.common.threads import check_stop, parallel_map, prefetch, stoppable, write_behind
 
 WAIT_S = 30.0
 
@@ -24,7 +22,7 @@ def no_thread_is_left() -> Iterator[None]:
     assert set(threading.enumerate()) <= before
 
 
-def test_the_next_item_is_made_while_one_is_used_and_no_further_one() -> None:
+def test_one_item_is_prefetched() -> None:
     made: list[int] = []
     second = threading.Event()
 
@@ -43,7 +41,7 @@ def test_the_next_item_is_made_while_one_is_used_and_no_further_one() -> None:
         assert list(numbers) == [1, 2, 3]
 
 
-def test_what_an_item_raises_comes_in_its_place() -> None:
+def test_an_error_is_raised_in_the_place_of_its_item() -> None:
     def items() -> Iterator[int]:
         yield 1
         yield 2
@@ -55,7 +53,7 @@ def test_what_an_item_raises_comes_in_its_place() -> None:
             next(numbers)
 
 
-def test_leaving_early_waits_for_the_item_under_way_and_closes_the_rest() -> None:
+def test_leaving_early_waits_for_the_current_item_and_closes_the_generator() -> None:
     events: list[str] = []
     begun = threading.Event()
 
@@ -76,7 +74,7 @@ def test_leaving_early_waits_for_the_item_under_way_and_closes_the_rest() -> Non
     assert events == ["second made", "closed"]
 
 
-def test_calls_are_made_behind_in_their_order() -> None:
+def test_calls_are_made_in_order() -> None:
     done: list[int] = []
     go_on = threading.Event()
 
@@ -93,7 +91,7 @@ def test_calls_are_made_behind_in_their_order() -> None:
     assert done == [1, 2, 3, 4, 5]
 
 
-def test_what_a_call_raises_comes_out_of_the_next_or_at_the_end() -> None:
+def test_the_error_of_a_call_is_raised_by_the_next_or_at_the_end() -> None:
     def call(number: int) -> None:
         if number == 2:
             raise OSError("disk full")
@@ -107,19 +105,19 @@ def test_what_a_call_raises_comes_out_of_the_next_or_at_the_end() -> None:
         pytest.fail("the error came too late")
 
 
-def test_context_is_that_of_the_caller() -> None:
+def test_the_context_is_that_of_the_caller() -> None:
     name = ContextVar("name", default="nobody")
-    heard: list[str] = []
+    found: list[str] = []
     name.set("job 3")
-    with prefetch(name.get() for _ in range(2)) as names, write_behind(lambda _: heard.append(name.get())) as begin:
+    with prefetch(name.get() for _ in range(2)) as names, write_behind(lambda _: found.append(name.get())) as begin:
         for each in names:
             begin(each)
-            heard.append(each)
-    assert heard == ["job 3"] * 4
+            found.append(each)
+    assert found == ["job 3"] * 4
 
 
 @pytest.mark.parametrize("n_at_once", [1, 3])
-def test_results_come_in_order_and_the_number_is_kept(n_at_once: int) -> None:
+def test_results_are_in_order_and_the_limit_is_kept(n_at_once: int) -> None:
     lock = threading.Lock()
     running, most = 0, 0
 
@@ -137,7 +135,7 @@ def test_results_come_in_order_and_the_number_is_kept(n_at_once: int) -> None:
     assert most == n_at_once
 
 
-def test_an_error_interrupts_what_is_beside_it_and_nothing_new_begins() -> None:
+def test_an_error_stops_the_other_items_and_starts_no_more() -> None:
     begun: list[int] = []
     cleaned_up: list[int] = []
     beside = threading.Event()
@@ -146,48 +144,51 @@ def test_an_error_interrupts_what_is_beside_it_and_nothing_new_begins() -> None:
         begun.append(number)
         if number == 0:
             assert beside.wait(WAIT_S)
-            raise ValueError("nought")
+            raise ValueError("zero")
         beside.set()
         try:
             while True:
+                check_stop()
                 time.sleep(0.001)
         finally:
             cleaned_up.append(number)
 
-    with pytest.raises(ValueError, match="nought"):
+    with pytest.raises(ValueError, match="zero"):
         list(parallel_map(work, range(6), 2))
     assert sorted(begun)[:2] == [0, 1]
     assert sorted(begun)[1:] == sorted(cleaned_up)
     assert len(begun) < 6
 
 
-def test_nobody_is_interrupted_while_starting_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thread that is being started goes by its starter's identity for a moment, and must not die in its place."""
-    start, interrupt = threading.Thread.start, threads.ctypes.pythonapi.PyThreadState_SetAsyncExc
-    held: list[tuple[str, bool]] = []
-
-    def watched_start(thread: threading.Thread) -> None:
-        held.append(("start", threads._starting.locked()))
-        start(thread)
-
-    def watched_interrupt(*arguments: Any) -> int:
-        held.append(("interrupt", threads._starting.locked()))
-        result: int = interrupt(*arguments)
-        return result
-
+def test_leaving_early_stops_threads_that_jobs_started() -> None:
     going = threading.Event()
 
-    def work(item: int) -> None:
-        monkeypatch.setattr(threading.Thread, "start", watched_start)
-        while item:
-            with prefetch(range(2)) as items, write_behind(str) as call:
-                for one in items:
-                    call(one)
+    def endless() -> Iterator[int]:
+        while True:
+            check_stop()
             going.set()
+            yield 1
 
-    monkeypatch.setattr(threads.ctypes.pythonapi, "PyThreadState_SetAsyncExc", watched_interrupt)
+    def work(item: int) -> None:
+        if item:
+            with prefetch(endless()) as items:
+                for _ in items:
+                    pass
+
     with closing(parallel_map(work, range(2), 2)) as results:
         next(results)
         assert going.wait(WAIT_S)
-    assert {kind for kind, _ in held} == {"start", "interrupt"}
-    assert all(is_held for _, is_held in held)
+
+
+def test_a_flag_stops_only_the_work_of_its_block() -> None:
+    with stoppable() as outer:
+        with stoppable() as inner:
+            check_stop()
+            inner.is_set = True
+            with pytest.raises(KeyboardInterrupt):
+                check_stop()
+        check_stop()
+        outer.is_set = True
+        with stoppable(), prefetch(iter(check_stop, 0)) as items, pytest.raises(KeyboardInterrupt):
+            next(items)
+    check_stop()

@@ -11,7 +11,7 @@ import soundfile
 import torch
 
 from dac_codec import DAC, compress, decompress
-from dac_codec.evaluation import baselines, metrics
+from dac_codec.evaluation import metrics
 from dac_codec.model.discriminator import Discriminator
 from dac_codec.pretrained import DEFAULT_MODEL, folder_of
 from dac_codec.training import checkpoint
@@ -39,7 +39,7 @@ def test_it_beats_what_any_codec_has_to_beat() -> None:
     assert len(file.to_bytes()) * 8 / file.duration <= 1.01 * file.bitrate * (1 + model.hop_length / file.n_samples)
     whole = decompress(file, model)[0].numpy()
     one = decompress(compress((original, rate), model, n_quantizers=1), model)[0].numpy()
-    decoded = (whole, one, baselines.silence(original))
+    decoded = (whole, one, np.zeros_like(original))
     whole_mel, one_mel, silence_mel = (metrics.mel_distance(estimate, original, rate) for estimate in decoded)
     assert whole_mel < 0.8 * one_mel
     assert one_mel < silence_mel

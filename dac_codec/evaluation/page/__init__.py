@@ -11,8 +11,9 @@ from importlib import resources
 from typing import Any
 
 from dac_codec import audio
-from dac_codec.evaluation import baselines, figures
+from dac_codec.evaluation import figures
 from dac_codec.evaluation.clips import POOLED, Clip
+from dac_codec.evaluation.codecs.points import anchor
 from dac_codec.evaluation.metrics import Metric
 from dac_codec.evaluation.page.sections import (
     codebooks,
@@ -98,7 +99,7 @@ def _left_out(n_played: int, left_out: int) -> str:
 def _player(clip: Clip, sample_rate: int, results: Sequence[Result], pictures: bool) -> dict[str, Any]:
     """A clip and its decoded versions, for the script of the page."""
     seconds = clip.waveform.shape[-1] / sample_rate
-    low = baselines.anchor(clip.waveform, sample_rate)
+    low = anchor(clip.waveform, sample_rate)
     versions: list[dict[str, Any]] = [
         {"codec": HIDDEN_REFERENCE, "setting": "", "kbps": None, "sound": flac(clip.waveform, sample_rate)},
         {"codec": ANCHOR, "setting": "", "kbps": None, "sound": flac(low, sample_rate)},

@@ -1,0 +1,458 @@
+"""The commands of `dac-codec`. What they do to a file is in `codec`, which files they read and write in `jobs`."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+import warnings
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dac_codec.cli import options, running
+from dac_codec.cli.jobs import (
+    DASH,
+    STDIN_CLOSED,
+    Job,
+    compressed_names,
+    decompressed_names,
+    display_path,
+    find_audio,
+    find_dac,
+    make_jobs,
+)
+from dac_codec.common.errors import AudioError, BitstreamError, DacError, TruncatedBitstreamError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dac_codec import audio, codec
+    from dac_codec.codec.batches import ShortFile
+
+
+@click.command()
+@options.inputs
+@options.output("The .dac file, or a folder for several inputs; - is standard output. [default: beside each input]")
+@options.model
+@click.option("--quantizers", metavar="N", type=click.IntRange(min=1), help="Codebooks to use. [default: all]")
+@click.option(
+    "--bitrate",
+    metavar="KBPS",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Highest bitrate of each channel in kbit/s, instead of --quantizers.",
+)
+@click.option(
+    "--chunk-frames",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Frames per chunk; damage costs whole chunks. [default: 3.5 s; from a pipe, 16]",
+)
+@click.option(
+    "--raw",
+    metavar="RATE,CHANNELS,ENCODING",
+    callback=options.raw_audio,
+    help="Standard input is samples without a header; ENCODING is s16le, s24le, s32le or f32le.",
+)
+@options.device
+@options.fast
+@options.force
+@options.quiet
+def compress(
+    inputs: tuple[str, ...],
+    output: str | None,
+    model: str | None,
+    quantizers: int | None,
+    bitrate: float | None,
+    chunk_frames: int | None,
+    raw: tuple[int, int, str] | None,
+    device: str,
+    fast: bool,
+    force: bool,
+    quiet: bool,
+) -> None:
+    """Compress sound files to .dac files.
+
+    IN... are files and folders. A folder is searched for sound files, and OUT gets the same subfolders. A single - is
+    standard input. Files whose outputs would have the same name keep their extension: a.wav and a.flac become
+    a.wav.dac and a.flac.dac.
+
+    A pipe of wav or raw samples is encoded as it arrives. Its gain is chosen from the first second; after that, output
+    is written every 16 frames (186 ms at 44.1 kHz), or --chunk-frames. Ctrl-C ends the recording and keeps it.
+    """
+    if raw is not None and inputs != (DASH,):
+        raise click.UsageError("--raw only applies to standard input; use - as the input")
+    if quantizers is not None and bitrate is not None:
+        raise click.UsageError("--quantizers and --bitrate can't be combined")
+    jobs = make_jobs(inputs, output, "sound files", find_audio, compressed_names)
+    running.finish_if_empty(jobs)
+    from dac_codec import audio, codec, pretrained
+    from dac_codec.bitstream.describe import format_size
+    from dac_codec.codec import batches
+
+    running.check_device(device)
+    with running.shared_cores(jobs, device) as (n_at_once, batched):
+        loaded = codec.load_model(model or pretrained.DEFAULT_MODEL, device, not quiet, fast)
+        try:
+            n_quantizers = codec.choose_quantizers(loaded, quantizers, None if bitrate is None else 1000 * bitrate)
+        except DacError as error:
+            raise click.UsageError(str(error)) from error
+        show_progress = not quiet and len(jobs.jobs) == 1
+
+        def open_input(job: Job) -> audio.Reader:
+            source = job.input()
+            if raw is None or isinstance(source, Path):
+                return audio.Reader(source, job.source_name)
+            return audio.Reader.raw(source, *raw, name=job.source_name)
+
+        def summary(job: Job, result: codec.Compressed, *notes: str) -> str:
+            sizes = f"{format_size(job.input_size())} -> {format_size(result.n_bytes)}"
+            return f"{sizes} ({', '.join((f'{result.header.bitrate / 1000:.1f} kbit/s', *notes))})"
+
+        def work(job: Job) -> str:
+            started = time.perf_counter()
+            with (
+                open_input(job) as reader,
+                running.recording(job, job.is_pipe and not reader.rewindable) as signals,
+            ):
+                try:
+                    result = codec.compress_stream(
+                        reader,
+                        job.output(),
+                        loaded,
+                        n_quantizers,
+                        device=device,
+                        progress=show_progress,
+                        chunk_frames=chunk_frames,
+                    )
+                except AudioError:
+                    if signals:  # before the first sample
+                        signal.raise_signal(signals[0])
+                    raise
+            job.flush()
+            if signals:
+                click.echo(f"{job.target_name} contains the {result.duration:.2f} s recorded", err=True)
+                signal.raise_signal(signals[0])
+            return summary(job, result, _speed(result.duration, started))
+
+        def read(job: Job) -> ShortFile | None:
+            with open_input(job) as reader:
+                return batches.read_sound(reader, loaded, n_quantizers)
+
+        def write(job: Job, file: ShortFile, codes: Tensor) -> str:
+            return summary(job, batches.write_codes(file, codes, job.output(), chunk_frames))
+
+        running.run(jobs, work, force, quiet, n_at_once, running.Batching(read, write) if batched else None)
+
+
+@click.command()
+@options.inputs
+@options.output("The sound file, or a folder for several inputs; - is standard output. [default: beside each input]")
+@options.model
+@options.device
+@options.fast
+@options.force
+@click.option("--start", metavar="TIME", callback=options.seconds, help="Skip this time: seconds, or h:m:s.")
+@click.option("--duration", metavar="TIME", callback=options.seconds, help="Decode at most this long.")
+@click.option(
+    "--conceal/--no-conceal",
+    default=None,
+    help="Decode past damage, and fade out where codes are missing. [default: only from a pipe]",
+)
+@click.option("--allow-gaps", is_flag=True, help="Exit with 0 even if gaps were concealed.")
+@click.option("--allow-truncated", is_flag=True, help="Exit with 0 even if a file is truncated.")
+@click.option(
+    "--raw",
+    metavar="ENCODING",
+    callback=options.raw_encoding,
+    help="Write samples without a header to standard output, as s16le, s24le, s32le or f32le.",
+)
+@options.quiet
+def decompress(
+    inputs: tuple[str, ...],
+    output: str | None,
+    model: str | None,
+    device: str,
+    fast: bool,
+    force: bool,
+    start: float | None,
+    duration: float | None,
+    conceal: bool | None,
+    allow_gaps: bool,
+    allow_truncated: bool,
+    raw: str | None,
+    quiet: bool,
+) -> None:
+    """Decompress .dac files to sound files.
+
+    IN... are files and folders. A folder is searched for .dac files, and OUT gets the same subfolders. A single - is
+    standard input. Outputs are wav files; a single output may have another format, given by its extension (x.flac). A
+    truncated file is decoded up to its last complete chunk, with exit code 1 unless --allow-truncated is given. Files
+    of descript-audio-codec can be decompressed too; they don't name their model, so --model is required.
+
+    A pipe is decoded as it arrives. Where codes were lost or damaged, the sound fades out and in again, and the exit
+    code is 1 unless --allow-gaps is given. A damaged file gives no output unless --conceal is given.
+    """
+    jobs = make_jobs(inputs, output, ".dac files", find_dac, decompressed_names)
+    running.finish_if_empty(jobs)
+    if raw is not None and any(job.target is not None for job in jobs.jobs):
+        raise click.UsageError("--raw only applies to standard output; use -o -")
+    from dac_codec import audio, codec
+    from dac_codec.bitstream.describe import format_size
+    from dac_codec.codec import batches
+
+    running.check_device(device)
+    subtype = None if raw is None else audio.RAW_ENCODINGS[raw]
+    with running.shared_cores(jobs, device) as (n_at_once, batched):
+        models = running.Models(model, device, not quiet, fast)
+        show_progress = not quiet and len(jobs.jobs) == 1
+
+        def summary(job: Job, result: codec.Decompressed, *notes: str) -> str:
+            job.flush()
+            if result.cut is not None:
+                kept = f"{result.cut}; {job.target_name} contains the {result.duration:.2f} s before that"
+                if not allow_truncated:
+                    raise TruncatedBitstreamError(f"{kept} (--allow-truncated accepts this)")
+                warnings.warn(kept, stacklevel=1)
+            if result.gaps and not allow_gaps:
+                raise BitstreamError(
+                    f"{len(result.gaps)} gaps are concealed in {job.target_name} (--allow-gaps accepts this)"
+                )
+            sizes = f"{format_size(job.input_size())} -> {result.duration:.2f} s"
+            return f"{sizes} ({', '.join(notes)})" if notes else sizes
+
+        def work(job: Job) -> str:
+            started = time.perf_counter()
+            with codec.DacStream(job.input()) as stream:
+                result = codec.decompress_stream(
+                    stream,
+                    job.output(),
+                    models.get(stream.header),
+                    device,
+                    show_progress,
+                    start,
+                    duration,
+                    conceal,
+                    allow_truncated=True,
+                    fmt=None if raw is None else "raw",
+                    subtype=subtype,
+                )
+            return summary(job, result, _speed(result.duration, started))
+
+        def read(job: Job) -> ShortFile | None:
+            with codec.DacStream(job.input()) as stream:
+                return batches.read_codes(stream, models.get(stream.header), conceal)
+
+        def write(job: Job, file: ShortFile, decoded: Tensor) -> str:
+            return summary(job, batches.write_sound(file, decoded, job.output()))
+
+        batched = batched and start is None and duration is None
+        running.run(jobs, work, force, quiet, n_at_once, running.Batching(read, write) if batched else None)
+
+
+@click.command()
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path())
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array with an object for each file.")
+def info(files: tuple[str, ...], as_json: bool) -> None:
+    """Show the metadata of .dac files."""
+    from dac_codec.bitstream.describe import as_text, describe
+
+    failures: list[str] = []
+    described: list[dict[str, Any]] = []
+    for name in files:
+        try:
+            if name == DASH and sys.stdin is None:
+                raise DacError(STDIN_CLOSED)
+            data = sys.stdin.buffer.read() if name == DASH else Path(name).read_bytes()
+            described.append({"file": name, **describe(data)})
+        except (DacError, OSError, MemoryError) as error:
+            failures.append(running.error_line(name, error))
+    if as_json:
+        click.echo(json.dumps(described, indent=2))
+    else:
+        texts = [as_text({**fields, "file": display_path(fields["file"])}) for fields in described]
+        click.echo("\n\n".join(texts), nl=bool(described))
+    running.finish(failures)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array with an object for each model.")
+def models(as_json: bool) -> None:
+    """List the named models."""
+    from dac_codec import pretrained
+
+    rows = [{**asdict(model), "default": model.name == pretrained.DEFAULT_MODEL} for model in pretrained.available()]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        click.echo(
+            f"{row['name']:<16}  {row['sample_rate']:>6} Hz  up to {row['bitrate'] / 1000:>5.2f} kbit/s  "
+            f"{row['n_codebooks']:>2} codebooks  {row['where']}{', default' if row['default'] else ''}"
+        )
+
+
+@click.command()
+@options.inputs
+@options.output("The converted file, or a folder for several inputs; - is standard output.", required=True)
+@options.model
+@options.force
+@options.quiet
+def convert(inputs: tuple[str, ...], output: str, model: str | None, force: bool, quiet: bool) -> None:
+    """Convert files to or from the format of descript-audio-codec.
+
+    IN... are .dac files, and folders of them; each is converted to the other format, with the same codes. Files of
+    descript-audio-codec don't name their model, so --model is required for them.
+    """
+    jobs = make_jobs(inputs, output, ".dac files", find_dac, lambda name: [name])
+    running.finish_if_empty(jobs)
+    from dac_codec import bitstream, codec
+    from dac_codec.bitstream.describe import format_size
+
+    models = running.Models(model, "cpu", progress=not quiet)
+
+    def work(job: Job) -> str:
+        file = codec.load(job.input())
+        loaded = models.get(None if isinstance(file, bitstream.LegacyFile) else file.header)
+        if loaded is None:
+            raise DacError("files of descript-audio-codec don't name their model; use --model")
+        if isinstance(file, bitstream.LegacyFile):
+            data, kind = codec.from_legacy(file, loaded).to_bytes(), "dac_codec"
+        else:
+            data, kind = bitstream.write_legacy(codec.to_legacy(file, loaded)), "descript-audio-codec"
+        job.write(data)
+        return f"{format_size(job.input_size())} -> {format_size(len(data))} (format {kind})"
+
+    running.run(jobs, work, force, quiet)
+
+
+@click.command()
+@click.option(
+    "-o",
+    "--output",
+    metavar="FOLDER",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("dac-demo"),
+    show_default=True,
+    help="Folder for the three files; files of an earlier demo are overwritten.",
+)
+@options.model
+@options.device
+def demo(output: Path, model: str | None, device: str) -> None:
+    """Compress and decompress a bundled clip.
+
+    Shows size, speed and quality, and writes original.wav, compressed.dac and decoded.wav to FOLDER.
+    """
+    from dac_codec.bitstream.describe import format_size
+    from dac_codec.evaluation.demo import run_demo
+
+    running.check_device(device)
+    result = run_demo(output, model, device)
+    files = (result.original, result.compressed, result.decoded)
+    width = max(len(display_path(file)) for file in files)
+    kbps = result.bitrate / 1000
+    rates = f"{kbps / result.channels:.2f} kbit/s per channel, {kbps:.2f} kbit/s in all"
+    notes = (
+        f"{result.seconds:.1f} s, {result.channels} channels, {format_size(result.pcm_bytes)} as 16-bit PCM",
+        f"{format_size(result.compressed_bytes)}, {rates}, {result.ratio:.0f} times smaller",
+        f"SI-SDR {result.si_sdr:.2f} dB",
+    )
+    for file, note in zip(files, notes, strict=True):
+        click.echo(f"{display_path(file):<{width}}  {note}")
+    speeds = f"encodes {result.encode_speed:.1f}x and decodes {result.decode_speed:.1f}x as fast as real time"
+    click.echo(f"After a first run, the model {speeds}.")
+
+
+@click.command()
+@click.argument("data", metavar="DATA", type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--codecs",
+    metavar="NAMES",
+    default="ours,opus,mp3,vorbis",
+    show_default=True,
+    callback=options.codec_names,
+    help="Codecs to measure; the first is the one that the others are compared with. Also dac, encodec24, encodec48, "
+    "snac, and the reference points original, anchor, noise, silence.",
+)
+@click.option(
+    "--bitrates",
+    metavar="KBPS",
+    default="2,4,6,8",
+    show_default=True,
+    callback=options.bitrates,
+    help="In kbit/s; each codec uses its nearest setting.",
+)
+@click.option(
+    "-o",
+    "--output",
+    metavar="FOLDER",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("report"),
+    show_default=True,
+    help="Folder for the report; results of an earlier run in it are reused.",
+)
+@options.model
+@click.option("--split", metavar="NAME", default="test", show_default=True, help="Split of a manifest to evaluate.")
+@options.device
+@options.quiet
+def evaluate(
+    data: Path,
+    codecs: tuple[str, ...],
+    bitrates: tuple[float, ...],
+    output: Path,
+    model: str | None,
+    split: str,
+    device: str,
+    quiet: bool,
+) -> None:
+    """Measure codecs on sounds, and write a page to compare them.
+
+    DATA is a folder of sounds whose subfolders are domains, a sound file, or a manifest of scripts/prepare_data.py.
+    Writes index.html, report.md, report.json and clips.csv to FOLDER. Codecs and metrics that are not installed are
+    left out, with a line that says how to install them.
+    """
+    from dac_codec.evaluation.report import evaluate as run_evaluation
+    from dac_codec.pretrained import DEFAULT_MODEL
+
+    running.check_device(device)
+    with running.shown_warnings():
+        report = run_evaluation(
+            data,
+            output,
+            codecs,
+            bitrates,
+            model or DEFAULT_MODEL,
+            split,
+            device,
+            progress=not quiet,
+            say=lambda line: warnings.warn(line, stacklevel=2),
+        )
+    if not quiet:
+        click.echo(report.table)
+        click.echo(f"Open {display_path(report.page)}", err=True)
+    running.finish(report.failures)
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "help_option_names": []}, add_help_option=False)
+@click.argument("arguments", metavar="[OVERRIDES]...", nargs=-1, type=click.UNPROCESSED)
+def train(arguments: tuple[str, ...]) -> None:
+    """Train a model.
+
+    OVERRIDES are those of Hydra, such as experiment=44khz data.sounds=/my/folder; --help lists the configurations.
+    Needs pip install 'dac_codec[train]'.
+    """
+    try:
+        # By name, so that the other commands stay free of the packages for training.
+        training = import_module("dac_codec.training.__main__")
+    except ModuleNotFoundError as error:
+        raise DacError(f"{error.name} is not installed: pip install 'dac_codec[train]'") from error
+    training.main(list(arguments))
+
+
+def _speed(duration: float, started: float) -> str:
+    """Seconds of audio per second since `started`."""
+    return f"{duration / (time.perf_counter() - started):.1f}x real time"

@@ -1,0 +1,91 @@
+"""Options that several commands share, and the parsers of their values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import click
+
+inputs = click.argument("inputs", metavar="IN...", nargs=-1, required=True, type=click.Path())
+model = click.option(
+    "--model",
+    metavar="MODEL",
+    help="A name (see `dac-codec models`), a folder with a saved model, or a .pth file.",
+)
+device = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where the network runs; auto uses a GPU if there is one.",
+)
+fast = click.option(
+    "--fast",
+    is_flag=True,
+    help="Compute in bfloat16 where the processor is faster at that: close to the exact result, but not equal.",
+)
+force = click.option("--force", is_flag=True, help="Overwrite existing files.")
+quiet = click.option("--quiet", is_flag=True, help="Show only warnings and errors.")
+
+
+def output(text: str, required: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The option -o, with its help text."""
+    return click.option("-o", "--output", metavar="OUT", type=click.Path(), required=required, help=text)
+
+
+def raw_audio(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int, str] | None:
+    """Parse RATE,CHANNELS,ENCODING, the format of headerless samples."""
+    if value is None:
+        return None
+    rate, _, rest = value.partition(",")
+    channels, _, encoding = rest.partition(",")
+    if not (rate.isdecimal() and channels.isdecimal()):
+        raise click.BadParameter(f"{value!r} is not RATE,CHANNELS,ENCODING, such as 44100,1,s16le", ctx, param)
+    raw_encoding(ctx, param, encoding)
+    return int(rate), int(channels), encoding
+
+
+def raw_encoding(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Check the sample format of headerless samples."""
+    if value is None:
+        return None
+    from dac_codec.audio import RAW_ENCODINGS
+
+    if value not in RAW_ENCODINGS:
+        raise click.BadParameter(f"{value!r} is not one of {', '.join(RAW_ENCODINGS)}", ctx, param)
+    return value
+
+
+def seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """Parse a time in seconds, m:s or h:m:s."""
+    if value is None:
+        return None
+    if not re.fullmatch(r"(\d+:){0,2}\d+(\.\d*)?", value, re.ASCII):
+        raise click.BadParameter(f"{value!r} is not a time in seconds or h:m:s", ctx, param)
+    total = 0.0
+    for part in value.split(":"):
+        total = 60 * total + float(part)
+    return total
+
+
+def codec_names(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
+    """Parse the names of codecs, separated by commas."""
+    from dac_codec.evaluation.codecs import NAMES
+
+    names = tuple(name.strip() for name in value.split(","))
+    for name in names:
+        if name not in NAMES:
+            raise click.BadParameter(f"{name!r} is not one of {', '.join(NAMES)}", ctx, param)
+    return names
+
+
+def bitrates(ctx: click.Context, param: click.Parameter, value: str) -> tuple[float, ...]:
+    """Parse bitrates in kbit/s, separated by commas."""
+    try:
+        parsed = tuple(float(part) for part in value.split(","))
+    except ValueError:
+        parsed = ()
+    if not parsed or not all(0 < bitrate < 10_000 for bitrate in parsed):
+        raise click.BadParameter(f"{value!r} is not a list of bitrates in kbit/s, such as 2,4,6,8", ctx, param)
+    return parsed

@@ -1,0 +1,345 @@
+"""How commands run jobs: at once or in batches, stopped by signals, with progress, messages and exit codes.
+
+This is the only module of the command line that handles signals.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dac_codec.cli.jobs import Job, JobList, OverwriteGuard
+from dac_codec.common.errors import DacError
+from dac_codec.common.threads import check_stop, parallel_map, prefetch, stoppable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dac_codec.bitstream import Header
+    from dac_codec.codec.batches import ShortFile
+    from dac_codec.model import DAC
+
+_MAX_AT_ONCE = 8  # files; each takes as much memory as one alone
+_BATCHED_FILES = 32  # enough for some of similar length
+
+_messages: ContextVar[list[str] | None] = ContextVar("messages", default=None)
+"""Warnings of a job that runs beside others, to be shown in the order of the jobs; None: warnings are shown at once."""
+
+
+# Signals --------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _handled(handler: Callable[[int], None]) -> Iterator[Callable[[], None]]:
+    """Call `handler` with the number of SIGINT, SIGTERM or SIGHUP within the block; ignored signals stay ignored.
+
+    Yields a function that restores the previous handlers early. Does nothing outside the main thread.
+    """
+    previous: dict[int, Any] = {}
+
+    def restore() -> None:
+        while previous:
+            signal.signal(*previous.popitem())
+
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
+                previous[number] = signal.signal(number, lambda number, frame: handler(number))
+    try:
+        yield restore
+    finally:
+        restore()
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[list[int]]:
+    """Raise a KeyboardInterrupt on a signal, so that files are cleaned up. Yields the signals that arrived.
+
+    Python drops an exception that a handler raises within a destructor or a weakref callback. So the signal is also
+    noted: the next `check_stop`, or the end of the block, raises then.
+    """
+    arrived: list[int] = []
+    with stoppable() as stop:
+
+        def interrupt(number: int) -> None:
+            arrived.append(number)
+            stop.is_set = True
+            raise KeyboardInterrupt
+
+        try:
+            with _handled(interrupt):
+                yield arrived
+        finally:
+            if arrived:
+                raise KeyboardInterrupt
+
+
+@contextmanager
+def recording(job: Job, active: bool) -> Iterator[list[int]]:
+    """Let the first signal end the input of a job instead of the run, so that what was recorded is kept.
+
+    Yields that signal once it has arrived. Later signals are handled as before.
+    """
+    arrived: list[int] = []
+    with ExitStack() as stack:
+
+        def end_input(number: int) -> None:
+            arrived.append(number)
+            restore()
+            job.end_input()
+
+        if active:
+            restore = stack.enter_context(_handled(end_input))
+        yield arrived
+
+
+# Jobs -----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Batching:
+    """The steps of a job before and after a batch of the network.
+
+    Attributes:
+        read: reads the input; None if the job has to be done alone.
+        write: writes an output of `codec.batches.compute`, and returns a summary.
+    """
+
+    read: Callable[[Job], ShortFile | None]
+    write: Callable[[Job, ShortFile, Tensor], str]
+
+
+@contextmanager
+def shared_cores(jobs: JobList, device: str) -> Iterator[tuple[int, bool]]:
+    """Divide the processor's cores among jobs that run at once.
+
+    On a CPU, one core each for two files is faster than two cores for one file after the other, unless one file is
+    much longer than the others. On a GPU, cores read and write files whose network runs in batches.
+
+    Yields:
+        The number of jobs to run at once, and whether to use batches.
+    """
+    import torch
+
+    from dac_codec.codec.batches import uses_batches
+
+    n_cores, n_jobs = torch.get_num_threads(), jobs.n_independent()
+    batched = n_jobs > 1 and uses_batches(device)
+    n_at_once = max(1, min(n_cores, _MAX_AT_ONCE, n_jobs if batched else min(n_jobs, int(jobs.evenness()))))
+    torch.set_num_threads(max(1, n_cores // n_at_once))  # for threads that start from now on
+    try:
+        yield n_at_once, batched
+    finally:
+        torch.set_num_threads(n_cores)
+
+
+def run(
+    jobs: JobList,
+    work: Callable[[Job], str],
+    force: bool,
+    quiet: bool,
+    n_at_once: int = 1,
+    batching: Batching | None = None,
+) -> None:
+    """Do all jobs, and end the run with exit code 1 if any failed.
+
+    Args:
+        jobs: the jobs.
+        work: does one job, and returns a summary.
+        force: whether to overwrite files that existed before the run.
+        quiet: whether to show only warnings and errors.
+        n_at_once: jobs that run at a time. Messages are shown in the order of the jobs.
+        batching: steps for jobs that can share a batch; None: all are done alone.
+    """
+    from tqdm import tqdm
+
+    failures = [error_line(name, error) for name, error in jobs.failures]
+    guard = OverwriteGuard(jobs.jobs, force)
+    hide_bar = True if quiet or len(jobs.jobs) == 1 else None  # None: unless it is a terminal
+    with shown_warnings(), ExitStack() as stack:
+        others: Iterator[Any] | None = None
+        if batching is not None:
+            others = stack.enter_context(closing(_batched(jobs.jobs, guard, work, batching, n_at_once)))
+        elif n_at_once > 1:
+            others = stack.enter_context(closing(parallel_map(partial(_done, work, guard), jobs.jobs, n_at_once)))
+        for job in tqdm(jobs.jobs, unit="file", leave=False, disable=hide_bar):
+            if others is not None:
+                outcome = next(others)
+            else:
+                with _caught() as result, guard.writing(job.target):
+                    result.value = work(job)
+                outcome = result.value
+            for line in job.messages:
+                tqdm.write(line, file=sys.stderr)
+            if isinstance(outcome, Exception):
+                failures.append(error_line(job.source_name, outcome))
+            elif not quiet:
+                tqdm.write(f"{job.source_name} -> {job.target_name}  {outcome}", file=sys.stderr)
+    finish(failures)
+
+
+@dataclass
+class _Result:
+    """What the block of `_caught` leaves behind: its value, or the error that ended it."""
+
+    value: Any = None
+
+
+@contextmanager
+def _caught() -> Iterator[_Result]:
+    """Catch an error that fails one job and not the run."""
+    check_stop()
+    result = _Result()
+    try:
+        yield result
+    except BrokenPipeError:
+        raise
+    except (DacError, OSError, MemoryError) as error:
+        result.value = error
+
+
+def _done(work: Callable[..., Any], guard: OverwriteGuard, job: Job, *arguments: Any) -> Any:
+    """The value of `work(job, ...)`, which writes the output, or its error. Warnings go to the job's messages."""
+    _messages.set(job.messages)
+    with _caught() as result, guard.writing(job.target):
+        result.value = work(job, *arguments)
+    return result.value
+
+
+def _batched(
+    jobs: Sequence[Job],
+    guard: OverwriteGuard,
+    work: Callable[[Job], str],
+    batching: Batching,
+    n_at_once: int,
+) -> Generator[Any, None, None]:
+    """The summary or the error of each job, in order. A group of jobs is read while the previous one is computed."""
+    from dac_codec.codec.batches import ShortFile, compute
+
+    def read(job: Job) -> Any:
+        _messages.set(job.messages)
+        with _caught() as result:
+            guard.check(job.target)
+            result.value = batching.read(job)
+        return _done(work, guard, job) if result.value is None else result.value
+
+    def write(step: tuple[Job, Any, Any]) -> Any:
+        job, found, output = step
+        if output is None:
+            return found
+        return output if isinstance(output, Exception) else _done(batching.write, guard, job, found, output)
+
+    groups = [jobs[start : start + _BATCHED_FILES] for start in range(0, len(jobs), _BATCHED_FILES)]
+    with prefetch(list(parallel_map(read, group, n_at_once)) for group in groups) as inputs:
+        for group, found in zip(groups, inputs, strict=True):
+            outputs = iter(compute([one for one in found if isinstance(one, ShortFile)]))
+            computed = [next(outputs) if isinstance(one, ShortFile) else None for one in found]
+            steps = list(zip(group, found, computed, strict=True))
+            yield from parallel_map(write, steps, n_at_once)
+
+
+class Models:
+    """The models of a run, each loaded once.
+
+    Args:
+        given: the model given by the user, loaded at once; None for those that the files name.
+        device: where they run.
+        progress: whether to show the progress of a download.
+        fast: whether they may compute in bfloat16.
+    """
+
+    def __init__(self, given: str | None, device: str, progress: bool, fast: bool = False) -> None:
+        from dac_codec import codec
+
+        self._given = None if given is None else codec.load_model(given, device, progress, fast)
+        self._options = device, progress, fast
+        self._by_name: dict[str, DAC] = {}
+        self._lock = threading.Lock()
+
+    def get(self, header: Header | None) -> DAC | None:
+        """The model for a file; None for a file of descript-audio-codec, which has no header, if none was given.
+
+        Raises:
+            ModelMismatchError: the file names no bundled or published model.
+        """
+        from dac_codec import codec
+
+        if self._given is not None or header is None:
+            return self._given
+        with self._lock:
+            if header.model_name not in self._by_name:
+                self._by_name[header.model_name] = codec.model_of(header, None, *self._options)
+            return self._by_name[header.model_name]
+
+
+def check_device(device: str) -> None:
+    """Raise a DacError if `device` is a CUDA device and there is none."""
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise DacError("PyTorch finds no CUDA device; leave out --device, or use --device cpu")
+
+
+def finish_if_empty(jobs: JobList) -> None:
+    """End the run if there are only failures."""
+    if not jobs.jobs:
+        finish([error_line(name, error) for name, error in jobs.failures])
+
+
+# Messages -------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def shown_warnings() -> Iterator[None]:
+    """Show each warning as one line, at once or with the other messages of its job."""
+    from tqdm import tqdm
+
+    def show(message: Warning | str, *place: Any, **more: Any) -> None:
+        line = f"Warning: {one_line(message)}"
+        if (messages := _messages.get()) is None:
+            tqdm.write(line, file=sys.stderr)
+        else:
+            messages.append(line)
+
+    _messages.set(None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = show
+        yield
+
+
+def finish(failures: list[str]) -> None:
+    """Show the failures, and end the run with exit code 1 if there are any."""
+    for failure in failures:
+        click.echo(f"Error: {failure}", err=True)
+    if len(failures) > 1:
+        click.echo(f"{len(failures)} failed", err=True)
+    if failures:
+        raise click.exceptions.Exit(1)
+
+
+def error_line(name: str, error: Exception) -> str:
+    """The message of an error, prefixed with the name of its file unless it contains it."""
+    text = one_line(error)
+    return text if f"{name}:" in text else f"{name}: {text}"
+
+
+def one_line(error: Warning | Exception | str) -> str:
+    """The message of an error or a warning in one line."""
+    if isinstance(error, MemoryError):
+        return f"not enough memory ({error})" if str(error) else "not enough memory"
+    if isinstance(error, OSError) and error.strerror is not None:
+        return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+    return " ".join(str(error).split())

@@ -1,0 +1,358 @@
+"""A .dac file that is decoded block by block: whole, in part, as it arrives, and past damage."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from dac_codec import audio, bitstream, inference
+from dac_codec.bitstream import Chunk, Gap, Header, LegacyFile
+from dac_codec.codec.concealment import Concealer
+from dac_codec.codec.file import DacFile, PathOrFile, open_for_reading, prefix_errors
+from dac_codec.codec.legacy import decode_legacy
+from dac_codec.codec.models import load_model, model_of, network_errors
+from dac_codec.codec.time_range import TimeRange, sample_range, time_range
+from dac_codec.common.errors import BitstreamError, DacError, ModelMismatchError, TruncatedBitstreamError
+from dac_codec.common.progress import track
+from dac_codec.common.streams import PeekableStream
+from dac_codec.common.threads import check_stop
+from dac_codec.model import DAC
+
+_LEGACY_PREFIX_BYTES = 6
+_MAX_PADDING_FRAMES = 2
+"""Frames at the end of a file that may decode to nothing but padding."""
+
+
+class DacStream:
+    """A .dac file that is decoded as it is read, in memory that does not grow with its length.
+
+    The files of descript-audio-codec are decoded too, in memory.
+
+    Args:
+        source: a path, a binary stream, which is read from its position and not closed, or a file in memory.
+
+    Attributes:
+        header: metadata of the file; None for a file of descript-audio-codec.
+        sample_rate: Hz.
+        channels: number of channels.
+        seekable: whether the file can be read again, and parts of it skipped; a pipe can't.
+        gaps: missing codes found so far by `blocks` or `scan`.
+        cut: the error at the end of a truncated file; None unless it has been reached.
+
+    Raises:
+        BitstreamError: not a .dac file, or the header is damaged.
+        DacError: the file can't be opened.
+    """
+
+    def __init__(self, source: PathOrFile | DacFile | LegacyFile) -> None:
+        self.gaps: list[Gap] = []
+        self.cut: TruncatedBitstreamError | None = None
+        self.header: Header | None = None
+        self.seekable = True
+        self._name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
+        self._file = source if isinstance(source, DacFile) else None
+        self._legacy = source if isinstance(source, LegacyFile) else None
+        with ExitStack() as stack:
+            if isinstance(source, DacFile):
+                self.header = source.header
+            elif not isinstance(source, LegacyFile):
+                self._open(stack.enter_context(open_for_reading(source)))
+            self._cleanup = stack.pop_all()
+        metadata = cast(Header | LegacyFile, self.header or self._legacy)
+        self.sample_rate, self.channels = metadata.sample_rate, metadata.channels
+
+    def _open(self, stream: BinaryIO) -> None:
+        seekable = getattr(stream, "seekable", None)
+        self.seekable = seekable is not None and seekable()
+        self._origin = stream.tell() if self.seekable else 0
+        peekable = PeekableStream(stream)
+        if bitstream.is_legacy(peekable.peek(_LEGACY_PREFIX_BYTES)):
+            self._legacy = bitstream.read_legacy(peekable.read())
+            return
+        self._stream: Any = stream if self.seekable else peekable
+        self._rewind()
+        self.header = self._reader.header
+
+    def model(self, model: str | os.PathLike[str] | DAC | None, device: str | torch.device, progress: bool) -> DAC:
+        """The model for this file: the given one, else the one that the file names.
+
+        Raises:
+            ModelMismatchError: other weights wrote the file, or it names no bundled or published model.
+            CheckpointError: the model can't be loaded.
+        """
+        if self.header is not None:
+            return model_of(self.header, model, device, progress)
+        if model is None:
+            raise ModelMismatchError("files of descript-audio-codec don't name their model: pass the model")
+        return load_model(model, device, progress)
+
+    def scan(self, conceal: bool = False) -> int:
+        """Read and check the whole file without decoding it.
+
+        Returns:
+            The samples per channel that `blocks` will yield.
+
+        Raises:
+            BitstreamError: the file is damaged and `conceal` is False.
+            io.UnsupportedOperation: the stream is not seekable.
+        """
+        if self._legacy is not None:
+            return self._legacy.original_length
+        if not self.seekable:
+            raise io.UnsupportedOperation("a .dac stream that is not seekable can be read only once")
+        self._rewind()
+        return self._length(sum(_n_frames(event) for event in self._events(conceal, TimeRange())))
+
+    def blocks(
+        self,
+        model: DAC,
+        start: float | None = None,
+        duration: float | None = None,
+        conceal: bool = False,
+        progress: bool = False,
+    ) -> Iterator[audio.Audio]:
+        """Decode. A truncated file is decoded up to its last complete chunk, and `cut` is set then.
+
+        With `conceal`, missing codes are replaced by the last sound, which fades out within 0.1 s, and a warning is
+        issued. Only frames within the model's `decoder_context` of a gap differ from those of the undamaged file.
+
+        Args:
+            model: the model for this file.
+            start: seconds to skip; those of a seekable file are not decoded.
+            duration: seconds to decode, at most; None for all.
+            conceal: whether to decode past damage.
+            progress: whether to show a progress bar (on a terminal).
+
+        Yields:
+            Waveforms [C, t], float32, at the file's rate; concatenated, the result of `decompress`.
+
+        Raises:
+            BitstreamError: the file is damaged and `conceal` is False, or contains no complete chunk.
+            ModelMismatchError: other weights wrote the file.
+            DacError: `start` or `duration` is out of range.
+        """
+        if self._legacy is not None:
+            first, stop = sample_range(self.sample_rate, self._legacy.original_length, start, duration)
+            yield decode_legacy(self._legacy, model)[:, first:stop]
+            return
+        codes = self.codes(model, start, duration, conceal, progress)
+        yield from self.restored(inference.decode_blocks(model, codes, not self.seekable))
+
+    def codes(
+        self,
+        model: DAC,
+        start: float | None = None,
+        duration: float | None = None,
+        conceal: bool = False,
+        progress: bool = False,
+    ) -> Iterator[Tensor]:
+        """The codes [C, N, f] that `blocks` decodes, with gaps filled; `restored` takes the audio decoded from them."""
+        assert self.header is not None
+        context = inference.decoder_context(model)
+        self._part = part = time_range(self.header, context, start, duration)
+        self._concealer = Concealer(self.header, context)
+        if self.seekable:
+            self._rewind()
+        events = _progress(self._events(conceal, part, warn=True), self.header, part, progress)
+        return self._concealer.codes(_clip(events, part.first_frame, part.last_frame))
+
+    def restored(self, decoded: Iterable[Tensor]) -> Iterator[audio.Audio]:
+        """Audio [C, 1, t] decoded from `codes`, brought to the file's rate, loudness, bandwidth and length [C, t]."""
+        assert self.header is not None
+        n_given = 0
+        faded = self._concealer.audio(block[:, 0].numpy() for block in decoded)
+        for block in _restored(faded, self.header, self._part, self._concealer, self._length):
+            n_given += block.shape[1]
+            yield block
+        if n_given == 0:
+            if self.cut is None and self._part.start:
+                raise DacError(f"the start at {self._part.start / self.sample_rate:g} s is behind the end of the file")
+            raise self.cut or BitstreamError("the file contains no audio")
+
+    def close(self) -> None:
+        """Close the file if it was opened here."""
+        self._cleanup.close()
+
+    def __enter__(self) -> DacStream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _rewind(self) -> None:
+        if self._file is not None:
+            self._reader: bitstream.Reader | _MemoryReader = _MemoryReader(self._file)
+            return
+        if self.seekable:
+            self._stream.seek(self._origin)
+        self._reader = bitstream.Reader(self._stream)
+
+    def _events(self, conceal: bool, part: TimeRange, warn: bool = False) -> Iterator[Chunk | Gap]:
+        """Chunks and gaps up to the end or a cut; what is far before `part` may be left out.
+
+        With `conceal` every chunk is read, since a gap may hide where later chunks are. Only gaps that overlap `part`
+        are added to `gaps`.
+        """
+        self.gaps, self.cut = [], None
+        try:
+            with prefix_errors(self._name):
+                if conceal:
+                    for event in self._reader.events():
+                        check_stop()
+                        if isinstance(event, Gap):
+                            self.gaps += [event] if any(_clip([event], part.first_frame, part.last_frame)) else []
+                            if warn:
+                                warnings.warn(self._gap_message(event), stacklevel=2)
+                        yield event
+                    return
+                position = self._reader.seek_frame(part.first_frame) if part.first_frame and self.seekable else 0
+                for codes in self._reader:
+                    check_stop()
+                    yield Chunk(position, codes)
+                    position += codes.shape[-1]
+        except TruncatedBitstreamError as error:
+            self.cut = error
+
+    def _gap_message(self, gap: Gap) -> str:
+        assert self.header is not None
+        rate = self.header.frame_rate
+        length = "sound of unknown length is" if gap.n_frames is None else f"{gap.n_frames / rate:.3f} s are"
+        message = f"{length} missing at {gap.first_frame / rate:.3f} s ({gap.reason.value})"
+        return message if self._name is None else f"{self._name}: {message}"
+
+    def _length(self, n_frames: int) -> int:
+        """Samples per channel of a file that was read to its end and has `n_frames`."""
+        assert self.header is not None
+        known = self._reader.n_samples
+        if self._reader.complete and known is not None:
+            return known
+        # Without its END chunk, the length in the header is unverified.
+        covered = self.header.covered_samples(n_frames)
+        return covered if known is None else min(covered, known)
+
+
+def _progress(events: Iterable[Chunk | Gap], header: Header, part: TimeRange, progress: bool) -> Iterator[Chunk | Gap]:
+    """The same events, with a progress bar."""
+    total = part.last_frame
+    if header.n_samples is not None:
+        total = int(min(header.expected_frames(header.n_samples), total or math.inf))
+    return track(events, _n_frames, "decoding", None if total is None else total - part.first_frame, progress)
+
+
+def _restored(
+    decoded: Iterable[audio.Audio],
+    header: Header,
+    part: TimeRange,
+    concealer: Concealer,
+    length: Callable[[int], int],
+) -> Iterator[audio.Audio]:
+    """Decoded audio [C, t] at the file's rate, loudness and length; no block is empty.
+
+    Args:
+        decoded: audio of the network, from `part.first_frame` on.
+        header: header of the file.
+        part: range of samples to yield.
+        concealer: counts the frames read so far.
+        length: maps the number of all frames, once it is known, to the number of samples.
+    """
+    low_pass = audio.LowPass(header.model_sample_rate, header.channels, header.bandwidth)
+    resampler = audio.Resampler(header.model_sample_rate, header.sample_rate, header.channels)
+    position = part.origin
+    pending = np.zeros((header.channels, 0), np.float32)  # resampled, not yet yielded; starts at `position`
+
+    def release(limit: float) -> Iterator[audio.Audio]:
+        """Yield what is pending before the sample `limit`."""
+        nonlocal pending, position
+        n_samples = int(np.clip(limit - position, 0, pending.shape[1]))
+        block = pending[:, min(n_samples, max(0, part.start - position)) : n_samples]
+        pending, position = pending[:, n_samples:], position + n_samples
+        if block.shape[1]:
+            yield audio.apply_gain(block, -header.gain_db)
+
+    stop = math.inf if part.stop is None else part.stop
+    skip = part.skip_decoded
+    with network_errors():
+        for block in decoded:
+            skipped = min(skip, block.shape[1])
+            skip -= skipped
+            pending = np.concatenate((pending, resampler.push(low_pass.push(block[:, skipped:]))), axis=1)
+            # While the length is unknown, the frames that may be padding have to wait.
+            sure = header.covered_samples(max(0, part.first_frame + concealer.n_frames - _MAX_PADDING_FRAMES))
+            yield from release(min(stop, sure if header.n_samples is None else header.n_samples))
+            if position >= stop:
+                return
+    if concealer.n_frames == 0:
+        return
+    pending = np.concatenate((pending, resampler.push(low_pass.flush()), resampler.flush()), axis=1)
+    end = min(stop, length(part.first_frame + concealer.n_frames))
+    # Rounding may leave the frames a few samples short.
+    missing = int(max(0, end - position - pending.shape[1]))
+    pending = np.pad(pending, ((0, 0), (0, missing)))
+    yield from release(end)
+
+
+def _n_frames(event: Chunk | Gap) -> int:
+    return event.codes.shape[-1] if isinstance(event, Chunk) else event.n_frames or 0
+
+
+def _clip(events: Iterable[Chunk | Gap], first: int, last: int | None) -> Iterator[Chunk | Gap]:
+    """The parts of `events` between the frames `first` and `last`, exclusive."""
+    for event in events:
+        if isinstance(event, Gap) and event.n_frames is None:
+            yield event
+            continue
+        start, stop = event.first_frame, event.first_frame + _n_frames(event)
+        begin, end = max(first, start), stop if last is None else min(last, stop)
+        if begin < end:
+            if isinstance(event, Chunk):
+                yield Chunk(begin, event.codes[..., begin - start : end - start])
+            else:
+                yield Gap(begin, end - begin, event.reason)
+        if last is not None and stop >= last:
+            return
+
+
+class _MemoryReader:
+    """A DacFile with the interface of `bitstream.Reader`.
+
+    Raises:
+        BitstreamError: a code is not an entry of its codebook.
+    """
+
+    complete = True
+
+    def __init__(self, file: DacFile) -> None:
+        self.header, self.n_samples = file.header, file.n_samples
+        self._codes, self._first_frame = file.codes.numpy(), 0
+        low, high, size = int(self._codes.min(initial=0)), int(self._codes.max(initial=0)), file.header.codebook_size
+        if not 0 <= low <= high < size:
+            raise BitstreamError(f"codes must be in 0..{size - 1}, found {low}..{high}")
+
+    def seek_frame(self, frame: int) -> int:
+        self._first_frame = min(frame, self._codes.shape[-1])
+        return self._first_frame
+
+    def __iter__(self) -> Iterator[npt.NDArray[np.uint16]]:
+        n_frames = self._codes.shape[-1]
+        size = -(-n_frames // 100)  # steps of the progress bar
+        for start in range(self._first_frame, n_frames, max(1, size)):
+            yield self._codes[..., start : start + size].astype(np.uint16)
+
+    def events(self) -> Iterator[Chunk | Gap]:
+        start = self._first_frame
+        for codes in self:
+            yield Chunk(start, codes)
+            start += codes.shape[-1]

@@ -99,6 +99,7 @@ def main() -> int:
     parser.add_argument("--before", type=Path, required=True, help="folder of the other checkout")
     parser.add_argument("--model", default="dac-mini-44khz", help="name, folder or file that both checkouts can load")
     parser.add_argument("--rounds", type=positive, default=5, help="counted rounds [%(default)s]")
+    parser.add_argument("--warm-up", type=int, default=1, help="rounds before them [%(default)s]")
     parser.add_argument("--seconds", type=duration, default=10.0, help="audio per call of the model [%(default)s]")
     parser.add_argument("--file-seconds", type=duration, default=30.0, help="audio in the file [%(default)s]")
     arguments = parser.parse_args()
@@ -115,7 +116,7 @@ def main() -> int:
             by_side[side] = tasks_of(side, folder, worker, model, wav, arguments.seconds)
         names = [name for name, _ in by_side["after"]]
         tasks = {(name, side): by_side[side][name, side] for name in names for side in by_side}
-        times = interleave(tasks, arguments.rounds)
+        times = interleave(tasks, arguments.rounds, arguments.warm_up)
     rows = []
     for name in names:
         before, after = times[name, "before"], times[name, "after"]

@@ -180,7 +180,7 @@ def test_interleaved_times_and_paired_ratios() -> None:
 
 def test_this_checkout_is_compared_with_itself(tmp_path: Path, model: DAC) -> None:
     command = [sys.executable, str(SCRIPTS / "before_after.py"), "--before", str(SCRIPTS.parents[1])]
-    options = ["--model", "tiny", "--rounds", "1", "--seconds", "0.1", "--file-seconds", "0.1"]
+    options = ["--model", "tiny", "--rounds", "1", "--warm-up", "0", "--seconds", "0.1", "--file-seconds", "0.1"]
     done = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()[2:8]]

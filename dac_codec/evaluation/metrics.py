@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -100,10 +101,7 @@ def visqol(decoded: Audio, original: Audio, sample_rate: int) -> float:
     Raises:
         DacError: visqol-python is not installed.
     """
-    try:
-        scorer = _visqol()
-    except ImportError as error:
-        raise DacError("ViSQOL needs visqol-python: pip install 'dac_codec[evaluate]'") from error
+    scorer = _visqol()
     if not _varies(original):
         return math.nan
     reference, estimate = (audio.resample(one, sample_rate, 48000)[0].astype(np.float64) for one in (original, decoded))
@@ -128,10 +126,7 @@ def pesq(decoded: Audio, original: Audio, sample_rate: int) -> float:
     Raises:
         DacError: pesq is not installed.
     """
-    try:
-        import pesq as package
-    except ImportError as error:
-        raise DacError("PESQ needs pesq: pip install 'dac_codec[evaluate]'") from error
+    package = _imported("pesq", "pesq")
     if not _varies(original):
         return math.nan
     silent = not _varies(decoded)
@@ -156,10 +151,7 @@ def stoi(decoded: np.ndarray, original: np.ndarray, sample_rate: int) -> float:
     Raises:
         DacError: pystoi is not installed.
     """
-    try:
-        import pystoi
-    except ImportError as error:
-        raise DacError("STOI needs pystoi: pip install 'dac_codec[evaluate]'") from error
+    pystoi = _imported("pystoi", "pystoi")
     if not _varies(original):
         return math.nan
     signals = [audio.resample(one, sample_rate, 10000)[0] for one in (original, decoded)]
@@ -256,6 +248,13 @@ def _varies(signal: Audio) -> bool:
     return bool(np.ptp(signal) > 0)
 
 
+def _imported(module: str, package: str) -> Any:
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise DacError(f"this measure needs {package}: pip install 'dac_codec[evaluate]'") from error
+
+
 @lru_cache(maxsize=4)
 def _mel(sample_rate: int) -> spectral.MultiScaleMel:
     return spectral.mel_distance(sample_rate)
@@ -263,8 +262,6 @@ def _mel(sample_rate: int) -> spectral.MultiScaleMel:
 
 @lru_cache(maxsize=1)
 def _visqol() -> Any:
-    from visqol import VisqolApi
-
-    scorer = VisqolApi()
+    scorer = _imported("visqol", "visqol-python").VisqolApi()
     scorer.create(mode="audio")
     return scorer

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import io
 import json
-import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -115,8 +114,3 @@ def flac(waveform: Audio, sample_rate: int) -> str:
     stream = io.BytesIO()
     audio.write(stream, waveform, sample_rate, "flac", "PCM_16")
     return base64.b64encode(stream.getvalue()).decode()
-
-
-def defined(value: float) -> float | None:
-    """A measure for JSON: None if it is not finite."""
-    return value if math.isfinite(value) else None

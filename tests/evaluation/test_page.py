@@ -104,7 +104,7 @@ def test_differences_and_failures_are_reported(tmp_path: Path, monkeypatch: pyte
     body = re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
     assert "<i>a" not in body
     assert "<b>ours" not in body
-    assert body.count("<td>4</td>") == 1  # of all six clips, those that the other could do
+    assert body.count("<td>4</td>") == 1  # the number of clips, of six, that the other codec could code
     # On disk, and not the payload alone.
     kbps = [100 * 8 / 1000 * n / seconds for n, seconds in ((6, 1.8), (4, 1.2))]
     assert [f"| {mean:.2f} |" in markdown for mean in kbps] == [True, True]

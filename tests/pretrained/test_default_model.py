@@ -1,4 +1,4 @@
-"""The bundled model, on a clip that it was not trained on."""
+"""The bundled model, on a clip that was not used for its training."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def demo() -> tuple[npt.NDArray[np.float32], int]:
     return samples.T.copy(), rate
 
 
-def test_it_fits_into_the_repository() -> None:
+def test_its_files_and_their_size() -> None:
     folder = Path(__file__).parents[2] / "checkpoints" / DEFAULT_MODEL
     files = {"config.json", "model.safetensors", "discriminator.safetensors", "MODEL_CARD.md"}
     assert {path.name for path in folder.iterdir()} == files
     assert sum((folder / file).stat().st_size for file in files) <= 16 * 2**20
 
 
-def test_it_beats_what_any_codec_has_to_beat() -> None:
+def test_it_beats_silence_and_its_first_codebook() -> None:
     model = DAC.from_pretrained(DEFAULT_MODEL)
     original, rate = demo()
     file = compress((original, rate), model)
@@ -48,7 +48,7 @@ def test_it_beats_what_any_codec_has_to_beat() -> None:
     assert whole_ratio > 5.0
 
 
-def test_its_discriminators_tell_decoded_sound_from_the_original() -> None:
+def test_its_discriminators_separate_decoded_from_original() -> None:
     original, rate = demo()
     model = DAC.from_pretrained(DEFAULT_MODEL)
     decoded = decompress(compress((original, rate), model), model)[0]
@@ -62,7 +62,7 @@ def test_its_discriminators_tell_decoded_sound_from_the_original() -> None:
         )
     for original_logits, decoded_logits in zip(real, fake, strict=True):
         assert original_logits.mean() > decoded_logits.mean() + 0.02  # untrained: a thousandth apart
-    # Against the paper's, these are taken over, and the others begin anew.
+    # In the paper's discriminators, these are loaded, and the others keep their initial values.
     assert checkpoint.load_discriminator(Discriminator(), folder) == [f"period {period}" for period in (2, 3, 5, 7, 11)]
 
 

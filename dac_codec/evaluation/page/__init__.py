@@ -57,6 +57,8 @@ def page(
     single = len({mean.domain for mean in means}) == 2
     means = [mean for mean in means if not (single and mean.domain == POOLED)]
     differences = [one for one in differences if not (single and one.domain == POOLED)]
+    players = [_player(clip, sample_rate, results, pictures) for clip in clips]
+    data = {"clips": players, "axis": [figures.STRIP_LEFT, figures.STRIP_WIDTH]}
     parts = {
         "style": _resource("style.css"),
         "script": _resource("script.js"),
@@ -73,12 +75,7 @@ def page(
         "differences": differences_tables(differences, metrics),
         "codebooks": codebooks(means),
         "methods": methods(facts),
-        "data": _json(
-            {
-                "clips": [_player(clip, sample_rate, results, pictures) for clip in clips],
-                "axis": [figures.STRIP_LEFT, figures.STRIP_WIDTH],
-            }
-        ),
+        "data": json.dumps(data).replace("<", "\\u003c"),  # so that it can't close the script element around it
     }
     text = _resource("page.html")
     for name, part in parts.items():
@@ -113,11 +110,6 @@ def _player(clip: Clip, sample_rate: int, results: Sequence[Result], pictures: b
         for version, picture in zip(versions, figures.spectrogram_strips(waveforms, sample_rate), strict=True):
             version["picture"] = base64.b64encode(picture).decode()
     return {"name": clip.name, "seconds": seconds, "versions": versions}
-
-
-def _json(value: Any) -> str:
-    """JSON that can't close the script element around it."""
-    return json.dumps(value).replace("<", "\\u003c")
 
 
 def _resource(name: str) -> str:

@@ -261,7 +261,7 @@ def test_device_errors_become_one_sentence(message: str, expected: str) -> None:
 
 def test_weights_are_hashed_once_for_all_files(monkeypatch: pytest.MonkeyPatch) -> None:
     hashed: list[DAC] = []
-    module = import_module("pretrained.fingerprint")
+    module = import_module("dac_codec.pretrained.fingerprint")
     digest = module._digest
 
     def counting(shape: bytes, model: DAC) -> bytes:

@@ -55,6 +55,8 @@ class DataConfig(_Section):
         quietest: LUFS; quieter excerpts are drawn again,
         tries: until this many are drawn in all; then the loudest of them is used.
         channel: of a file with several: "mix" is their mean, "random" one of them.
+        speed: share of the excerpts that are resampled to 0.7 to 1.7 times their speed, uniformly on a log scale. Pitch
+            and tempo change together.
         rotate_phase: rotate all phases of an excerpt by a uniformly random angle.
         low_pass: share of the excerpts that are low-pass filtered at a random cutoff, as lossy codecs and lower sample
             rates do. A model trained without such sounds adds noise above their cutoff.
@@ -72,6 +74,7 @@ class DataConfig(_Section):
     quietest: float = -40.0
     tries: PositiveInt = 8
     channel: Literal["mix", "random"] = "mix"
+    speed: Share = 0.0
     rotate_phase: bool = True
     low_pass: Share = 0.0
     attenuation: NonNegativeFloat = 0.0

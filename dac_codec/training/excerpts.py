@@ -25,6 +25,7 @@ from dac_codec.training.transforms import Channel
 
 _MAX_FAILURES = 64  # unreadable files in a row after which the data set counts as broken
 _CONTEXT = 128  # samples at the lower of the two rates that are read on either side of a resampled excerpt
+_SPEEDS = (0.7, 1.7)  # range of playback speeds
 _CUTOFFS = (0.07, 0.47)  # range of low-pass cutoffs, in shares of the sample rate
 _WIDTHS = (0.001, 0.025)  # range of low-pass transition widths, in shares of the sample rate
 
@@ -40,8 +41,9 @@ class ExcerptDataset(Dataset[Excerpt]):
     """Endless random mono excerpts [1, T]; every index from 0 on is valid.
 
     A domain is drawn by its weight, a file by its duration, a position uniformly. Only that part of the file is read.
-    The steps are, in this order: one channel, sample rate, loudness, low-pass filter, peak (at most 1.0), phase
-    rotation, peak, attenuation, silence. A file shorter than an excerpt is padded with zeros at a random position.
+    The steps are, in this order: one channel, speed, sample rate, loudness, low-pass filter, peak (at most 1.0),
+    phase rotation, peak, attenuation, silence. A file shorter than an excerpt is padded with zeros at a random
+    position.
 
     A file that cannot be read, has non-finite samples, or has fewer samples than its header says is skipped: another
     one is drawn, and the excerpt names the file.
@@ -73,7 +75,9 @@ class ExcerptDataset(Dataset[Excerpt]):
     def __getitem__(self, index: int) -> Excerpt:
         config = self.config
         random = np.random.default_rng([self.seed, index % config.distinct if config.distinct else index])
-        excerpt, skipped = self._draw(random)
+        changed = config.speed and random.random() < config.speed
+        speed = math.exp(random.uniform(*np.log(_SPEEDS))) if changed else 1.0
+        excerpt, skipped = self._draw(random, speed)
         if config.low_pass and random.random() < config.low_pass:
             excerpt = transforms.low_pass(excerpt, random.uniform(*_CUTOFFS), random.uniform(*_WIDTHS))
         excerpt = transforms.limit_peak(excerpt)
@@ -85,7 +89,7 @@ class ExcerptDataset(Dataset[Excerpt]):
             excerpt = transforms.silence_part(excerpt, random)
         return Excerpt(torch.from_numpy(excerpt), skipped)
 
-    def _draw(self, random: np.random.Generator) -> tuple[Audio, tuple[str, ...]]:
+    def _draw(self, random: np.random.Generator, speed: float) -> tuple[Audio, tuple[str, ...]]:
         """An excerpt [1, T] that was loud enough, at the target loudness, and the files skipped before it."""
         loudest, highest = np.zeros((1, self.length), np.float32), -math.inf
         skipped: dict[str, None] = {}
@@ -93,7 +97,7 @@ class ExcerptDataset(Dataset[Excerpt]):
         while n_drawn < self.config.tries and highest < self.config.quietest:
             sound = self.sounds[int(np.searchsorted(self._cumulative, random.random(), side="right"))]
             try:
-                waveform, _ = read_excerpt(sound, self.sample_rate, self.length, self.config.channel, random)
+                waveform, _ = read_excerpt(sound, self.sample_rate, self.length, self.config.channel, random, speed)
             except AudioError as error:
                 skipped[str(error)] = None
                 n_failures += 1
@@ -111,7 +115,7 @@ class ExcerptDataset(Dataset[Excerpt]):
 
 
 def read_excerpt(
-    sound: Sound, sample_rate: int, length: int, channel: Channel, random: np.random.Generator
+    sound: Sound, sample_rate: int, length: int, channel: Channel, random: np.random.Generator, speed: float = 1.0
 ) -> tuple[Audio, float]:
     """Read a random excerpt of a file.
 
@@ -126,16 +130,17 @@ def read_excerpt(
         length: of the excerpt, in samples.
         channel: of a file with several channels.
         random: source of the position and the channel.
+        speed: at which the excerpt is played, relative to the file's.
 
     Returns:
         The excerpt [1, T] at `sample_rate`, where T is `length` or, for a shorter file, its length; and the second at
-        which it starts.
+        which it starts in the file.
 
     Raises:
         AudioError: the file can't be read, its samples aren't finite, or there are fewer than the header says.
     """
     with audio.open_file(sound.path) as file:
-        rate, n_frames = file.samplerate, file.frames
+        rate, n_frames = round(speed * file.samplerate), file.frames
         wanted = -(-length * rate // sample_rate)
         start = int(random.integers(max(0, n_frames - wanted) + 1))
         context = 0 if rate == sample_rate else math.ceil(_CONTEXT * max(1.0, rate / sample_rate))
@@ -150,7 +155,7 @@ def read_excerpt(
         raise AudioError(f"{sound.path}: NaN or infinite samples after {start - before}")
     mono = transforms.to_mono(samples.T, channel, random)
     first = before * sample_rate // rate
-    return audio.resample(mono, rate, sample_rate)[:, first : first + length], start / rate
+    return audio.resample(mono, rate, sample_rate)[:, first : first + length], start / file.samplerate
 
 
 def _odds(sounds: Sequence[Sound], weights: Mapping[str, float] | Literal["by_duration"] | None) -> list[float]:

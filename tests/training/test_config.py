@@ -88,6 +88,7 @@ def test_an_excerpt_is_a_whole_number_of_frames() -> None:
         ("trainer.phases=[{until: 5, quantize: 1.5}]", "trainer.phases.0.quantize.*1.5"),
         ("+data.weights={speech: -1.0}", "data.weights.*speech.*greater than or equal to 0"),
         ("data.silence=1.5", "data.silence.*1.5"),
+        ("data.speed=1.5", "data.speed.*1.5"),
         ("data.low_pass=-0.5", "data.low_pass.*-0.5"),
         ("data.distinct=0", "data.distinct.*0"),
         ("data.channel=left", "data.channel.*left"),

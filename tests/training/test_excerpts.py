@@ -25,7 +25,7 @@ from tests.training.conftest import RATE, dataset, garbled, noise
 
 def test_an_excerpt_depends_on_seed_and_index_alone(sounds: list[Sound]) -> None:
     options: dict[str, Any] = {"rotate_phase": True, "attenuation": 20.0, "silence": 0.5, "channel": "random"}
-    options["low_pass"] = 0.5
+    options |= {"low_pass": 0.5, "speed": 0.5}
     first, second, other = dataset(sounds, **options), dataset(sounds, **options), dataset(sounds, seed=6, **options)
     for index in (7, 0, 3, 10**12):
         assert torch.equal(first[index].audio, second[index].audio)
@@ -186,6 +186,23 @@ def test_excerpts_have_the_target_loudness_and_peak(sounds: list[Sound], tmp_pat
         for index in range(5)
     ]
     assert max(peaks) <= 1.0
+
+
+def test_a_share_is_played_at_another_speed(tmp_path: Path) -> None:
+    wave = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(2 * RATE) / RATE)
+    soundfile.write(tmp_path / "tone.wav", wave, RATE)
+    changed = dataset([Sound(tmp_path / "tone.wav", "speech", 2.0)], speed=0.5)
+    speeds = []
+    for index in range(80):
+        excerpt = changed[index].audio
+        assert excerpt.shape == (1, 8192)
+        spectrum = torch.fft.rfft(excerpt[0] * torch.hann_window(8192)).abs()
+        speeds.append(int(spectrum.argmax()) * RATE / 8192 / 1000)
+    others = [speed for speed in speeds if abs(speed - 1.0) > 0.004]
+    assert 25 < len(others) < 55
+    assert 0.69 < min(others) < 0.8
+    assert 1.5 < max(others) < 1.71
+    assert len(others) / 4 < sum(speed < math.sqrt(0.7 * 1.7) for speed in others) < len(others) * 3 / 4
 
 
 def test_rotation_changes_the_waveform_and_not_the_spectrum(sounds: list[Sound]) -> None:

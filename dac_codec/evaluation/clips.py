@@ -14,12 +14,16 @@ from dac_codec import audio
 from dac_codec.audio import Audio
 from dac_codec.common.errors import AudioError
 from dac_codec.common.manifest import read_split
+from dac_codec.evaluation.metrics import SPEECH, SPEECH_HIGH
 
 EXCERPT_SECONDS = 10.0
 """Length of the clip from the middle of a longer file of a folder."""
 
 POOLED = "all"
 """The domain of all clips together."""
+
+SPEEDS = (0.75, 1.25, 1.5)
+"""Speeds of the clips in the domain `SPEECH_HIGH`."""
 
 
 @dataclass(frozen=True)
@@ -110,30 +114,43 @@ def held_out_clips(
     Files shorter than a clip are joined with the following ones of the manifest. A domain with too little sound gives
     at most one clip per file, which begins with that file.
 
+    If the manifest names speakers, this holds for each speaker: all in a domain give equally many clips. The clips of
+    speech are then repeated at each of `SPEEDS`, resampled so that pitch and tempo change together.
+
     Args:
         manifest: a CSV file, see `common.manifest`.
         sample_rate: of the clips, in Hz.
-        per_domain: number of clips of each domain.
-        seconds: length of a clip.
+        per_domain: number of clips of each domain, rounded up to a multiple of its number of speakers.
+        seconds: length of a clip at its own speed.
         split: name of the split.
 
     Raises:
         AudioError: the manifest or one of its files can't be read.
     """
-    by_domain: dict[str, list[Path]] = {}
+    by_domain: dict[str, dict[str, list[Path]]] = {}
     for one in read_split(manifest, split):
-        by_domain.setdefault(one.domain, []).append(one.path)
+        by_domain.setdefault(one.domain, {}).setdefault(one.speaker, []).append(one.path)
     length = int(seconds * sample_rate)
-    return [
-        clip
-        for domain, files in sorted(by_domain.items())
-        for clip in _domain_clips(domain, files, manifest.parent, sample_rate, per_domain, length)
-    ]
+    clips: list[Clip] = []
+    for domain, speakers in sorted(by_domain.items()):
+        wanted = -(-per_domain // len(speakers))
+        parts = [
+            part for files in speakers.values() for part in _cut(files, manifest.parent, sample_rate, wanted, length)
+        ]
+        clips += [Clip(f"{domain}-{index:02}", domain, *part) for index, part in enumerate(parts)]
+    spoken = [clip for clip in clips if clip.domain == SPEECH] if any(by_domain.get(SPEECH, ())) else []
+    return clips + [_at_speed(clip, speed, sample_rate) for speed in SPEEDS for clip in spoken]
 
 
-def _domain_clips(
-    domain: str, files: list[Path], folder: Path, sample_rate: int, wanted: int, length: int
-) -> Iterator[Clip]:
+def _at_speed(clip: Clip, speed: float, sample_rate: int) -> Clip:
+    waveform = audio.resample(clip.waveform, round(speed * sample_rate), sample_rate)
+    return Clip(f"{clip.name}-x{speed:g}", SPEECH_HIGH, waveform, clip.sources)
+
+
+def _cut(
+    files: list[Path], folder: Path, sample_rate: int, wanted: int, length: int
+) -> Iterator[tuple[Audio, tuple[str, ...]]]:
+    """Cut clips of `length` samples from the joined files. Yields the waveform and the sources of each."""
     names = [(file.relative_to(folder) if file.is_relative_to(folder) else file).as_posix() for file in files]
     sounds = []
     for file in files:
@@ -147,7 +164,7 @@ def _domain_clips(
         chosen = np.linspace(0, starts[-1] - length, wanted).astype(int)
     else:
         chosen = starts[:-1][:wanted]
-    for index, start in enumerate(chosen):
+    for start in chosen:
         clip = np.resize(joined[start:], length) if len(joined) - start < length else joined[start : start + length]
         first, end = np.searchsorted(starts, start, "right") - 1, np.searchsorted(ends, start + length, "left") + 1
         parts: Counter[str] = Counter()
@@ -155,5 +172,4 @@ def _domain_clips(
             parts[names[i % len(names)]] += min(start + length, ends[i]) - max(
                 start, ends[i] - len(sounds[i % len(names)])
             )
-        sources = [name for name, _ in parts.most_common()]
-        yield Clip(f"{domain}-{index:02}", domain, clip[None].astype(np.float32), tuple(sources))
+        yield clip[None].astype(np.float32), tuple(name for name, _ in parts.most_common())

@@ -22,6 +22,9 @@ from dac_codec.common.errors import DacError
 SPEECH = "speech"
 """The domain of measures that are made for speech."""
 
+SPEECH_HIGH = "speech-high"
+"""The domain of speech at other speeds, which has the same measures."""
+
 METRICS_VERSION = 4
 """Increased with every change of a metric's or our codec's values, so that no cached result of before is used."""
 
@@ -193,7 +196,7 @@ class Metric:
         higher_is_better: its direction.
         source: where it is defined.
         measure: (decoded [1, T], original [1, T], sample rate) -> value; NaN if undefined.
-        domain: the only domain that it is measured in; None: all.
+        domain: the only domain that it is measured in, for speech at all speeds; None: all.
         package: package that it needs beyond the base install; None: none.
     """
 
@@ -205,6 +208,10 @@ class Metric:
     measure: Callable[[Audio, Audio, int], float]
     domain: str | None = None
     package: str | None = None
+
+    def applies_to(self, domain: str) -> bool:
+        """Whether it is measured in a domain."""
+        return self.domain in (None, SPEECH if domain == SPEECH_HIGH else domain)
 
     @property
     def fingerprint(self) -> str:

@@ -136,7 +136,7 @@ def evaluate_clip(task: Task, warm: set[str]) -> None:
         raise DacError("the codec gave samples that are not finite")
     measures = {}
     for metric in METRICS:
-        if metric.name in task.metrics and metric.domain in (None, task.clip.domain):
+        if metric.name in task.metrics and metric.applies_to(task.clip.domain):
             with _errors_of(metric.label):
                 value = metric.measure(coded.decoded, original, task.sample_rate)
             measures[metric.name] = value if math.isfinite(value) else None

@@ -22,6 +22,12 @@ def test_sounds_by_split(tmp_path: Path) -> None:
         read_split(manifest, "val")
 
 
+def test_speakers_are_read(tmp_path: Path) -> None:
+    manifest = tmp_path / "sounds.csv"
+    manifest.write_text("path,speaker,domain,duration,split\na.wav,ann,speech,1,test\nb.wav,,speech,1,test\n")
+    assert [sound.speaker for sound in read_split(manifest, "test")] == ["ann", ""]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

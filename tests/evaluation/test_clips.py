@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,28 @@ def test_clips_of_a_manifest_have_one_length(manifest: Path, tmp_path: Path) -> 
     for name in ("none.csv", "no-manifest.csv"):
         with pytest.raises(AudioError, match="manifest"):
             clips.find_clips(tmp_path / name, RATE)
+
+
+def test_speakers_give_equally_many_clips_at_each_speed(tmp_path: Path) -> None:
+    rows = [("path", "domain", "duration", "speaker", "split")]
+    for index, (speaker, pitch) in enumerate([("one", 200.0), ("one", 200.0), ("two", 400.0), ("", 800.0)]):
+        wave = 0.5 * np.sin(2 * np.pi * pitch * np.arange(4 * RATE) / RATE)
+        soundfile.write(tmp_path / f"{index}.wav", wave, RATE)
+        rows.append((f"{index}.wav", "speech" if speaker else "music", "4.0", speaker, "test"))
+    with (tmp_path / "manifest.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    found = clips.held_out_clips(tmp_path / "manifest.csv", RATE, per_domain=4, seconds=1.0)
+    spoken = [f"speech-{index:02}" for index in range(4)]
+    high = [f"{name}-x{speed}" for speed in ("0.75", "1.25", "1.5") for name in spoken]
+    assert [clip.name for clip in found] == [f"music-{index:02}" for index in range(4)] + spoken + high
+    for clip in found:
+        name, _, speed = clip.name.partition("-x")
+        assert clip.domain == ("speech-high" if speed else name[:-3])
+        factor = float(speed or 1)
+        assert clip.waveform.shape == (1, math.ceil(RATE / factor))
+        pitch = {"music": 800, "speech": 200 if name < "speech-02" else 400}[name[:-3]]
+        spectrum = np.abs(np.fft.rfft(clip.waveform[0], 8 * RATE))
+        assert spectrum.argmax() / 8 == pytest.approx(factor * pitch, abs=1)
 
 
 def test_sources_of_a_clip(tmp_path: Path) -> None:

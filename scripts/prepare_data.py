@@ -2,11 +2,12 @@
 
     python scripts/prepare_data.py --cache ~/.cache/dac_codec/data
 
-downloads the packages of `packages.py` with `apt-get download` (2.9 GB), unpacks them into the cache without installing
+downloads the packages of `packages.py` with `apt-get download` (3.7 GB), unpacks them into the cache without installing
 them, and writes there
 
 - manifest.csv: path (relative to the manifest), domain, package, version, licence, duration (seconds), sample_rate,
-  bandwidth (Hz: half the sample rate at which the sound was distributed), split;
+  bandwidth (Hz: half the sample rate at which the sound was distributed), speaker (of speech), source (of music and
+  effects: the piece, or the common name of takes), split;
 - duplicates.csv: each pair of files with the same recording, and the reason.
 
 The same command continues an interrupted run. docs/training.md says how sounds are split.
@@ -43,8 +44,9 @@ from dac_codec.common.files import atomic_write
 
 HELD_OUT_BEFORE = 2  # percent of files in each of val and test, in packages that the first bundled model was trained on
 HELD_OUT = 10  # percent in other packages
-FULL_BAND = 16000  # Hz; sounds of lower bandwidth are in train
+FULL_BAND = 16000  # Hz; music and effects of lower bandwidth are in train
 SPLITS = ("train", "val", "test")
+DUPLICATE = "duplicate"  # split of held-out speech whose recording is also in an earlier split
 COMPARED_AT = 8000  # Hz
 SAVE_EVERY = 60  # seconds, while sounds are read
 SILENT = 1e-3  # sounds with a lower peak are left out
@@ -70,6 +72,8 @@ class Entry:
     duration: float
     sample_rate: int
     bandwidth: int
+    speaker: str
+    source: str
     split: str
 
 
@@ -195,23 +199,26 @@ def load(kept: Path) -> list[Sound]:
 def entries_of(
     package: Package, version: str, licences: Sequence[tuple[re.Pattern[str], str]], sounds: Sequence[Sound]
 ) -> list[Entry]:
-    """The manifest's rows for the sounds of a package, each in the split of its own hash."""
+    """The manifest's rows for the sounds of a package, each in the split of its own speaker or hash."""
     entries = []
     for sound in sounds:
         path = f"{package.name}/{sound.path}"
         domain = next((domain for pattern, domain in package.domains if pattern.search(path)), package.domain)
-        source = re.sub(*package.source, sound.path, count=1)
-        licence = next((licence for pattern, licence in reversed(licences) if pattern.match(source)), package.licence)
-        bandwidth = sound.sample_rate // 2
-        if package.only_trained_on or bandwidth < FULL_BAND:
-            split = "train"
-        elif package.heard:
-            split = split_of(path)
+        upstream = re.sub(*package.upstream, sound.path, count=1)
+        licence = next((licence for pattern, licence in reversed(licences) if pattern.match(upstream)), package.licence)
+        rate, bandwidth = sound.sample_rate, sound.sample_rate // 2
+        speaker = source = ""
+        if domain == "speech":
+            speaker, split = package.speaker_of(path)
         else:
-            split = split_of((Path(path).parent / series(path)).as_posix(), HELD_OUT)
-        duration = round(sound.n_samples / sound.sample_rate, 3)
+            source = (Path(path).parent / series(path)).as_posix()
+            if package.only_trained_on or bandwidth < FULL_BAND:
+                split = "train"
+            else:
+                split = split_of(path) if package.heard else split_of(source, HELD_OUT)
+        duration = round(sound.n_samples / rate, 3)
         entries.append(
-            Entry(path, domain, package.name, version, licence, duration, sound.sample_rate, bandwidth, split)
+            Entry(path, domain, package.name, version, licence, duration, rate, bandwidth, speaker, source, split)
         )
     return entries
 
@@ -260,17 +267,24 @@ def find_pairs(entries: Sequence[Entry], sounds: Sequence[Sound], cache: Path) -
 
 
 def keep_together(entries: Sequence[Entry], pairs: Sequence[Pair]) -> list[Entry]:
-    """Give all entries of a recording, directly or indirectly paired, one split.
+    """Give all entries of a source or recording, directly or indirectly paired, one split.
 
     It is the first of train, val and test that any of them has, so that a recording that was trained on is never held
-    out, whatever packages are added.
+    out, whatever packages are added. Speakers keep their split: speech whose recording is also in an earlier split gets
+    the split `DUPLICATE`, which is not used.
     """
+    first_of: dict[str, int] = {}
+    edges = [(first_of.setdefault(entry.source, index), index) for index, entry in enumerate(entries) if entry.source]
+    edges += [(pair.first, pair.second) for pair in pairs]
     splits: defaultdict[int, set[str]] = defaultdict(set)
-    groups = connected_components(len(entries), [(pair.first, pair.second) for pair in pairs])
+    groups = connected_components(len(entries), edges)
     for group, entry in zip(groups, entries, strict=True):
         splits[group].add(entry.split)
     chosen = {group: next(split for split in SPLITS if split in found) for group, found in splits.items()}
-    return [replace(entry, split=chosen[group]) for group, entry in zip(groups, entries, strict=True)]
+    return [
+        replace(entry, split=DUPLICATE if entry.speaker and entry.split != chosen[group] else chosen[group])
+        for group, entry in zip(groups, entries, strict=True)
+    ]
 
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -76,8 +76,8 @@ def _emptied(folder: Path) -> Path:
 
 
 def unzip(folder: Path) -> None:
-    """Unpack the sounds of each zip archive into a folder beside it with the same name."""
-    for path in sorted(folder.rglob("*.zip")):
+    """Unpack the sounds of each .zip and .pk3 archive into a folder beside it with the same name."""
+    for path in sorted([*folder.rglob("*.zip"), *folder.rglob("*.pk3")]):
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if Path(name).suffix in SUFFIXES]
             archive.extractall(path.with_suffix(""), names)

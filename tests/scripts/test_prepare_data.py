@@ -18,8 +18,6 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.conftest import load_script
-
 RATE = 44100
 
 needs_dpkg = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="needs dpkg")
@@ -43,13 +41,6 @@ License: CC-BY-SA-3.0
 License: GPL-2+
  On Debian systems
 """
-
-
-@pytest.fixture(scope="module")
-def prepare_data() -> ModuleType:
-    for name in ("duplicates", "packages", "unpack"):
-        load_script(name)
-    return load_script("prepare_data")
 
 
 def noises(seed: int, seconds: float = 1.0) -> np.ndarray:
@@ -134,61 +125,43 @@ def test_names_of_versions_and_takes(prepare_data: ModuleType, name: str, origin
     assert prepare_data.series(f"a/b/{name}") == series
 
 
-@pytest.mark.parametrize(
-    ("path", "spoken"),
-    [
-        ("x/cow_desc_fr.ogg", True),
-        ("x/cow_desc.ogg", True),
-        ("x/symbols/math/7_zh_tw.ogg", True),
-        ("x/symbols/alphabets/german/a_with_umlaut.ogg", True),
-        ("x/cow.ogg", False),
-        ("x/vehicles/emergency/firetruck.ogg", False),
-    ],
-)
-def test_spoken_words_are_recognized_by_their_paths(path: str, spoken: bool) -> None:
-    assert bool(load_script("packages").SPOKEN.search(path)) is spoken
-
-
-@pytest.mark.parametrize(
-    ("package", "path", "domain", "source"),
-    [
-        ("0ad-data", "usr/share/games/0ad/mods/public/public/audio/voice/greek/civ/a_1.ogg", "speech", None),
-        ("0ad-data", "usr/share/games/0ad/mods/public/public/audio/voice/global/civ_dog_bark.ogg", "effects", None),
-        ("0ad-data", "usr/share/games/0ad/mods/public/public/audio/music/Sunrise.ogg", "music", None),
-        ("supertuxkart-data", "usr/share/games/supertuxkart/data/music/bay.ogg", "music", "data/music/bay.ogg"),
-        ("supertuxkart-data", "usr/share/games/supertuxkart/data/sfx/rain.ogg", "effects", "data/sfx/rain.ogg"),
-        ("freedroidrpg-data", "usr/share/freedroidrpg/data/base/titles/StartOfGame.ogg", "speech", None),
-        ("sonic-pi-samples", "usr/share/sonic-pi/samples/a.flac", "effects", "etc/samples/a.flac"),
-        (
-            "hydrogen-drumkits",
-            "usr/share/hydrogen/data/drumkits/circAfrique v4/Bell 1.wav",
-            "effects",
-            "drumkits/circAfrique.h2drumkit",
-        ),
-        (
-            "asterisk-core-sounds-it-g722",
-            "usr/share/asterisk/sounds/it_IT_m_Carlo/digits/1.flac",
-            "speech",
-            "it-digits/1.flac",
-        ),
-        (
-            "asterisk-core-sounds-it-g722",
-            "usr/share/asterisk/sounds/it_IT_m_Carlo/beep.flac",
-            "effects",
-            "it-beep.flac",
-        ),
-    ],
-)
-def test_every_path_has_a_domain_and_its_paragraph_of_the_copyright_file(
-    prepare_data: ModuleType, package: str, path: str, domain: str, source: str | None
+@needs_dpkg
+def test_no_speaker_and_no_source_is_in_two_splits(
+    prepare_data: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (found,) = [one for one in prepare_data.PACKAGES if one.name == package]
-    expected = re.escape(source or path) + "$"
-    sound = prepare_data.Sound(path, 1, "", RATE, RATE, "", None)
-    (entry,) = prepare_data.entries_of(
-        found, "1", [(re.compile(""), "another"), (re.compile(expected), "its own")], [sound]
+    voices = {
+        f"{name}/{index}.wav": noises(10 * place + index) for place, name in enumerate("abcd") for index in (1, 2)
+    }
+    build_package(
+        tmp_path, "old", {"a/9.wav": noises(99), **{f"a/{index}.wav": noises(index) for index in range(3, 6)}}
     )
-    assert (entry.domain, entry.licence) == (domain, "its own")
+    build_package(tmp_path, "new", {**voices, "c/3.wav": noises(99), "d/3.wav": noises(21)})
+    tested = path_in(prepare_data, "test", 2, "strokes/usr/share/{}_1.wav").removeprefix("strokes/usr/share/")
+    takes = (tested.replace("_1", f"_{number}") for number in range(2, 100))
+    trained = next(take for take in takes if prepare_data.split_of(f"strokes/usr/share/{take}") == "train")
+    build_package(tmp_path, "strokes", {tested: noises(50), trained: noises(51)})
+    pattern = r"/share/(\w)/"
+    packages = [
+        prepare_data.Package("old", "speech", heard=True, voices="people", speaker=pattern),
+        prepare_data.Package("new", "speech", voices="people", speaker=pattern, test=("c", "x"), val=("d",)),
+        prepare_data.Package("strokes", "effects", heard=True),
+    ]
+    status, rows, _ = build(prepare_data, monkeypatch, tmp_path, *packages)
+    assert status == 0
+    splits: dict[str, set[str]] = {}
+    for row in rows.values():
+        assert bool(row["speaker"]) is (row["domain"] == "speech") is not bool(row["source"])
+        if row["split"] != prepare_data.DUPLICATE:
+            splits.setdefault(row["speaker"] or row["source"], set()).add(row["split"])
+    assert splits == {
+        "people/a": {"train"},
+        "people/b": {"train"},
+        "people/c": {"test"},
+        "people/d": {"val"},
+        f"strokes/usr/share/{tested[:-6]}": {"train"},
+    }
+    duplicates = {path for path, row in rows.items() if row["split"] == prepare_data.DUPLICATE}
+    assert duplicates == {"c/1.wav", "c/3.wav"}  # the recordings of d/3.wav and a/9.wav
 
 
 @needs_dpkg

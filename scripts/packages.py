@@ -12,7 +12,8 @@ SPOKEN = re.compile(r"_desc(_|\.|$)|_[a-z]{2,3}(_[a-zA-Z]{2,6})?(@[a-z]+)?\.(ogg
 # Units of MegaGlest speak, except for animals and machines.
 UNIT_VOICES = re.compile(
     r"/techs/.*/(?!\w*(cow|pig|sow|wolf|horse_|elephant|dragon|drake|crocodile|scorpion|hornet|eagle|golem|behemoth))"
-    r"(?!\w*(catapult|tower|airship|orni|tank|ball|wagon|ab_|air_))\w+_(ack|select|attack|die)\w*\.(wav|ogg)$"
+    r"(?!\w*(catapult|tower|airship|orni|tank|ball|wagon|ab_|air_|snake|bull|sheep|chicken|machine|ground|dr_))"
+    r"\w+_(ack|select|attack|die)\w*\.(wav|ogg)$"
 )
 
 TONES = re.compile(r"/silence/|/(beep|beeperr|tt-monkeys|(a|de)scending-2tone)\.")
@@ -133,7 +134,7 @@ PACKAGES = (
         "effects",
         (
             (re.compile(r"/cdtracks/"), "music"),
-            (re.compile(r"/sound/(player/[^/]+|announcer/[^/]+|tutorial)/"), "speech"),
+            (re.compile(r"/sound/(player/[^/]+/coms|announcer/[^/]+|tutorial)/"), "speech"),
         ),
         licence="GPL-2+",
         speaker=r"/sound/(?:(?:player|announcer)/)?([^/]+)/",

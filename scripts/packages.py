@@ -128,7 +128,12 @@ PACKAGES = (
         val=("ga", "ro", "sr", "wa"),
     ),
     Package("gcin-voice", "speech", upstream=(r".*/", "/"), speaker=r"/([0-9])\.ogg$"),
-    Package("megaglest-data", "effects", ((re.compile("/music/"), "music"), (UNIT_VOICES, "speech"))),
+    Package(
+        "megaglest-data",
+        "effects",
+        ((re.compile("/music/"), "music"), (UNIT_VOICES, "speech")),
+        only_trained_on=True,
+    ),
     Package(
         "nexuiz-data",
         "effects",

@@ -1,11 +1,10 @@
-"""Train variants of a recipe, each for a short while, and set side by side how good they are.
+"""Train variants of a recipe for a few steps each, and compare their validations in a table.
 
     python scripts/ablate.py configs/ablations/mini.yaml data.sounds=data/manifest.csv --output runs/ablations
 
-The file names the variants: `common` is what all of them have, and `rows` maps a name to what it changes, both as lists
-of overrides of `configs/train.yaml`. Each row is a run of `scripts/train.py` in a folder of its own, so that the same
-command goes on where it was stopped. Several rows run at a time, with a share of the processor's cores each. The table
-has what the last validation of each found.
+The file lists overrides of `configs/train.yaml`: `common` those of all variants, and `rows` those of each variant by
+name. Each row is a run of `scripts/train.py` in its own folder, so that the same command continues an interrupted one.
+Several rows run at a time and share the processor's cores. The table has the results of the last validation of each.
 """
 
 from __future__ import annotations
@@ -39,8 +38,8 @@ class Row:
     """A variant.
 
     Attributes:
-        name: also of the folder of its run.
-        changes: what it has that others have not.
+        name: of the variant and of the folder of its run.
+        changes: its overrides.
     """
 
     name: str
@@ -48,10 +47,10 @@ class Row:
 
 
 def read_rows(path: Path) -> tuple[list[str], list[Row]]:
-    """What all variants have in common, and the variants.
+    """The common overrides of a file of variants, and the variants.
 
     Raises:
-        DacError: the file can't be read, or holds something else.
+        DacError: the file cannot be read, or has another structure.
     """
     try:
         content = OmegaConf.to_container(OmegaConf.load(path))
@@ -64,10 +63,10 @@ def read_rows(path: Path) -> tuple[list[str], list[Row]]:
 
 
 def train(row: Row, overrides: Sequence[str], output: Path, threads: int) -> None:
-    """Run a variant to its end, or from where it was stopped.
+    """Train a variant, or resume it.
 
     Raises:
-        DacError: it fails; its log says why. Or its folder holds a run with other settings.
+        DacError: training failed, or the folder holds a run with other settings.
     """
     settings, wanted = output / f"{row.name}.overrides", "\n".join([*overrides, *row.changes]) + "\n"
     started = (output / row.name).exists() and settings.exists()
@@ -82,14 +81,14 @@ def train(row: Row, overrides: Sequence[str], output: Path, threads: int) -> Non
         status = subprocess.run(command, env=environment, stdout=out, stderr=subprocess.STDOUT).returncode
     if status:
         last = log.read_text(encoding="utf-8").strip().splitlines()[-1:]
-        raise DacError(f"{row.name}: train.py ended with {status}: {''.join(last)}")
+        raise DacError(f"{row.name}: train.py exited with status {status}: {''.join(last)}")
 
 
 def result(folder: Path) -> dict[str, float] | None:
-    """What the last validation of a run found, with its `step` and the `seconds` of a step (median); None without one.
+    """The last validation of a run, with its `step` and the median `seconds` of a step; None if there is none.
 
     Raises:
-        DacError: the run's log can't be read.
+        DacError: the log of the run cannot be read.
     """
     log = folder / "log.jsonl"
     try:
@@ -102,7 +101,7 @@ def result(folder: Path) -> dict[str, float] | None:
 
 
 def table(rows: Sequence[Row], results: Mapping[str, Mapping[str, float] | None]) -> str:
-    """Markdown: a line for each variant that has a result."""
+    """The results as a Markdown table, with a row for each variant that has one."""
     lines = [
         "| variant | what it changes | steps | s a step | mel distance | STFT distance | SI-SDR (dB) | least entropy |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
@@ -120,13 +119,13 @@ def table(rows: Sequence[Row], results: Mapping[str, Mapping[str, float] | None]
 
 
 def main() -> int:
-    """Train what is not trained yet, and print the table. Returns the exit status."""
+    """Train the variants and print the table. Returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("variants", type=Path, help="a YAML file, as those of configs/ablations")
-    parser.add_argument("overrides", nargs="*", help="for all of them, such as data.sounds=/my/sounds")
+    parser.add_argument("variants", type=Path, help="YAML file of variants, such as configs/ablations/mini.yaml")
+    parser.add_argument("overrides", nargs="*", help="overrides for all variants, such as data.sounds=/my/sounds")
     parser.add_argument("--output", type=Path, required=True, help="folder for the runs and table.md")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    parser.add_argument("--jobs", type=int, default=cores, help="how many rows to train at a time")
+    parser.add_argument("--jobs", type=int, default=cores, help="variants to train at a time [number of cores]")
     arguments = parser.parse_args()
     if arguments.jobs < 1:
         parser.error(f"--jobs must be at least 1, not {arguments.jobs}")
@@ -146,7 +145,7 @@ def main() -> int:
                 if error := future.exception():
                     failures.append(str(error))
                     rows.remove(futures[future])
-        except KeyboardInterrupt:  # Runs get the terminal's Ctrl-C too: they save themselves and end.
+        except KeyboardInterrupt:  # the runs get it too, save their states and exit
             pool.shutdown(cancel_futures=True)
             return 130
     results = {row.name: result(arguments.output / row.name) for row in rows}

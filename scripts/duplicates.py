@@ -1,17 +1,16 @@
-"""Which files of a data set hold the same recording: copies in other formats, remasters, excerpts and loops.
+"""Finds files with the same recording: copies in other formats, remasters, excerpts and loops.
 
-A recording is known again by its landmarks: pairs of peaks of its spectrogram, near each other, of which the two
-frequencies and the time between them are kept. This is the fingerprint of Wang, "An industrial-strength audio search
-algorithm" (ISMIR 2003). Loudness, codecs, sample rates, equalizers and what is cut off at either end leave many peaks
-where they are. Another speed or pitch moves them all: such versions are not found.
+A recording is identified by landmarks: the frequencies and the time difference of two neighbouring peaks of its
+spectrogram (Wang, "An industrial-strength audio search algorithm", ISMIR 2003). Many of them survive changes of
+loudness, codec, sample rate, equalization and cutting. Versions at another speed or pitch are not found.
 
-Landmarks are quick to compare, ten thousand sounds with each other, but some agree where only the hum is the same. So
-they propose, and unless very many agree, `likeness` decides.
+Comparing landmarks is fast enough for all pairs of ten thousand sounds, but a common hum also gives equal ones. So
+matches are candidates, and `likeness` decides unless very many landmarks agree.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,40 +22,40 @@ from dac_codec.audio import Audio
 ALIKE = 0.6
 """Likeness from which two sounds count as the same recording.
 
-Of sounds that Debian distributes, copies in other formats were seen to have 0.8 and more, takes that share material 0.6
-to 0.8, and words that one speaker says in the same noise less.
+Among the sounds that Debian distributes, copies in other formats have 0.8 and more, takes that share material 0.6 to
+0.8, and words of one speaker in the same noise less.
 """
 
-_BIN = 20  # Hz between the frequencies of the spectrogram; its windows last 1 / _BIN seconds
-_BINS = 250  # of the spectrogram: up to 5 kHz, which every sample rate from 10 kHz on has, and every codec keeps
-_FRAMES = 80  # of the spectrogram, in a second
+_BIN = 20  # Hz between frequencies of the spectrogram, whose windows last 1 / _BIN seconds
+_BINS = 250  # frequencies of the spectrogram: up to 5 kHz, which all codecs and sample rates from 10 kHz on keep
+_FRAMES = 80  # frames of the spectrogram in a second
 _REACH = (8, 10)  # a peak is the largest value within this many frames and bins on either side
-_QUIETEST = 1e-3  # of the largest value in the file: what is lower is no peak
-_PARTNERS = 5  # peaks that follow a peak and make a landmark with it,
-_LONGEST = 64  # if they come less than this many frames later
+_QUIETEST = 1e-3  # smallest peak, relative to the largest value in the file
+_PARTNERS = 5  # following peaks that form a landmark with a peak
+_LONGEST = 64  # frames, which the two peaks of a landmark are less than apart
 _BLOCK = 1024  # frames that are transformed at a time
-_CERTAIN = 300  # landmarks: pieces of five minutes that have nothing in common but a beat were seen to share 242
-_COMMON = 64  # a landmark that occurs more often than this in all files tells nothing
-_SOUND_BITS, _DISTANCE_BITS = 20, 23  # of a sound's place, and of a distance in frames, in a number that holds them
+_CERTAIN = 300  # landmarks in common; pieces of five minutes with only a beat in common share up to 242
+_COMMON = 64  # landmarks that occur more often than this in all files are ignored
+_SOUND_BITS, _DISTANCE_BITS = 20, 23  # widths of a sound's index and of a distance in frames, packed into one number
 
 VERSION = 1
-"""Of `landmarks`: what was computed by another version must be computed again."""
+"""Version of `landmarks`; those of another version must be computed again."""
 
 
 class Landmarks(NamedTuple):
-    """The landmarks of a sound: of each [L] what it is, as a number below 2^22, and the frame [L] at which it is."""
+    """The landmarks of a sound: the kind of each [L], below 2^22, and its frame [L]."""
 
     kinds: NDArray[np.uint32]
     frames: NDArray[np.int32]
 
 
 class Match(NamedTuple):
-    """Two sounds, by their places in a list, that have landmarks in common at the same distance in time.
+    """Two sounds with common landmarks at the same distance in time.
 
     Attributes:
-        first, second: the places; first < second.
-        common: number of landmarks that agree.
-        share: `common` as a share of the landmarks of the sound that has fewer.
+        first, second: indices of the sounds; first < second.
+        common: number of common landmarks.
+        share: `common` relative to the landmarks of the sound that has fewer.
     """
 
     first: int
@@ -66,13 +65,13 @@ class Match(NamedTuple):
 
     @property
     def certain(self) -> bool:
-        """Whether more agrees than chance can bring about, even where a correlation over all of both would be low:
-        pieces with a part in common, or in another mix."""
+        """Whether so many landmarks agree that it is no coincidence, also where the likeness is low: pieces with a
+        common part, or in another mix."""
         return self.common >= _CERTAIN or (self.common >= 100 and self.share >= 0.1)
 
 
 def landmarks(audio: Audio, sample_rate: int) -> Landmarks:
-    """The landmarks of a sound [C, T], in the order of time for each partner; silence and clicks may have none."""
+    """The landmarks of a sound [C, T]; silence and clicks may have none."""
     mono = audio.mean(0)
     window = round(sample_rate / _BIN)
     taper = np.hanning(window + 2)[1:-1].astype(np.float32)
@@ -99,22 +98,22 @@ def landmarks(audio: Audio, sample_rate: int) -> Landmarks:
 
 
 def find_matches(sounds: Sequence[Landmarks]) -> list[Match]:
-    """Find the pairs of sounds that may be the same recording, or of which one may be a part of the other.
+    """Find pairs of sounds that may have the same recording, also where one is a part of the other.
 
-    Two sounds match at the distance in time at which most of their landmarks agree, give or take a frame: at least 5,
-    and a twentieth of those that the sound with fewer has, or as many as are certain.
+    Two sounds match if at least 5 landmarks agree at one distance in time (within a frame), and a twentieth of those of
+    the sound with fewer, or as many as are certain.
 
     Args:
         sounds: the landmarks of each sound; at most 2^20 sounds.
 
     Returns:
-        The matches, by their places.
+        The matches, ordered by their indices.
     """
     if not sounds:
         return []
     n_landmarks = np.array([len(sound.kinds) for sound in sounds])
     numbers, counts = np.unique(_agreements(sounds), return_counts=True)
-    # Peaks fall between two frames, so that what agrees is spread over two distances.
+    # Peaks fall between frames, so that common landmarks are spread over two neighbouring distances.
     next_too = np.append(numbers[1:] == numbers[:-1] + 1, False)
     counts = counts + np.where(next_too, np.append(counts[1:], 0), 0)
     pairs = numbers >> _DISTANCE_BITS
@@ -130,11 +129,11 @@ def find_matches(sounds: Sequence[Landmarks]) -> list[Match]:
 
 
 def likeness(first: Audio, second: Audio) -> float:
-    """The largest normalized cross-correlation of two sounds [1, T] at one sample rate, whatever their signs.
+    """The largest absolute normalized cross-correlation of two sounds [1, T] at one sample rate.
 
-    They are shifted against each other as far as 60% of the shorter one and a fifth of its energy stay in the overlap,
-    over which the correlation is normalized. It is the differences of successive samples that are correlated: hum, and
-    the thump that strokes and steps begin with, are much alike in different recordings.
+    It is normalized over the overlap of the two, which has at least 60% of the samples and a fifth of the energy of the
+    shorter one. Differences of successive samples are correlated, since low frequencies (hum, the beginning of strokes
+    and steps) are similar in different recordings.
     """
     longer, shorter = sorted((np.diff(one[0].astype(np.float64)) for one in (first, second)), key=len, reverse=True)
     if len(shorter) == 0:
@@ -148,39 +147,23 @@ def likeness(first: Audio, second: Audio) -> float:
     of_shorter = np.append(0.0, np.cumsum(shorter**2))
     energy = of_longer[end] - of_longer[begin]
     own_energy = of_shorter[end - shifts] - of_shorter[begin - shifts]
-    # Where the longer one is silent, the difference of two sums is nothing but rounding.
-    heard = (own_energy > 0.2 * of_shorter[-1]) & (energy > 1e-9 * of_longer[-1])
-    if not heard.any():
+    # Where the longer one is silent, the difference of two sums is rounding error.
+    audible = (own_energy > 0.2 * of_shorter[-1]) & (energy > 1e-9 * of_longer[-1])
+    if not audible.any():
         return 0.0
-    return float(np.max(np.abs(products[shifts[heard]]) / np.sqrt(energy[heard] * own_energy[heard])))
-
-
-def groups(n: int, pairs: Iterable[tuple[int, int]]) -> list[int]:
-    """Of each of `n` things the lowest number that it hangs together with, directly or by way of others."""
-    parents = list(range(n))
-
-    def root(one: int) -> int:
-        while parents[one] != one:
-            parents[one] = parents[parents[one]]
-            one = parents[one]
-        return one
-
-    for first, second in pairs:
-        low, high = sorted((root(first), root(second)))
-        parents[high] = low
-    return [root(one) for one in range(n)]
+    return float(np.max(np.abs(products[shifts[audible]]) / np.sqrt(energy[audible] * own_energy[audible])))
 
 
 def _agreements(sounds: Sequence[Landmarks]) -> NDArray[np.int64]:
-    """For every landmark that two sounds share, both sounds and the distance between its places, as one number.
+    """The two sounds and the distance in frames of each common landmark, packed into one number.
 
-    The distance is that of frame 0 of the first sound from frame 0 of the second, with half the numbers that its bits
-    can hold added; the first sound is that which comes first.
+    The number is `first << 43 | second << 23 | distance + 2**22`, where first < second and the distance is that between
+    the first frames of the sounds.
     """
     kinds = np.concatenate([sound.kinds for sound in sounds])
     frames = np.concatenate([sound.frames for sound in sounds]).astype(np.int64)
     owners = np.repeat(np.arange(len(sounds)), [len(sound.kinds) for sound in sounds])
-    order = np.argsort(kinds, kind="stable")  # so that owners rise within a kind
+    order = np.argsort(kinds, kind="stable")  # keeps owners sorted within a kind
     _, counts = np.unique(kinds, return_counts=True)
     order = order[np.repeat(counts <= _COMMON, counts)]
     kinds, frames, owners = kinds[order], frames[order], owners[order]

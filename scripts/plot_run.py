@@ -1,4 +1,4 @@
-"""Draw a training run: `python scripts/plot_run.py runs/44khz` writes curves.png and codebooks.png into its folder."""
+"""Plot a training run: `python scripts/plot_run.py runs/44khz` writes curves.png and codebooks.png to its folder."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from dac_codec.common.scripts import exit_status
 
 
 def main() -> int:
-    """Draw. Returns the exit status."""
+    """Plot. Returns the exit status."""
     from dac_codec.training.plots import draw_codebooks, draw_curves
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="folder of the run")
-    parser.add_argument("--output", type=Path, help="folder for the pictures; the run's own by default")
+    parser.add_argument("--output", type=Path, help="folder for the plots [folder of the run]")
     arguments = parser.parse_args()
     output = arguments.output or arguments.run
     if arguments.output:

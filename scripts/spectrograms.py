@@ -1,8 +1,8 @@
-"""Draw clips of a data set, and below them what is left of them after a model.
+"""Draw spectrograms of clips of a data set above those of the clips decoded by a model.
 
     python scripts/spectrograms.py data/manifest.csv --clips speech-19 music-11 --output weaknesses.jpg
 
-The names are those of the clips in a report of `dac-codec evaluate`, whose clips.csv tells which fare worst.
+The names of the clips are those in a report of `dac-codec evaluate`, whose clips.csv shows which ones are worst.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from dac_codec.common.errors import DacError
 from dac_codec.common.scripts import exit_status
 from dac_codec.evaluation import figures
 from dac_codec.evaluation.clips import find_clips
-from dac_codec.inference import prepare
 
 
 def main() -> int:
@@ -26,9 +25,9 @@ def main() -> int:
     parser.add_argument("data", type=Path, help="a manifest, or a folder of sounds")
     parser.add_argument("--clips", nargs="+", required=True, metavar="NAME")
     parser.add_argument("--model", default=pretrained.DEFAULT_MODEL, help="name, folder or file")
-    parser.add_argument("--output", type=Path, required=True, help="a picture, .png or .jpg")
+    parser.add_argument("--output", type=Path, required=True, help="a .png or .jpg file")
     arguments = parser.parse_args()
-    model = prepare(pretrained.load(arguments.model), exact=True)
+    model = pretrained.load(arguments.model)
     found = {clip.name: clip.waveform for clip in find_clips(arguments.data, model.sample_rate)}
     if missing := [name for name in arguments.clips if name not in found]:
         raise DacError(f"{arguments.data}: no clip {missing[0]}, expected some of {', '.join(found)}")
@@ -41,4 +40,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main, (ValueError,)))  # ValueError: what Matplotlib says of an unknown ending
+    sys.exit(exit_status(main, (ValueError,)))  # ValueError: an unknown suffix, by Matplotlib

@@ -122,6 +122,25 @@ def test_pages_of_the_navigation_exist() -> None:
         assert name in made or name.startswith("models/") or (ROOT / "docs" / name).is_file(), name
 
 
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md"])
+def test_files_that_are_named_exist(page: str) -> None:
+    names = re.findall(r"`([\w./-]+\.(?:py|md|yaml))`", (ROOT / page).read_text(encoding="utf-8"))
+    assert names
+    missing = []
+    folder = ROOT
+    for name in names:
+        found = [base / name for base in (ROOT, ROOT / "dac_codec", folder) if (base / name).is_file()]
+        folder = found[0].parent if found else folder
+        missing += [] if found else [name]
+    assert missing == []
+
+
+def test_the_architecture_names_every_package() -> None:
+    tree = (ROOT / "docs/architecture.md").read_text(encoding="utf-8").partition("## Repository")[2]
+    packages = {path.parent.name for path in (ROOT / "dac_codec").glob("*/__init__.py")}
+    assert set(re.findall(r"^  (\w+)/ ", tree, re.MULTILINE)) == packages
+
+
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 650
 
@@ -134,14 +153,7 @@ def test_python_examples_compile(page: str) -> None:
         compile(block, page, "exec")
 
 
-# Not used yet: torchaudio and librosa in training.
-LATER = {("train", "torchaudio"), ("train", "librosa")}
-
-
-@pytest.mark.parametrize(
-    ("extra", "name"),
-    [pytest.param(*pair, marks=pytest.mark.xfail() if pair in LATER else ()) for pair in requirements()],
-)
+@pytest.mark.parametrize(("extra", "name"), requirements())
 def test_every_requirement_is_used(extra: str, name: str) -> None:
     if name in TOOLS:
         place, text = TOOLS[name]
@@ -164,7 +176,7 @@ def test_every_requirement_is_described() -> None:
 def test_every_module_that_is_imported_is_required() -> None:
     required = {MODULES.get(name, name) for _, name in requirements()}
     # Codecs of other projects, which are measured if they are installed, and what requirements install.
-    optional = {"encodec", "snac", "transformers", "dac", "audiotools", "triton", "omegaconf", "yaml"}
+    optional = {"encodec", "snac", "transformers", "dac", "audiotools", "triton", "omegaconf", "yaml", "PIL"}
     ours = {"dac_codec", *(path.stem for path in (ROOT / "scripts").rglob("*.py")), "scripts"}
     found = imported("dac_codec") | imported("scripts")
     assert found - required - optional - ours - sys.stdlib_module_names == set()

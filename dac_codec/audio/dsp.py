@@ -47,9 +47,9 @@ def windowed_sinc(
 
 
 class LowPass:
-    """Removes what is above a frequency from a sound that comes in blocks.
+    """Removes the frequencies above a limit from a sound that is pushed in blocks.
 
-    A linear-phase filter without delay: unchanged below the frequency, 80 dB attenuation from 500 Hz above it on
+    A linear-phase filter without delay: unchanged below the limit, 80 dB attenuation from 500 Hz above it on
     (Kaiser window; Oppenheim & Schafer, section 7.5.3). Zeros are assumed beyond both ends. The division into blocks
     does not change a bit of the output.
 
@@ -131,7 +131,7 @@ def _low_pass_taps(sample_rate: int, bandwidth: float, reach: int) -> npt.NDArra
 
 
 class BandwidthMeter:
-    """Measures the highest frequency of a sound that comes in blocks.
+    """Measures the highest frequency of a sound that is pushed in blocks.
 
     A frequency counts if, in any section of 8 windows (0.2 s; 2048 samples each, Hann, 50% overlap) of any channel, the
     mean level in dB over the windows and the 9 nearest bins is at least that of a sine at -106 dB of full scale. So a

@@ -55,7 +55,7 @@ def loudness(audio: npt.ArrayLike, sample_rate: int) -> float:
 
 
 class LoudnessMeter:
-    """Measures the loudness of a sound that comes in blocks, as `loudness` does.
+    """Measures the loudness of a sound that is pushed in blocks, as `loudness` does.
 
     One number is kept for each 0.1 s: 0.3 MB per hour.
 

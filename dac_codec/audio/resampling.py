@@ -37,7 +37,7 @@ def resample(audio: Audio, from_rate: int, to_rate: int, n_samples: int | None =
 
 
 class Resampler:
-    """Changes the sample rate of a sound that comes in blocks; the joined output equals that of `resample`.
+    """Changes the sample rate of a sound that is pushed in blocks; the joined output equals that of `resample`.
 
     The division into blocks does not change a bit of the output. It lags behind the input by the reach of soxr's
     filter, some milliseconds; where the rates are equal, there is no lag.

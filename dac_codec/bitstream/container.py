@@ -23,11 +23,12 @@ from dac_codec.bitstream.chunks import (
     encode_codes,
     encode_key,
 )
-from dac_codec.bitstream.fields import CRC_BYTES, StreamReader, crc32c, encode_varint, write_all
+from dac_codec.bitstream.fields import CRC_BYTES, StreamReader, crc32c, encode_varint
 from dac_codec.bitstream.header import Header, encode_header, read_header
 from dac_codec.bitstream.positions import checksum_prefix
 from dac_codec.bitstream.recovery import Chunk, Gap, Resynchronizer
 from dac_codec.common.errors import BitstreamError, TruncatedBitstreamError
+from dac_codec.common.streams import write_all
 
 
 class Writer:
@@ -146,13 +147,11 @@ class Writer:
         n_frames = codes.shape[-1]
         stop = n_frames - n_frames % self.chunk_frames if whole_chunks_only else n_frames
         for start in range(0, stop, self.chunk_frames):
-            self._write_codes(codes[..., start : min(start + self.chunk_frames, stop)])
+            chunk = codes[..., start : min(start + self.chunk_frames, stop)]
+            self._write_chunk(ChunkKind.CODES, encode_codes(self.header, chunk))
+            self._n_frames += chunk.shape[-1]
         self._pending = [codes[..., stop:].copy()]
         self._n_pending = n_frames - stop
-
-    def _write_codes(self, codes: npt.NDArray[np.uint16]) -> None:
-        self._write_chunk(ChunkKind.CODES, encode_codes(self.header, codes))
-        self._n_frames += codes.shape[-1]
 
     def _write_chunk(self, kind: ChunkKind, payload: bytes) -> None:
         chunk = encode_key(kind, len(payload)) + payload

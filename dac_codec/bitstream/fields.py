@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 import google_crc32c
 
+from dac_codec.common import streams
 from dac_codec.common.errors import BitstreamError, TruncatedBitstreamError
 
 CRC_BYTES = 4
@@ -151,26 +152,13 @@ class StreamReader:
 
     def read_up_to(self, size: int) -> bytes:
         """Return the next `size` bytes, or fewer at the end of the stream."""
-        data = bytearray()
-        while len(data) < size:
-            piece = self._stream.read(min(size - len(data), _READ_PIECE))
-            if piece is None:
-                raise BlockingIOError("a .dac file can't be read from a non-blocking stream")
-            if not piece:
-                break
-            self._crc = crc32c(piece, self._crc)
-            data += piece
-        return bytes(data)
+        data = streams.read_exactly(self._stream, size)
+        self._crc = crc32c(data, self._crc)
+        return data
 
     def read_some(self) -> bytes:
-        """Return the bytes that have arrived, from 1 to 64 KiB; no bytes at the end of the stream.
-
-        Raw streams and those with `read1` do not block if bytes are available; others may wait for more.
-        """
-        piece = getattr(self._stream, "read1", self._stream.read)(_READ_PIECE)
-        if piece is None:
-            raise BlockingIOError("a .dac file can't be read from a non-blocking stream")
-        return bytes(piece)
+        """Return the bytes that have arrived, from 1 to 64 KiB; no bytes at the end. The checksum ignores them."""
+        return streams.read_some(self._stream, _READ_PIECE)
 
     def read_varint(self, what: str) -> int:
         """Return the next varint."""
@@ -184,13 +172,3 @@ class StreamReader:
     def at_end(self) -> bool:
         """Whether the stream ends here. Reads one byte."""
         return not self.read_up_to(1)
-
-
-def write_all(stream: BinaryIO, data: bytes) -> None:
-    """Write all of `data`, also to a raw stream, which may write a part only."""
-    rest = memoryview(data)
-    while rest:
-        written = stream.write(rest)
-        if written is None:
-            raise BlockingIOError("a .dac file can't be written to a non-blocking stream")
-        rest = rest[written:]

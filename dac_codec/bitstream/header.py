@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 from dac_codec.bitstream.fields import (
     FLOAT32,
@@ -187,14 +188,14 @@ def encode_header(header: Header) -> bytes:
             bytes([_CODING_FIXED_WIDTH]),
         )
     )
-    if header.model_name:
-        name = header.model_name.encode()
-        body += encode_varint(_EXTENSION_MODEL_NAME) + encode_varint(len(name)) + name
-    if header.gain_source:
-        body += encode_varint(_EXTENSION_GAIN_SOURCE) + encode_varint(1) + bytes([header.gain_source])
-    if header.bandwidth is not None:
-        bandwidth = encode_varint(header.bandwidth)
-        body += encode_varint(_EXTENSION_BANDWIDTH) + encode_varint(len(bandwidth)) + bandwidth
+    extensions = {
+        _EXTENSION_MODEL_NAME: header.model_name.encode(),
+        _EXTENSION_GAIN_SOURCE: bytes([header.gain_source]) if header.gain_source else b"",
+        _EXTENSION_BANDWIDTH: b"" if header.bandwidth is None else encode_varint(header.bandwidth),
+    }
+    for tag, value in extensions.items():
+        if value:
+            body += encode_varint(tag) + encode_varint(len(value)) + value
     return with_crc(MAGIC + bytes([VERSION]) + encode_varint(len(body)) + body)
 
 
@@ -227,67 +228,43 @@ def read_header(source: StreamReader) -> Header:
             f"the file requires features {features:#x}, this package reads features {_REQUIRED_FEATURES:#x}: "
             "another version may read it"
         )
-    fingerprint = fields.take(_FINGERPRINT_BYTES)
-    sample_rate = fields.varint()
-    channels = fields.varint()
-    length = fields.varint()
-    (gain_db,) = FLOAT32.unpack(fields.take(FLOAT32.size))
-    model_sample_rate = fields.varint()
-    hop_length = fields.varint()
-    n_codebooks = fields.varint()
-    codebook_size = fields.varint()
+    return Header(  # the arguments are read in this order
+        model_fingerprint=fields.take(_FINGERPRINT_BYTES),
+        sample_rate=fields.varint(),
+        channels=fields.varint(),
+        n_samples=length - 1 if (length := fields.varint()) else None,
+        gain_db=FLOAT32.unpack(fields.take(FLOAT32.size))[0],
+        model_sample_rate=fields.varint(),
+        hop_length=fields.varint(),
+        n_codebooks=fields.varint(),
+        codebook_size=fields.varint(),
+        **_read_coding_and_extensions(fields),
+    )
+
+
+def _read_coding_and_extensions(fields: FieldReader) -> dict[str, Any]:
+    """Check the coding, and read the extensions to the end of the header. Unknown extensions are skipped."""
     coding = fields.take(1)[0]
     if coding != _CODING_FIXED_WIDTH:
         raise BitstreamError(
             f"the codes are stored with coding {coding}, this package reads coding {_CODING_FIXED_WIDTH}"
         )
-    extensions = _read_extensions(fields)
-    return Header(
-        model_fingerprint=fingerprint,
-        model_name=_model_name(extensions),
-        sample_rate=sample_rate,
-        channels=channels,
-        n_samples=length - 1 if length else None,
-        gain_db=gain_db,
-        model_sample_rate=model_sample_rate,
-        hop_length=hop_length,
-        n_codebooks=n_codebooks,
-        codebook_size=codebook_size,
-        gain_source=_gain_source(extensions),
-        bandwidth=_bandwidth(extensions),
-    )
-
-
-def _read_extensions(fields: FieldReader) -> dict[int, bytes]:
-    """Read the extensions up to the end of the header. Return the values of the known ones by tag; skip the others."""
     found: dict[int, bytes] = {}
     while fields.left:
         tag = fields.varint()
         value = fields.take(fields.varint())
-        if tag not in _EXTENSIONS:
-            continue
-        if tag in found:
+        if tag in _EXTENSIONS and tag in found:
             raise BitstreamError(f"the header holds extension {tag} twice")
         found[tag] = value
-    return found
-
-
-def _model_name(extensions: dict[int, bytes]) -> str:
     try:
-        return extensions.get(_EXTENSION_MODEL_NAME, b"").decode()
+        name = found.get(_EXTENSION_MODEL_NAME, b"").decode()
     except UnicodeDecodeError:
         raise BitstreamError("the model name in the header is not valid UTF-8") from None
-
-
-def _gain_source(extensions: dict[int, bytes]) -> GainSource:
     sources = {bytes([source]): source for source in GainSource}
-    return sources.get(extensions.get(_EXTENSION_GAIN_SOURCE, b""), GainSource.WHOLE)
-
-
-def _bandwidth(extensions: dict[int, bytes]) -> int | None:
-    if _EXTENSION_BANDWIDTH not in extensions:
-        return None
-    field = FieldReader(extensions[_EXTENSION_BANDWIDTH], "the bandwidth in the header")
-    bandwidth = field.varint()
-    field.expect_end()
-    return bandwidth
+    source = sources.get(found.get(_EXTENSION_GAIN_SOURCE, b""), GainSource.WHOLE)
+    bandwidth = None
+    if _EXTENSION_BANDWIDTH in found:
+        field = FieldReader(found[_EXTENSION_BANDWIDTH], "the bandwidth in the header")
+        bandwidth = field.varint()
+        field.expect_end()
+    return {"model_name": name, "gain_source": source, "bandwidth": bandwidth}

@@ -29,17 +29,9 @@ _ARGUMENTS = {opcode.code.encode("latin-1"): opcode.arg for opcode in pickletool
 _NUMBER_DTYPE = re.compile(r"b1|[iu][1248]|f[248]")
 
 
-class _Function(Enum):
-    """Stand-ins for the functions and classes that a pickle may name. None of them is ever called."""
-
-    RECONSTRUCT = "_reconstruct"
-    SCALAR = "scalar"
-    NDARRAY = "ndarray"
-    DTYPE = "dtype"
-    ENCODE = "encode"
-
-
-# In the form of GLOBAL's argument: module, space, name.
+# Stand-ins for the functions and classes that a pickle may name. None of them is ever called.
+_Function = Enum("_Function", ["RECONSTRUCT", "SCALAR", "NDARRAY", "DTYPE", "ENCODE"])
+# Keys in the form of GLOBAL's argument: module, space, name.
 _GLOBALS = {
     "numpy.core.multiarray _reconstruct": _Function.RECONSTRUCT,
     "numpy._core.multiarray _reconstruct": _Function.RECONSTRUCT,

@@ -47,7 +47,7 @@ def expanded(path: str | os.PathLike[str]) -> Path:
 
 
 def walk_visible(folder: str | os.PathLike[str], follow_links: bool = False) -> Iterator[Path]:
-    """Yield what is no folder in a folder and below it, without hidden files and folders (a leading dot).
+    """Yield the files in a folder and below it, without hidden files and folders (a leading dot).
 
     Each folder is visited once, so that links can neither loop nor yield a file twice. Broken links are yielded too.
 

@@ -22,7 +22,7 @@ def progress_bar(
     """A progress bar, to be used as a context manager and advanced by `update`.
 
     Args:
-        description: what is being done.
+        description: label of the bar.
         total: number of units at the end; None if it is not known.
         show: False shows nothing on a terminal either.
         initial: number of units that are done.

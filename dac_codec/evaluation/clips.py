@@ -1,4 +1,4 @@
-"""The sounds that codecs are measured on: mono excerpts, the same on every machine."""
+"""The test clips: mono excerpts, the same on every machine."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from dac_codec import audio as sound
+from dac_codec import audio
 from dac_codec.audio import Audio
 from dac_codec.common.errors import AudioError
 from dac_codec.common.manifest import read_split
 
 EXCERPT_SECONDS = 10.0
-"""What is taken of a longer file of a folder: its middle."""
+"""Length of the clip from the middle of a longer file of a folder."""
 
 POOLED = "all"
-"""The domain that all clips belong to."""
+"""The domain of all clips together."""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A mono excerpt [1, T] of a sound, or of several joined.
+    """A mono excerpt of a file, or of several files joined.
 
     Attributes:
-        name, domain: for tables.
+        name, domain: names in tables.
         waveform: [1, T].
-        sources: the files that it was cut from, the one first that most of it is from. Empty: it shares none.
+        sources: the files that it was cut from, beginning with the one of the largest part. Empty: independent of all
+            other clips.
     """
 
     name: str
@@ -42,10 +43,10 @@ def find_clips(data: Path, sample_rate: int, split: str = "test") -> list[Clip]:
     """The clips of a manifest (a CSV file), of a folder of sounds, or of one sound file.
 
     Raises:
-        AudioError: there is no sound to be had, or one of several domains is called as all of them together are.
+        AudioError: nothing can be read, or one of several domains is called `POOLED`.
     """
     if data.is_dir():
-        files = sound.find_audio(data)
+        files = audio.find_audio(data)
         if not files:
             raise AudioError(f"{data}: no sound files in this folder")
         clips = file_clips(data, files, sample_rate)
@@ -54,20 +55,20 @@ def find_clips(data: Path, sample_rate: int, split: str = "test") -> list[Clip]:
     else:
         clips = file_clips(data.parent, [data], sample_rate)
     if len(domains := {clip.domain for clip in clips}) > 1 and POOLED in domains:
-        raise AudioError(f"{data}: no domain beside others can be called {POOLED!r}, as all together are; rename it")
+        raise AudioError(f"{data}: the domain {POOLED!r} must be renamed, which is the name of all domains together")
     return clips
 
 
 def file_clips(folder: Path, files: list[Path], sample_rate: int) -> list[Clip]:
-    """One clip of each file: all of it, or the middle `EXCERPT_SECONDS` of a longer one; mixed down to mono.
+    """One clip per file, mixed down to mono: the whole file, or the middle `EXCERPT_SECONDS` of a longer one.
 
-    The domain of a file is the subfolder that it is in; where none is in one, all are of the domain `POOLED`. A file
-    that can't be read is warned of and left out.
+    The domain of a file is its subfolder of `folder`; without subfolders it is `POOLED`. Files that can't be read are
+    left out with a warning.
 
     Raises:
         AudioError: no file can be read.
     """
-    # Names that are not UTF-8 are written out: reports are.
+    # Reports are UTF-8, which file names need not be.
     names = [PurePosixPath(_utf8(file.relative_to(folder).as_posix())) for file in files]
     apart = any(len(name.parts) > 1 for name in names)
     clips = []
@@ -85,29 +86,36 @@ def file_clips(folder: Path, files: list[Path], sample_rate: int) -> list[Clip]:
 
 
 def _utf8(name: str) -> str:
-    """A file's name, with what isn't UTF-8 in it as `\\udc..`."""
+    """A file's name, with bytes that are not UTF-8 as `\\udc..`."""
     return name.encode(errors="backslashreplace").decode()
 
 
 def _middle(file: Path, sample_rate: int) -> Audio:
-    with sound.open_file(file) as reader:
+    with audio.open_file(file) as reader:
         rate = reader.samplerate
         n_samples = min(reader.frames, int(EXCERPT_SECONDS * rate))
         start = (reader.frames - n_samples) // 2
         if start:
             reader.seek(start)
         samples = reader.read(n_samples, dtype="float32", always_2d=True)
-    waveform = sound.check(samples.T, rate, str(file)).mean(0, keepdims=True)
-    return sound.resample(waveform, rate, sample_rate)
+    waveform = audio.check(samples.T, rate, str(file)).mean(0, keepdims=True)
+    return audio.resample(waveform, rate, sample_rate)
 
 
 def held_out_clips(
     manifest: Path, sample_rate: int, per_domain: int = 40, seconds: float = 5.0, split: str = "test"
 ) -> list[Clip]:
-    """Clips of one length from a split of a data set.
+    """Clips of one length from a split of a manifest, evenly spread over the files of each domain.
 
-    Files that are shorter than a clip are joined with the ones after them in the manifest; a longer one gives several
-    clips, evenly spread. A domain with less sound than asked for gives as many clips as it has files to begin with.
+    Files shorter than a clip are joined with the following ones of the manifest. A domain with too little sound gives
+    at most one clip per file, which begins with that file.
+
+    Args:
+        manifest: a CSV file, see `common.manifest`.
+        sample_rate: of the clips, in Hz.
+        per_domain: number of clips of each domain.
+        seconds: length of a clip.
+        split: name of the split.
 
     Raises:
         AudioError: the manifest or one of its files can't be read.
@@ -129,10 +137,10 @@ def _domain_clips(
     names = [(file.relative_to(folder) if file.is_relative_to(folder) else file).as_posix() for file in files]
     sounds = []
     for file in files:
-        waveform, rate = sound.read(file)
-        sounds.append(sound.resample(waveform.mean(0, keepdims=True), rate, sample_rate)[0])
+        waveform, rate = audio.read(file)
+        sounds.append(audio.resample(waveform.mean(0, keepdims=True), rate, sample_rate)[0])
     starts = np.cumsum([0] + [len(one) for one in sounds])
-    # Round the end, so that a clip can begin with any of the files.
+    # Twice, so that a clip can begin with any of the files.
     joined = np.concatenate([*sounds, *sounds])
     ends = np.concatenate([starts[1:], starts[-1] + starts[1:]])
     if starts[-1] >= wanted * length:

@@ -21,7 +21,7 @@ from dac_codec.common.files import atomic_write
 from dac_codec.evaluation.metrics import Metric
 from dac_codec.evaluation.summary import Mean
 
-STRIP_LEFT, STRIP_WIDTH = 0.075, 0.915
+STRIP_LEFT, STRIP_WIDTH = 0.085, 0.905
 """Where the time axis begins in a picture of `spectrogram_strips`, and its length, as shares of the width."""
 
 _SPECTROGRAM_WINDOW, _SPECTROGRAM_MELS = 2048, 128
@@ -93,6 +93,8 @@ def spectrogram_strips(clips: Sequence[Audio], sample_rate: int) -> list[bytes]:
         DacError: librosa or Matplotlib is not installed.
     """
     figure = _figure(9.6, 2.0)
+    from PIL import Image
+
     axis = figure.add_axes((STRIP_LEFT, 0.14, STRIP_WIDTH, 0.82))
     levels = [_mel_level(clip, sample_rate) for clip in clips]
     mesh = _draw(levels[0], sample_rate, axis)
@@ -103,7 +105,7 @@ def spectrogram_strips(clips: Sequence[Audio], sample_rate: int) -> list[bytes]:
         mesh.set_array(level)
         axis.draw_artist(mesh)
         stream = io.BytesIO()
-        _image(figure.canvas).save(stream, "jpeg", quality=85)
+        Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB").save(stream, "jpeg", quality=85)
         pictures.append(stream.getvalue())
     return pictures
 
@@ -120,12 +122,6 @@ def _figure(width: float, height: float) -> Any:
     return figure
 
 
-def _image(canvas: Any) -> Any:
-    from PIL import Image
-
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-
-
 def _mel_level(clip: Audio, sample_rate: int) -> np.ndarray:
     """Log-mel spectrogram [128, frames] of a signal [1, T], in dB."""
     magnitude = spectral.Spectra(torch.from_numpy(np.ascontiguousarray(clip))[None]).magnitude(_SPECTROGRAM_WINDOW)
@@ -136,17 +132,9 @@ def _mel_level(clip: Audio, sample_rate: int) -> np.ndarray:
 def _draw(level: np.ndarray, sample_rate: int, axis: Any) -> Any:
     from librosa.display import specshow
 
-    return specshow(
-        level,
-        sr=sample_rate,
-        hop_length=_SPECTROGRAM_WINDOW // 4,
-        x_axis="time",
-        y_axis="mel",
-        vmin=_LOWEST_DB,
-        vmax=_HIGHEST_DB,
-        cmap="magma",
-        ax=axis,
-    )
+    scale: dict[str, Any] = {"sr": sample_rate, "hop_length": _SPECTROGRAM_WINDOW // 4}
+    colours: dict[str, Any] = {"vmin": _LOWEST_DB, "vmax": _HIGHEST_DB, "cmap": "magma"}
+    return specshow(level, x_axis="time", y_axis="mel", ax=axis, **scale, **colours)
 
 
 def marker(index: int) -> str:

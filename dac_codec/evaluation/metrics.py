@@ -1,4 +1,4 @@
-"""Measures of how far decoded audio is from the original; arrays [C, T] in, numbers out."""
+"""Measures of decoded audio against the original, from arrays [C, T]."""
 
 from __future__ import annotations
 
@@ -7,72 +7,78 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 import torch
 
-from dac_codec import audio as sound
+from dac_codec import audio
 from dac_codec.audio import Audio
 from dac_codec.common import spectral
 from dac_codec.common.errors import DacError
 
 SPEECH = "speech"
-"""The domain that measures of speech are taken of."""
+"""The domain of measures that are made for speech."""
 
 METRICS_VERSION = 4
-"""Raised with every change of what a metric or our codec gives, so that no earlier result is taken for one of today."""
+"""Increased with every change of a metric's or our codec's values, so that no cached result of before is used."""
 
 SI_SDR_LIMIT = 100.0
-"""What SI-SDR is kept within, in dB: float32 holds no finer difference, and means stay finite."""
+"""Limit of |SI-SDR| in dB, the resolution of float32, which keeps means finite."""
 
 VISQOL_WORST = 1.0
-"""The lower end of ViSQOL's scale, the one of mean opinion scores."""
+"""The lower end of ViSQOL's scale, mean opinion scores."""
 
 PESQ_WORST = 0.999 + 4 / (1 + math.exp(1.3669 * 0.5 + 3.8224))
-"""The lower end of PESQ-WB's scale, 1.04: what ITU-T P.862.2 maps the lowest raw score to, -0.5."""
+"""The lower end of PESQ-WB's scale, 1.04: the lowest raw score, -0.5, mapped as in ITU-T P.862.2."""
 
 _VISQOL_SAMPLES = 3840 + 44 * 960
-"""Of 48 kHz: 45 windows of 80 ms, each 20 ms after the one before, which ViSQOL needs for one patch."""
+"""At 48 kHz: 45 windows of 80 ms with a hop of 20 ms, one patch of ViSQOL."""
 
 _STOI_SAMPLES = 256 + 29 * 128
-"""Of 10 kHz: 30 frames of 256 samples that overlap by half, which STOI needs for one segment."""
+"""At 10 kHz: 30 frames of 256 samples with a hop of 128, one segment of STOI."""
 
 
 def mel_distance(decoded: Audio, original: Audio, sample_rate: int) -> float:
-    """The distance of log-mel spectrograms that the reference's evaluation reports; 0 is identical."""
+    """Distance of log-mel spectrograms, as the reference's evaluation reports it; 0 for identical signals.
+
+    Raises:
+        ModuleNotFoundError: librosa is not installed.
+    """
     estimate, reference = _tensors(decoded, original)
     return float(_mel(sample_rate)(spectral.Spectra(estimate), spectral.Spectra(reference)))
 
 
 def stft_distance(decoded: Audio, original: Audio, sample_rate: int) -> float:
-    """The distance of spectrograms that the reference's evaluation reports; 0 is identical."""
+    """Distance of spectrograms, as the reference's evaluation reports it; 0 for identical signals."""
     estimate, reference = _tensors(decoded, original)
     return float(spectral.multi_scale_stft(spectral.Spectra(estimate), spectral.Spectra(reference)))
 
 
 def waveform_l1(decoded: Audio, original: Audio, sample_rate: int) -> float:
-    """Mean absolute difference of samples; 0 is identical."""
+    """Mean absolute difference of the samples; 0 for identical signals."""
     return float(np.abs(decoded - original).mean())
 
 
 def log_spectral_distance(decoded: Audio, original: Audio, sample_rate: int) -> float:
-    """Root mean square over frequency of the difference of log power spectra in dB, the mean over frames.
+    """Root mean square over frequency of the difference of log power spectra in dB, averaged over frames.
 
-    Source: Gray & Markel, "Distance measures for speech processing" (1976). Windows of 2048 samples, hop 512;
-    magnitudes below 1e-5 count as 1e-5, which a silent bin would otherwise dominate.
+    Windows of 2048 samples, hop 512; magnitudes below 1e-5 count as 1e-5, so that silent bins do not dominate.
+
+    Source: Gray & Markel, "Distance measures for speech processing" (1976).
     """
     one, other = (
-        20 * spectral.Spectra(audio).magnitude(2048).clamp(min=1e-5).log10() for audio in _tensors(decoded, original)
+        20 * spectral.Spectra(signal).magnitude(2048).clamp(min=1e-5).log10() for signal in _tensors(decoded, original)
     )
     return float((one - other).square().mean(-2).sqrt().mean())
 
 
 def si_sdr(decoded: Audio, original: Audio, sample_rate: int) -> float:
-    """Scale-invariant signal-to-distortion ratio in dB within +-`SI_SDR_LIMIT`, of which silence gets the lower end.
+    """Scale-invariant signal-to-distortion ratio in dB, within +-`SI_SDR_LIMIT`; -`SI_SDR_LIMIT` for silence.
 
-    Not defined where the original is silent.
+    NaN if the original is silent.
     """
     if not _varies(original):
         return math.nan
@@ -84,23 +90,21 @@ def si_sdr(decoded: Audio, original: Audio, sample_rate: int) -> float:
 
 
 def visqol(decoded: Audio, original: Audio, sample_rate: int) -> float:
-    """ViSQOL v3 in audio mode, mean opinion score 1 to 4.73, at 48 kHz; mixed down to mono.
+    """ViSQOL v3 in audio mode of a clip [1, T], mean opinion score 1 to 4.73, at 48 kHz.
 
-    Source: Chinen et al., "ViSQOL v3: An Open Source Production Ready Objective Speech and Audio Metric" (2020); the
-    package visqol-python is tested by its authors against the conformance values of google/visqol. Not defined where
-    the original is silent, nor for less than 0.96 s. Silence in place of a sound gets `VISQOL_WORST`, where ViSQOL
-    itself has no number: left out, it would raise the mean of a codec that loses hard clips.
+    NaN if the original is silent or shorter than 0.96 s. A silent decoded clip gets `VISQOL_WORST`: ViSQOL is undefined
+    there, and leaving it out would raise the mean of a codec that loses hard clips.
+
+    Source: Chinen et al., "ViSQOL v3: An Open Source Production Ready Objective Speech and Audio Metric" (2020), by the
+    package visqol-python, which passes the conformance tests of google/visqol.
 
     Raises:
         DacError: visqol-python is not installed.
     """
-    try:
-        scorer = _visqol()
-    except ImportError as error:
-        raise DacError("ViSQOL needs visqol-python: pip install 'dac_codec[evaluate]'") from error
+    scorer = _visqol()
     if not _varies(original):
         return math.nan
-    reference, estimate = (sound.resample(one, sample_rate, 48000)[0].astype(np.float64) for one in (original, decoded))
+    reference, estimate = (audio.resample(one, sample_rate, 48000)[0].astype(np.float64) for one in (original, decoded))
     if len(reference) < _VISQOL_SAMPLES:
         return math.nan
     if not _varies(decoded):
@@ -114,23 +118,21 @@ def visqol(decoded: Audio, original: Audio, sample_rate: int) -> float:
 def pesq(decoded: Audio, original: Audio, sample_rate: int) -> float:
     """Wide-band PESQ of speech [1, T], mean opinion score 1.04 to 4.64, at 16 kHz.
 
-    Source: ITU-T P.862.2 (2007), by the package pesq. Not defined where no utterance is found in the original, nor for
-    less than a quarter of a second. Silence in place of a sound gets `PESQ_WORST`, where PESQ itself has no number:
-    left out, it would raise the mean of a codec that loses hard clips.
+    NaN if the original has no utterance or less than a quarter of a second. A silent decoded clip gets `PESQ_WORST`:
+    PESQ is undefined there, and leaving it out would raise the mean of a codec that loses hard clips.
+
+    Source: ITU-T P.862.2 (2007), by the package pesq.
 
     Raises:
         DacError: pesq is not installed.
     """
-    try:
-        import pesq as package
-    except ImportError as error:
-        raise DacError("PESQ needs pesq: pip install 'dac_codec[evaluate]'") from error
+    package = _imported("pesq", "pesq")
     if not _varies(original):
         return math.nan
     silent = not _varies(decoded)
-    # A copy in place of silence, which PESQ can't take, tells whether the original is speech and long enough.
+    # PESQ rejects silence; a copy in its place shows whether the original is speech and long enough.
     reference, estimate = (
-        sound.resample(one, sample_rate, 16000)[0] for one in (original, original if silent else decoded)
+        audio.resample(one, sample_rate, 16000)[0] for one in (original, original if silent else decoded)
     )
     try:
         score = float(package.pesq(16000, reference, estimate, "wb"))
@@ -140,21 +142,19 @@ def pesq(decoded: Audio, original: Audio, sample_rate: int) -> float:
 
 
 def stoi(decoded: np.ndarray, original: np.ndarray, sample_rate: int) -> float:
-    """Short-time objective intelligibility of speech [1, T], 0 to 1 (Taal et al., 2011), by pystoi at 10 kHz.
+    """Short-time objective intelligibility of speech [1, T], 0 to 1, at 10 kHz; 0 for a silent decoded clip.
 
-    Not defined where the original is silent, nor for less than 30 frames (0.4 s) of it that are not. Silence in place
-    of a sound gets 0.
+    NaN if fewer than 30 frames (0.4 s) of the original are not silent.
+
+    Source: Taal et al. (2011), by the package pystoi.
 
     Raises:
         DacError: pystoi is not installed.
     """
-    try:
-        import pystoi
-    except ImportError as error:
-        raise DacError("STOI needs pystoi: pip install 'dac_codec[evaluate]'") from error
+    pystoi = _imported("pystoi", "pystoi")
     if not _varies(original):
         return math.nan
-    signals = [sound.resample(one, sample_rate, 10000)[0] for one in (original, decoded)]
+    signals = [audio.resample(one, sample_rate, 10000)[0] for one in (original, decoded)]
     if len(signals[0]) < _STOI_SAMPLES:
         return math.nan
     with warnings.catch_warnings():
@@ -166,30 +166,35 @@ def stoi(decoded: np.ndarray, original: np.ndarray, sample_rate: int) -> float:
 
 
 def codebook_use(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How well codebooks are used, from how often each entry was chosen [N, codebook_size].
+    """Entropy and use of codebooks.
+
+    Entropy over bits spent is the paper's bitrate efficiency (section 4.4).
+
+    Args:
+        counts: how often each entry was used [N, codebook_size].
 
     Returns:
-        Entropy of each codebook's choices in bits [N], at most log2(codebook_size), and the share of its entries that
-        were chosen at all [N]. Entropy over bits spent is the paper's bitrate efficiency (section 4.4).
+        Entropy of the codes of each codebook in bits [N], at most log2(codebook_size), and the share of its entries
+        that were used at all [N].
     """
     odds = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    bits = 0.0 - (odds * np.log2(np.where(odds > 0, odds, 1.0))).sum(1)  # where nothing is to choose, 0 and not -0
+    bits = 0.0 - (odds * np.log2(np.where(odds > 0, odds, 1.0))).sum(1)  # 0, not -0, for a single entry
     return bits, (counts > 0).mean(1)
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A measure of a clip, and what has to be known to read it.
+    """A measure of a clip.
 
     Attributes:
-        name: in tables.
-        label: for people.
+        name: identifier in tables and files.
+        label: name for people.
         unit: of its values; "" if it has none.
         higher_is_better: its direction.
         source: where it is defined.
-        measure: (decoded [1, T], original [1, T], sample rate) -> value; NaN where it is not defined.
-        domain: the only one that it is taken of; None for all.
-        package: what has to be installed for it; None if nothing has.
+        measure: (decoded [1, T], original [1, T], sample rate) -> value; NaN if undefined.
+        domain: the only domain that it is measured in; None: all.
+        package: package that it needs beyond the base install; None: none.
     """
 
     name: str
@@ -203,7 +208,7 @@ class Metric:
 
     @property
     def fingerprint(self) -> str:
-        """Changes where the measure's values may."""
+        """Changes when the measure's values may change."""
         return self.name if self.package is None else f"{self.name} {self.package} {version(self.package)}"
 
 
@@ -222,7 +227,7 @@ METRICS = (
 
 
 def usable_metrics() -> tuple[list[Metric], list[str]]:
-    """The metrics that can be taken here, and a line for each that can't."""
+    """The metrics whose packages are installed, and a line for each of the others."""
     usable, missing = [], []
     for metric in METRICS:
         try:
@@ -235,12 +240,19 @@ def usable_metrics() -> tuple[list[Metric], list[str]]:
 
 
 def _tensors(*signals: np.ndarray) -> tuple[torch.Tensor, ...]:
-    """[C, T] -> [C, 1, T]: each channel on its own."""
+    """[C, T] -> [C, 1, T]: each channel is measured separately."""
     return tuple(torch.from_numpy(np.ascontiguousarray(one))[:, None] for one in signals)
 
 
 def _varies(signal: Audio) -> bool:
     return bool(np.ptp(signal) > 0)
+
+
+def _imported(module: str, package: str) -> Any:
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise DacError(f"this measure needs {package}: pip install 'dac_codec[evaluate]'") from error
 
 
 @lru_cache(maxsize=4)
@@ -250,8 +262,6 @@ def _mel(sample_rate: int) -> spectral.MultiScaleMel:
 
 @lru_cache(maxsize=1)
 def _visqol() -> Any:
-    from visqol import VisqolApi
-
-    scorer = VisqolApi()
+    scorer = _imported("visqol", "visqol-python").VisqolApi()
     scorer.create(mode="audio")
     return scorer

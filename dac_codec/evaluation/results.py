@@ -1,4 +1,4 @@
-"""What a codec made of a clip, kept in a file of its own, so that finished work is never done again."""
+"""The result of one codec on one clip, cached in a file of its own."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import base64
 import hashlib
 import io
 import json
-import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
 
-from dac_codec import audio as sound
+from dac_codec import audio
 from dac_codec.audio import Audio
 from dac_codec.common.errors import DacError
 from dac_codec.common.files import atomic_write
@@ -23,17 +22,17 @@ _FORMAT = 2
 
 @dataclass(frozen=True)
 class Result:
-    """How one way to code one clip fares.
+    """Measurements of one clip, codec and setting.
 
     Attributes:
-        clip, domain: of the clip.
+        clip, domain: names of the clip and of its domain.
         seconds: length of the clip.
         codec, setting: names.
         n_bytes, payload_bytes, encode_seconds, decode_seconds, codebook_size: see `Coded`.
-        measures: by the metrics' names; None where one is not defined.
-        codes: base64 of [N, F] uint16, little-endian, row by row; None where there are none.
+        measures: by the metrics' names; None if undefined.
+        codes: base64 of [N, F] uint16, little-endian, row by row; None if there are none.
         n_codebooks: N.
-        sound: base64 of what was decoded, as 16-bit FLAC; None where nobody will listen to it.
+        sound: base64 of the decoded clip as 16-bit FLAC; None if the page does not play it.
         sources: of the clip.
     """
 
@@ -55,7 +54,7 @@ class Result:
 
     @property
     def kbps(self) -> float:
-        """Kilobits per second that the file takes, every byte of it."""
+        """Kilobits per second of the file, headers included."""
         return self.n_bytes * 8 / self.seconds / 1000
 
     @property
@@ -64,14 +63,14 @@ class Result:
         return self.payload_bytes * 8 / self.seconds / 1000
 
     def counts(self) -> np.ndarray | None:
-        """How often each entry of each codebook was chosen [N, codebook_size]."""
+        """How often each entry of each codebook was used [N, codebook_size]; None without codes."""
         if self.codes is None:
             return None
         codes = np.frombuffer(base64.b64decode(self.codes), "<u2").reshape(self.n_codebooks, -1)
         return np.stack([np.bincount(stage, minlength=self.codebook_size) for stage in codes])
 
     def save(self, path: Path) -> None:
-        """Write to a file; it is there whole or not at all.
+        """Write to a file, atomically.
 
         Raises:
             DacError: the file can't be written.
@@ -84,7 +83,7 @@ class Result:
 
     @classmethod
     def load(cls, path: Path) -> Result | None:
-        """Read from a file; None if there is none, or one that makes no sense."""
+        """Read from a file; None if it is missing or damaged."""
         try:
             values = json.loads(path.read_bytes())
             return cls(**{one.name: values[one.name] for one in fields(cls)})
@@ -93,16 +92,16 @@ class Result:
 
 
 def key(clip: Clip, sample_rate: int, common: str, codec: str, setting: str, metrics: str, with_sound: bool) -> str:
-    """The name of a result: another one as soon as anything that it depends on is another.
+    """The name of a result: a hash of everything that it depends on.
 
     Args:
-        clip: with its waveform.
+        clip: name, domain, sources and waveform count.
         sample_rate: of the clip.
-        common: what all results depend on: the versions of this package and of its measures.
+        common: versions of this package and of its measures.
         codec: the codec's fingerprint.
         setting: the setting's name.
-        metrics: the fingerprints of the metrics.
-        with_sound: whether the result holds what was decoded.
+        metrics: the metrics' fingerprints.
+        with_sound: whether the result includes the decoded clip.
     """
     waveform = hashlib.sha256(np.ascontiguousarray(clip.waveform, "<f4").tobytes()).hexdigest()
     place = [clip.name, clip.domain, list(clip.sources)]
@@ -111,12 +110,7 @@ def key(clip: Clip, sample_rate: int, common: str, codec: str, setting: str, met
 
 
 def flac(waveform: Audio, sample_rate: int) -> str:
-    """Base64 of a sound [1, T] as 16-bit FLAC, which colours nothing and which browsers play."""
+    """Base64 of a signal [1, T] as 16-bit FLAC: lossless, and playable by browsers."""
     stream = io.BytesIO()
-    sound.write(stream, waveform, sample_rate, "flac", "PCM_16")
+    audio.write(stream, waveform, sample_rate, "flac", "PCM_16")
     return base64.b64encode(stream.getvalue()).decode()
-
-
-def defined(value: float) -> float | None:
-    """A measure as JSON knows it."""
-    return value if math.isfinite(value) else None

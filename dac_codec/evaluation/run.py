@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import multiprocessing
 import os
 import signal
@@ -18,14 +19,14 @@ from queue import SimpleQueue
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 import dac_codec
 from dac_codec.common.errors import DacError
+from dac_codec.common.progress import progress_bar
 from dac_codec.evaluation.clips import Clip
 from dac_codec.evaluation.codecs import Codec, Setting
 from dac_codec.evaluation.metrics import METRICS, METRICS_VERSION, Metric
-from dac_codec.evaluation.results import Result, defined, flac, key
+from dac_codec.evaluation.results import Result, flac, key
 
 PLAYED_PER_DOMAIN = 2
 """Clips of each domain that the page can play, while there are few domains."""
@@ -105,9 +106,7 @@ def run(
     tasks = list(_tasks(clips, sample_rate, codecs, metrics, cache))
     todo = [task for task in tasks if Result.load(task.path) is None]
     failures = []
-    with tqdm(
-        total=len(tasks), initial=len(tasks) - len(todo), desc="evaluating", disable=None if progress else True
-    ) as bar:
+    with progress_bar("evaluating", len(tasks), progress, initial=len(tasks) - len(todo)) as bar:
         for task, failure in _work(todo, min(workers or _cpus(), len(todo))):
             bar.update()
             if failure is not None:
@@ -139,7 +138,8 @@ def evaluate_clip(task: Task, warm: set[str]) -> None:
     for metric in METRICS:
         if metric.name in task.metrics and metric.domain in (None, task.clip.domain):
             with _errors_of(metric.label):
-                measures[metric.name] = defined(metric.measure(coded.decoded, original, task.sample_rate))
+                value = metric.measure(coded.decoded, original, task.sample_rate)
+            measures[metric.name] = value if math.isfinite(value) else None
     codes = None if coded.codes is None else base64.b64encode(coded.codes.astype("<u2").tobytes()).decode()
     Result(
         clip=task.clip.name,
@@ -257,7 +257,7 @@ def _submit(tasks: Sequence[Task], executor: Executor, done: SimpleQueue[tuple[T
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     for task in tasks:
         try:
-            future = executor.submit(_in_a_process, task)
+            future = executor.submit(_failure_of, task)
         except Exception as error:
             future = Future()
             future.set_exception(error)
@@ -268,11 +268,8 @@ def _submit(tasks: Sequence[Task], executor: Executor, done: SimpleQueue[tuple[T
         future.add_done_callback(report)
 
 
-def _in_a_process(task: Task) -> str | None:
-    return _failure_of(task, _warm)
-
-
-def _failure_of(task: Task, warm: set[str]) -> str | None:
+def _failure_of(task: Task, warm: set[str] = _warm) -> str | None:
+    """Do a task; returns the reason if it failed."""
     try:
         with _errors_of("the evaluation"):
             evaluate_clip(task, warm)

@@ -150,26 +150,24 @@ def incomparable(results: Sequence[Result], first: str) -> str:
 def verdict_lines(differences: Sequence[Difference], metrics: Sequence[Metric]) -> list[str]:
     """For each domain and other codec, a line with the verdicts at the two settings whose bitrates are nearest."""
     nearest: dict[tuple[str, str], Difference] = {}
-    for one in differences:
-        best = nearest.get((one.domain, one.other))
-        if one.verdicts and (best is None or abs(one.kbps - one.other_kbps) < abs(best.kbps - best.other_kbps)):
-            nearest[one.domain, one.other] = one
+    for one in sorted(differences, key=lambda one: abs(one.kbps - one.other_kbps)):
+        if one.verdicts:
+            nearest.setdefault((one.domain, one.other), one)
     lines = []
-    for one in nearest.values():
-        by_verdict: dict[str, list[str]] = {}
+    for one in [one for one in differences if nearest.get((one.domain, one.other)) is one]:
+        found: dict[str, list[str]] = {}
         for metric in metrics:
-            if metric.name in one.verdicts:
-                amount = "" if (verdict := one.verdicts[metric.name]) == "undecided" else _amount(one, metric)
-                by_verdict.setdefault(verdict, []).append(f"{metric.label}{amount}")
-        verdicts = "; ".join(f"{verdict}: {', '.join(labels)}" for verdict, labels in sorted(by_verdict.items()))
-        pair = f"{one.codec} ({one.kbps:.2f} kbit/s) against {one.other} ({one.other_kbps:.2f} kbit/s)"
-        lines.append(f"{one.domain}, {pair}: {verdicts}.")
+            if (verdict := one.verdicts.get(metric.name)) is not None:
+                amount = f" by {abs(one.measures[metric.name].mean or 0.0):.3g} {metric.unit}".rstrip()
+                found.setdefault(verdict, []).append(metric.label + ("" if verdict == "undecided" else amount))
+        own, other = _name(one.codec, one.setting, one.kbps), _name(one.other, one.other_setting, one.other_kbps)
+        verdicts = "; ".join(f"{verdict}: {', '.join(labels)}" for verdict, labels in sorted(found.items()))
+        lines.append(f"{one.domain}, {own} against {other}: {verdicts}.")
     return lines
 
 
-def _amount(difference: Difference, metric: Metric) -> str:
-    """By how much a measure is better or worse, with its unit."""
-    return f" by {abs(difference.measures[metric.name].mean or 0.0):.2f}{f' {metric.unit}' if metric.unit else ''}"
+def _name(codec: str, setting: str, kbps: float) -> str:
+    return f"{codec}{f', {setting}' if setting else ''} ({kbps:.2f} kbit/s on disk)"
 
 
 def _rates(results: Sequence[Result]) -> dict[tuple[str, str], float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +36,11 @@ def _activated(conv: nn.Module) -> nn.Sequential:
     return nn.Sequential(conv, nn.LeakyReLU(0.1))
 
 
+def _feature_maps(convs: nn.ModuleList, x: Tensor) -> list[Tensor]:
+    """The outputs of all convolutions in sequence."""
+    return list(accumulate(convs, lambda x, conv: conv(x), initial=x))[1:]
+
+
 class MultiPeriodDiscriminator(nn.Module):
     """Discriminates the waveform folded to rows of `period` samples (Kong et al., HiFi-GAN, 2020).
 
@@ -58,11 +63,8 @@ class MultiPeriodDiscriminator(nn.Module):
         # The reference adds a whole row if the length is a multiple of the period.
         x = F.pad(audio, (0, self.period - audio.shape[-1] % self.period), mode="reflect")
         x = rearrange(x, "b c (rows period) -> b c rows period", period=self.period)
-        maps = []
-        for conv in self.convs:
-            x = conv(x)
-            maps.append(x)
-        return [*maps, self.conv_post(x)]
+        maps = _feature_maps(self.convs, x)
+        return [*maps, self.conv_post(maps[-1])]
 
 
 class MultiScaleDiscriminator(nn.Module):
@@ -89,12 +91,8 @@ class MultiScaleDiscriminator(nn.Module):
         self.conv_post = _conv1d(1024, 1, 3)
 
     def forward(self, audio: Tensor) -> list[Tensor]:
-        x = _decimate(audio, self.divisor)
-        maps = []
-        for conv in self.convs:
-            x = conv(x)
-            maps.append(x)
-        return [*maps, self.conv_post(x)]
+        maps = _feature_maps(self.convs, _decimate(audio, self.divisor))
+        return [*maps, self.conv_post(maps[-1])]
 
 
 def _decimate(audio: Tensor, divisor: int, zero_crossings: int = 24, rolloff: float = 0.945) -> Tensor:
@@ -145,12 +143,9 @@ class MultiBandDiscriminator(nn.Module):
         spectrum = self._spectrum(audio)
         maps, ends = [], []
         for (low, high), convs in zip(self.bands, self.band_convs, strict=True):
-            x = spectrum[..., low:high]
             assert isinstance(convs, nn.ModuleList)
-            for conv in convs:
-                x = conv(x)
-                maps.append(x)
-            ends.append(x)
+            maps += _feature_maps(convs, spectrum[..., low:high])
+            ends.append(maps[-1])
         return [*maps, self.conv_post(torch.cat(ends, -1))]
 
     def _spectrum(self, audio: Tensor) -> Tensor:

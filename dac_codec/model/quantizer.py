@@ -262,15 +262,11 @@ class ResidualVectorQuantize(nn.Module):
         Raises:
             ValueError: as `check_codes` does.
         """
-        self.check_codes(codes)
+        check_codes(codes, self.n_codebooks, self.codebook_size)
         codes = codes.long()
         entries = [stage.entries(part) for stage, part in zip(self.stages(), codes.unbind(1), strict=False)]
         with without_autocast(codes.device):
             return self._project_out(entries), torch.cat(entries, 1), codes
-
-    def check_codes(self, codes: Tensor) -> None:
-        """Raise a ValueError unless codes are non-empty integers [B, n, F], n <= N, each below K."""
-        check_codes(codes, self.n_codebooks, self.codebook_size)
 
     def from_latents(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Quantize look-up inputs [B, n * codebook_dim, F]: latents already projected to the codebooks' spaces.

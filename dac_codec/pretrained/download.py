@@ -18,10 +18,10 @@ from typing import Any
 
 import platformdirs
 from filelock import FileLock
-from tqdm import tqdm
 
 from dac_codec.common.errors import CheckpointError
 from dac_codec.common.files import atomic_write, expanded
+from dac_codec.common.progress import progress_bar
 
 _TIMEOUT_S = 30.0
 _RETRY_WAITS_S = (1.0, 2.0, 4.0)
@@ -187,14 +187,7 @@ def _receive(url: str, part: Path, progress: bool) -> None:
             _write_record(record_file, {"url": url, "size": size, "validator": validator})
         with (
             part.open("ab") as file,
-            tqdm(
-                desc=url.rpartition("/")[2],
-                total=size,
-                initial=have,
-                unit="B",
-                unit_scale=True,
-                disable=None if progress else True,  # None: only shown on a terminal.
-            ) as bar,
+            progress_bar(url.rpartition("/")[2], size, progress, initial=have, unit="B", scale=True) as bar,
         ):
             while block := response.read1(1 << 16):
                 bar.update(file.write(block))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
@@ -27,7 +28,7 @@ def initialize(model: DAC, latents: Tensor, generator: torch.Generator, iteratio
     Raises:
         ValueError: a quantizer without projections, or fewer latents than entries.
     """
-    residual = latents.transpose(1, 2).flatten(0, 1).float()
+    residual = rearrange(latents, "b d f -> (b f) d").float()
     if len(residual) < model.codebook_size:
         raise ValueError(f"{len(residual)} latents are too few for {model.codebook_size} codebook entries")
     for stage in model.quantizer.stages():
@@ -73,7 +74,7 @@ class Usage(nn.Module):
     def count(self, codes: Tensor) -> None:
         """Add the entries used by codes [B, N, F] to the counts."""
         uses = self.get_buffer("uses")
-        rows = codes.transpose(0, 1).flatten(1)
+        rows = rearrange(codes, "b n f -> n (b f)")
         uses.scatter_add_(1, rows, torch.ones_like(rows, dtype=uses.dtype))
 
     @torch.no_grad()
@@ -105,14 +106,10 @@ class Usage(nn.Module):
             return 0
         unused = uses < least
         averages = model if average is None else average
-        for stage, averaged, which, points in zip(
-            model.quantizer.stages(),
-            averages.quantizer.stages(),
-            unused,
-            latents.chunk(model.n_codebooks, 1),
-            strict=True,
-        ):
-            candidates = points.transpose(1, 2).flatten(0, 1)
+        stages = zip(model.quantizer.stages(), averages.quantizer.stages(), strict=True)
+        inputs = latents.chunk(model.n_codebooks, 1)
+        for (stage, averaged), which, points in zip(stages, unused, inputs, strict=True):
+            candidates = rearrange(points, "b d f -> (b f) d")
             chosen = torch.randint(len(candidates), (len(which),), generator=generator).to(candidates.device)
             entries = stage.codebook.weight
             # Fabric's broadcast returns a tensor on the device of the first process.

@@ -1,4 +1,4 @@
-"""What a training run is made of: the schema of `configs/`, checked before anything starts."""
+"""The settings of a training run: the schema of `configs/`, validated before anything starts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class _Section(BaseModel):
 
 
 class DiscriminatorConfig(_Section):
-    """Which discriminators to train against: see `dac_codec.model.discriminator.Discriminator`."""
+    """The discriminators: see `dac_codec.model.discriminator.Discriminator`."""
 
     rates: tuple[PositiveInt, ...] = ()
     periods: tuple[PositiveInt, ...] = (2, 3, 5, 7, 11)
@@ -82,15 +82,14 @@ class DataConfig(_Section):
 
 
 class LossConfig(_Section):
-    """How much each loss counts, and at which scales; the defaults are the paper's (section 3.4).
-
-    `envelope` is not of the paper: see `dac_codec.common.spectral.envelope_distance`.
-
-    `centred` takes each excerpt's mean out before the spectral losses. The logarithm of next to nothing is steep:
-    without this, nearly all of the gradient's length is about the constant offset, which drowns the rest where
-    gradients are clipped.
+    """Weights and scales of the losses; the defaults are the paper's (section 3.4).
 
     A weight of 0 leaves the loss out; without `adversarial` and `feature_matching` there are no discriminators.
+
+    Attributes:
+        envelope: weight of `dac_codec.common.spectral.envelope_distance`, which is not in the paper.
+        centred: whether the mean of each excerpt is removed before the spectral losses. The logarithm is steep near 0,
+            so that otherwise the constant offset dominates the gradient, and clipping it removes the rest.
     """
 
     mel: NonNegativeFloat = 15.0
@@ -110,21 +109,20 @@ class LossConfig(_Section):
     @model_validator(mode="after")
     def _one_window_for_each_scale(self) -> LossConfig:
         if len(self.mel_bands) != len(self.mel_windows):
-            raise ValueError(f"mel_bands has {len(self.mel_bands)} scales, and mel_windows {len(self.mel_windows)}")
+            raise ValueError(f"mel_bands has {len(self.mel_bands)} scales, and mel_windows has {len(self.mel_windows)}")
         return self
 
 
 class Phase(_Section):
-    """A part of a run: from where the phase before it ends, up to step `until`.
+    """A part of a run: the steps from the end of the phase before it to `until`.
 
     Attributes:
-        until: first step that is not part of it.
-        quantize: share of the excerpts whose latents reach the decoder through the quantizer, each drawn by chance;
-            true for all, false for none. When that begins after another phase, codebooks start from k-means on the
-            latents. Encoders learn from unquantized latents what the quantizer's rough gradient hides (Défossez et
-            al., "Moshi", 2024, section 3.3).
-        adversarial: whether the discriminators are trained and listened to.
-        generator: whether encoder, quantizer and decoder are trained. Without it the discriminators warm up alone.
+        until: first step after the phase.
+        quantize: share of the excerpts, chosen at random, that pass the quantizer; true for all, false for none. The
+            gradient of the others is exact, without the straight-through estimate (Défossez et al., "Moshi", 2024,
+            section 3.3). Where quantization begins after another phase, codebooks are initialized by k-means.
+        adversarial: whether there are adversarial and feature matching losses, and the discriminators are trained.
+        generator: whether encoder, quantizer and decoder are trained; if not, the discriminators are trained alone.
     """
 
     until: PositiveInt
@@ -137,34 +135,32 @@ class TrainerConfig(_Section):
     """How to train.
 
     Attributes:
-        folder: where everything of the run goes.
+        folder: of the run, for all files that it writes.
         phases: in order; the last one's `until` is the length of the run in steps.
-        batch_size: excerpts that one process hears at once.
-        accumulate: how many such batches make one step.
-        learning_rate: of AdamW with betas 0.8 and 0.99, for generator and discriminators; Muon's steps are in
-            proportion.
-        optimizer: of the generator's convolutions: "adamw" as in the paper, or "muon", which learns more from each
-            step; everything else keeps AdamW.
-        revive_every: steps after which codebook entries that were hardly used in them are moved to where latents are;
-            0 leaves them alone, as the paper does.
-        decay: factor on the learning rate at every step.
-        cooldown: number of steps at the end over which the learning rate falls linearly to zero.
+        batch_size: excerpts in a batch of one process.
+        accumulate: batches in a step of one process.
+        learning_rate: of AdamW with betas 0.8 and 0.99, for generator and discriminators; Muon's is derived from it.
+        optimizer: of the generator's convolutions: "adamw", as in the paper, or "muon"; all else has AdamW.
+        revive_every: steps after which codebook entries that were hardly used are replaced by latents; 0: never, as in
+            the paper.
+        decay: factor on the learning rate at each step.
+        cooldown: steps at the end over which the learning rate falls linearly to zero.
         clip_generator, clip_discriminator: largest norm of the gradient.
-        ema: decay of an exponential moving average of the generator's weights, which is what is then validated and
-            exported; null for none.
-        seed: of everything random.
-        fan_in_init: start convolutions from PyTorch's default, scaled by their fan-in, and not from the paper's
-            truncated normal: a narrow network hardly passes a signal on with the latter.
-        codebook_batches: batches whose latents the codebooks are fitted to when quantization begins.
-        init_from: weights to start from: what `DAC.from_pretrained` takes. Discriminators that lie beside them, as our
-            own exports have them, are taken over too: those that look at the same thing as those of the run.
+        ema: decay of an exponential moving average of the generator's weights, which is then validated and exported
+            instead of them; null for none.
+        seed: of all randomness.
+        fan_in_init: initialize convolutions by PyTorch's default, scaled by their fan-in, instead of the paper's
+            truncated normal, with which a narrow network attenuates its input too much.
+        codebook_batches: batches whose latents initialize the codebooks where quantization begins.
+        init_from: pretrained weights, as `DAC.from_pretrained` takes them. Discriminators beside them, as our own
+            exports have, are loaded too if they are of the same period or window as those of the run.
         log_every, save_every, validate_every: in steps.
-        keep_last: number of checkpoints to keep, besides the best one.
-        validation_examples: clips of which sound and spectrogram are written at every validation.
+        keep_last: number of checkpoints to keep besides the best one.
+        validation_examples: clips of which decoded audio and spectrograms are written at each validation.
         workers: processes that read audio.
         accelerator, devices, nodes, strategy, precision: as in Lightning Fabric: "auto", "cpu" or "cuda"; processes on
             each node; nodes; "auto" or "ddp"; "32-true" or "bf16-mixed".
-        compile: whether encoder, decoder and discriminators go through torch.compile.
+        compile: whether encoder, decoder and discriminators are compiled by torch.compile, which takes minutes.
     """
 
     folder: str
@@ -205,16 +201,17 @@ class TrainerConfig(_Section):
 
     @property
     def n_steps(self) -> int:
-        """Length of the run."""
+        """Length of the run in steps."""
         return self.phases[-1].until
 
 
 class LoggerConfig(_Section):
-    """Where metrics go besides `log.jsonl` in the run's folder.
+    """Logs besides `log.jsonl` in the folder of the run.
 
     Attributes:
-        wandb: "off"; "offline", for `wandb sync` later; or "online" if the user is logged in, else offline.
-        project: of Weights & Biases.
+        wandb: Weights & Biases: "off"; "offline", for `wandb sync` later; "online" if the user is logged in, or else
+            offline.
+        project: project of Weights & Biases.
     """
 
     wandb: Literal["off", "offline", "online"] = "off"
@@ -222,11 +219,11 @@ class LoggerConfig(_Section):
 
 
 class TrainConfig(_Section):
-    """A whole run.
+    """All settings of a run.
 
     Attributes:
-        resume: "auto" goes on with the run that is in its folder, if there is one; "never" refuses such a folder; a
-            path is a checkpoint to go on from.
+        resume: "auto" continues the run in the folder, if there is one; "never" refuses such a folder; a path continues
+            from that checkpoint.
     """
 
     model: ModelConfig = DACConfig()
@@ -242,14 +239,16 @@ class TrainConfig(_Section):
         model, trainer = self.model, self.trainer
         if model.codebook_learning == "moving_average":
             if trainer.revive_every:
-                raise ValueError("trainer.revive_every: codebooks that are moving averages revive entries themselves")
+                raise ValueError(
+                    "trainer.revive_every must be 0: moving-average codebooks replace unused entries themselves"
+                )
             return self
         if all(phase.quantize for phase in trainer.phases) or not any(phase.quantize for phase in trainer.phases):
             return self
         if not 2 <= model.codebook_dim <= model.latent_width + 1:
             raise ValueError(
-                f"model.codebook_dim: k-means for the codebooks needs 2 to {model.latent_width + 1} dimensions (one "
-                f"more than the latents have), not {model.codebook_dim}"
+                f"model.codebook_dim: k-means for the codebooks needs 2 to {model.latent_width + 1} dimensions (the "
+                f"width of the latents plus one), not {model.codebook_dim}"
             )
         n_latents = trainer.codebook_batches * trainer.batch_size * self.excerpt_length // model.hop_length
         if n_latents < model.codebook_size:
@@ -261,22 +260,22 @@ class TrainConfig(_Section):
 
     @property
     def adversarial(self) -> bool:
-        """Whether the run needs discriminators at all."""
+        """Whether any phase needs discriminators."""
         wanted = self.loss.adversarial > 0 or self.loss.feature_matching > 0
         return wanted and any(phase.adversarial for phase in self.trainer.phases)
 
     @property
     def excerpt_length(self) -> int:
-        """Samples of an excerpt: the whole number of frames that is nearest to its duration."""
+        """Length of an excerpt in samples: its duration, rounded to whole frames."""
         hop = self.model.hop_length
         return max(1, round(self.data.excerpt * self.model.sample_rate / hop)) * hop
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> TrainConfig:
-        """Check the values of a configuration file.
+        """Validate the values of a configuration file.
 
         Raises:
-            ValueError: an unknown key or a wrong value; the message names each.
+            ValueError: an unknown setting or a wrong value; the message names each.
         """
         try:
             return cls.model_validate(values)
@@ -284,17 +283,17 @@ class TrainConfig(_Section):
             raise ValueError("; ".join(f"{_place(one)}: {_reason(one)}" for one in error.errors())) from error
 
     def to_dict(self) -> dict[str, Any]:
-        """The values as plain JSON-ready ones; the inverse of `parse`."""
+        """The settings as JSON types; the inverse of `parse`."""
         return self.model_dump(mode="json", exclude={"model"}) | {"model": self.model.to_dict()}
 
 
 def _place(error: Any) -> str:
-    """The setting that one of pydantic's complaints is about, without the names of the types that it tried."""
+    """The setting that an error of pydantic is about, without the names of the types that it tried."""
     return ".".join(str(part) for part in error["loc"] if str(part).isidentifier() or isinstance(part, int))
 
 
 def _reason(error: Any) -> str:
-    """One of pydantic's complaints in a few words."""
+    """The reason of an error of pydantic, in a few words."""
     if error["type"] == "extra_forbidden":
         return "no such setting"
     if error["type"] == "missing":

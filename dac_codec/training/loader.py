@@ -76,8 +76,7 @@ def batches(
     failure = ""
     try:
         yield from loader
-    except AudioError as error:
-        # The error of a worker carries its traceback as text; the message is the end of it.
+    except AudioError as error:  # of a worker with its traceback as text, which the message ends
         failure = str(error).rpartition(f"{AudioError.__name__}: ")[2].strip()
     if failure:  # raised here, where nothing refers to the loader's iterator any more, so that its workers have ended
         raise AudioError(failure)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Event
 from types import FrameType
 
 import torch
@@ -60,16 +61,10 @@ def total(fabric: Fabric, tensor: Tensor) -> Tensor:
     return summed
 
 
-class StopFlag:
-    """Whether this process was asked to stop."""
-
-    is_set = False
-
-
 @contextmanager
-def stop_signals() -> Iterator[StopFlag]:
-    """A flag that Ctrl-C and SIGTERM set, so that a step is never interrupted. A second signal has its usual effect."""
-    flag = StopFlag()
+def stop_signals() -> Iterator[Event]:
+    """An event that Ctrl-C and SIGTERM set, so that no step is interrupted. A second signal has its usual effect."""
+    stop = Event()
     signals = (signal.SIGINT, signal.SIGTERM)
     previous = [signal.getsignal(number) for number in signals]
 
@@ -77,13 +72,13 @@ def stop_signals() -> Iterator[StopFlag]:
         for number, handler in zip(signals, previous, strict=True):
             signal.signal(number, handler)
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        flag.is_set = True
+    def handle(number: int, frame: FrameType | None) -> None:
+        stop.set()
         restore()
 
     for number in signals:
-        signal.signal(number, stop)
+        signal.signal(number, handle)
     try:
-        yield flag
+        yield stop
     finally:
         restore()

@@ -8,8 +8,9 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,12 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from dac_codec.common.errors import DacError
 from dac_codec.common.files import expanded
 from dac_codec.common.manifest import Sound
+from dac_codec.common.progress import progress_bar
 from dac_codec.inference.memory import keep_freed_memory
 from dac_codec.model import DAC
 from dac_codec.model.discriminator import Discriminator
@@ -33,7 +34,7 @@ from dac_codec.training.generator import Generated, Generator, build_model
 from dac_codec.training.loader import Batch, batches
 from dac_codec.training.losses import ReconstructionLosses, discriminator_loss, generator_losses, halves, weighted_sum
 from dac_codec.training.optimizers import build_optimizers
-from dac_codec.training.processes import StopFlag, any_process, start, stop_signals, total
+from dac_codec.training.processes import any_process, start, stop_signals, total
 from dac_codec.training.runlog import RunLog
 from dac_codec.training.sounds import find_sounds
 from dac_codec.training.validation import Validation
@@ -78,17 +79,17 @@ class Trainer:
         self.model.name = self.folder.name
         self.discriminator: Discriminator | None = None
         if config.adversarial:
-            self.discriminator = Discriminator(
-                sample_rate=config.model.sample_rate, **config.discriminator.model_dump()
-            )
+            shapes = config.discriminator.model_dump()
+            self.discriminator = Discriminator(sample_rate=config.model.sample_rate, **shapes)
         if settings.init_from is not None and state is None:
-            checkpoint.load_pretrained(
-                self.model, self.discriminator, settings.init_from, verbose=self.fabric.is_global_zero
-            )
+            verbose = self.fabric.is_global_zero
+            checkpoint.load_pretrained(self.model, self.discriminator, settings.init_from, verbose=verbose)
         self.model.to(device)
         self.ema: AveragedModel | None = None
+        self.average: DAC | None = None
         if settings.ema is not None:
             self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
+            self.average = self.ema.module  # type: ignore[assignment]
         self.usage = codebooks.Usage(self.model).to(device) if settings.revive_every else None
         self.losses = ReconstructionLosses(config.loss, config.model.sample_rate).to(device)
 
@@ -126,7 +127,7 @@ class Trainer:
             if self.validated != validated:
                 self._save(improved)
             stream = self._batches()
-            while self.step < settings.n_steps and not any_process(self.fabric, stop.is_set):
+            while self.step < settings.n_steps and not any_process(self.fabric, stop.is_set()):
                 started = time.perf_counter()
                 if self._quantization_begins():
                     self.best = math.inf  # distances without a quantizer do not compare with those with one
@@ -165,8 +166,7 @@ class Trainer:
             stack.callback(log.close)
             if settings.compile:
                 logger.info("compiling; the first steps take some minutes")
-        disable = None if self.fabric.is_global_zero else True
-        bar = tqdm(total=settings.n_steps, initial=self.step, disable=disable, unit="step")
+        bar = progress_bar(None, settings.n_steps, self.fabric.is_global_zero, initial=self.step, unit="step")
         return log, stack.enter_context(bar)
 
     def _batches(self) -> Iterator[Batch]:
@@ -254,7 +254,7 @@ class Trainer:
                 self.optimizers["generator_optimizer"],
                 self.fabric,
                 _seeded(self.config.trainer.seed, self.step),
-                self._average(),
+                self.average,
             )
         if self.ema is not None:
             self.ema.update_parameters(self.model)
@@ -339,8 +339,8 @@ class Trainer:
             parameter.copy_(self.fabric.broadcast(parameter))
             for optimizer in self.optimizers.values():  # their moments belong to the random initialization
                 optimizer.state.pop(parameter, None)
-        if (average := self._average()) is not None:
-            average.quantizer.load_state_dict(self.model.quantizer.state_dict())
+        if self.average is not None:
+            self.average.quantizer.load_state_dict(self.model.quantizer.state_dict())
 
     # ------------------------------------------------------------------------------------------------------------------
     # Logs, validation and export
@@ -358,7 +358,7 @@ class Trainer:
         if log is not None:
             log.write(self.step, values)
 
-    def _validate_if_due(self, log: RunLog | None, stop: StopFlag) -> bool:
+    def _validate_if_due(self, log: RunLog | None, stop: Event) -> bool:
         """Validate if it is due at this step and not yet done. Returns whether the network is the best so far."""
         settings = self.config.trainer
         due = self.step > 0 and (self.step % settings.validate_every == 0 or self.step == settings.n_steps)
@@ -380,15 +380,7 @@ class Trainer:
 
     def _trained_model(self) -> DAC:
         """The network that is validated and exported: the moving average if there is one."""
-        average = self._average()
-        return self.model if average is None else average
-
-    def _average(self) -> DAC | None:
-        """The network whose weights are moving averages, if `trainer.ema` is set."""
-        if self.ema is None:
-            return None
-        average: DAC = self.ema.module  # type: ignore[assignment]
-        return average
+        return self.model if self.average is None else self.average
 
     def _export(self, name: str) -> None:
         """Write the model for `DAC.from_pretrained`, and the discriminators beside it for fine-tuning."""
@@ -412,26 +404,16 @@ class Trainer:
             "skipped": sorted(self.skipped),
         } | {name: part.state_dict() for name, part in self._parts().items()}
 
-    def _parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
+    def _parts(self) -> Mapping[str, nn.Module | torch.optim.Optimizer]:
         """The modules and optimizers with a state, by their names in a checkpoint."""
-        modules: dict[str, nn.Module | None] = {
-            "model": self.model,
-            "ema": self.ema,
-            "discriminator": self.discriminator,
-            "usage": self.usage,
-        }
+        modules = {"model": self.model, "ema": self.ema, "discriminator": self.discriminator, "usage": self.usage}
         return {name: module for name, module in modules.items() if module is not None} | self.optimizers
 
 
 def _find_sounds(config: TrainConfig, fabric: Fabric) -> tuple[Sequence[Sound], Sequence[Sound]]:
     """The sounds to train on and to validate on. Files that cannot be read are logged."""
-    found = find_sounds(
-        config.data.sounds,
-        "train",
-        "val",
-        progress=fabric.is_global_zero,
-        least_bandwidth=config.data.least_bandwidth,
-    )
+    data, progress = config.data, fabric.is_global_zero
+    found = find_sounds(data.sounds, "train", "val", progress=progress, least_bandwidth=data.least_bandwidth)
     train, val = found.sounds["train"], found.sounds["val"]
     if fabric.is_global_zero:
         for file in found.unreadable:

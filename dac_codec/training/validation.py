@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 
 import torch
 from lightning_fabric import Fabric
@@ -20,7 +21,7 @@ from dac_codec.evaluation.metrics import codebook_use
 from dac_codec.model import DAC
 from dac_codec.training.clips import ValidationClip, read_clips
 from dac_codec.training.config import TrainConfig
-from dac_codec.training.processes import StopFlag, any_process, total
+from dac_codec.training.processes import any_process, total
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class Validation:
         self.mel_distance = mel_distance(config.model.sample_rate).to(fabric.device)
 
     @torch.no_grad()
-    def run(self, model: DAC, step: int, quantize: bool, stop: StopFlag) -> Findings | None:
+    def run(self, model: DAC, step: int, quantize: bool, stop: Event) -> Findings | None:
         """Validate a network after a step. Returns None if the run is stopped meanwhile."""
         model.eval()
         device = self.fabric.device
@@ -73,7 +74,7 @@ class Validation:
         mine = range(self.fabric.global_rank, len(self.clips), self.fabric.world_size)
         with torch.compiler.set_stance("force_eager"):  # each length of a clip would be compiled
             for index in mine:
-                if stop.is_set:
+                if stop.is_set():
                     break
                 clip = self.clips[index]
                 real = clip.audio[None].to(device)
@@ -83,7 +84,7 @@ class Validation:
                     count += torch.bincount(used, minlength=model.codebook_size)
                 if index < self.n_examples:
                     self._keep(f"{index:02}-{clip.name}", clip, fake, model.sample_rate, step, findings)
-        if any_process(self.fabric, stop.is_set):
+        if any_process(self.fabric, stop.is_set()):
             return None
         totals = total(self.fabric, sums).tolist()
         findings.values.update({name: one / totals[-1] for name, one in zip(MEASURES, totals, strict=False)})

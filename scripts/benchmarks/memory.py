@@ -1,13 +1,13 @@
-"""Print what compressing and decompressing sounds of several lengths take, as a Markdown table.
+"""Measure memory and speed of compressing and decompressing sounds of several lengths.
 
     python scripts/benchmarks/memory.py --seconds 10 120 1800 --reference ~/reference/bin/python --output docs
 
-Every run is a process of its own: `dac-codec`, and the commands of descript-audio-codec where `--reference` names the
-interpreter of an environment that has it (one of its own, for its dependencies are not ours). Both run the same network
-with the same weights on the CPU, the reference in its default windows; that it computes the same is checked on a short
-sound first. A row has the frames and bytes that are written per second of audio, the peak of the resident memory, the
-sound's duration by the time of the whole process, start included, and for ours how long it takes to decode 10 s from
-the middle. `--output` leaves the rows as memory.json, and a plot of them as memory.svg.
+Every run is a process of its own on the CPU: `dac-codec`, and the commands of descript-audio-codec if `--reference`
+names the interpreter of an environment that has it. Both run the same network with the same weights, the reference in
+its default windows; a short sound first verifies that both decode to the same. A row has the frames and bytes written
+per second of audio, the peak of the resident memory, the speed of the whole process (start included) with its ratio to
+the reference, and for ours the time to decode 10 s from the middle. `--output` writes the rows as memory.json and a
+plot as memory.svg.
 """
 
 from __future__ import annotations
@@ -29,11 +29,13 @@ from typing import Any
 
 import numpy as np
 
-# Neither torch nor matplotlib: the peak that the system counts for a process includes what its parent held when it was
-# started, so that this one has to stay small.
+# Neither torch nor matplotlib are imported here: the peak that the system reports for a process includes the memory of
+# its parent at the start.
+from report import line, save, speed, table, write
+from timing import positive
+
 from dac_codec import audio, bitstream
 from dac_codec.common.errors import DacError
-from dac_codec.common.files import atomic_write
 from dac_codec.common.scripts import exit_status
 
 SAMPLE_RATE = 44100
@@ -51,19 +53,19 @@ REFERENCE_FIELDS = (
     "quantizer_dropout",
     "sample_rate",
 )
-"""What the reference can be told of a network."""
+"""Settings of a network that the reference has."""
 
 
 @dataclass(frozen=True)
 class Codec:
-    """How a codec is run.
+    """The commands of a codec.
 
     Attributes:
-        name: what the table calls it.
-        compress: a command that lacks the input and where the output goes.
-        decompress: the same for the way back.
-        output: the option that names the folder of the output.
-        cuts: whether it can decode a part of a file, as `dac-codec` does.
+        name: name in the table.
+        compress: command without the input and the output.
+        decompress: the same for decoding.
+        output: option that names the folder of the output.
+        cuts: whether it can decode a part of a file.
     """
 
     name: str
@@ -75,12 +77,12 @@ class Codec:
 
 @dataclass(frozen=True)
 class Run:
-    """What a process took.
+    """A finished process.
 
     Attributes:
-        peak: of the resident memory, in bytes.
+        peak: peak of the resident memory in bytes.
         seconds: from its start to its end.
-        failure: why it failed; empty if it didn't.
+        failure: why it failed; empty if it did not.
     """
 
     peak: int
@@ -90,17 +92,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Row:
-    """What a codec took for a sound; None stands for what was not run, or not written.
+    """The runs of a codec for one sound; None for runs that were skipped and values that are unknown.
 
     Attributes:
-        codec: its name.
-        seconds: length of the sound.
-        channels: of the sound.
-        frames_per_second: frames that were written per second of audio.
-        bytes_per_second: size of the file per second of audio.
-        compress: the run that wrote the file.
-        decompress: the run that read it.
-        part: the run that decoded 10 s from the middle of it.
+        codec: name of the codec.
+        seconds, channels: length and channels of the sound.
+        frames_per_second, bytes_per_second: frames and bytes written per second of audio.
+        compress, decompress: the runs.
+        part: the run that decoded 10 s from the middle.
     """
 
     codec: str
@@ -114,35 +113,30 @@ class Row:
 
     @property
     def sound(self) -> str:
-        """The sound in words."""
+        """Length and channels of the sound as text."""
         return f"{self.seconds} s, {self.channels} channels"
 
     @property
     def runs(self) -> dict[str, Run | None]:
-        """The runs by what they do."""
+        """The runs by name."""
         return {"compress": self.compress, "decompress": self.decompress, "part": self.part}
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# The codecs
-# ----------------------------------------------------------------------------------------------------------------------
-
-
 def ours(model: str) -> Codec:
-    """This codec with a model that `dac-codec` takes."""
+    """Return the commands of this codec."""
     command = (sys.executable, "-m", "dac_codec")
     options = ("--quiet", "--device", "cpu", "--model", model)
     return Codec("dac_codec", (*command, "compress", *options), (*command, "decompress", *options), "-o", cuts=True)
 
 
 def theirs(interpreter: Path, model: str, folder: Path) -> Codec:
-    """The reference with the same weights, which are left in `folder`.
+    """Return the commands of the reference with the same weights, which are written to `folder`.
 
     Raises:
         DacError: the reference has no such network, or the model can't be loaded.
     """
     weights = folder / "weights.pth"
-    # In a process of its own, for torch is large.
+    # In a process of its own, so that this one does not import torch.
     with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
         executor.submit(write_weights, model, weights).result()
     command = (str(interpreter), "-m", "dac")
@@ -151,7 +145,7 @@ def theirs(interpreter: Path, model: str, folder: Path) -> Codec:
 
 
 def write_weights(name: str, path: Path) -> None:
-    """Write a model in the layout of the published weights, which the reference reads, and `pretrained.load` too.
+    """Write a model in the format of the published weights.
 
     Raises:
         DacError: the reference has no such network, or the model can't be loaded.
@@ -166,16 +160,16 @@ def write_weights(name: str, path: Path) -> None:
     kwargs = {field: settings[field] for field in REFERENCE_FIELDS}
     if DACConfig.from_dict(kwargs) != model.config:
         raise DacError(f"{REFERENCE} has no network like that of {name}: leave out --reference")
-    # Under other names the reference would pass over them without a word, and run a network of random numbers.
+    # The reference silently ignores weights with other names and keeps random ones.
     weights = pretrained.canonical(model.state_dict())
     torch.save({"state_dict": weights, "metadata": {"kwargs": kwargs}}, path)
 
 
 def versions(interpreter: Path) -> dict[str, str]:
-    """The versions of the reference and of its torch.
+    """Return the versions of the reference and of its torch.
 
     Raises:
-        DacError: the interpreter can't be run, or has no reference.
+        DacError: the interpreter cannot be started, or has no reference.
     """
     script = "import importlib.metadata as m, json, sys; print(json.dumps({n: m.version(n) for n in sys.argv[1:]}))"
     try:
@@ -184,15 +178,15 @@ def versions(interpreter: Path) -> dict[str, str]:
         raise DacError(f"{interpreter}: {error.strerror}; --reference names a Python interpreter") from error
     if done.returncode != 0:
         raise DacError(f"{interpreter} has no {REFERENCE}: {last_line(done.stderr)}")
-    found: dict[str, str] = json.loads(done.stdout)
-    return found
+    found = json.loads(done.stdout)
+    return {REFERENCE: found[REFERENCE], "torch of the reference": found["torch"]}
 
 
 def check_same(reference: Codec, codec: Codec, folder: Path) -> None:
-    """See that the reference decodes to the same as this codec, which reads the reference's files.
+    """Verify that the reference and this codec decode a file of the reference to the same.
 
     Raises:
-        DacError: it doesn't, or fails.
+        DacError: they do not, or one fails.
     """
     for name in ("there", "back"):
         (folder / name).mkdir()
@@ -207,18 +201,11 @@ def check_same(reference: Codec, codec: Codec, folder: Path) -> None:
             raise DacError(f"trying {REFERENCE} on a short sound: {failure}")
     found, expected = audio.read(folder / "back" / "short.wav")[0], audio.read(folder / "ours.wav")[0]
     if found.shape != expected.shape or not np.allclose(found, expected, atol=1e-3):
-        raise DacError(
-            f"{REFERENCE} doesn't decode to what dac_codec makes of the same file: there is no comparing them"
-        )
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Measuring
-# ----------------------------------------------------------------------------------------------------------------------
+        raise DacError(f"{REFERENCE} and dac_codec decode the same file differently, so they cannot be compared")
 
 
 def write_sound(path: Path, seconds: int, channels: int) -> None:
-    """A second of tones and noise, over and over."""
+    """Write one second of tones and noise, repeated."""
     with audio.Writer(path, SAMPLE_RATE, channels, seconds * SAMPLE_RATE) as writer:
         random = np.random.default_rng(0)
         time_ = np.arange(SAMPLE_RATE) / SAMPLE_RATE
@@ -229,7 +216,7 @@ def write_sound(path: Path, seconds: int, channels: int) -> None:
 
 
 def measured(*command: str) -> Run:
-    """Run a command to its end."""
+    """Run a command and return its peak memory and time."""
     with tempfile.TemporaryFile() as messages:
         started = time.perf_counter()
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=messages) as process:
@@ -240,19 +227,19 @@ def measured(*command: str) -> Run:
         text = messages.read().decode(errors="replace")
     failure = ""
     if process.returncode < 0:
-        failure = f"killed by signal {-process.returncode}"  # 9 is what the system does where memory is short
+        failure = f"killed by signal {-process.returncode}"  # 9 if the system is out of memory
     elif process.returncode > 0:
         failure = last_line(text)
     return Run(usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024), seconds, failure)
 
 
 def last_line(messages: str) -> str:
-    """The last that a process said, which of a traceback is the exception."""
-    return next((line.strip() for line in reversed(messages.splitlines()) if line.strip()), "it doesn't say why")
+    """Return the last line of the messages of a process: of a traceback, the exception."""
+    return next((line.strip() for line in reversed(messages.splitlines()) if line.strip()), "no message")
 
 
 def measure(codec: Codec, sound: Path, seconds: int, channels: int) -> Row:
-    """Send a sound there and back."""
+    """Compress and decompress a sound."""
     with tempfile.TemporaryDirectory(dir=sound.parent) as folder:
         there, back, part = (Path(folder, name) for name in ("there", "back", "part"))
         for path in (there, back, part):
@@ -272,35 +259,30 @@ def measure(codec: Codec, sound: Path, seconds: int, channels: int) -> Row:
 
 
 def n_frames(data: bytes) -> int:
-    """Frames in a .dac file of either kind."""
+    """Return the number of frames in a .dac file, ours or the reference's."""
     codes = bitstream.read_legacy(data).codes if bitstream.is_legacy(data) else bitstream.loads(data)[1]
     return int(codes.shape[-1])
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Showing
-# ----------------------------------------------------------------------------------------------------------------------
-
-
-def line(row: Row) -> str:
-    """A row of the table."""
+def cells(row: Row, reference: Row | None) -> list[str]:
+    """Return the cells of a row, with ratios to the row of the reference."""
     frames = "" if row.frames_per_second is None else f"{row.frames_per_second:.1f}"
     n_bytes = "" if row.bytes_per_second is None else f"{row.bytes_per_second:.0f}"
-    cells = [row.codec, row.sound, frames, n_bytes]
-    for run in (row.compress, row.decompress):
+    found = [row.codec, row.sound, frames, n_bytes]
+    for name in ("compress", "decompress"):
+        run, other = row.runs[name], reference.runs[name] if reference else None
         if run is None:
-            cells += ["", ""]
+            found += ["", "", ""]
         elif run.failure:
-            cells += [f"failed at {run.peak / 2**20:.0f} MiB", ""]
+            found += [f"failed at {run.peak / 2**20:.0f} MiB", "", ""]
         else:
-            cells += [f"{run.peak / 2**20:.0f} MiB", f"{row.seconds / run.seconds:.1f}x"]
-    cells.append("" if row.part is None else "failed" if row.part.failure else f"{row.part.seconds:.1f} s")
-    return f"| {' | '.join(cells)} |"
+            ratio = f"{other.seconds / run.seconds:.2f}" if other is not None and not other.failure else ""
+            found += [f"{run.peak / 2**20:.0f} MiB", speed(row.seconds, run.seconds), ratio]
+    return [*found, "" if row.part is None else "failed" if row.part.failure else f"{row.part.seconds:.1f} s"]
 
 
 def draw(rows: list[Row], path: Path) -> None:
-    """Draw peak memory and rate against the length."""
-    import matplotlib
+    """Plot peak memory and speed over the length."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4))
@@ -313,7 +295,7 @@ def draw(rows: list[Row], path: Path) -> None:
             memory.plot(drawn, [run.peak / 2**20 for _, run in runs], style, color=colour, label=f"{codec}, {what}")
             rate.plot(drawn, [seconds / run.seconds for seconds, run in runs], style, color=colour)
     memory.set(title="peak of resident memory", ylabel="MiB")
-    rate.set(title="rate", ylabel="times real time")
+    rate.set(title="speed", ylabel="times real time")
     lengths = sorted({row.seconds for row in rows})
     for axis in (memory, rate):
         axis.set(xscale="log", xlabel="length of the sound in s")
@@ -322,75 +304,60 @@ def draw(rows: list[Row], path: Path) -> None:
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
     memory.legend(fontsize="small")
-    figure.tight_layout()
-    # The same rows make the same file.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "dac_codec"}):
-        figure.savefig(path, format="svg", metadata={"Date": None})
+    save(figure, path)
 
 
-def positive(text: str) -> int:
-    """An integer above 0."""
-    value = int(text)
-    if value < 1:
-        raise ValueError(text)
-    return value
+HEAD = ["codec", "sound", "frames/s", "bytes/s"]
+HEAD += [f"{name}: {what}" for name in ("compress", "decompress") for what in ("peak", "speed", "to the reference")]
+HEAD += ["10 s inside"]
 
 
 def compare(arguments: argparse.Namespace) -> list[Row]:
-    """Measure, and print the table.
+    """Measure and print the table, row by row.
 
     Raises:
-        DacError: a codec can't be run at all, or the table can't be kept.
+        DacError: a codec cannot be run, or the output cannot be written.
     """
     if arguments.output is not None and importlib.util.find_spec("matplotlib") is None:
         raise DacError("the plot needs matplotlib: pip install 'dac_codec[train]'")
-    environment: dict[str, Any] = {
-        "model": arguments.model,
-        "dac_codec": importlib.metadata.version("dac_codec"),
-        "torch": importlib.metadata.version("torch"),
-        "cores": os.cpu_count(),
-    }
+    environment: dict[str, Any] = {"model": arguments.model, "cores": os.cpu_count()}
+    environment |= {package: importlib.metadata.version(package) for package in ("dac_codec", "torch")}
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         codecs = [ours(arguments.model)]
         if arguments.reference is not None:
-            environment["reference"] = versions(arguments.reference)
-            codecs.append(theirs(arguments.reference, arguments.model, folder))
-            check_same(codecs[1], codecs[0], folder)
-        print("| codec | sound | frames/s | bytes/s | compress: peak | rate | decompress: peak | rate | 10 s inside |")
-        print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+            environment |= versions(arguments.reference)
+            codecs.insert(0, theirs(arguments.reference, arguments.model, folder))
+            check_same(codecs[0], codecs[1], folder)
+        print(table(HEAD))
         for seconds in arguments.seconds:
-            sound = folder / "sound.wav"
+            sound, reference = folder / "sound.wav", None
             write_sound(sound, seconds, arguments.channels)
             for codec in codecs:
                 if codec.name != REFERENCE or seconds <= (arguments.reference_up_to or seconds):
                     rows.append(measure(codec, sound, seconds, arguments.channels))
-                    print(line(rows[-1]), flush=True)
-    print("\n" + ", ".join(f"{key} {value}" for key, value in environment.items() if key != "reference"))
-    if "reference" in environment:
-        print(", ".join(f"{key} {value}" for key, value in environment["reference"].items()))
+                    reference = rows[-1] if codec.name == REFERENCE else reference
+                    print(line(cells(rows[-1], reference)), flush=True)
+    print("\n" + ", ".join(f"{key} {value}" for key, value in environment.items()))
     if arguments.output is not None:
         try:
             arguments.output.mkdir(parents=True, exist_ok=True)
-            content = {**environment, "rows": [asdict(row) for row in rows]}
-            with atomic_write(arguments.output / "memory.json") as temporary:
-                temporary.write_text(json.dumps(content, indent=1) + "\n")
-            with atomic_write(arguments.output / "memory.svg") as temporary:
-                draw(rows, temporary)
+            write(arguments.output / "memory.json", {**environment, "rows": [asdict(row) for row in rows]})
+            draw(rows, arguments.output / "memory.svg")
         except OSError as error:
             raise DacError(f"{arguments.output} can't be written: {error.strerror}") from error
     return rows
 
 
 def main() -> int:
-    """Measure and show. Returns the exit status: 1 if a run of this codec failed."""
+    """Measure, print and write. Returns the exit status: 1 if a run of this codec failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=positive, nargs="+", default=[10, 120], help="lengths of the sounds")
-    parser.add_argument("--channels", type=positive, default=2, help="channels of the sounds")
-    parser.add_argument("--model", default="dac-mini-44khz", help="name, folder or file, as for dac-codec")
+    parser.add_argument("--seconds", type=positive, nargs="+", default=[10, 120], help="lengths of the sounds [10 120]")
+    parser.add_argument("--channels", type=positive, default=2, help="channels of the sounds [%(default)s]")
+    parser.add_argument("--model", default="dac-mini-44khz", help="name, folder or file [%(default)s]")
     parser.add_argument("--reference", type=Path, help=f"Python interpreter of an environment with {REFERENCE}")
-    parser.add_argument("--reference-up-to", type=positive, help="longest sound that the reference is given, in s")
+    parser.add_argument("--reference-up-to", type=positive, help="longest sound for the reference, in s")
     parser.add_argument("--output", type=Path, help="folder for memory.json and memory.svg")
     arguments = parser.parse_args()
     rows = compare(arguments)

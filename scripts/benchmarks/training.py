@@ -1,12 +1,11 @@
-"""Measure what a training step costs and what it is spent on.
+"""Measure the time of a training step and of its parts.
 
     python scripts/benchmarks/training.py experiment=44khz data.sounds=/my/sounds
 
-prints a table with a row for float32, bf16 and compiled training, and then one for each thing that makes a step
-quicker and that is not a setting: what a step costs in float32 without it. The rows take turns, in rounds of a few
-steps, so that all see the same machine. Before the steps that count there are some that don't. "loader" is the rate at
-which one worker alone prepares excerpts. On a GPU the device is waited for at the border of every part, so that a step
-takes a little longer than in a real run.
+prints a row for training in float32, bf16 and compiled, and one for float32 without each optimization that is no
+setting, with ratios to the first row. The rows take turns in one process, in rounds of a few steps. "loader" is the
+rate at which one worker alone prepares excerpts. A GPU is synchronized between the parts of a step, so that steps take
+slightly longer than in a real run.
 """
 
 from __future__ import annotations
@@ -26,8 +25,9 @@ from unittest.mock import patch
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from report import table
+from timing import interleave, positive, summarize, timed
 from torch import Tensor
-from tqdm import tqdm
 
 from dac_codec.common.scripts import exit_status
 from dac_codec.common.spectral import Spectra
@@ -40,27 +40,27 @@ from dac_codec.training.loader import batches
 from dac_codec.training.trainer import Trainer
 
 PARTS = ("data", "generator forward", "discriminators", "losses", "adversary", "backward, update")
-WARM_UP, A_ROUND = 5, 5
+STEPS = 5  # per round, and of warm-up
 
 
 class Stopwatch(Trainer):
-    """A run that notes how long each part of a step takes, in seconds."""
+    """A run that records the seconds of each part of a step."""
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
         self.seconds: defaultdict[str, list[float]] = defaultdict(list)
-        self._stream = self._batches()  # Starting its workers takes longer than a round.
+        self._stream = self._batches()  # kept, because starting its workers takes longer than a round
         losses = self.losses.forward
 
-        def timed(fake: Tensor, real: Tensor) -> dict[str, Tensor]:
+        def measured(fake: Tensor, real: Tensor) -> dict[str, Tensor]:
             with self.measure("losses"):
                 return losses(fake, real)
 
-        self.losses.forward = timed  # type: ignore[method-assign]
+        self.losses.forward = measured  # type: ignore[method-assign]
 
     @contextmanager
     def measure(self, part: str) -> Iterator[None]:
-        """Note the time that a block takes."""
+        """Record the time of a block."""
         self._wait()
         started = time.perf_counter()
         yield
@@ -68,7 +68,7 @@ class Stopwatch(Trainer):
         self.seconds[part].append(time.perf_counter() - started)
 
     def measured_steps(self, n_steps: int) -> None:
-        """Train some steps without saving or validating anything."""
+        """Train some steps without saving or validating."""
         for _ in range(n_steps):
             with self.measure("step"):
                 with self.measure("data"):
@@ -101,12 +101,12 @@ def _unfused(optimizer: Callable[..., torch.optim.Optimizer]) -> Callable[..., t
     return lambda *arguments, **settings: optimizer(*arguments, **settings | {"fused": False})
 
 
-def _computed_anew(magnitude: Callable[[Spectra, int], Tensor]) -> Callable[[Spectra, int], Tensor]:
+def _not_shared(magnitude: Callable[[Spectra, int], Tensor]) -> Callable[[Spectra, int], Tensor]:
     return lambda spectra, window: magnitude(Spectra(spectra.audio), window)
 
 
 def _one_by_one(forward: Callable[[Discriminator, Tensor], list[list[Tensor]]]) -> Callable[..., list[list[Tensor]]]:
-    """Where the discriminator learns, judge the halves of a batch, which are fake and real, one after the other."""
+    """Run the halves of a batch (fake and real) one after the other in steps of the discriminator."""
 
     def judge(discriminator: Discriminator, audio: Tensor) -> list[list[Tensor]]:
         if not next(discriminator.parameters()).requires_grad:
@@ -120,14 +120,14 @@ def _one_by_one(forward: Callable[[Discriminator, Tensor], list[list[Tensor]]]) 
 CHANGES: dict[str, tuple[Any, str, Callable[[Any], Any]]] = {
     "Snake as one function": (layers, "snake", lambda _: _plain_snake),
     "fused optimizer": (torch.optim, "AdamW", _unfused),
-    "shared spectrograms": (Spectra, "magnitude", _computed_anew),
+    "shared spectrograms": (Spectra, "magnitude", _not_shared),
     "real and fake together": (Discriminator, "forward", _one_by_one),
 }
-"""What makes a step quicker: where it is, its name there, and what makes of it the way it would be written at first."""
+"""Optimizations of a step: owner, attribute, and a function from the optimized to the plain version."""
 
 
 def without(change: str | None) -> AbstractContextManager[object]:
-    """Train without one of `CHANGES` meanwhile; None: with all."""
+    """Disable one of `CHANGES` within the block; None disables nothing."""
     if change is None:
         return nullcontext()
     owner, name, undo = CHANGES[change]
@@ -135,36 +135,36 @@ def without(change: str | None) -> AbstractContextManager[object]:
 
 
 class Row:
-    """A way to train, and what it was measured to cost."""
+    """A variant of training. `left_out` is the optimization that it does without, if any."""
 
     def __init__(self, config: TrainConfig, left_out: str | None) -> None:
         self._left_out = left_out
         with without(left_out):
             self._run = Stopwatch(config)
-            self._run.measured_steps(WARM_UP)
+            self._run.measured_steps(STEPS)
         self._run.seconds.clear()
 
-    def measure(self) -> None:
-        """A round of steps that count."""
+    def measure(self) -> float:
+        """Train a round of steps; return the seconds per step."""
         with without(self._left_out):
-            self._run.measured_steps(A_ROUND)
+            return timed(self._run.measured_steps, STEPS) / STEPS
 
-    def found(self) -> dict[str, float]:
-        """Median milliseconds of a step and of its parts."""
-        found = {part: 1000 * statistics.median(values) for part, values in self._run.seconds.items()}
+    def parts(self) -> dict[str, float]:
+        """Return the median seconds of a step and of its parts."""
+        found = {part: statistics.median(values) for part, values in self._run.seconds.items()}
         found["backward, update"] = found["step"] - sum(found.get(part, 0.0) for part in PARTS)
         return found
 
 
 def loader_rate(config: TrainConfig) -> float:
-    """Excerpts a second that one worker prepares, nothing else being done."""
+    """Return the excerpts per second that one worker prepares while nothing else runs."""
     run = Trainer(config)
     stream = batches(run.data, first_step=0, last_step=10_000, batch_size=8, workers=1)
     next(stream)
-    started, heard = time.perf_counter(), 0
+    started, n_excerpts = time.perf_counter(), 0
     while time.perf_counter() - started < 5:
-        heard += len(next(stream).audio)
-    return heard / (time.perf_counter() - started)
+        n_excerpts += len(next(stream).audio)
+    return n_excerpts / (time.perf_counter() - started)
 
 
 VARIANTS = {
@@ -176,12 +176,12 @@ VARIANTS = {
 
 
 def main() -> int:
-    """Measure and print. Returns the exit status."""
+    """Measure and print the table. Returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     rows = {**dict.fromkeys(VARIANTS), **{f"without {change}": change for change in CHANGES}}
-    parser.add_argument("--only", nargs="+", choices=rows, default=list(rows), help="rows to measure")
-    parser.add_argument("--rounds", type=int, default=4, help=f"of {A_ROUND} steps [4]")
-    parser.add_argument("overrides", nargs="+", help="settings, as scripts/train.py takes them")
+    parser.add_argument("--only", nargs="+", choices=rows, default=list(rows), help="rows to measure [all]")
+    parser.add_argument("--rounds", type=positive, default=4, help=f"counted rounds of {STEPS} steps [%(default)s]")
+    parser.add_argument("overrides", nargs="+", help="settings, as for scripts/train.py")
     arguments = parser.parse_args()
     folder = str(Path(__file__).parents[2] / "configs")
     measured: dict[str, Row] = {}
@@ -195,21 +195,17 @@ def main() -> int:
             if not measured:
                 print(f"loader: {loader_rate(config):.0f} excerpts/s from one worker\n", flush=True)
             measured[name] = Row(config, rows[name])
-        for _ in tqdm(range(arguments.rounds), desc="rounds", disable=None):
-            for row in measured.values():
-                row.measure()
+        times = interleave({name: row.measure for name, row in measured.items()}, arguments.rounds, warm_up=0)
     excerpts = config.trainer.batch_size * config.trainer.accumulate
-    found = {name: row.found() for name, row in measured.items()}
-    first = next(iter(found.values()))["step"]
-    print("| | steps/s | excerpts/s | ms a step | speed to the first row | " + " | ".join(PARTS) + " |")
-    print("|---|" + "---:|" * (len(PARTS) + 4))
-    for name, parts in found.items():
-        step = parts["step"]
-        shares = " | ".join(f"{parts.get(part, 0.0) / step:.0%}" for part in PARTS)
-        rates = f"{1000 / step:.2f} | {1000 * excerpts / step:.1f} | {step:.0f} | {first / step:.2f}"
-        print(f"| {name} | {rates} | {shares} |")
+    first, lines = times[arguments.only[0]], []
+    for name, row in measured.items():
+        timing, parts = summarize(times[name], first), row.parts()
+        rates = f"{1 / timing.median:.2f}", f"{excerpts / timing.median:.1f}", f"{1000 * timing.median:.0f}"
+        shares = (f"{parts.get(part, 0.0) / parts['step']:.0%}" for part in PARTS)
+        lines.append([name, *rates, f"{timing.ratio:.2f}", *shares])
+    print(table(["training", "steps/s", "excerpts/s", "ms per step", "ratio", *PARTS], lines))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main, (ValueError,)))  # what a configuration is wrong with
+    sys.exit(exit_status(main, (ValueError,)))  # ValueError: an invalid configuration

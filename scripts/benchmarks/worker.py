@@ -1,31 +1,26 @@
-"""A process of scripts/benchmarks/compare.py that holds codecs and times them one call at a time.
+"""The worker of compare.py: holds codecs and times single calls.
 
     python scripts/benchmarks/worker.py FOLDER DEVICE THREADS
 
-A request is a JSON object on a line of standard input; its answer is one on standard output. What is asked of a codec
-needs torch and that codec, nothing else, so that codecs whose requirements clash run side by side, each in its own
-environment. FOLDER holds `audio.pt`: the same sound [T] at every rate that a codec needs.
+A codec needs torch and its own package only, so that codecs with conflicting requirements run side by side, each in its
+own environment. FOLDER holds `audio.pt`: the same audio [T] at every sample rate that a codec needs.
 """
 
 from __future__ import annotations
 
 import functools
-import json
-import os
 import platform
-import re
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from processes import serve
 from torch import Tensor
-from torch.autograd import DeviceType  # type: ignore[attr-defined]
 
 OURS: dict[str, dict[str, Any]] = {
     "exact": {"exact": True},
@@ -34,7 +29,7 @@ OURS: dict[str, dict[str, Any]] = {
     "compiled": {"compile": True},
     "bfloat16": {"dtype": "bfloat16"},
 }
-"""The settings of `dac_codec.inference.prepare`, by the name of a mode."""
+"""The settings of `dac_codec.prepare`, by mode."""
 
 SNAC: dict[str, dict[str, Any]] = {
     "snac-24khz": {
@@ -48,60 +43,47 @@ SNAC: dict[str, dict[str, Any]] = {
     },
     "snac-44khz": {"encoder_rates": [2, 3, 8, 8], "decoder_rates": [8, 8, 3, 2]},
 }
-"""What the two published networks have other than the package's defaults.
-
-They have the 19.8 and 54.5 million parameters, and the 0.98 and 2.6 kbit/s, that the package's README gives them.
-"""
-
-# What an operation, or a kernel of a GPU, is by its name in torch's profile; the first that fits.
-_KINDS = (
-    ("convolutions", re.compile("conv|mm|gemm|linear")),
-    ("activations", re.compile("snake|sin|pow|reciprocal|mul|add|tanh|relu|fused|_forward_kernel")),
-)
-"""`_forward_kernel` is that of `dac_codec.model.snake_triton`."""
+"""Settings of the two published networks (19.8 and 54.5 million parameters, 0.98 and 2.6 kbit/s)."""
 
 
 class Codec(NamedTuple):
-    """A codec that is ready to be used.
+    """A codec.
 
     Attributes:
         sample_rate: of its audio, in Hz.
-        arithmetic: the type that its convolutions multiply in: "float32", "tf32" or "bfloat16".
-        encode: audio [B, 1, T] to codes, of whichever form.
-        decode: those codes to audio [B, 1, T].
-        quantizer: what looks codes up and latents up again; None where nobody asks what it costs.
+        arithmetic: the type of the products in its convolutions: "float32", "tf32" or "bfloat16".
+        encode: from audio [B, 1, T] to codes, in a form of its own.
+        decode: from these codes to audio [B, 1, T].
     """
 
     sample_rate: int
     arithmetic: str
     encode: Callable[[Tensor], Any]
     decode: Callable[[Any], Tensor]
-    quantizer: Any = None
 
 
 def single_precision(device: str) -> str:
-    """What convolutions of float32 tensors multiply in where nobody says otherwise."""
+    """Return the default arithmetic of convolutions of float32 tensors."""
     return "tf32" if device == "cuda" and torch.backends.cudnn.allow_tf32 else "float32"
 
 
 def dac_codec(mode: str, network: str, device: str) -> Codec:
-    """Ours, from a folder: "plain" is the network as it is trained, anything else goes through the engine."""
+    """Ours, from a folder: "plain" is the model as it is trained, the other modes are prepared."""
     model: Any = import_module("dac_codec.model").DAC.from_pretrained(network, device)
     arithmetic = single_precision(device)
     if mode != "plain":
-        model = import_module("dac_codec.inference").prepare(model, device, **OURS[mode])
+        model = import_module("dac_codec").prepare(model, device, **OURS[mode])
         arithmetic = "bfloat16" if model.dtype == torch.bfloat16 else "float32" if mode == "exact" else arithmetic
     return Codec(
         model.sample_rate,
         arithmetic,
         lambda audio: model.encode(audio).codes,
         lambda codes: model.decode_codes(codes),
-        getattr(model, "folded_quantizer", model.quantizer),
     )
 
 
 def reference(network: str, device: str) -> Codec:
-    """descript-audio-codec, from a file in the layout of its published weights."""
+    """descript-audio-codec, from a file in the format of its published weights."""
     content = torch.load(network, weights_only=True)
     model = import_module("dac").DAC(**content["metadata"]["kwargs"])
     model.load_state_dict(content["state_dict"])
@@ -115,10 +97,10 @@ def reference(network: str, device: str) -> Codec:
 
 
 def transformers(network: str, device: str) -> Codec:
-    """DacModel of transformers with random weights, in the shape that a file for the reference says."""
+    """DacModel of transformers with random weights, in the configuration of a file for the reference."""
     kwargs = torch.load(network, weights_only=True)["metadata"]["kwargs"]
     if list(kwargs["decoder_rates"]) != list(kwargs["encoder_rates"])[::-1]:
-        raise ValueError("DacModel has no network whose decoder's rates aren't the encoder's reversed")
+        raise ValueError("the decoder rates of DacModel must be the reversed encoder rates")
     library = import_module("transformers")
     config = library.DacConfig(
         encoder_hidden_size=kwargs["encoder_dim"],
@@ -141,7 +123,7 @@ def transformers(network: str, device: str) -> Codec:
 
 
 def encodec(device: str) -> Codec:
-    """EnCodec 24 kHz at 6 kbit/s, of its bitrates the one nearest to that of our networks."""
+    """EnCodec 24 kHz at 6 kbit/s, the bitrate closest to that of our models."""
     model = import_module("encodec").EncodecModel.encodec_model_24khz(pretrained=False)
     model.set_target_bandwidth(6.0)
     model.to(device).eval()
@@ -149,13 +131,13 @@ def encodec(device: str) -> Codec:
 
 
 def snac(name: str, device: str) -> Codec:
-    """SNAC, at 24 or at 44.1 kHz."""
+    """SNAC at 24 or 44.1 kHz."""
     model = import_module("snac").SNAC(**SNAC[name]).to(device).eval()
     return Codec(model.sampling_rate, single_precision(device), model.encode, model.decode)
 
 
 def build(name: str, network: str | None, device: str) -> Codec:
-    """A codec by its name; `network` is the folder or file of a network that can be chosen."""
+    """Return a codec by name; `network` is the folder or file of its weights, for codecs that take one."""
     if name == "encodec":
         return encodec(device)
     if name in SNAC:
@@ -169,10 +151,10 @@ def build(name: str, network: str | None, device: str) -> Codec:
 
 
 class Worker:
-    """What a process knows between requests; every public method answers one kind of request.
+    """Answers the requests of compare.py with its public methods.
 
     Args:
-        folder: where `audio.pt` is.
+        folder: folder of `audio.pt`.
         device: "cpu" or "cuda".
     """
 
@@ -183,7 +165,7 @@ class Worker:
         self._inputs: dict[tuple[str, int], tuple[Tensor, Any]] = {}
 
     def describe(self) -> dict[str, Any]:
-        """The environment."""
+        """Return the versions and the device of this process."""
         device = torch.cuda.get_device_name() if self._device == "cuda" else "cpu"
         return {
             "python": platform.python_version(),
@@ -193,11 +175,11 @@ class Worker:
         }
 
     def prepare(self, row: str, codec: str, network: str | None, batches: list[int]) -> dict[str, Any]:
-        """Make a codec ready under the name of a row, and run it once with each batch size.
+        """Build a codec, remember it as `row`, and run it once with each batch size.
 
-        The items of a batch are the sound, each begun at another place.
+        The items of a batch are the audio, each rotated by another offset.
         """
-        # Codecs whose weights are random have the same ones in each run.
+        # Random weights are the same in each run.
         torch.manual_seed(0)
         ready = build(codec, network, self._device)
         sound = self._sounds[ready.sample_rate]
@@ -210,12 +192,13 @@ class Worker:
         self._codecs[row] = ready
         return {"arithmetic": ready.arithmetic, "sample_rate": ready.sample_rate}
 
-    def time(self, row: str, operation: str, batch: int) -> dict[str, float]:
-        """Seconds that one call takes."""
-        return {"seconds": self._seconds(self._call(row, operation, batch))}
+    def time(self, row: str, operation: str, batch: int) -> float:
+        """Return the seconds of one call."""
+        codec, (audio, codes) = self._codecs[row], self._inputs[row, batch]
+        return self._seconds((lambda: codec.encode(audio)) if operation == "encode" else (lambda: codec.decode(codes)))
 
-    def multiply(self, arithmetic: str) -> dict[str, float]:
-        """Seconds that the quickest of five products of two square matrices takes, and the operations of one."""
+    def multiply(self, arithmetic: str) -> float:
+        """Return the seconds per floating-point operation of the fastest of five products of square matrices."""
         size = 8192 if self._device == "cuda" else 2048
         one = _matrix(size, self._device, torch.bfloat16 if arithmetic == "bfloat16" else torch.float32)
         allowed = torch.backends.cuda.matmul.allow_tf32
@@ -224,12 +207,12 @@ class Worker:
             seconds = min(self._seconds(lambda: one @ one) for _ in range(5))
         finally:
             torch.backends.cuda.matmul.allow_tf32 = allowed
-        return {"seconds": seconds, "operations": 2.0 * size**3}
+        return seconds / (2.0 * size**3)
 
-    def outputs(self, row: str, batch: int, codes: str | None, target: str) -> dict[str, Any]:
-        """Write what a codec makes of the sound: its codes, their audio, and the audio of the codes in a file.
+    def outputs(self, row: str, batch: int, codes: str | None, target: str) -> None:
+        """Write the codes of a codec, their audio, and, if `codes` is given, the audio of the codes in that file.
 
-        Without that file it is the measure of the others, and computes in float32 whatever the device likes better.
+        Without `codes` it is the reference of the comparison, and computes in float32 even where TF32 is the default.
         """
         codec, (audio, _) = self._codecs[row], self._inputs[row, batch]
         with cudnn_flags(allow_tf32=codes is not None and torch.backends.cudnn.allow_tf32):
@@ -239,36 +222,6 @@ class Worker:
             given: Tensor = torch.load(codes, weights_only=True)["codes"]
             found["audio of given codes"] = codec.decode(given.to(self._device))
         torch.save({name: (value.float() if name != "codes" else value).cpu() for name, value in found.items()}, target)
-        return {}
-
-    def profile(self, row: str, operation: str, batch: int) -> dict[str, float]:
-        """Seconds that one call spends on each kind of work.
-
-        "quantizer" is all that happens inside of it, its 1x1 convolutions included; "rest" is what no operation
-        accounts for, and those that copy, pad and normalize.
-        """
-        quantizer, call = self._codecs[row].quantizer, self._call(row, operation, batch)
-        cuda = self._device == "cuda"
-        activities = [torch.profiler.ProfilerActivity.CPU]
-        if cuda:
-            activities.append(torch.profiler.ProfilerActivity.CUDA)
-        # A network's own, and those of the engine's.
-        methods = [name for name in ("forward", "from_codes", "encode", "decode") if hasattr(quantizer, name)]
-        for name in methods:
-            setattr(quantizer, name, _marked(getattr(quantizer, name)))
-        try:
-            with torch.profiler.profile(activities=activities) as profile:
-                total = self._seconds(call)
-        finally:
-            for name in methods:
-                delattr(quantizer, name)
-        spent = _spent(profile.events(), cuda)
-        found = {kind: spent[kind] for kind in ("convolutions", "activations", "quantizer")}
-        return {**found, "rest": max(0.0, total - sum(found.values()))}
-
-    def _call(self, row: str, operation: str, batch: int) -> Callable[[], object]:
-        codec, (audio, codes) = self._codecs[row], self._inputs[row, batch]
-        return (lambda: codec.encode(audio)) if operation == "encode" else (lambda: codec.decode(codes))
 
     def _seconds(self, call: Callable[[], object]) -> float:
         self._wait()
@@ -287,18 +240,8 @@ def _matrix(size: int, device: str, dtype: torch.dtype) -> Tensor:
     return torch.randn(size, size, generator=torch.Generator().manual_seed(0)).to(device, dtype)
 
 
-def _marked(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A method whose calls a profile shows as "quantizer"."""
-
-    def marked(*arguments: Any, **options: Any) -> Any:
-        with torch.profiler.record_function("quantizer"):
-            return method(*arguments, **options)
-
-    return marked
-
-
 def cudnn_flags(allow_tf32: bool) -> AbstractContextManager[None]:
-    """cuDNN as it is, but for TensorFloat-32; what is not named to PyTorch's function, it turns off."""
+    """Set TensorFloat-32 and keep the other flags of cuDNN, which `cudnn.flags` would reset."""
     cudnn = torch.backends.cudnn
     flags: AbstractContextManager[None] = cudnn.flags(
         enabled=cudnn.enabled,
@@ -309,64 +252,7 @@ def cudnn_flags(allow_tf32: bool) -> AbstractContextManager[None]:
     return flags
 
 
-def _spent(events: Iterable[Any], cuda: bool) -> defaultdict[str, float]:
-    """Seconds of a profile's events by their kind: of the processor, or of the GPU's kernels.
-
-    A kernel is of the kind of the operation that launched it. What Triton launches, no operation did: that goes by its
-    own name.
-    """
-    spent: defaultdict[str, float] = defaultdict(float)
-    unclaimed: defaultdict[str, float] = defaultdict(float)
-    for event in events:
-        if event.device_type == DeviceType.CPU:
-            spent[_kind(event)] += (event.self_device_time_total if cuda else event.self_cpu_time_total) / 1e6
-            for kernel in event.kernels:
-                unclaimed[kernel.name] -= kernel.duration / 1e6
-        elif not getattr(event, "is_user_annotation", False) and event.name != "quantizer":
-            unclaimed[event.name] += event.time_range.elapsed_us() / 1e6
-    for name, seconds in unclaimed.items():
-        spent[_kind_of(name)] += max(0.0, seconds)
-    return spent
-
-
-def _kind(event: Any) -> str:
-    """What kind of work an operation of a profile is."""
-    above = event
-    while above is not None:
-        if above.name == "quantizer":
-            return "quantizer"
-        above = above.cpu_parent
-    return _kind_of(event.name)
-
-
-def _kind_of(name: str) -> str:
-    return next((kind for kind, pattern in _KINDS if pattern.search(name.lower())), "rest")
-
-
-def answer(worker: Worker, request: dict[str, Any]) -> dict[str, Any]:
-    """What a request asks for, or {"error": a sentence} where that can't be had."""
-    try:
-        with torch.inference_mode():
-            reply: dict[str, Any] = getattr(worker, request.pop("do"))(**request)
-            return reply
-    except ModuleNotFoundError as error:
-        return {"error": f"{sys.executable} has no module {error.name}"}
-    except Exception as error:  # Whatever a codec may raise: the other rows go on.
-        return {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
-
-
-def main() -> None:
-    """Answer until there are no more requests."""
-    folder, device, threads = sys.argv[1:]
-    # What libraries print must not get between the answers.
-    replies = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    torch.set_num_threads(int(threads))
-    worker = Worker(Path(folder), device)
-    with suppress(KeyboardInterrupt):
-        for line in sys.stdin:
-            print(json.dumps(answer(worker, json.loads(line))), file=replies, flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    torch.set_num_threads(int(sys.argv[3]))
+    with torch.inference_mode():
+        serve(Worker(Path(sys.argv[1]), sys.argv[2]))

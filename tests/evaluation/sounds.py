@@ -1,4 +1,4 @@
-"""Sounds to measure with."""
+"""Test signals."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ RATE = 44100
 
 
 def speech_like(seconds: float, seed: int = 0) -> np.ndarray:
-    """A buzz with syllables [1, T]: enough for measures of speech to say something."""
+    """A modulated buzz [1, T], which measures of speech accept."""
     time = np.arange(int(seconds * RATE)) / RATE
     buzz = sum(np.sin(2 * np.pi * 120 * k * time + k) / k for k in range(1, 30))
     noise = 0.05 * np.random.default_rng(seed).standard_normal(len(time))
@@ -16,7 +16,7 @@ def speech_like(seconds: float, seed: int = 0) -> np.ndarray:
 
 
 def noisy(clean: np.ndarray, snr_db: float) -> np.ndarray:
-    """A sound [1, T] with white noise so far below it."""
+    """A signal [1, T] with white noise at a signal-to-noise ratio."""
     noise = np.random.default_rng(9).standard_normal(clean.shape)
     level = np.sqrt(np.mean(clean**2) / np.mean(noise**2)) * 10 ** (-snr_db / 20)
     return (clean + level * noise).astype(np.float32)

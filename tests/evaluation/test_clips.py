@@ -1,4 +1,4 @@
-"""Which sounds are measured."""
+"""The choice of clips."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def test_clips_of_a_manifest_have_one_length(manifest: Path, tmp_path: Path) -> 
             clips.find_clips(tmp_path / name, RATE)
 
 
-def test_a_clip_names_the_files_that_it_was_cut_from(tmp_path: Path) -> None:
-    """Each file is a constant, so that what a clip holds tells the files."""
+def test_sources_of_a_clip(tmp_path: Path) -> None:
+    """Each file is a constant, by which it is recognized in the clips."""
     rows = []
     for index, seconds in enumerate([1.0, 0.4, 0.6, 2.0, 1.0]):
         soundfile.write(tmp_path / f"{index}.wav", np.full(int(seconds * RATE), 0.1 * (index + 1)), RATE)
@@ -92,15 +92,15 @@ def test_files_of_a_folder(tmp_path: Path) -> None:
     assert np.abs(found["a/long.wav"].waveform - 0.25 * speech_like(10.0, 1)).max() < 1e-3
 
 
-def test_no_domain_beside_others_is_called_as_all_are(tmp_path: Path) -> None:
+def test_a_domain_named_like_all_of_them_is_refused(tmp_path: Path) -> None:
     for name in ("all/a.wav", "music/b.wav"):
         (tmp_path / name).parent.mkdir()
         soundfile.write(tmp_path / name, speech_like(0.2)[0], RATE)
-    with pytest.raises(AudioError, match=r"no domain beside others can be called 'all'"):
+    with pytest.raises(AudioError, match="the domain 'all' must be renamed"):
         clips.find_clips(tmp_path, RATE)
 
 
-def test_one_file_and_none(tmp_path: Path) -> None:
+def test_a_single_file_and_no_file(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", speech_like(0.5)[0], RATE)
     (clip,) = clips.find_clips(tmp_path / "a.wav", RATE // 2)
     assert (clip.name, clip.domain, clip.waveform.shape) == ("a.wav", clips.POOLED, (1, RATE // 4))

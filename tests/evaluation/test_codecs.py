@@ -1,4 +1,4 @@
-"""Codecs: what comes back has its length and its place in time, and more bits make it better."""
+"""Codecs: the output has the clip's length and is aligned with it, and more bits make it better."""
 
 from __future__ import annotations
 
@@ -15,21 +15,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dac_codec import audio as sound
-from dac_codec import pretrained
+from dac_codec import audio, pretrained
 from dac_codec.common.errors import DacError
-from dac_codec.evaluation import baselines, metrics
+from dac_codec.evaluation import metrics
 from dac_codec.evaluation.codecs import NAMES, Coded, Setting, make_codecs
-from dac_codec.evaluation.codecs.commands import MP3, OPUS, VORBIS, CommandCodec
+from dac_codec.evaluation.codecs.commands import MP3, OPUS, VORBIS, CommandCodec, ogg_payload
 from dac_codec.evaluation.codecs.interface import nearest
 from dac_codec.evaluation.codecs.networks import Encodec, Snac
-from dac_codec.evaluation.codecs.ogg import ogg_payload
+from dac_codec.evaluation.codecs.points import anchor as low_anchor
 from tests.conftest import golden_model
 from tests.evaluation.sounds import RATE, speech_like
 
 
 def lag(decoded: np.ndarray, original: np.ndarray) -> int:
-    """By how many samples the one comes after the other, by the peak of their cross-correlation."""
+    """Delay in samples, by the peak of the cross-correlation."""
     size = 2 * decoded.shape[-1]
     product = np.fft.rfft(decoded[0], size) * np.conj(np.fft.rfft(original[0], size))
     peak = int(np.argmax(np.fft.irfft(product)))
@@ -57,7 +56,7 @@ def test_ours_goes_through_the_file_format(model: str) -> None:
     assert coded.payload_bytes < coded.n_bytes < coded.payload_bytes + 100
 
 
-def test_a_network_s_fingerprint_tells_what_computes_it(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fingerprints_include_device_and_torch_version(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     (ours,), _ = make_codecs(["ours"], model, "cpu")
     (auto,), _ = make_codecs(["ours"], model, "auto")
     networks = (ours, Encodec("encodec24", 24), Snac("snac"))
@@ -93,21 +92,21 @@ def test_commands(codec: CommandCodec) -> None:
     assert distances[1] < distances[0]
 
 
-def test_commands_take_what_comes_nearest_once() -> None:
+def test_commands_use_the_nearest_settings_once() -> None:
     asked = [2.0, 8.0, 8.4, 24.5, 300.0, 600.0]
     assert [one.value for one in OPUS.settings(asked)] == [6.0, 8.0, 8.4, 24.5, 256.0]
     assert [one.name for one in MP3.settings(asked)] == [f"{kbps} kbit/s" for kbps in (8, 24, 300, 310)]
     assert [one.value for one in VORBIS.settings(asked)] == [8.0, 8.4, 24.5, 240.0]
 
 
-def test_a_command_that_fails_says_why() -> None:
+def test_the_error_of_a_failed_command() -> None:
     broken = CommandCodec(
         "broken", "none", ".x", ("sh", "-c", "echo no luck >&2; exit 3"), ("true",), 1, 9, False, _same, len
     )
     with pytest.raises(DacError, match="exit code 3: no luck"):
         broken.code(speech_like(0.1), RATE, Setting("1 kbit/s", 1))
     idle = CommandCodec("idle", "none", ".x", ("true",), ("true",), 1, 9, False, _same, len)
-    with pytest.raises(DacError, match="idle: nothing came of a clip at 1 kbit/s"):
+    with pytest.raises(DacError, match="idle: no output for a clip at 1 kbit/s"):
         idle.code(speech_like(0.1), RATE, Setting("1 kbit/s", 1))
 
 
@@ -115,7 +114,7 @@ def _same(sample_rate: int, kbps: float) -> int:
     return sample_rate
 
 
-def test_what_is_missing_is_left_out_with_a_line(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_codecs_are_left_out_with_a_line(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("DAC_CODEC_CACHE", str(tmp_path))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
@@ -130,28 +129,28 @@ def test_what_is_missing_is_left_out_with_a_line(model: str, tmp_path: Path, mon
         make_codecs(["opus"], model, "cpu")
 
 
-def test_points_of_reference() -> None:
+def test_reference_points() -> None:
     clip = speech_like(1.0)
     codecs, _ = make_codecs(["original", "anchor", "noise", "silence"], "none", "cpu")
     original, anchor, noise, silence = (codec.code(clip, RATE, Setting()).decoded for codec in codecs)
     assert (original == clip).all()
     assert not silence.any()
-    assert sound.loudness(noise, RATE) == pytest.approx(sound.loudness(clip, RATE), abs=0.01)
+    assert audio.loudness(noise, RATE) == pytest.approx(audio.loudness(clip, RATE), abs=0.01)
     assert anchor.shape == clip.shape
     assert lag(anchor, clip) == 0
 
 
-def test_the_anchor_meets_its_recommendation() -> None:
+def test_the_anchor_meets_bs_1534() -> None:
     impulse = np.zeros((1, RATE), np.float32)
     impulse[0, RATE // 2] = 1
-    response = 20 * np.log10(np.abs(np.fft.rfft(baselines.anchor(impulse, RATE)[0])) + 1e-9)
+    response = 20 * np.log10(np.abs(np.fft.rfft(low_anchor(impulse, RATE)[0])) + 1e-9)
     assert np.abs(response[:3500]).max() < 0.1
     assert response[4000] < -25
     assert response[4500:].max() < -50
 
 
 @given(st.lists(st.floats(0.1, 100), min_size=1), st.lists(st.floats(0.1, 100), min_size=1, unique=True))
-def test_nearest_takes_what_is_nearest(wished: list[float], possible: list[float]) -> None:
+def test_nearest(wished: list[float], possible: list[float]) -> None:
     chosen = nearest(wished, possible)
     assert chosen == sorted(set(chosen))
     for wish in wished:
@@ -171,12 +170,12 @@ def test_the_payload_of_an_ogg_file(packets: list[bytes], page_segments: int) ->
 
 
 def _segments(packet: bytes) -> list[bytes]:
-    """What RFC 3533 cuts a packet into: the last piece is shorter than 255 bytes."""
+    """The segments of a packet (RFC 3533): the last one is shorter than 255 bytes."""
     return [packet[start : start + 255] for start in range(0, len(packet) + 1, 255)]
 
 
 class _Network:
-    """What the adapter asks of an EnCodec model, without the network."""
+    """The interface of an EnCodec model, without the network."""
 
     target_bandwidths = (1.5, 3.0, 6.0)
     sample_rate, channels = 24000, 1
@@ -194,7 +193,7 @@ class _Network:
         return torch.nn.functional.pad(self.waveform, (0, 17))
 
 
-def test_encodec_is_asked_at_its_own_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_encodec_gets_its_own_sample_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     package = ModuleType("encodec.compress")
     package.compress = lambda model, waveform, use_lm: bytes(100)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "encodec.compress", package)

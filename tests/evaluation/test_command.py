@@ -1,4 +1,4 @@
-"""`dac-codec evaluate`, from the command line to its folder."""
+"""The command `dac-codec evaluate`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def test_evaluate_and_again_with_more(data: Path, tmp_path: Path) -> None:
+def test_evaluate_twice_with_other_codecs(data: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "dac_codec", "evaluate", "data", "--model", "model", "-o", "out"]
     command += ["--bitrates", "0.5,99"]
     done = subprocess.run([*command, "--codecs", "ours,silence"], cwd=tmp_path, capture_output=True, text=True)
@@ -52,7 +52,7 @@ def test_evaluate_and_again_with_more(data: Path, tmp_path: Path) -> None:
         assert float(row["kbps"]) == pytest.approx(size * 8 / float(row["seconds"]) / 1000)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="names there are text")
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are text there")
 def test_names_that_are_not_utf_8(data: Path, tmp_path: Path) -> None:
     (data / "speech" / "a.wav").rename(os.fsdecode(os.fsencode(data) + b"/speech/\xff.wav"))
     command = [sys.executable, "-m", "dac_codec", "evaluate", "data", "--model", "model", "-o", "out"]
@@ -61,7 +61,7 @@ def test_names_that_are_not_utf_8(data: Path, tmp_path: Path) -> None:
     assert "speech/\\udcff.wav,speech" in (tmp_path / "out" / "clips.csv").read_text()
 
 
-def test_wrong_words_are_said_in_one_line(data: Path, tmp_path: Path) -> None:
+def test_wrong_arguments_are_reported_in_one_line(data: Path, tmp_path: Path) -> None:
     for arguments, code, message in (
         (["nowhere"], 2, "does not exist"),
         ([str(data), "--codecs", "ours,flac"], 2, "'flac' is none of the codecs ours,"),

@@ -1,4 +1,4 @@
-"""Measures: what they are worth is known where nothing changed, and falls where more and more does."""
+"""Measures: known values for identical clips, and monotonic with noise."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dac_codec.evaluation.metrics import METRICS, Metric
 from tests.conftest import GOLDEN
 from tests.evaluation.sounds import RATE, noisy, speech_like
 
-# What a clip scores that is its own copy.
+# Scores of identical clips.
 PERFECT = {
     "mel_distance": 0.0,
     "stft_distance": 0.0,
@@ -40,7 +40,7 @@ def test_measures_match_the_golden_values() -> None:
 
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
-def test_identity_is_perfect_and_noise_makes_everything_worse_step_by_step(metric: Metric) -> None:
+def test_identity_is_perfect_and_more_noise_is_worse(metric: Metric) -> None:
     usable(metric)
     clean = speech_like(3.0)
     perfect = metric.measure(clean.copy(), clean, RATE)
@@ -59,14 +59,14 @@ def test_silence_and_short_clips_give_a_number_or_none(metric: Metric) -> None:
         assert math.isfinite(value) or math.isnan(value)
 
 
-def test_silence_is_the_worst_that_si_sdr_knows() -> None:
+def test_silence_has_the_worst_si_sdr() -> None:
     clean = speech_like(1.0)
     assert metrics.si_sdr(np.zeros_like(clean), clean, RATE) == -metrics.SI_SDR_LIMIT
     assert math.isnan(metrics.si_sdr(clean, np.zeros_like(clean), RATE))
 
 
 @pytest.mark.parametrize(("name", "worst"), [("visqol", 1.0), ("pesq", 1.0427), ("stoi", 0.0)])
-def test_silence_in_place_of_a_sound_is_the_worst_and_silence_itself_is_left_out(name: str, worst: float) -> None:
+def test_a_silent_output_is_the_worst_and_a_silent_original_is_undefined(name: str, worst: float) -> None:
     metric = next(one for one in METRICS if one.name == name)
     usable(metric)
     clean = speech_like(1.5)
@@ -78,7 +78,7 @@ def test_silence_in_place_of_a_sound_is_the_worst_and_silence_itself_is_left_out
 
 
 @pytest.mark.parametrize(("name", "seconds"), [("visqol", 0.96), ("pesq", 0.25), ("stoi", 0.42)])
-def test_a_clip_too_short_has_no_score_even_if_nothing_comes_back(name: str, seconds: float) -> None:
+def test_short_clips_have_no_score_even_if_the_output_is_silent(name: str, seconds: float) -> None:
     metric = next(one for one in METRICS if one.name == name)
     usable(metric)
     for length in (1 / RATE, 0.001, 0.006, 0.1, seconds - 0.02):

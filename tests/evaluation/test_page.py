@@ -1,4 +1,4 @@
-"""The page: whole, alone, and unharmed by what files are called."""
+"""The page: complete, self-contained, and safe for any file name."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _silent(line: str) -> None:
     pass
 
 
-def test_the_page_needs_nothing_else(folder: Path) -> None:
+def test_the_page_is_self_contained(folder: Path) -> None:
     text = (folder / "report" / "index.html").read_text()
     assert not re.search(r"(?:src|href)\s*=\s*[\"'](?!data:|#)", text)
     assert "default-src 'none'" in text
@@ -104,13 +104,13 @@ def test_differences_and_failures_are_reported(tmp_path: Path, monkeypatch: pyte
     body = re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
     assert "<i>a" not in body
     assert "<b>ours" not in body
-    assert body.count("<td>4</td>") == 1  # of all six clips, those that the other could do
+    assert body.count("<td>4</td>") == 1  # the number of clips, of six, that the other codec could code
     # On disk, and not the payload alone.
     kbps = [100 * 8 / 1000 * n / seconds for n, seconds in ((6, 1.8), (4, 1.2))]
     assert [f"| {mean:.2f} |" in markdown for mean in kbps] == [True, True]
 
 
-def test_the_report_says_if_the_codec_to_compare_with_is_missing(
+def test_the_report_notes_that_the_first_codec_is_missing(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretrained.save(golden_model("44khz"), tmp_path / "model")
@@ -196,7 +196,7 @@ window.addEventListener("unhandledrejection", (event) => { found.failed = event.
 
 
 def chromium(page: Path, tmp_path: Path) -> str:
-    """The page as it is after three seconds in a browser."""
+    """The page after three seconds in a browser."""
     command = ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'user'}"]
     command += ["--virtual-time-budget=5000", "--dump-dom", page.as_uri()]
     return subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
@@ -217,7 +217,7 @@ def test_a_blind_test_in_a_browser(tmp_path: Path) -> None:
     assert data["seen"] == "0"
     assert data["said"] == "3 scores saved, 1 not given."
     rows = list(csv.DictReader(io.StringIO(html.unescape(data["csv"]))))
-    # Shuffled by a die that always falls on its first side: the anchor, then both of ours, then the original.
+    # Shuffled with a random number that is always 0: the anchor, then both of ours, then the original.
     assert [row.pop("score") for row in rows] == ["0", "10", "20"]
     fixed = {"clip": "a", "listener": 'Ann "A"'}
     assert rows == [
@@ -227,7 +227,7 @@ def test_a_blind_test_in_a_browser(tmp_path: Path) -> None:
     ]
 
 
-def test_spectrograms_are_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spectrograms_are_written_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     figure = pytest.importorskip("matplotlib.figure").Figure
     clips = {"a": (speech_like(0.2), speech_like(0.2, 1))}
     figures.spectrograms(clips, RATE, tmp_path / "a.jpg")

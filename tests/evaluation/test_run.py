@@ -1,4 +1,4 @@
-"""Runs that are cut short, broken and repeated."""
+"""Runs that are interrupted, fail and are repeated."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ QUICK = METRICS[:5]
 
 @dataclass
 class Counting:
-    """A codec that halves the level, counts what it does, and can't do clips of some length."""
+    """A codec that halves the level, records its calls, and fails for clips of one length."""
 
     name: str = "counting"
     about: str = "half"
@@ -63,7 +63,7 @@ class Counting:
 
 @dataclass(frozen=True)
 class Noisy:
-    """A codec that adds noise, so many dB below the sound; none at all at 1000."""
+    """A codec that adds noise at a signal-to-noise ratio in dB; none at 1000."""
 
     name: str = "noisy"
     about: str = "noise"
@@ -76,7 +76,7 @@ class Noisy:
         return Coded(clip if setting.value == 1000 else noisy(clip, setting.value), 100, 100.0, 0.1, 0.1)
 
 
-def test_the_identity_is_perfect_and_what_is_worse_is_reported_as_worse(tmp_path: Path) -> None:
+def test_the_identity_is_perfect_and_noise_is_worse(tmp_path: Path) -> None:
     codec, (metrics, _) = Noisy(), usable_metrics()
     clips = [Clip("speech-0", "speech", speech_like(2.0))]
     settings = codec.settings([1000, 35, 15, 0])
@@ -100,7 +100,7 @@ def evaluated(clips: list[Clip], codec: Counting, cache: Path, bitrates: Sequenc
     return run(clips, RATE, [(codec, codec.settings(bitrates))], QUICK, cache, workers=1, progress=False)
 
 
-def test_what_is_done_is_not_done_again(clips: list[Clip], tmp_path: Path) -> None:
+def test_results_are_reused(clips: list[Clip], tmp_path: Path) -> None:
     codec = Counting()
     first = evaluated(clips, codec, tmp_path)
     assert len(first.results) == 12
@@ -131,7 +131,7 @@ def test_what_is_done_is_not_done_again(clips: list[Clip], tmp_path: Path) -> No
     assert len(codec.done) == 42 + 2 * 2
 
 
-def test_another_version_of_the_package_or_its_metrics_takes_no_results_of_the_last(
+def test_other_versions_do_not_reuse_results(
     clips: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     codec = Counting()
@@ -143,7 +143,7 @@ def test_another_version_of_the_package_or_its_metrics_takes_no_results_of_the_l
     assert len(codec.done) == 3 * 2
 
 
-def test_codecs_work_with_one_thread_and_the_caller_keeps_his(clips: list[Clip], tmp_path: Path) -> None:
+def test_codecs_use_one_thread_and_the_caller_keeps_its_own(clips: list[Clip], tmp_path: Path) -> None:
     codec, before = Counting(fails_at=clips[1].waveform.shape[-1]), torch.get_num_threads()
     torch.set_num_threads(3)
     try:
@@ -173,7 +173,7 @@ def test_a_failure_costs_one_result(clips: list[Clip], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError, ValueError, OSError])
-def test_so_does_one_of_any_kind(error: type[Exception], clips: list[Clip], tmp_path: Path) -> None:
+def test_any_exception_of_a_codec_costs_one_result(error: type[Exception], clips: list[Clip], tmp_path: Path) -> None:
     codec = Counting(fails_at=clips[0].waveform.shape[-1], error=error)  # of the first one, which also warms up
     outcome = evaluated(clips, codec, tmp_path, (2,))
     assert len(outcome.results) == 4
@@ -182,7 +182,7 @@ def test_so_does_one_of_any_kind(error: type[Exception], clips: list[Clip], tmp_
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
-def test_interrupts_and_want_of_memory_end_a_run(error: type[BaseException], clips: list[Clip], tmp_path: Path) -> None:
+def test_interrupts_and_lack_of_memory_end_a_run(error: type[BaseException], clips: list[Clip], tmp_path: Path) -> None:
     with pytest.raises(error):
         evaluated(clips, Counting(fails_at=clips[1].waveform.shape[-1], error=error), tmp_path, (2,))
 
@@ -208,7 +208,7 @@ def test_a_metric_that_fails_costs_one_result(
         (lambda clip: np.where(np.arange(clip.shape[1]) == 5, np.float32(np.nan), clip), "samples that are not finite"),
     ],
 )
-def test_so_does_a_codec_that_gives_something_else_than_sound(
+def test_invalid_output_of_a_codec_costs_one_result(
     decoded: Callable[[Audio], Audio], reason: str, clips: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code = Counting.code
@@ -226,7 +226,7 @@ def test_so_does_a_codec_that_gives_something_else_than_sound(
 
 
 class Changing(Counting):
-    """A codec that is another one as soon as the evaluation has begun."""
+    """A codec whose fingerprint changes when the evaluation has begun."""
 
     def __getattribute__(self, name: str) -> Any:
         value = super().__getattribute__(name)
@@ -235,7 +235,7 @@ class Changing(Counting):
         return value
 
 
-def test_a_codec_that_changes_meanwhile_gives_no_results(clips: list[Clip], tmp_path: Path) -> None:
+def test_a_codec_that_changes_during_the_run_has_no_results(clips: list[Clip], tmp_path: Path) -> None:
     outcome = evaluated(clips[:1], Changing(), tmp_path, (2,))
     assert outcome.results == []
     reason = "the codec has changed since the evaluation began; start it again"
@@ -243,7 +243,7 @@ def test_a_codec_that_changes_meanwhile_gives_no_results(clips: list[Clip], tmp_
     assert list(tmp_path.iterdir()) == []
 
 
-def test_weights_that_are_replaced_between_two_evaluations_are_heard(tmp_path: Path) -> None:
+def test_weights_that_are_replaced_between_two_evaluations_are_used(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", speech_like(0.5)[0], RATE)
     rates = []
     for name in ("44khz", "24khz"):
@@ -318,16 +318,16 @@ def test_ctrl_c_while_processes_begin_is_quiet(tmp_path: Path) -> None:
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    while len(children.read_text().split()) < 3:  # the two, and what looks after what they share
+    while len(children.read_text().split()) < 3:  # both workers and the resource tracker
         assert process.poll() is None
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=120)
-    assert said.count("Traceback") == 1  # the parent's own: the script doesn't catch it
-    assert said.rstrip().endswith("KeyboardInterrupt")
+    _, errors = process.communicate(timeout=120)
+    assert errors.count("Traceback") == 1  # the parent's, which the script does not catch
+    assert errors.rstrip().endswith("KeyboardInterrupt")
 
 
-def test_no_more_than_twelve_clips_are_shown() -> None:
+def test_at_most_twelve_clips_are_played() -> None:
     silence = np.zeros((1, 1), np.float32)
 
     def named(n_domains: int, n_clips: int = 4) -> list[str]:
@@ -350,7 +350,7 @@ def test_counts_of_codes(tmp_path: Path) -> None:
     assert np.flatnonzero(counts[1]).tolist() == [4, 5, 6, 7]
 
 
-def test_a_folder_that_cannot_be_written_to_is_named(clips: list[Clip], tmp_path: Path) -> None:
+def test_the_error_of_a_folder_that_cannot_be_written(clips: list[Clip], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     result = evaluated(clips[:1], Counting(), tmp_path / "cache", (2,)).results[0]
     with pytest.raises(DacError, match="can't write"):
@@ -376,7 +376,7 @@ if __name__ == "__main__":
 """
 
 
-def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_a_killed_run_is_resumed(tmp_path: Path) -> None:
     cache, script = tmp_path / "cache", tmp_path / "script.py"
     cache.mkdir()
     script.write_text(RUN)
@@ -397,15 +397,15 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     )
     assert again.stdout.split() == ["8", "0"], again.stderr
     assert {file: file.stat().st_mtime_ns for file in stamps} == stamps
-    # Of the eight clips, those are done again which were not done, or without the sound that is wanted now.
-    heard = {"000", "004"}
+    # Of the eight clips, those without a result, or without the sound that is needed now, are computed.
+    played = {"000", "004"}
     had = [found for file in stamps if (found := Result.load(file)) is not None and found.clip < "008"]
-    kept = [one for one in had if (one.sound is not None) == (one.clip in heard)]
+    kept = [one for one in had if (one.sound is not None) == (one.clip in played)]
     assert len(list(cache.iterdir())) == len(left) + 8 - len(kept)
 
 
 def _settled(cache: Path) -> int:
-    """How many results there are once no orphaned process writes any more."""
+    """Number of results once no orphaned process writes any more."""
     count, since = -1, time.monotonic()
     while time.monotonic() - since < 1.5:
         found = len(list(cache.glob("*.json")))

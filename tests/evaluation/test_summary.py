@@ -28,7 +28,7 @@ def result(
     return Result(*fixed, sources=source.split())
 
 
-def test_the_interval_holds_the_mean_of_what_was_sampled_19_times_in_20() -> None:
+def test_the_interval_contains_the_mean_in_95_percent_of_trials() -> None:
     random = np.random.default_rng(0)
     held = 0
     for _ in range(200):
@@ -40,7 +40,7 @@ def test_the_interval_holds_the_mean_of_what_was_sampled_19_times_in_20() -> Non
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=5, max_size=20))
-def test_intervals_are_the_same_every_time(values: list[float]) -> None:
+def test_intervals_are_reproducible(values: list[float]) -> None:
     found = estimate(values)
     assert found == estimate(values)
     assert found.low is not None
@@ -57,7 +57,7 @@ def test_too_few_clips_have_no_interval() -> None:
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=5, max_size=20))
-def test_with_a_source_for_each_clip_sources_are_drawn_as_clips_were(values: list[float]) -> None:
+def test_with_one_source_per_clip_it_is_the_bootstrap_over_clips(values: list[float]) -> None:
     draws = np.random.default_rng(0).integers(0, len(values), (N_RESAMPLES, len(values)))
     tail = 50 * (1 - CONFIDENCE)
     plain = np.percentile(np.array(values)[draws].mean(1), [tail, 100 - tail])
@@ -69,8 +69,8 @@ def test_with_a_source_for_each_clip_sources_are_drawn_as_clips_were(values: lis
         assert found[1:3] == pytest.approx(tuple(plain), rel=1e-9, abs=1e-9)
 
 
-def test_the_interval_over_sources_holds_the_mean_where_the_one_over_clips_does_not() -> None:
-    """20 sources with 8 clips each that are much alike."""
+def test_the_interval_over_clips_is_too_narrow_for_clips_of_few_sources() -> None:
+    """20 sources with 8 similar clips each."""
     random = np.random.default_rng(1)
     of_clip = np.repeat(np.arange(20), 8)
     held, held_by_clips = 0, 0
@@ -85,7 +85,7 @@ def test_the_interval_over_sources_holds_the_mean_where_the_one_over_clips_does_
     assert held_by_clips <= 65
 
 
-def test_a_source_with_many_clips_counts_with_all_of_them() -> None:
+def test_sources_are_weighted_by_their_clips() -> None:
     values, sources = [0.0] * 9 + [1.0] * 4, [0] * 9 + [1, 2, 3, 4]
     random = np.random.default_rng(0)
     means = []
@@ -105,7 +105,7 @@ def test_clips_of_one_file_share_a_source() -> None:
     assert source_numbers([["a"], ["a", "b"], ["b", "a"], ["b"], ["c"]]).tolist() == [0, 0, 0, 0, 1], (
         "of the same two files"
     )
-    # Little sound: clips that begin with successive files and have all but one of them in common.
+    # Clips that begin with successive files and have all but one of them in common.
     assert source_numbers([["a", "b", "c"], ["b", "c", "d"], ["c", "d", "e"], ["x", "y", "c"]]).tolist() == [0, 1, 2, 3]
     assert source_numbers([list("abcdef"), list("bcdefg"), list("cdefgh"), list("hijklm")]).tolist() == [0, 0, 0, 1]
     assert source_numbers([[], [], ["a"]]).tolist() == [0, 1, 2]
@@ -156,13 +156,16 @@ def test_the_worst_decile_is_on_the_bad_side() -> None:
     assert mean.worst == {"mel_distance": 9.0, "si_sdr": 1.0}
 
 
-def test_a_line_tells_who_wins_where_and_by_how_much() -> None:
+def test_the_summary_has_a_line_for_each_domain_and_other_codec() -> None:
     metrics = [MEL, SI_SDR]
     lines = summary.verdict_lines(summary.differences(results(), metrics, "ours"), metrics)
-    assert lines == ["all, ours (8.00 kbit/s) against opus (7.20 kbit/s): worse: SI-SDR by 3.00 dB."]
+    assert lines == [
+        "all, ours, 9 codebooks (8.00 kbit/s on disk) against opus, 8 kbit/s (7.20 kbit/s on disk): "
+        "worse: SI-SDR by 3 dB."
+    ]
     swapped = [result(f"x-{i}", name, 100, value) for i in range(6) for name, value in (("a", i), ("b", 5 - i))]
     (line, _) = summary.verdict_lines(summary.differences(swapped, [MEL], "a"), [MEL])
-    assert line == "x, a (0.80 kbit/s) against b (0.80 kbit/s): undecided: mel distance."
+    assert line == "x, a (0.80 kbit/s on disk) against b (0.80 kbit/s on disk): undecided: mel distance."
 
 
 def test_bitrates_are_all_bits_over_all_seconds() -> None:
@@ -178,7 +181,7 @@ def test_differences_at_the_nearest_bitrate() -> None:
     assert (difference.setting, difference.other) == ("9 codebooks", "opus")
     assert difference.measures["mel_distance"].clips == 4
     assert difference.measures["mel_distance"].mean == pytest.approx(-0.65)
-    # Four clips don't say enough for a verdict, and five do.
+    # Four clips are too few for a verdict, five are enough.
     assert difference.measures["mel_distance"].low is None
     assert difference.verdicts == {"si_sdr": "worse"}
     swapped = [result(f"x-{i}", name, 100, value) for i in range(6) for name, value in (("a", i), ("b", 5 - i))]
@@ -188,7 +191,7 @@ def test_differences_at_the_nearest_bitrate() -> None:
     assert summary.differences([result("x-0", "a", 100, 1.0)], [MEL], "a") == []
 
 
-def test_differences_tell_the_bitrates_of_their_domain() -> None:
+def test_differences_have_the_bitrates_of_their_domain() -> None:
     found = [
         result(f"{domain}-{i}", name, 100 * factor * (1 + (name == "b")), 1.0)
         for domain, factor in (("music", 1), ("speech", 4))
@@ -217,7 +220,7 @@ def test_clips_of_too_few_files_have_no_verdict() -> None:
     assert "+" not in tables.differences_markdown([difference], [MEL]).splitlines()[-1]
 
 
-def test_everything_is_compared_with_the_codec_that_was_asked_for_first() -> None:
+def test_all_codecs_are_compared_with_the_first() -> None:
     others = [one for one in results() if one.codec != "ours"]
     assert summary.differences(others, [MEL], "ours") == []
     assert "ours, with which the others are compared, has no results" in summary.incomparable(others, "ours")

@@ -1,4 +1,4 @@
-"""Small networks whose every weight matters, and ways to cut a signal into pieces."""
+"""Small networks with random weights, and helpers to cut signals into chunks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TINY = DACConfig(
 
 
 def lively(config: DACConfig, dtype: torch.dtype = torch.float64) -> DAC:
-    """A network of random weights that neither fade nor grow on the way: new ones give next to nothing."""
+    """A network with random weights that keep the signal's level; freshly initialized ones output almost zero."""
     generator = torch.Generator().manual_seed(0)
     model = DAC(config)
     with torch.no_grad():
@@ -45,7 +45,7 @@ def up_samplings(model: DAC) -> set[torch.nn.Module]:
 
 
 def shape_of(preset: str, causal: bool = False) -> DACConfig:
-    """A preset's strides with few channels."""
+    """A preset with few channels."""
     return replace(
         PRESETS[preset],
         encoder_dim=2,
@@ -62,7 +62,7 @@ def noise(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Ten
 
 
 def pieces(signal: Tensor, sizes: Sequence[int]) -> Iterator[Tensor]:
-    """The signal in pieces of these sizes, over and over, to its end."""
+    """The signal in chunks of these sizes, repeated to its end."""
     start = index = 0
     while start < signal.shape[-1]:
         size = sizes[index % len(sizes)]
@@ -71,5 +71,5 @@ def pieces(signal: Tensor, sizes: Sequence[int]) -> Iterator[Tensor]:
 
 
 def run(push: Callable[[Tensor], Tensor], flush: Callable[[], Tensor], chunks: Iterator[Tensor]) -> Tensor:
-    """All that a stream gives, joined."""
+    """The concatenated output of a stream."""
     return torch.cat([*map(push, chunks), flush()], -1)

@@ -84,7 +84,7 @@ def test_compiled_activations() -> None:
 
 @pytest.fixture
 def compilations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """An item for each graph that is compiled, by what takes no time over it."""
+    """One item per compiled graph, with a backend that returns graphs as they are."""
     found: list[int] = []
 
     def count(graph: torch.fx.GraphModule, inputs: object) -> Callable[..., Any]:
@@ -100,10 +100,8 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.mark.parametrize("options", [{"dtype": "bfloat16"}, {"exact": True}], ids=str)
 @pytest.mark.parametrize("precision", ["highest", "high"])
-def test_nothing_is_compiled_at_the_first_real_call(
-    options: dict[str, Any], precision: str, compilations: list[int]
-) -> None:
-    """Which is that of a thread with other modes than the one that made the model, and of any shape."""
+def test_preparing_compiles_everything(options: dict[str, Any], precision: str, compilations: list[int]) -> None:
+    """No compilation afterwards, for any shape, in a thread with other modes than the one that prepared the model."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision)
     try:
@@ -126,7 +124,7 @@ def test_nothing_is_compiled_at_the_first_real_call(
         torch.set_float32_matmul_precision(before)
 
 
-def test_a_compiler_that_fails_later(compilations: list[int]) -> None:
+def test_the_compiler_fails_later(compilations: list[int]) -> None:
     compiled = activation.CompiledSnake()
     x, factors = noise(2, 9, 5), scales(torch.rand(5, dtype=torch.float64))
     found, expected = torch.empty_like(x), torch.empty_like(x)

@@ -1,4 +1,4 @@
-"""Signals of different lengths at once give what each gives alone."""
+"""Signals of different lengths in one batch give the same results as alone."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ MODELS = [lively(replace(config, causal=causal)) for config in CONFIGS for causa
 MODELS += [prepare(model, exact=True) for model in MODELS]
 WHICH = st.integers(0, len(MODELS) - 1)
 SHAPES = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 60), st.integers(0, 400)), min_size=1, max_size=6)
-"""Rows, frames, and samples that the last frame lacks, of each signal."""
+"""Rows, frames and missing samples of the last frame, per signal."""
 
 
 @settings(max_examples=60, deadline=None)
 @given(WHICH, SHAPES, st.sampled_from([1, 3]))
 @torch.no_grad()
-def test_codes_are_those_of_each_alone(which: int, shapes: list[tuple[int, int, int]], n_quantizers: int) -> None:
+def test_codes_in_a_batch_equal_those_alone(which: int, shapes: list[tuple[int, int, int]], n_quantizers: int) -> None:
     model = MODELS[which]
     hop = model.hop_length
     signals = [
@@ -39,7 +39,7 @@ def test_codes_are_those_of_each_alone(which: int, shapes: list[tuple[int, int, 
 @settings(max_examples=60, deadline=None)
 @given(WHICH, SHAPES)
 @torch.no_grad()
-def test_audio_is_that_of_each_alone(which: int, shapes: list[tuple[int, int, int]]) -> None:
+def test_audio_in_a_batch_equals_that_alone(which: int, shapes: list[tuple[int, int, int]]) -> None:
     model = MODELS[which]
     generator = torch.Generator().manual_seed(0)
     signals = [torch.randint(256, (rows, 2, n_frames), generator=generator) for rows, n_frames, _ in shapes]
@@ -49,13 +49,13 @@ def test_audio_is_that_of_each_alone(which: int, shapes: list[tuple[int, int, in
 
 
 @pytest.mark.parametrize("model", MODELS[:4], ids=lambda model: f"{model.config.encoder_rates}-{model.config.causal}")
-def test_the_encoders_context_is_exactly_what_a_frame_depends_on(model: DAC) -> None:
+def test_encoder_context(model: DAC) -> None:
     hop, context = model.hop_length, encoder_context(model)
     frame, n_frames = context.before + 1, context.before + context.after + 3
     audio = noise(1, 1, n_frames * hop)
 
     def reaches(source: int) -> bool:
-        """Whether a frame of samples makes a difference to the frame of codes."""
+        """Whether a frame of samples affects the frame of codes."""
         nudged = audio.clone()
         nudged[..., source * hop : (source + 1) * hop] += 1000.0
         return not torch.allclose(model.encoder(nudged)[..., frame], before, rtol=0, atol=1e-12)
@@ -65,7 +65,7 @@ def test_the_encoders_context_is_exactly_what_a_frame_depends_on(model: DAC) -> 
 
 
 @given(st.lists(st.tuples(st.integers(1, 8), st.integers(1, 50)), max_size=30), st.integers(1, 400))
-def test_batches_are_of_similar_lengths_and_no_larger_than_allowed(shapes: list[tuple[int, int]], most: int) -> None:
+def test_batches_have_similar_lengths_and_bounded_size(shapes: list[tuple[int, int]], most: int) -> None:
     batches = similar_lengths(shapes, most)
     assert sorted(index for batch in batches for index in batch) == list(range(len(shapes)))
     for batch in batches:
@@ -74,7 +74,7 @@ def test_batches_are_of_similar_lengths_and_no_larger_than_allowed(shapes: list[
         assert len(batch) == 1 or sum(shapes[index][0] for index in batch) * max(lengths) <= most
 
 
-def test_signals_are_put_together_as_far_as_possible() -> None:
+def test_batches_are_as_large_as_possible() -> None:
     assert similar_lengths([(2, 10), (1, 30), (1, 9), (1, 10), (2, 11)], 55) == [[2, 0, 3], [4], [1]]
     assert similar_lengths([(1, 100), (1, 100), (1, 100)], 200) == [[0, 1], [2]]
     assert similar_lengths([(1, 100)], 10) == [[0]]

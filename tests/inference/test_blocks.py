@@ -41,16 +41,16 @@ def test_blocks_are_regrouped(sizes: list[int]) -> None:
     audio = noise(1, 1, 50 * 15)
     whole = MODEL.encode(audio).codes
     codes = list(inference.encode_blocks(MODEL, pieces(audio, sizes)))
-    heard = list(inference.decode_blocks(MODEL, pieces(whole, sizes)))
+    decoded = list(inference.decode_blocks(MODEL, pieces(whole, sizes)))
     assert torch.equal(torch.cat(codes, -1), whole)
-    assert torch.allclose(torch.cat(heard, -1), MODEL.decode_codes(whole), atol=1e-12)
-    for parts, steps in ((codes, 1), (heard, MODEL.hop_length)):
+    assert torch.allclose(torch.cat(decoded, -1), MODEL.decode_codes(whole), atol=1e-12)
+    for parts, steps in ((codes, 1), (decoded, MODEL.hop_length)):
         assert min(part.shape[-1] for part in parts) > 0
         assert [part.shape[-1] for part in parts[1:-2]] == [16 * steps] * (len(parts) - 3)
         assert len(parts) >= 4
 
 
-def test_blocks_are_read_as_they_are_needed(short_blocks: None) -> None:
+def test_blocks_are_read_lazily(short_blocks: None) -> None:
     n_read = 0
 
     def endless() -> object:
@@ -69,7 +69,7 @@ def test_no_blocks() -> None:
     assert list(inference.decode_blocks(MODEL, [torch.zeros(1, 3, 0).long()])) == []
 
 
-def test_wrong_shapes_are_named() -> None:
+def test_wrong_shapes() -> None:
     with pytest.raises(ValueError, match="at least one sample"):
         inference.encode(MODEL, torch.zeros(1, 1, 0))
     with pytest.raises(ValueError, match="at least one frame"):
@@ -83,7 +83,7 @@ def test_wrong_shapes_are_named() -> None:
 @given(st.sampled_from([MODEL, CAUSAL]), st.integers(1, 40), st.data())
 @settings(deadline=None, max_examples=40)
 @torch.no_grad()
-def test_a_range_is_that_part_of_the_whole(model: DAC, n_frames: int, data: st.DataObject) -> None:
+def test_a_range_equals_a_slice_of_the_whole(model: DAC, n_frames: int, data: st.DataObject) -> None:
     first = data.draw(st.integers(0, n_frames - 1))
     last = data.draw(st.integers(first + 1, n_frames))
     codes = torch.randint(1024, (2, 3, n_frames), generator=torch.Generator().manual_seed(0))
@@ -95,7 +95,7 @@ def test_a_range_is_that_part_of_the_whole(model: DAC, n_frames: int, data: st.D
 
 def test_a_range_reads_nothing_beyond_its_context() -> None:
     before, after = decoder_context(MODEL)
-    codes = torch.full((1, 3, 100), -1)  # No code at all: it must not be looked at.
+    codes = torch.full((1, 3, 100), -1)  # Invalid codes, which must not be read.
     codes[..., 50 - before : 52 + after] = 1
     assert inference.decode_range(MODEL, codes, 50, 52).shape == (1, 1, 30)
     with pytest.raises(ValueError, match="between 0"):
@@ -103,6 +103,6 @@ def test_a_range_reads_nothing_beyond_its_context() -> None:
 
 
 @pytest.mark.parametrize(("first", "last"), [(-1, 3), (3, 3), (3, 2), (0, 11)])
-def test_ranges_that_are_none(first: int, last: int) -> None:
+def test_empty_and_outside_ranges(first: int, last: int) -> None:
     with pytest.raises(ValueError, match=f"from {first} to {last}"):
         inference.decode_range(MODEL, torch.zeros(1, 3, 10).long(), first, last)

@@ -1,4 +1,4 @@
-"""What a stream waits for is what the formulas say."""
+"""Streams have exactly the look-ahead and the context of the formulas."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def model(request: pytest.FixtureRequest) -> DAC:
     return found
 
 
-def test_codes_come_as_soon_as_the_look_ahead_is_there(model: DAC) -> None:
+def test_codes_are_returned_as_soon_as_possible(model: DAC) -> None:
     hop, wait = model.hop_length, encoder_look_ahead(model)
     assert (wait == 0) is model.config.causal
     stream = StreamingEncoder(model)
     n_samples = n_frames = 0
     while n_frames < 3:
-        # One sample short of the next frame, and then that sample: sample by sample where it matters.
+        # One sample short of the next frame, then that sample.
         due = (n_frames + 1) * hop + wait
         assert stream.push(noise(1, 1, due - 1 - n_samples)).shape[-1] == 0
         assert stream.push(noise(1, 1, 1)).shape[-1] == 1
@@ -48,11 +48,11 @@ def test_a_frame_depends_on_no_more_audio_than_the_look_ahead(model: DAC) -> Non
     nudged[..., end:] += 1.0
     assert torch.allclose(model.encoder(nudged)[..., 19], frame, atol=1e-12)
     nudged = audio.clone()
-    nudged[..., end - 1] += 1000.0  # It arrives faintly.
+    nudged[..., end - 1] += 1000.0  # Its effect is small.
     assert not torch.allclose(model.encoder(nudged)[..., 19], frame, rtol=0, atol=1e-12)
 
 
-def test_samples_come_as_soon_as_they_can(model: DAC) -> None:
+def test_samples_are_returned_as_soon_as_possible(model: DAC) -> None:
     hop, behind = model.hop_length, decoder_look_ahead(model)
     assert (behind == 0) is model.config.causal
     stream = StreamingDecoder(model)
@@ -65,10 +65,10 @@ def test_samples_come_as_soon_as_they_can(model: DAC) -> None:
     assert stream.samples_owed == 0
 
 
-def test_the_context_is_exactly_what_a_frame_depends_on(model: DAC) -> None:
+def test_decoder_context(model: DAC) -> None:
     hop, context = model.hop_length, decoder_context(model)
     frame, n_frames = context.before + 1, context.before + context.after + 3
-    decoder = model.decoder.model[:-1]  # Without tanh, which hides what arrives faintly.
+    decoder = model.decoder.model[:-1]  # Without tanh, which hides small effects.
     z = noise(1, model.config.latent_width, n_frames)
 
     def output(z: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Memory that is freed and used again."""
+"""Freed memory is kept and reused."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ print(fresh, faults())
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs the GNU C library")
-def test_pages_are_had_again() -> None:
+def test_pages_are_reused() -> None:
     done = subprocess.run([sys.executable, "-c", _FAULTS], capture_output=True, text=True, check=True)
     fresh, kept = map(int, done.stdout.split())
     assert fresh > 1000
@@ -40,7 +40,7 @@ def test_pages_are_had_again() -> None:
 
 
 @pytest.mark.parametrize("error", [AttributeError, OSError, TypeError])
-def test_without_such_a_function(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_mallopt(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
     def no_library(name: object) -> ctypes.CDLL:
         raise error
 
@@ -56,7 +56,7 @@ def test_without_such_a_function(error: type[Exception], monkeypatch: pytest.Mon
         (0, [(-3, 1 << 26), (-3, 1 << 25)]),
     ],
 )
-def test_a_library_that_keeps_no_large_blocks(
+def test_limits_of_the_c_library(
     largest: int, expected: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []

@@ -1,4 +1,4 @@
-"""What a program has set for itself makes no difference to the network, and stays as it was."""
+"""The calling program's precision settings have no effect on the network and are restored."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def settings_stay_here() -> Iterator[None]:
 
 
 @torch.no_grad()
-def test_autocast_makes_no_difference() -> None:
+def test_autocast_has_no_effect() -> None:
     model, audio = golden_model("44khz"), noise(1, 1, 3000, dtype=torch.float32)
     plain = inference.encode(model, audio)
-    heard = inference.decode(model, plain)
+    decoded = inference.decode(model, plain)
     for options in ({"exact": True}, {"dtype": "float32"}):
         expected = prepare(model, **options).encode(audio)  # type: ignore[arg-type]
         decoded = prepare(model, **options).decode_codes(expected.codes)  # type: ignore[arg-type]
@@ -47,12 +47,12 @@ def test_autocast_makes_no_difference() -> None:
             assert torch.is_autocast_enabled("cpu")
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(inference.encode(model, audio), plain)
-        assert torch.equal(inference.decode(model, plain), heard)
+        assert torch.equal(inference.decode(model, plain), decoded)
 
 
 @pytest.mark.parametrize("precision", ["high", "medium"])
 @torch.no_grad()
-def test_exact_is_exact_whatever_products_may_be(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exact_ignores_the_matmul_precision(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, audio = golden_model("44khz"), noise(1, 1, 3000, dtype=torch.float32)
     seen = []
     look_up = FoldedQuantizer._look_up
@@ -80,7 +80,7 @@ def test_exact_is_exact_whatever_products_may_be(precision: str, monkeypatch: py
     assert torch.get_float32_matmul_precision() == precision
 
 
-def test_the_last_one_to_leave_puts_it_back() -> None:
+def test_the_last_thread_restores_the_setting() -> None:
     torch.set_float32_matmul_precision("medium")
     inside, leave = threading.Event(), threading.Event()
 
@@ -116,16 +116,16 @@ def test_the_flags_of_cudnn(exact: bool, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_settings_of_one_backend() -> None:
-    """Which PyTorch does not let one mix with those for all."""
+    """PyTorch does not allow to mix them with settings for all backends."""
     matmul = getattr(torch.backends.mkldnn, "matmul", None)
     if not hasattr(matmul, "fp32_precision"):
-        pytest.skip("this version has none")
+        pytest.skip("this version of PyTorch has no such settings")
     matmul.fp32_precision = "bf16"
     with pinned_precision(CPU, exact=True):
         assert matmul.fp32_precision == "ieee"
     assert matmul.fp32_precision == "bf16"
 
 
-def test_devices_that_know_no_autocast() -> None:
+def test_devices_without_autocast() -> None:
     with pinned_precision(torch.device("meta"), exact=True):
         pass

@@ -90,7 +90,7 @@ def test_streams_equal_the_whole(sizes: list[int], model: DAC) -> None:
 
 
 @torch.no_grad()
-def test_blocks_and_tiles_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sizes_of_blocks_and_tiles_have_no_effect(monkeypatch: pytest.MonkeyPatch) -> None:
     model = MODELS[2]
     audio = noise(2, 1, 3000)
     expected = model(audio)
@@ -115,7 +115,7 @@ def test_streams_share_the_weights() -> None:
     assert all(a is b for a, b in zip(first, second, strict=True))
 
 
-def test_everything_else_is_that_of_the_model(tmp_path: Path) -> None:
+def test_other_attributes_equal_the_models(tmp_path: Path) -> None:
     model = golden_model("44khz").train()
     prepared = prepare(model)
     assert model.training
@@ -180,7 +180,7 @@ def test_loaded_weights_take_effect() -> None:
 
 
 @torch.no_grad()
-def test_one_moves_without_the_other() -> None:
+def test_model_and_prepared_model_move_independently() -> None:
     model = lively(TINY, torch.float32)
     exact, near = prepare(model, exact=True), prepare(model, dtype="bfloat16")
     audio = noise(1, 1, 300)
@@ -198,7 +198,7 @@ def test_one_moves_without_the_other() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @torch.no_grad()
-def test_types_are_those_of_the_model(dtype: torch.dtype) -> None:
+def test_output_types_equal_the_models(dtype: torch.dtype) -> None:
     model = lively(TINY).to(dtype)
     audio = noise(1, 1, 300).to(dtype)
     found, expected = prepare(model)(audio), model(audio)
@@ -232,7 +232,7 @@ def test_threads_share_the_prepared_parts(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @torch.no_grad()
-def test_a_copy_is_a_model_of_its_own() -> None:
+def test_a_copy_is_independent() -> None:
     model = prepare(golden_model("44khz"), exact=True)
     audio = noise(1, 1, 600, dtype=torch.float32)
     codes = model.encode(audio).codes
@@ -258,13 +258,13 @@ def test_a_copy_is_a_model_of_its_own() -> None:
         ("cuda:0", "cpu", False),
     ],
 )
-def test_devices_that_are_the_same(here: str, wanted: str, expected: bool) -> None:
+def test_is_on(here: str, wanted: str, expected: bool) -> None:
     model: Any = SimpleNamespace(device=torch.device(here))
     assert prepared.is_on(model, wanted) is expected
     assert prepared.is_on(model, torch.device(wanted)) is expected
 
 
-def test_a_model_that_is_there_is_not_copied() -> None:
+def test_a_model_on_the_device_is_not_copied() -> None:
     model = golden_model("44khz")
     for device in (None, "cpu", "cpu:0"):
         assert next(prepare(model, device).parameters()).data_ptr() == next(model.parameters()).data_ptr()
@@ -284,12 +284,12 @@ def test_bfloat16_is_close() -> None:
     equal = near.encode(audio).codes == codes
     assert equal[:, 0].float().mean() > 0.9
     assert equal.float().mean() > 0.5
-    heard, expected = near.decode_codes(codes), exact.decode_codes(codes)
-    assert not torch.equal(heard, expected)
-    assert heard.dtype == torch.float32
-    distance = spectral.mel_distance(rate)(Spectra(heard), Spectra(expected))
+    decoded, expected = near.decode_codes(codes), exact.decode_codes(codes)
+    assert not torch.equal(decoded, expected)
+    assert decoded.dtype == torch.float32
+    distance = spectral.mel_distance(rate)(Spectra(decoded), Spectra(expected))
     assert float(distance) < 0.1
-    assert float(spectral.si_sdr(heard, expected).mean()) > 40
+    assert float(spectral.si_sdr(decoded, expected).mean()) > 40
 
 
 def test_auto_depends_on_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,18 +307,18 @@ def test_exact_with_another_type() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "float16", torch.bfloat16], ids=str)
-def test_unknown_types_are_named(dtype: Any) -> None:
+def test_unknown_types(dtype: Any) -> None:
     with pytest.raises(ValueError, match="dtype must be one of 'auto', 'float32', 'bfloat16', not "):
         prepare(golden_model("44khz"), dtype=dtype)
 
 
 @pytest.mark.parametrize("n_quantizers", [0, 99, 2.5, True])
-def test_wrong_n_quantizers_are_named(n_quantizers: int) -> None:
+def test_wrong_n_quantizers(n_quantizers: int) -> None:
     with pytest.raises(ValueError, match="between 1 and"):
         prepare(golden_model("44khz")).encode(torch.zeros(1, 1, 100), n_quantizers)
 
 
-def test_a_gpu_has_nothing_to_compile() -> None:
+def test_compilation_is_for_cpus() -> None:
     """A warning, on request only; the meta device stands for a GPU."""
     model = golden_model("44khz").to("meta")
     with pytest.warns(UserWarning, match="activations are not compiled: that is for CPUs"):
@@ -377,9 +377,9 @@ def test_parts_prepared_in_inference_mode_serve_outside_of_it() -> None:
     audio = noise(1, 1, 300, dtype=torch.float32)
     with torch.inference_mode():
         codes = inference.encode(model, audio)
-        heard = inference.decode(model, codes)
+        decoded = inference.decode(model, codes)
     assert torch.equal(inference.encode(model, audio), codes)
-    assert torch.equal(inference.decode(model, codes), heard)
+    assert torch.equal(inference.decode(model, codes), decoded)
 
 
 @pytest.mark.gpu

@@ -54,7 +54,7 @@ def test_golden_codes(name: str) -> None:
 @pytest.mark.parametrize("name", ["44khz", "24khz"])
 @pytest.mark.parametrize("n_frames", [1, 199, 200, 201, 1999])
 @torch.no_grad()
-def test_parts_make_no_difference(name: str, n_frames: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_number_of_frames_at_once_has_no_effect(name: str, n_frames: int, monkeypatch: pytest.MonkeyPatch) -> None:
     folded = FoldedQuantizer(golden_model(name).quantizer)
     z = noise(2, folded._projection.shape[1], n_frames, dtype=torch.float32)
     expected = folded.encode(z, folded.n_codebooks)
@@ -75,11 +75,11 @@ def test_parts_make_no_difference(name: str, n_frames: int, monkeypatch: pytest.
 
 @pytest.mark.parametrize("codes", [torch.full((1, 2, 3), 1024), torch.full((1, 2, 3), -1), torch.zeros(1, 4, 3).long()])
 @pytest.mark.parametrize("model", MODELS)
-def test_wrong_codes_are_named(model: torch.nn.Module, codes: torch.Tensor) -> None:
+def test_wrong_codes(model: torch.nn.Module, codes: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="codes must be"):
         FoldedQuantizer(model.quantizer).decode(codes)
 
 
-def test_the_moving_averages_keep_their_places() -> None:
+def test_latent_width_differs_from_codebook_dim() -> None:
     config = DACConfig(encoder_dim=4, encoder_rates=(2,), decoder_dim=8, decoder_rates=(2,), n_codebooks=2)
     assert FoldedQuantizer(lively(config).quantizer).codes(noise(1, 8, 5), 1).shape == (1, 1, 5)

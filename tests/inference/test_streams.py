@@ -53,7 +53,7 @@ def saved_and_loaded(state: dict[str, Tensor | int]) -> dict[str, Tensor | int]:
 @given(networks, st.data(), sizes, st.integers(1, 3), st.sampled_from([None, 1, 2, 3]))
 @settings(deadline=None, max_examples=40)
 @torch.no_grad()
-def test_codes_are_those_of_the_whole(
+def test_codes_equal_the_whole(
     model: DAC, data: st.DataObject, sizes: list[int], batch_size: int, n_quantizers: int | None
 ) -> None:
     hop = model.hop_length
@@ -66,7 +66,7 @@ def test_codes_are_those_of_the_whole(
 @given(networks, st.integers(1, 40), sizes, st.integers(1, 3), st.integers(1, 3))
 @settings(deadline=None, max_examples=40)
 @torch.no_grad()
-def test_audio_is_that_of_the_whole(
+def test_audio_equals_the_whole(
     model: DAC, n_frames: int, sizes: list[int], batch_size: int, n_quantizers: int
 ) -> None:
     codes = torch.randint(1024, (batch_size, n_quantizers, n_frames), generator=torch.Generator().manual_seed(0))
@@ -106,7 +106,7 @@ def test_an_interrupted_decoder_goes_on(model: DAC, sizes: list[int], interrupte
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("preset", ["44khz", "24khz"])
 @torch.no_grad()
-def test_the_strides_of_the_presets(preset: str, causal: bool) -> None:
+def test_preset_strides(preset: str, causal: bool) -> None:
     model = lively(shape_of(preset, causal))
     audio = noise(1, 1, 30 * model.hop_length - 11)
     whole = model.encode(audio).codes
@@ -134,23 +134,23 @@ def test_single_precision(name: str) -> None:
         near = torch.cosine_similarity(latents[None], entries)
         assert abs(float(near[0] - near[1])) < 1e-5
 
-    truth, heard = exact.decode_codes(whole), model.decode_codes(whole)
+    truth, decoded = exact.decode_codes(whole), model.decode_codes(whole)
     streamed = decode_in_chunks(model, whole, [1, 4, 16, 3])
     assert streamed.dtype == torch.float32
     # These two networks magnify rounding errors: the model itself is off by up to 1e-5.
-    assert float((heard - truth).abs().max()) < 1.5e-5
+    assert float((decoded - truth).abs().max()) < 1.5e-5
     assert float((streamed - truth).abs().max()) < 3e-5
 
 
 @torch.no_grad()
-def test_half_precision_works() -> None:
+def test_half_precision() -> None:
     model = golden_model("44khz").bfloat16()
     audio = noise(1, 1, 10 * model.hop_length, dtype=torch.float32)
     codes = encode_in_chunks(model, audio, [1000])
     assert (codes[:, 0] == model.encode(audio.bfloat16()).codes[:, 0]).float().mean() > 0.8
-    heard = decode_in_chunks(model, codes, [3])
-    assert heard.dtype == torch.bfloat16
-    assert float((heard - model.decode_codes(codes)).abs().max()) < 0.1
+    decoded = decode_in_chunks(model, codes, [3])
+    assert decoded.dtype == torch.bfloat16
+    assert float((decoded - model.decode_codes(codes)).abs().max()) < 0.1
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -199,7 +199,7 @@ def test_streams_of_one_model_do_not_mix() -> None:
     assert before.keys() == after.keys()
 
 
-def test_a_model_in_training_mode_is_coded_as_in_evaluation() -> None:
+def test_training_mode_has_no_effect() -> None:
     model = lively(TINY).train()
     audio = noise(2, 1, 100)
     codes = encode_in_chunks(model, audio, [30])
@@ -230,13 +230,13 @@ def test_nothing_is_computed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 10), (1, 2, 10), (2, 1, 10)])
-def test_wrong_chunks_are_named(shape: tuple[int, ...]) -> None:
+def test_wrong_chunks(shape: tuple[int, ...]) -> None:
     model = NETWORKS[(4,), False]
     with pytest.raises(ValueError, match=r"a chunk must be \[1, 1, t\], not \["):
         StreamingEncoder(model).push(torch.zeros(shape))
 
 
-def test_samples_that_are_integers_are_named_and_change_nothing() -> None:
+def test_integer_samples_are_refused() -> None:
     stream = StreamingEncoder(NETWORKS[(4,), False])
     with pytest.raises(ValueError, match=r"torch\.int16, .* \(32768 for 16 bit\)"):
         stream.push(torch.zeros(1, 1, 50, dtype=torch.int16))
@@ -265,7 +265,7 @@ def test_codes_of_any_integer_type() -> None:
         (torch.zeros(1, 3, 4), "integers"),
     ],
 )
-def test_wrong_codes_are_named_and_change_nothing(codes: Tensor, message: str) -> None:
+def test_wrong_codes_are_refused(codes: Tensor, message: str) -> None:
     stream = StreamingDecoder(NETWORKS[(4,), False])
     with pytest.raises(ValueError, match=message):
         stream.push(codes)
@@ -273,12 +273,12 @@ def test_wrong_codes_are_named_and_change_nothing(codes: Tensor, message: str) -
 
 
 @pytest.mark.parametrize("n_quantizers", [0, 4, 2.5, True])
-def test_wrong_n_quantizers_are_named(n_quantizers: int) -> None:
+def test_wrong_n_quantizers(n_quantizers: int) -> None:
     with pytest.raises(ValueError, match="between 1 and 3"):
         StreamingEncoder(NETWORKS[(4,), False], n_quantizers)
 
 
-def test_wrong_batch_sizes_are_named() -> None:
+def test_wrong_batch_sizes() -> None:
     for kind in (StreamingEncoder, StreamingDecoder):
         with pytest.raises(ValueError, match="at least 1, not 0"):
             kind(NETWORKS[(4,), False], batch_size=0)

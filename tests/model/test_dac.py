@@ -1,4 +1,4 @@
-"""The network gives the reference's numbers."""
+"""The network equals the reference."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SMALL = DACConfig(encoder_dim=4, encoder_rates=(2, 5), decoder_dim=16, decoder_r
 
 
 def close(found: torch.Tensor, expected: np.ndarray) -> bool:
-    """Within the tolerance that the reference itself meets from machine to machine."""
+    """Within the tolerance that the reference itself meets between machines."""
     assert found.shape == expected.shape
     return float(np.abs(found.numpy() - expected).max()) <= 1e-4 * float(np.abs(expected).max())
 
@@ -155,7 +155,7 @@ def test_forward_keeps_the_length(n_samples: int) -> None:
         (torch.zeros(1, 1, 10), 48000, "44100 Hz"),
     ],
 )
-def test_wrong_audio_is_named(audio: torch.Tensor, sample_rate: int | None, message: str) -> None:
+def test_wrong_audio(audio: torch.Tensor, sample_rate: int | None, message: str) -> None:
     for model in (DAC(SMALL), prepare(DAC(SMALL))):
         with pytest.raises(ValueError, match=message):
             model(audio, sample_rate)
@@ -197,7 +197,7 @@ def test_audio_is_padded_once(monkeypatch: pytest.MonkeyPatch) -> None:
         (torch.zeros(1, 2, 2, dtype=torch.bool), r"integers, not torch\.bool"),
     ],
 )
-def test_wrong_codes_are_named(codes: torch.Tensor, message: str) -> None:
+def test_wrong_codes(codes: torch.Tensor, message: str) -> None:
     for model in (DAC(SMALL), prepare(DAC(SMALL))):
         with pytest.raises(ValueError, match=message):
             model.decode_codes(codes)
@@ -212,7 +212,7 @@ def test_codes_of_any_integer_type(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 40, 0), (0, 40, 3), (1, 39, 3), (40, 3)])
-def test_wrong_latents_are_named(shape: tuple[int, ...]) -> None:
+def test_wrong_latents(shape: tuple[int, ...]) -> None:
     config = replace(SMALL, latent_dim=40)
     for model in (DAC(config), prepare(DAC(config))):
         with pytest.raises(ValueError, match=r"latents must be \[B, 40, F\] with at least one frame"):
@@ -241,7 +241,7 @@ def test_wrong_latents_are_named(shape: tuple[int, ...]) -> None:
         ({"sample_rate": "fast"}, "sample_rate"),
     ],
 )
-def test_wrong_configurations_are_named(values: dict[str, object], message: str) -> None:
+def test_wrong_configurations(values: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DACConfig.from_dict(values)
 
@@ -275,7 +275,7 @@ def test_decoder_without_padding_shares_its_weights() -> None:
     unpadded = model.decoder.without_padding()
     z = torch.randn(1, SMALL.latent_width, 40)
     padded_out, out = model.decoder(z), unpadded(z)
-    # What the padding can't have reached is the same.
+    # The middle, which the padding does not affect, is the same.
     middle = out.shape[-1] // 2
     offset = (padded_out.shape[-1] - out.shape[-1]) // 2
     matches = [
@@ -314,13 +314,13 @@ def variation(**values: object) -> DAC:
     )
 
 
-def test_relu_in_the_place_of_snake() -> None:
+def test_relu_instead_of_snake() -> None:
     model = variation(activation="relu")
     assert not any("alpha" in name for name, _ in model.named_parameters())
     assert model(torch.randn(2, 1, 64))["audio"].shape == (2, 1, 64)
 
 
-def test_look_up_by_distance_is_not_by_angle() -> None:
+def test_euclidean_look_up() -> None:
     stage = variation(lookup="euclidean").quantizer.stages()[0]
     latents = torch.randn(3, 8, 50)
     codes = stage.look_up(latents)
@@ -378,7 +378,7 @@ def test_a_causal_network_does_not_look_ahead(rates: tuple[int, ...]) -> None:
     assert torch.allclose(z[..., :10], z_later[..., :10], rtol=0, atol=1e-15)
     assert not torch.allclose(z[..., 10], z_later[..., 10], rtol=0, atol=1e-15)
     y, y_later = model.decoder(z), model.decoder(torch.cat((z[..., :10], z[..., 10:] + 1.0), -1))
-    assert y.shape == audio.shape  # Odd strides too: nothing is missing at the end.
+    assert y.shape == audio.shape  # Also with odd strides.
     assert torch.allclose(y[..., : 10 * hop], y_later[..., : 10 * hop], rtol=0, atol=1e-15)
     assert not torch.allclose(y[..., 10 * hop], y_later[..., 10 * hop], rtol=0, atol=1e-15)
 
@@ -393,7 +393,7 @@ def test_a_causal_network_learns() -> None:
         assert parameter.grad.abs().max() > 1e-6, name
 
 
-def test_what_the_reference_does_without_padding_needs_a_network_with_padding() -> None:
+def test_a_causal_decoder_needs_its_padding() -> None:
     model = variation(causal=True)
     with pytest.raises(ValueError, match="causal"):
         model.decoder.without_padding()
@@ -403,6 +403,6 @@ def test_what_the_reference_does_without_padding_needs_a_network_with_padding() 
     "wrong",
     [{"activation": "tanh"}, {"lookup": "nearest"}, {"codebook_learning": "moving_average"}, {"causal": "yes"}],
 )
-def test_variations_that_do_not_exist(wrong: dict[str, object]) -> None:
+def test_unknown_variations(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         variation(**wrong)

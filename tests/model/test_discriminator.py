@@ -1,4 +1,4 @@
-"""The discriminators give the reference's numbers, from parameters that a formula fills in."""
+"""The discriminators equal the reference, with parameters from a formula."""
 
 from __future__ import annotations
 
@@ -68,6 +68,6 @@ def test_golden_values(discriminator: Discriminator) -> None:
         {"rates": (), "periods": (), "fft_sizes": ()},
     ],
 )
-def test_values_that_make_no_discriminator(wrong: dict[str, Any]) -> None:
+def test_wrong_values(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Discriminator(**wrong)

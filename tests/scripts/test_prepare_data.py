@@ -47,7 +47,7 @@ License: GPL-2+
 
 @pytest.fixture(scope="module")
 def prepare_data() -> ModuleType:
-    for name in ("duplicates", "packages"):
+    for name in ("duplicates", "packages", "unpack"):
         load_script(name)
     return load_script("prepare_data")
 
@@ -129,9 +129,7 @@ def test_the_split_is_by_hash(prepare_data: ModuleType) -> None:
         ("breakfast.ogg", "breakfast", "breakfast"),
     ],
 )
-def test_versions_and_takes_are_told_by_their_names(
-    prepare_data: ModuleType, name: str, original: str, series: str
-) -> None:
+def test_names_of_versions_and_takes(prepare_data: ModuleType, name: str, original: str, series: str) -> None:
     assert prepare_data.original(f"a/b/{name}") == original
     assert prepare_data.series(f"a/b/{name}") == series
 
@@ -147,7 +145,7 @@ def test_versions_and_takes_are_told_by_their_names(
         ("x/vehicles/emergency/firetruck.ogg", False),
     ],
 )
-def test_spoken_words_are_told_from_effects(path: str, spoken: bool) -> None:
+def test_spoken_words_are_recognized_by_their_paths(path: str, spoken: bool) -> None:
     assert bool(load_script("packages").SPOKEN.search(path)) is spoken
 
 
@@ -326,7 +324,7 @@ def test_g722_is_decoded_and_only_trained_on(
 
 
 @needs_dpkg
-def test_what_is_missing_is_said_in_one_sentence(
+def test_missing_programs_and_broken_packages_are_named(
     prepare_data: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     build_package(tmp_path, "calls", {"a.g722": bytes(1000)})
@@ -343,7 +341,7 @@ def test_what_is_missing_is_said_in_one_sentence(
 
 
 @needs_dpkg
-def test_another_version_of_a_package_is_unpacked_anew(
+def test_another_version_of_a_package_is_unpacked_again(
     prepare_data: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     package = prepare_data.Package("one", "effects")
@@ -351,7 +349,7 @@ def test_another_version_of_a_package_is_unpacked_anew(
     _, first, _ = build(prepare_data, monkeypatch, tmp_path, package)
     build_package(tmp_path, "one", {f"{index}.wav": noises(index)[::2] for index in range(2)}, version="1.3-1")
     assert build(prepare_data, monkeypatch, tmp_path, package)[0] == 1
-    assert "one_1.2-3_all.deb, one_1.3-1_all.deb: leave one" in capsys.readouterr().err
+    assert "one_1.2-3_all.deb, one_1.3-1_all.deb: remove all but one" in capsys.readouterr().err
     (tmp_path / "one_1.2-3_all.deb").unlink()
     status, second, _ = build(prepare_data, monkeypatch, tmp_path, package)
     assert status == 0
@@ -362,7 +360,7 @@ def test_another_version_of_a_package_is_unpacked_anew(
 
 
 @needs_dpkg
-def test_an_interrupted_run_goes_on(
+def test_an_interrupted_run_continues(
     prepare_data: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("one", "two"):
@@ -381,7 +379,7 @@ def test_an_interrupted_run_goes_on(
 
     monkeypatch.setattr(prepare_data.duplicates, "landmarks", interrupted)
     assert build(prepare_data, monkeypatch, tmp_path, *packages)[0] == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command continues" in capsys.readouterr().err
     assert not (tmp_path / "manifest.csv").exists()
     status, rows, pairs = build(prepare_data, monkeypatch, tmp_path, *packages)
     assert status == 0

@@ -1,4 +1,4 @@
-"""The scripts that measure streaming and memory, as processes, with a small model and short sounds."""
+"""live_loopback.py, benchmarks/streaming.py and benchmarks/memory.py with a small model and short sounds."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from contextlib import nullcontext
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from xml.etree import ElementTree
@@ -20,7 +21,7 @@ from dac_codec import pretrained
 from dac_codec.common.errors import DacError
 from dac_codec.common.scripts import exit_status
 from dac_codec.model import DAC, DACConfig
-from tests.conftest import GOLDEN, SCRIPTS, load_script
+from tests.conftest import GOLDEN, SCRIPTS
 
 MODEL = GOLDEN / "dac_44khz_tiny.pth"
 
@@ -31,7 +32,7 @@ def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def one_sentence(done: subprocess.CompletedProcess[str]) -> str:
-    """What a script that refused its input said."""
+    """Return the error message of a script that refused its input."""
     assert done.returncode == 1
     assert done.stdout == ""
     (message,) = done.stderr.splitlines()
@@ -45,14 +46,14 @@ def sound(tmp_path: Path) -> Path:
     return path
 
 
-# Live sound over a socket --------------------------------------------------------------------------------------------
+# live_loopback.py ---------------------------------------------------------------------------------------------------
 
 
-def test_live_sound_arrives_whole_and_its_lateness_is_told(sound: Path) -> None:
+def test_live_sound_arrives_complete_and_its_latency_is_printed(sound: Path) -> None:
     done = run("live_loopback.py", sound, "--model", MODEL, "--chunk-frames", 3)
     assert (done.returncode, done.stderr) == (0, "")
     whole, algorithmic, late, factor = done.stdout.splitlines()
-    assert whole == "sound                0.50 s in chunks of 3 frames, all of which arrived"
+    assert whole == "sound                0.50 s in chunks of 3 frames, all received"
     # A chunk is 3 frames of 512 samples; 3733 and 4757 are the look-aheads of tests/inference/test_look_ahead.py.
     assert algorithmic == f"algorithmic latency  {1000 * (3 * 512 + 3733 + 4757) / 44100:.1f} ms"
     middle, most = map(float, re.findall(r"[\d.]+(?= ms)", late))
@@ -79,26 +80,27 @@ def test_live_sound_without_waiting(sound: Path) -> None:
         (["a.wav", "--model", "missing"], "no model, file or folder called 'missing'"),
     ],
 )
-def test_live_sound_that_cannot_be_sent(arguments: list[str], message: str, sound: Path) -> None:
+def test_live_sound_with_invalid_arguments(arguments: list[str], message: str, sound: Path) -> None:
     name, *options = (str(sound) if part == "a.wav" else part for part in arguments)
     assert message in one_sentence(run("live_loopback.py", name, "--model", MODEL, *options))
 
 
-# Rates of streaming --------------------------------------------------------------------------------------------------
+# streaming.py --------------------------------------------------------------------------------------------------
 
 
-def test_the_rates_of_chunk_sizes() -> None:
+def test_streaming_is_timed_by_chunk_size() -> None:
     done = run("benchmarks/streaming.py", "--model", MODEL, "--seconds", 0.1)
     assert (done.returncode, done.stderr) == (0, "")
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()[2:7]]
     assert [row[0] for row in rows] == ["1", "4", "16", "64", "whole"]
     assert rows[1][1] == f"{1000 * (4 * 512 + 3733 + 4757) / 44100:.1f} ms"
     assert all(float(rate.removesuffix("x")) > 0 for row in rows for rate in row[2:])
+    assert rows[-1][3::2] == ["1.00", "1.00"]
     assert "dac_44khz_tiny" in done.stdout.splitlines()[-1]
     assert "no model, file or folder" in one_sentence(run("benchmarks/streaming.py", "--model", "missing"))
 
 
-# Memory against length -----------------------------------------------------------------------------------------------
+# memory.py -----------------------------------------------------------------------------------------------------------
 
 STAND_IN = f"""
 import shutil, sys
@@ -113,12 +115,12 @@ else:
         sound = golden["decoded"][0].T
     soundfile.write(folder + "/" + rest[-3].split("/")[-1][:-4] + ".wav", sound, 44100)
 """
-"""In place of the reference's commands, to any sound: a file that it wrote, and what it decoded from that."""
+"""Stands for the commands of the reference: for any sound, writes one of its files, and the audio that it decoded."""
 
 
 @pytest.fixture
 def reference(tmp_path: Path) -> Path:
-    """The interpreter of an environment that looks as if it had the reference."""
+    """The interpreter of an environment with a stand-in for the reference."""
     (tmp_path / "dac").mkdir()
     (tmp_path / "dac" / "__main__.py").write_text(STAND_IN)
     (tmp_path / "descript_audio_codec-1.0.0.dist-info").mkdir()
@@ -133,7 +135,7 @@ def reference(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def benchmark_memory() -> ModuleType:
-    return load_script("benchmarks/memory")
+    return import_module("memory")
 
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="os.wait4 is POSIX")
@@ -146,27 +148,28 @@ def test_both_codecs_side_by_side(reference: Path, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()[2:4]]
     content = json.loads((tmp_path / "out" / "memory.json").read_text())
-    assert content["reference"]["descript-audio-codec"] == "1.0.0"
-    ours, theirs = content["rows"]
-    for row, cells in zip((ours, theirs), table, strict=True):
+    assert content["descript-audio-codec"] == "1.0.0"
+    theirs, ours = content["rows"]
+    for row, cells in zip((theirs, ours), table, strict=True):
         assert cells[:2] == [row["codec"], "1 s, 1 channels"]
         assert cells[2] == f"{row['frames_per_second']:.1f}"
-        for index, run_ in ((4, row["compress"]), (6, row["decompress"])):
-            assert cells[index] == f"{run_['peak'] / 2**20:.0f} MiB"
-            assert cells[index + 1] == f"{1 / run_['seconds']:.1f}x"
+        for index, name in ((4, "compress"), (7, "decompress")):
+            assert cells[index] == f"{row[name]['peak'] / 2**20:.0f} MiB"
+            assert cells[index + 1] == f"{1 / row[name]['seconds']:.3g}x"
+            assert cells[index + 2] == f"{theirs[name]['seconds'] / row[name]['seconds']:.2f}"
     assert ours["frames_per_second"] == -(-44100 // 512)
     with np.load(GOLDEN / "legacy_44khz_mono_chunked.npz") as golden:
         assert theirs["frames_per_second"] == golden["codes"].shape[-1]
-    # The stand-in is small: what is counted for it beyond that would be the script's own memory, at the fork.
+    # The stand-in is small, so a larger peak would be the memory of this script at the fork.
     assert ours["compress"]["peak"] > 2**28 > theirs["compress"]["peak"]
-    assert (ours["part"]["failure"], theirs["part"], table[1][-1]) == ("", None, "")
+    assert (ours["part"]["failure"], theirs["part"], table[0][-1]) == ("", None, "")
     picture = (tmp_path / "out" / "memory.svg").read_text()
     assert ElementTree.fromstring(picture).tag.endswith("svg")
     assert "descript-audio-codec, decompress" in picture
 
 
 @posix
-def test_the_reference_alone_is_bounded_and_failures_have_a_reason(
+def test_the_limit_of_the_reference_and_the_reasons_of_failures(
     benchmark_memory: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fails = (sys.executable, "-c", "import sys; sys.exit('not\\nenough memory')")
@@ -178,14 +181,14 @@ def test_the_reference_alone_is_bounded_and_failures_have_a_reason(
     monkeypatch.setattr(benchmark_memory, "versions", lambda interpreter: {})
     monkeypatch.setattr(benchmark_memory, "check_same", lambda *arguments: None)
     options = ["--seconds", "1", "2", "--reference", "python", "--reference-up-to", "1"]
-    monkeypatch.setattr(sys, "argv", ["benchmark_memory", *options])
+    monkeypatch.setattr(sys, "argv", ["memory", *options])
     assert exit_status(benchmark_memory.main) == 1
     shown = capsys.readouterr()
-    assert [line.split("|")[1].strip() for line in shown.out.splitlines()[2:5]] == [ours.name, theirs.name, ours.name]
+    assert [line.split("|")[1].strip() for line in shown.out.splitlines()[2:5]] == [theirs.name, ours.name, ours.name]
     assert shown.out.count("failed at ") == 3
     assert shown.err.splitlines() == [
-        "memory: dac_codec, 1 s, 2 channels, compress: enough memory",
         "memory: descript-audio-codec, 1 s, 2 channels, compress: killed by signal 9",
+        "memory: dac_codec, 1 s, 2 channels, compress: enough memory",
         "memory: dac_codec, 2 s, 2 channels, compress: enough memory",
     ]
 
@@ -214,8 +217,8 @@ def test_the_reference_gets_the_same_weights(benchmark_memory: ModuleType, tmp_p
 
 
 @posix
-@pytest.mark.parametrize(("decoded", "message"), [(0.1, None), (0.2, "doesn't decode to what dac_codec makes")])
-def test_a_reference_that_computes_something_else_is_not_compared(
+@pytest.mark.parametrize(("decoded", "message"), [(0.1, None), (0.2, "decode the same file differently")])
+def test_a_reference_with_another_output_is_not_compared(
     benchmark_memory: ModuleType, tmp_path: Path, decoded: float, message: str | None
 ) -> None:
     def writing(value: float, name: str) -> tuple[str, ...]:
@@ -236,9 +239,9 @@ def test_interpreters_without_the_reference(interpreter: str, message: str) -> N
     assert message in one_sentence(run("benchmarks/memory.py", "--reference", interpreter))
 
 
-def test_sounds_that_cannot_be_made(
+def test_too_many_channels(
     benchmark_memory: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["benchmark_memory", "--channels", "100000"])
+    monkeypatch.setattr(sys, "argv", ["memory", "--channels", "100000"])
     assert exit_status(benchmark_memory.main) == 1
     assert "100000 channels, expected 1 to " in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Variants of a recipe are trained one after another, and set side by side."""
+"""The script that trains variants of a recipe and compares them."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def test_a_table_of_variants(tmp_path: Path, manifest: Path) -> None:
     assert done.returncode == 1
     _, _, *lines = done.stdout.splitlines()
     assert [line.split(" | ")[:3] for line in lines] == [["| as-it-is", "", "2"], ["| louder", "`loss.mel=4`", "2"]]
-    assert "ablate: impossible: train.py ended with 1: train: loss.mel" in done.stderr
+    assert "ablate: impossible: train.py exited with status 1: train: loss.mel" in done.stderr
     assert (tmp_path / "out" / "table.md").read_text() == done.stdout
 
     log = (tmp_path / "out" / "louder" / "log.jsonl").read_text()
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.stdout == done.stdout
-    assert (tmp_path / "out" / "louder" / "log.jsonl").read_text() == log  # nothing was trained twice
+    assert (tmp_path / "out" / "louder" / "log.jsonl").read_text() == log  # nothing is trained twice
 
     variants.write_text(VARIANTS.replace("loss.mel=4", "loss.mel=3"))
     changed = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -51,7 +51,7 @@ def test_a_table_of_variants(tmp_path: Path, manifest: Path) -> None:
     assert "was trained with other settings" in changed.stderr
     assert [line.split(" | ")[0] for line in changed.stdout.splitlines()[2:]] == ["| as-it-is"]
 
-    # A row that was refused has trained nothing that its correction could be mixed up with.
+    # A row with a wrong value has not trained anything, so that it can be corrected.
     variants.write_text(VARIANTS.replace("loss.mel=-1", "loss.mel=1"))
     corrected = subprocess.run(command, capture_output=True, text=True, check=False)
     assert corrected.returncode == 0, corrected.stderr
@@ -61,7 +61,7 @@ def test_a_table_of_variants(tmp_path: Path, manifest: Path) -> None:
     assert "--jobs must be at least 1" in none.stderr
 
 
-def test_ctrl_c_saves_what_is_trained_and_begins_nothing_more(tmp_path: Path, manifest: Path) -> None:
+def test_ctrl_c_saves_running_variants_and_starts_no_others(tmp_path: Path, manifest: Path) -> None:
     variants, out = tmp_path / "variants.yaml", tmp_path / "out"
     variants.write_text(
         'common: [experiment=mini, "trainer.phases=[{until: 9999, adversarial: false}]"]\n'
@@ -73,14 +73,14 @@ def test_ctrl_c_saves_what_is_trained_and_begins_nothing_more(tmp_path: Path, ma
         while not (out / "a" / "log.jsonl").exists() or not (out / "a" / "log.jsonl").read_text():
             assert run.poll() is None
             time.sleep(0.05)
-        os.killpg(run.pid, signal.SIGINT)  # what a terminal does
+        os.killpg(run.pid, signal.SIGINT)  # as a terminal does
         assert run.wait(timeout=60) == 130
     assert list((out / "a" / "checkpoints").glob("step-*.pt"))
     assert not (out / "b").exists()
 
 
 @pytest.mark.parametrize("content", ["rows: {}", "rows: []\ncommon: []", "[", "- 1"])
-def test_a_file_of_something_else(content: str, tmp_path: Path) -> None:
+def test_a_file_with_another_structure(content: str, tmp_path: Path) -> None:
     (tmp_path / "variants.yaml").write_text(content)
     command = [sys.executable, str(SCRIPTS / "ablate.py"), "variants.yaml", "--output", "out"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)

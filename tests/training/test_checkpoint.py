@@ -1,4 +1,4 @@
-"""Checkpoints are whole, the last few are kept, and damage is named."""
+"""Checkpoints are written atomically, the last ones are kept, and damaged ones are named."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_the_last_and_the_best_are_kept(tmp_path: Path) -> None:
     assert checkpoint.load(checkpoints.best) == {"step": 2}
 
 
-def test_what_was_half_written_is_removed(tmp_path: Path) -> None:
+def test_temporary_files_are_removed(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep_last=2)
     checkpoints.save({"step": 1}, 1, best=False)
     (tmp_path / ".0123456789abcdef.tmp").write_bytes(b"half")
@@ -44,7 +44,7 @@ def test_what_was_half_written_is_removed(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001.pt"]
 
 
-def test_a_folder_that_can_not_be_made(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="file"):
         Checkpoints(tmp_path / "file" / "checkpoints", keep_last=1)
@@ -58,7 +58,7 @@ def test_discriminators_are_written_with_the_references_names(tmp_path: Path) ->
         assert torch.equal(value, other.state_dict()[key])
     tensors = safetensors.torch.load_file(tmp_path / checkpoint.DISCRIMINATOR_FILE)
     assert "discriminators.1.band_convs.4.4.0.weight_v" in tensors
-    # Of other discriminators, those that both have are taken over: here the second, which comes first there.
+    # Only the discriminators that both have are loaded: here the second one of the file.
     fewer = Discriminator(periods=(3,), fft_sizes=(64,))
     before = fewer.discriminators[0].state_dict()["conv_post.bias"].clone()
     assert checkpoint.load_discriminator(fewer, tmp_path) == ["period 3"]
@@ -69,9 +69,9 @@ def test_discriminators_are_written_with_the_references_names(tmp_path: Path) ->
     assert checkpoint.load_discriminator(other_bands, tmp_path) == ["window 64, bins 0 to 33"]
 
 
-def test_discriminators_that_do_not_fit_are_named(tmp_path: Path) -> None:
+def test_discriminators_that_do_not_fit_are_an_error(tmp_path: Path) -> None:
     one = Discriminator(periods=(2,), fft_sizes=())
-    # As files were before they said what their discriminators look at.
+    # A file without the names of its discriminators.
     safetensors.torch.save_file(pretrained.canonical(one.state_dict()), tmp_path / checkpoint.DISCRIMINATOR_FILE)
     assert checkpoint.load_discriminator(Discriminator(periods=(3,), fft_sizes=()), tmp_path) == []
     with pytest.raises(CheckpointError, match=r"discriminator\.safetensors does not hold these"):
@@ -81,7 +81,7 @@ def test_discriminators_that_do_not_fit_are_named(tmp_path: Path) -> None:
         checkpoint.load_discriminator(one, tmp_path)
 
 
-def test_discriminators_can_be_written_in_half_the_room(tmp_path: Path) -> None:
+def test_discriminators_can_be_written_in_float16(tmp_path: Path) -> None:
     one, other = (Discriminator(periods=(2,), fft_sizes=()) for _ in range(2))
     checkpoint.save_discriminator(one, tmp_path, "float16")
     checkpoint.load_discriminator(other, tmp_path)

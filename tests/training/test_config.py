@@ -1,4 +1,4 @@
-"""Every configuration in `configs/` is complete and says what the paper says; wrong ones are named."""
+"""Every configuration in `configs/` is complete and has the paper's values; wrong values are named."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def config_of(*overrides: str) -> TrainConfig:
 def test_every_experiment_is_complete(experiment: str) -> None:
     values = values_of(f"experiment={experiment}")
     config = TrainConfig.parse(values)
-    # What a file leaves to a default would not show with --cfg job.
+    # A setting that a file leaves to its default would be missing from --cfg job.
     assert config.to_dict() == TrainConfig.parse(config.to_dict()).to_dict()
     for section in ("data", "discriminator", "loss", "trainer", "logger"):
         assert values[section].keys() == config.to_dict()[section].keys()
@@ -56,7 +56,7 @@ def test_the_presets_have_their_experiments(name: str) -> None:
     assert (config.trainer.learning_rate, config.trainer.decay) == (1e-4, 0.999996)
 
 
-def test_ablations_differ_from_their_baseline_in_what_they_name() -> None:
+def test_ablations_differ_from_their_baseline() -> None:
     baseline = config_of("experiment=ablation/baseline")
     assert baseline.trainer.batch_size == 12
     assert baseline.trainer.n_steps == 250_000
@@ -110,13 +110,13 @@ def test_a_wrong_value_is_named(override: str, message: str) -> None:
         (["model.codebook_dim=1026"], "model.codebook_dim: .*2 to 1025.*not 1026"),
     ],
 )
-def test_codebooks_that_k_means_can_not_start_are_refused_at_once(overrides: list[str], message: str) -> None:
+def test_codebooks_that_k_means_cannot_initialize_are_refused(overrides: list[str], message: str) -> None:
     config_of(*overrides)
     with pytest.raises(ValueError, match=message):
         config_of(*overrides, "trainer.phases=[{until: 5, quantize: false}, {until: 9}]")
 
 
-def test_moving_averages_revive_their_entries_themselves() -> None:
+def test_moving_averages_do_not_allow_revive_every() -> None:
     with pytest.raises(ValueError, match="revive_every"):
         config_of("experiment=ablation/moving-average", "trainer.revive_every=100")
 

@@ -1,4 +1,4 @@
-"""Every experiment of `configs/` trains: a few steps, with its network and discriminators made narrow."""
+"""Every experiment of `configs/` trains for a few steps, with a narrow network and discriminators."""
 
 from __future__ import annotations
 
@@ -47,5 +47,5 @@ def test_a_few_steps(experiment: str, tmp_path: Path, manifest: Path) -> None:
 
 
 @pytest.mark.parametrize("experiment", ["mini", "mini-gpu"])
-def test_the_bundled_weights_are_of_the_mini_network(experiment: str) -> None:
+def test_the_bundled_weights_have_the_mini_network(experiment: str) -> None:
     assert config_of(f"experiment={experiment}").model == DAC.from_pretrained("dac-mini-44khz").config

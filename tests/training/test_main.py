@@ -7,13 +7,13 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import yaml  # type: ignore[import-untyped]
 
 from dac_codec.training import trainer
 from dac_codec.training.__main__ import main
+from dac_codec.training.config import TrainConfig
 from tests.training.test_config import EXPERIMENTS
 
 ROOT = Path(__file__).parents[2]
@@ -61,11 +61,20 @@ def test_arguments_are_passed_on(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_multirun_trains_once_for_each_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """During a run, the command line is that of the process, with which Fabric starts the other processes."""
     seeds: list[int] = []
+
+    class NoTrainer:
+        def __init__(self, config: TrainConfig) -> None:
+            self.seed = config.trainer.seed
+
+        def run(self) -> None:
+            assert sys.argv == ["dac-codec", "train"]
+            seeds.append(self.seed)
+
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        trainer, "Trainer", lambda config: SimpleNamespace(run=lambda: seeds.append(config.trainer.seed))
-    )
+    monkeypatch.setattr(sys, "argv", ["dac-codec", "train"])
+    monkeypatch.setattr(trainer, "Trainer", NoTrainer)
     main(["--multirun", "data.sounds=here", "trainer.seed=3,5"])
     assert seeds == [3, 5]
 

@@ -1,4 +1,4 @@
-"""Muon: what a step is, and what it moves."""
+"""Muon: the size of a step, and the parameters that it updates."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from dac_codec.training.optimizers import Muon, directions, orthogonal
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (32, 224), (64, 7), (3, 8, 24)])
-def test_singular_values_come_near_one(shape: tuple[int, ...]) -> None:
+def test_singular_values_become_nearly_one(shape: tuple[int, ...]) -> None:
     generator = torch.Generator().manual_seed(0)
     matrices = torch.randn(shape, generator=generator)
     u, s, v = torch.linalg.svd(matrices, full_matrices=False)
     found = orthogonal((u * s.clamp(min=0.01 * float(s.max()))[..., None, :]) @ v)
     values = torch.linalg.svdvals(found)
     assert 0.7 < float(values.min()) <= float(values.max()) < 1.2
-    # The directions themselves stay what they are.
+    # The singular vectors are unchanged.
     torch.testing.assert_close(u.mT @ found @ v.mT, torch.diag_embed(values), atol=0.2, rtol=0.0)
     assert not orthogonal(torch.zeros(shape)).any()
 
@@ -41,8 +41,8 @@ def test_a_step_has_one_angle_for_every_size() -> None:
         optimizer.step(lambda: 0.0)
 
 
-def test_a_matrix_is_learned_whatever_the_scales_in_it() -> None:
-    """Gradients that are a thousand times smaller in one direction slow plain descent down, and not this."""
+def test_a_badly_scaled_matrix_is_learned() -> None:
+    """Gradients that are a thousand times smaller in one direction do not slow Muon down as they do plain descent."""
     generator = torch.Generator().manual_seed(0)
     wanted = torch.randn(8, 8, generator=generator)
     scales = torch.logspace(0.0, -1.5, 8)
@@ -57,11 +57,11 @@ def test_a_matrix_is_learned_whatever_the_scales_in_it() -> None:
     assert float((weight.detach()[..., 0] - wanted).norm() / wanted.norm()) < 0.05
 
 
-def test_it_is_for_directions_of_convolutions() -> None:
+def test_it_updates_directions_of_convolutions() -> None:
     config = DACConfig(encoder_dim=4, encoder_rates=(4,), decoder_dim=8, decoder_rates=(4,), n_codebooks=2)
     model = DAC(config)
     found = {id(one) for one in directions(model)}
     names = [name for name, parameter in model.named_parameters() if id(parameter) in found]
     assert all(name.endswith("weight.original1") for name in names)
     left = [name for name, _ in model.named_parameters() if name.endswith("weight.original1") and name not in names]
-    assert left == ["decoder.model.3.parametrizations.weight.original1"], "a single output has nothing to balance"
+    assert left == ["decoder.model.3.parametrizations.weight.original1"], "a convolution with one output keeps AdamW"

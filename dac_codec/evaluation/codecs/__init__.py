@@ -1,6 +1,57 @@
-"""Codecs behind one interface: ours, those that anyone can install, and reference points."""
+"""Codecs behind one interface: ours, other codecs, and reference points."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dac_codec.common.errors import DacError
+from dac_codec.evaluation.codecs.commands import MP3, OPUS, VORBIS
 from dac_codec.evaluation.codecs.interface import Codec, Coded, MissingCodecError, Setting
-from dac_codec.evaluation.codecs.registry import NAMES, make_codecs
+from dac_codec.evaluation.codecs.networks import Encodec, Snac
+from dac_codec.evaluation.codecs.ours import Ours, published
+from dac_codec.evaluation.codecs.points import ABOUT, Point
 
 __all__ = ["NAMES", "Codec", "Coded", "MissingCodecError", "Setting", "make_codecs"]
+
+_OTHERS = {
+    one.name: one for one in (OPUS, MP3, VORBIS, Encodec("encodec24", 24), Encodec("encodec48", 48), Snac("snac"))
+}
+
+NAMES = ("ours", "dac", *_OTHERS, *ABOUT)
+"""All codecs: our model, the reference's published weights, other codecs, and reference points."""
+
+
+def make_codecs(names: Sequence[str], model: str, device: str) -> tuple[list[Codec], list[str]]:
+    """The codecs of these names, and a line for each that is not installed.
+
+    Args:
+        names: from `NAMES`.
+        model: name, folder or file of the model of "ours".
+        device: "auto", "cpu" or "cuda", for the models of this package.
+
+    Raises:
+        DacError: an unknown name, or the model can't be loaded.
+    """
+    codecs: list[Codec] = []
+    missing = []
+    for name in dict.fromkeys(names):
+        if name not in NAMES:
+            raise DacError(f"no codec is called {name!r}, expected one of {', '.join(NAMES)}")
+        try:
+            codecs.append(_make(name, model, device))
+        except MissingCodecError as error:
+            missing.append(f"{name} is left out, {error}")
+    if not codecs:
+        raise DacError(f"none of the codecs can be used here: {'; '.join(missing)}")
+    return codecs, missing
+
+
+def _make(name: str, model: str, device: str) -> Codec:
+    if name == "ours":
+        return Ours(name, model, device)
+    if name == "dac":
+        return published(name, "44khz", device)
+    if name in ABOUT:
+        return Point(name)
+    _OTHERS[name].check()
+    return _OTHERS[name]

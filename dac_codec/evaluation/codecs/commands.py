@@ -1,7 +1,7 @@
-"""Codecs that are commands: Opus, MP3 and Ogg Vorbis, at what is best for them.
+"""Codecs that are run as commands: Opus, MP3 and Ogg Vorbis, with their best options.
 
-Each is given mono 24-bit PCM, and has its own headers made as small as its options allow. What comes back is brought to
-the clip's rate and length.
+Each gets mono 24-bit PCM and the smallest headers that its options allow. The output is resampled to the clip's rate
+and cut to its length.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dac_codec import audio as sound
+from dac_codec import audio
 from dac_codec.audio import Audio
 from dac_codec.common.errors import AudioError, DacError
 from dac_codec.evaluation.codecs.interface import Coded, MissingCodecError, Setting
-from dac_codec.evaluation.codecs.ogg import ogg_payload
 
 _VORBIS_RATES = ((32.0, 44100), (16.0, 22050), (12.0, 11025), (8.0, 8000))
-"""From which bitrate of mono on libvorbis 1.3 takes which sample rate: it refuses lower ones."""
+"""Lowest bitrates of mono that libvorbis 1.3 accepts, with their sample rates."""
 
 _TIMEOUT_S = 300.0
 
@@ -32,14 +31,14 @@ class CommandCodec:
 
     Args:
         name: in tables.
-        package: Debian's package with the commands.
+        package: Debian package of the commands.
         suffix: of its files.
-        encode: how it is called, but for the files; {kbps} stands for the bitrate.
-        decode: how the decoder is called.
+        encode: command line of the encoder without the files; {kbps} stands for the bitrate.
+        decode: command line of the decoder without the files.
         lowest, highest: bitrates of mono in kbit/s.
-        whole: whether it knows whole ones only.
-        input_rate: (clip's rate, bitrate) -> the sample rate at which the encoder gets the clip.
-        payload: (bytes of a file) -> the bytes in it that say how the clip sounds.
+        whole: whether only whole kbit/s are possible.
+        input_rate: (clip's rate, bitrate) -> sample rate of the encoder's input.
+        payload: (bytes of a file) -> number of bytes without headers and framing.
     """
 
     name: str
@@ -77,7 +76,7 @@ class CommandCodec:
         with tempfile.TemporaryDirectory() as folder:
             original, coded, decoded = (Path(folder, name) for name in ("in.wav", f"coded{self.suffix}", "out.wav"))
             rate = self.input_rate(sample_rate, setting.value)
-            sound.write(original, sound.resample(clip, sample_rate, rate), rate, subtype="PCM_24")
+            audio.write(original, audio.resample(clip, sample_rate, rate), rate, subtype="PCM_24")
             encode = [part.format(kbps=f"{setting.value:g}") for part in self.encode]
             started = time.perf_counter()
             _run([*encode, str(original), *(["-o"] if self.encode[0] == "oggenc" else []), str(coded)])
@@ -85,12 +84,12 @@ class CommandCodec:
             _run([*self.decode, str(coded), *(["-o"] if self.decode[0] == "oggdec" else []), str(decoded)])
             decoded_at = time.perf_counter()
             try:
-                heard, heard_rate = sound.read(decoded)
+                output, output_rate = audio.read(decoded)
                 data = coded.read_bytes()
             except (AudioError, OSError) as error:
-                raise DacError(f"{self.name}: nothing came of a clip at {setting.name} ({error})") from error
+                raise DacError(f"{self.name}: no output for a clip at {setting.name} ({error})") from error
         return Coded(
-            decoded=sound.resample(heard, heard_rate, sample_rate, clip.shape[-1]),
+            decoded=audio.resample(output, output_rate, sample_rate, clip.shape[-1]),
             n_bytes=len(data),
             payload_bytes=self.payload(data),
             encode_seconds=encoded_at - started,
@@ -111,17 +110,37 @@ def _run(command: list[str]) -> None:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise DacError(f"{command[0]} can't be run: {error}") from error
     if done.returncode != 0:
-        why = (done.stderr.strip() or done.stdout.strip() or "without a word").splitlines()[-1]
+        why = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
         raise DacError(f"{command[0]} failed with exit code {done.returncode}: {why}")
 
 
+def ogg_payload(data: bytes, n_headers: int) -> int:
+    """Bytes of an Ogg file (RFC 3533) without page headers and without the first `n_headers` packets.
+
+    Raises:
+        DacError: not an Ogg file, or a truncated one.
+    """
+    position, n_packets, payload = 0, 0, 0
+    while position < len(data):
+        table = position + 27
+        table_end = table + (data[position + 26] if position + 26 < len(data) else 0)
+        if data[position : position + 4] != b"OggS" or table_end > len(data):
+            raise DacError(f"no Ogg page at byte {position}")
+        for size in data[table:table_end]:
+            if n_packets >= n_headers:
+                payload += size
+            n_packets += size < 255  # a packet ends with the first segment that is not full
+        position = table_end + sum(data[table:table_end])
+    return payload
+
+
 def _full_band(sample_rate: int, kbps: float) -> int:
-    """Opus works at 48 kHz whatever it is given; a resampler of ours is better than the one of opus-tools."""
+    """Opus always works at 48 kHz, and our resampler is better than that of opus-tools."""
     return 48000
 
 
-def _as_it_is(sample_rate: int, kbps: float) -> int:
-    """lame knows best which rate suits a bitrate."""
+def _unchanged(sample_rate: int, kbps: float) -> int:
+    """lame chooses the best rate for a bitrate."""
     return sample_rate
 
 
@@ -134,13 +153,13 @@ def _opus_payload(data: bytes) -> int:
 
 
 def _vorbis_payload(data: bytes) -> int:
-    """Without the codebooks in the header, 3 to 4 kB, which a longer piece would hardly notice."""
+    """Without the codebooks in the header, 3 to 4 kB, which matter little in longer files."""
     return ogg_payload(data, n_headers=3)
 
 
 _SMALL = ("--discard-comments", "--padding", "0")
 
-# Frames of 60 ms need fewer headers than the usual 20 ms, and of few bits they take many.
+# Frames of 60 ms need fewer headers than the default of 20 ms; at low bitrates these take a large share.
 OPUS = CommandCodec(
     name="opus",
     package="opus-tools",
@@ -163,7 +182,7 @@ MP3 = CommandCodec(
     lowest=8.0,
     highest=310.0,
     whole=True,
-    input_rate=_as_it_is,
+    input_rate=_unchanged,
     payload=len,
 )
 

@@ -1,4 +1,4 @@
-"""What a codec is to an evaluation."""
+"""The interface of codecs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dac_codec.common.errors import DacError
 
 
 class MissingCodecError(DacError):
-    """A codec that can't be used here; the message says how to get it."""
+    """A codec that is not installed; the message says how to install it."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Setting:
     """One way to use a codec.
 
     Attributes:
-        name: for people, such as "6 kbit/s" or "7 codebooks"; "" where a codec has one way only.
-        value: what the codec makes of it.
+        name: for people, such as "6 kbit/s" or "7 codebooks"; "" for a codec with a single setting.
+        value: the codec's parameter, such as a bitrate or a number of codebooks.
     """
 
     name: str = ""
@@ -33,14 +33,14 @@ class Setting:
 
 @dataclass(frozen=True)
 class Coded:
-    """What became of a clip.
+    """An encoded and decoded clip.
 
     Attributes:
-        decoded: [1, T], as long as the clip and at its rate.
+        decoded: [1, T], with the length and sample rate of the clip.
         n_bytes: size of the file.
-        payload_bytes: the part of it that says how the clip sounds: no headers, framing and check sums.
-        encode_seconds, decode_seconds: time that it took, by the clock.
-        codes: [N, F] of the codebooks; None where the codec has none that can be told apart.
+        payload_bytes: size without headers, framing and checksums.
+        encode_seconds, decode_seconds: elapsed time.
+        codes: [N, F]; None for codecs without codebooks of one frame rate.
         codebook_size: entries of each codebook.
     """
 
@@ -54,12 +54,12 @@ class Coded:
 
 
 class Codec(Protocol):
-    """A codec. It is made in one process and used in others, so it can be pickled.
+    """A codec. It can be pickled, since it is used in other processes.
 
     Attributes:
         name: in tables.
         about: what it is and how it is run, for people.
-        fingerprint: changes where what it makes, or how quickly, may for another reason than this package's version.
+        fingerprint: changes when its output or speed may change, for other reasons than the version of this package.
     """
 
     @property
@@ -72,18 +72,18 @@ class Codec(Protocol):
     def fingerprint(self) -> str: ...
 
     def settings(self, bitrates: Sequence[float]) -> list[Setting]:
-        """For each bitrate in kbit/s, what comes nearest to it; each setting once, the lowest first."""
+        """The nearest settings to the bitrates in kbit/s, without duplicates, the lowest first."""
 
     def code(self, clip: Audio, sample_rate: int, setting: Setting) -> Coded:
         """Encode and decode a clip [1, T].
 
         Raises:
-            DacError: it can't be done.
+            DacError: the codec failed.
         """
 
 
 def computed_by(device: str) -> str:
-    """What the results and speeds of a network depend on beside its weights, for a fingerprint.
+    """What results and speed of a network depend on besides its weights, for a fingerprint.
 
     Args:
         device: "auto", "cpu" or "cuda".
@@ -94,5 +94,5 @@ def computed_by(device: str) -> str:
 
 
 def nearest(wished: Sequence[float], possible: Sequence[float]) -> list[int]:
-    """Which of the possible bitrates come nearest to the wished ones: indices, each once, in order."""
+    """Indices of the possible bitrates nearest to the wished ones, sorted and without duplicates."""
     return sorted({min(range(len(possible)), key=lambda i: abs(possible[i] - wish)) for wish in wished})

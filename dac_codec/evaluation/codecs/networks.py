@@ -1,4 +1,4 @@
-"""EnCodec and SNAC, by their authors' packages, where their weights are at hand: nothing is fetched here."""
+"""EnCodec and SNAC, by their authors' packages, if their weights are on disk: nothing is downloaded here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dac_codec import audio as sound
+from dac_codec import audio
 from dac_codec.audio import Audio
 from dac_codec.evaluation.codecs.interface import Coded, MissingCodecError, Setting, computed_by, nearest
 
@@ -30,7 +30,7 @@ class Encodec:
 
     Args:
         name: in tables.
-        khz: 24 (mono) or 48 (stereo, which mono is given as, twice).
+        khz: 24 (mono) or 48 (stereo; mono clips are duplicated).
     """
 
     name: str
@@ -51,7 +51,7 @@ class Encodec:
         if not Path(torch.hub.get_dir(), "checkpoints", _ENCODEC_FILES[self.khz]).exists():
             call = f"EncodecModel.encodec_model_{self.khz}khz()"
             raise MissingCodecError(
-                f"its weights are not here: python -c 'from encodec import EncodecModel; {call}' fetches them"
+                f"its weights are not downloaded: python -c 'from encodec import EncodecModel; {call}' downloads them"
             )
 
     def settings(self, bitrates: Sequence[float]) -> list[Setting]:
@@ -64,7 +64,7 @@ class Encodec:
 
         model = _encodec(self.khz)
         model.set_target_bandwidth(setting.value)
-        resampled = sound.resample(clip, sample_rate, model.sample_rate)
+        resampled = audio.resample(clip, sample_rate, model.sample_rate)
         waveform = torch.from_numpy(np.repeat(resampled, model.channels, 0))
         started = time.perf_counter()
         frames = model.encode(waveform[None])
@@ -73,7 +73,7 @@ class Encodec:
         decoded_at = time.perf_counter()
         codes = torch.cat([codes for codes, _ in frames], -1)[0]
         return Coded(
-            decoded=_as_the_clip(decoded, model.sample_rate, clip, sample_rate),
+            decoded=_like_clip(decoded, model.sample_rate, clip, sample_rate),
             n_bytes=len(compress(model, waveform, use_lm=False)),
             payload_bytes=codes.numel() * math.log2(model.quantizer.bins) / 8,
             encode_seconds=encoded_at - started,
@@ -85,13 +85,13 @@ class Encodec:
 
 @dataclass(frozen=True)
 class Snac:
-    """SNAC (Siuzdak et al., 2024), the 44 kHz model. It has no file format: the bits of its codes are its size."""
+    """SNAC (Siuzdak et al., 2024), the 44 kHz model. It has no file format: its size is that of its codes."""
 
     name: str
 
     @property
     def about(self) -> str:
-        return f"snac {version('snac')}, {_SNAC_REPOSITORY}; no file format, the bits of the codes alone count"
+        return f"snac {version('snac')}, {_SNAC_REPOSITORY}; no file format, only the bits of the codes count"
 
     @property
     def fingerprint(self) -> str:
@@ -103,7 +103,9 @@ class Snac:
             raise MissingCodecError("the package snac is not installed: pip install snac")
         if _snac_folder() is None:
             call = f'SNAC.from_pretrained("{_SNAC_REPOSITORY}")'
-            raise MissingCodecError(f"its weights are not here: python -c 'from snac import SNAC; {call}' fetches them")
+            raise MissingCodecError(
+                f"its weights are not downloaded: python -c 'from snac import SNAC; {call}' downloads them"
+            )
 
     def settings(self, bitrates: Sequence[float]) -> list[Setting]:
         return [Setting()]
@@ -111,17 +113,17 @@ class Snac:
     @torch.no_grad()
     def code(self, clip: Audio, sample_rate: int, setting: Setting) -> Coded:
         model = _snac()
-        waveform = torch.from_numpy(sound.resample(clip, sample_rate, model.sampling_rate))[None]
+        waveform = torch.from_numpy(audio.resample(clip, sample_rate, model.sampling_rate))[None]
         started = time.perf_counter()
         codes = model.encode(waveform)
         encoded_at = time.perf_counter()
-        with torch.random.fork_rng(devices=[]):  # it adds noise
+        with torch.random.fork_rng(devices=[]):  # the decoder adds noise
             torch.manual_seed(0)
             decoded = model.decode(codes)[0]
         decoded_at = time.perf_counter()
         bits = sum(one.numel() for one in codes) * math.log2(model.codebook_size)
         return Coded(
-            decoded=_as_the_clip(decoded, model.sampling_rate, clip, sample_rate),
+            decoded=_like_clip(decoded, model.sampling_rate, clip, sample_rate),
             n_bytes=math.ceil(bits / 8),
             payload_bytes=bits / 8,
             encode_seconds=encoded_at - started,
@@ -129,8 +131,8 @@ class Snac:
         )
 
 
-def _as_the_clip(decoded: torch.Tensor, rate: int, clip: Audio, sample_rate: int) -> Audio:
-    return sound.resample(decoded.mean(0, keepdim=True).numpy(), rate, sample_rate, clip.shape[-1])
+def _like_clip(decoded: torch.Tensor, rate: int, clip: Audio, sample_rate: int) -> Audio:
+    return audio.resample(decoded.mean(0, keepdim=True).numpy(), rate, sample_rate, clip.shape[-1])
 
 
 @lru_cache(maxsize=2)
@@ -148,7 +150,7 @@ def _snac() -> Any:
 
 
 def _snac_folder() -> Path | None:
-    """Where the Hugging Face hub keeps SNAC's weights, if it does."""
+    """The folder of SNAC's weights in the cache of the Hugging Face hub, if they are there."""
     home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     snapshots = home / "hub" / f"models--{_SNAC_REPOSITORY.replace('/', '--')}" / "snapshots"
     return next((file.parent for file in sorted(snapshots.glob("*/pytorch_model.bin"))), None)

@@ -1,4 +1,4 @@
-"""Our codec, through the file format, at so many codebooks."""
+"""Models of this package, through the file format, by number of codebooks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Ours:
 
     Args:
         name: in tables.
-        model: a name, a folder or a file.
+        model: name, folder or file.
         device: "auto", "cpu" or "cuda".
     """
 
@@ -67,17 +67,17 @@ def published(name: str, model: str, device: str) -> Ours:
     """The reference's published weights, whose codes this package reproduces.
 
     Raises:
-        MissingCodecError: they were not fetched yet.
+        MissingCodecError: they were not downloaded yet.
     """
     where = {info.name: info.where for info in pretrained.available()}[model]
     if where == "downloadable":
         raise MissingCodecError(
-            f"its weights are not here: `dac-codec compress --model {model}` on any sound fetches them"
+            f"its weights are not downloaded: `dac-codec compress --model {model}` of any file downloads them"
         )
     return Ours(name, model, device)
 
 
 @lru_cache(maxsize=2)
 def load(model: str, device: str) -> DAC:
-    """The model of this process."""
+    """The model, loaded once per process."""
     return load_model(model, device)

@@ -11,8 +11,9 @@ from importlib import resources
 from typing import Any
 
 from dac_codec import audio
-from dac_codec.evaluation import baselines, figures
+from dac_codec.evaluation import figures
 from dac_codec.evaluation.clips import POOLED, Clip
+from dac_codec.evaluation.codecs.points import anchor
 from dac_codec.evaluation.metrics import Metric
 from dac_codec.evaluation.page.sections import (
     codebooks,
@@ -56,6 +57,8 @@ def page(
     single = len({mean.domain for mean in means}) == 2
     means = [mean for mean in means if not (single and mean.domain == POOLED)]
     differences = [one for one in differences if not (single and one.domain == POOLED)]
+    players = [_player(clip, sample_rate, results, pictures) for clip in clips]
+    data = {"clips": players, "axis": [figures.STRIP_LEFT, figures.STRIP_WIDTH]}
     parts = {
         "style": _resource("style.css"),
         "script": _resource("script.js"),
@@ -72,12 +75,7 @@ def page(
         "differences": differences_tables(differences, metrics),
         "codebooks": codebooks(means),
         "methods": methods(facts),
-        "data": _json(
-            {
-                "clips": [_player(clip, sample_rate, results, pictures) for clip in clips],
-                "axis": [figures.STRIP_LEFT, figures.STRIP_WIDTH],
-            }
-        ),
+        "data": json.dumps(data).replace("<", "\\u003c"),  # so that it can't close the script element around it
     }
     text = _resource("page.html")
     for name, part in parts.items():
@@ -98,7 +96,7 @@ def _left_out(n_played: int, left_out: int) -> str:
 def _player(clip: Clip, sample_rate: int, results: Sequence[Result], pictures: bool) -> dict[str, Any]:
     """A clip and its decoded versions, for the script of the page."""
     seconds = clip.waveform.shape[-1] / sample_rate
-    low = baselines.anchor(clip.waveform, sample_rate)
+    low = anchor(clip.waveform, sample_rate)
     versions: list[dict[str, Any]] = [
         {"codec": HIDDEN_REFERENCE, "setting": "", "kbps": None, "sound": flac(clip.waveform, sample_rate)},
         {"codec": ANCHOR, "setting": "", "kbps": None, "sound": flac(low, sample_rate)},
@@ -112,11 +110,6 @@ def _player(clip: Clip, sample_rate: int, results: Sequence[Result], pictures: b
         for version, picture in zip(versions, figures.spectrogram_strips(waveforms, sample_rate), strict=True):
             version["picture"] = base64.b64encode(picture).decode()
     return {"name": clip.name, "seconds": seconds, "versions": versions}
-
-
-def _json(value: Any) -> str:
-    """JSON that can't close the script element around it."""
-    return json.dumps(value).replace("<", "\\u003c")
 
 
 def _resource(name: str) -> str:

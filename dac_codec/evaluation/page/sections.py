@@ -53,13 +53,10 @@ def means_tables(means: Sequence[Mean], metrics: Sequence[Metric]) -> str:
     for domain in _domains(means):
         group = [mean for mean in means if mean.domain == domain]
         taken = [metric for metric in metrics if any(metric.name in mean.measures for mean in group)]
-        heads = ["codec", "setting", "clips", "kbit/s on disk", "without headers", "encodes", "decodes"]
-        head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads) + "".join(
-            f'<th scope="col">{escape(metric.label)} <small>{_arrow(metric)}</small></th>' for metric in taken
-        )
+        heads = ("codec", "setting", "clips", "kbit/s on disk", "without headers", "encodes", "decodes")
         rows = "".join(_mean_row(mean, taken) for mean in group)
         most = max(group, key=lambda mean: mean.clips)
-        tables.append(_details(f"{domain}: {most.clips} clips, {most.sources} sources", f"<tr>{head}</tr>", rows))
+        tables.append(_details(f"{domain}: {most.clips} clips, {most.sources} sources", _head(heads, taken), rows))
     return "".join(tables)
 
 
@@ -71,9 +68,6 @@ def differences_tables(differences: Sequence[Difference], metrics: Sequence[Metr
     for domain in _domains(differences):
         group = [one for one in differences if one.domain == domain]
         taken = [metric for metric in metrics if any(metric.name in one.measures for one in group)]
-        head = "".join(
-            f'<th scope="col">{name}</th>' for name in ("codec", "kbit/s on disk", "against", "kbit/s on disk")
-        ) + "".join(f'<th scope="col">{escape(metric.label)} <small>{_arrow(metric)}</small></th>' for metric in taken)
         rows = []
         for one in group:
             cells = [
@@ -84,7 +78,8 @@ def differences_tables(differences: Sequence[Difference], metrics: Sequence[Metr
                 f"<td>{escape(one.other)} {escape(one.other_setting)}</td><td>{one.other_kbps:.2f}</td>"
                 f"{''.join(cells)}</tr>"
             )
-        tables.append(_details(domain, f"<tr>{head}</tr>", "".join(rows)))
+        head = _head(("codec", "kbit/s on disk", "against", "kbit/s on disk"), taken)
+        tables.append(_details(domain, head, "".join(rows)))
     return "".join(tables)
 
 
@@ -99,8 +94,7 @@ def codebooks(means: Sequence[Mean]) -> str:
     if not rows:
         return "<p>No codec here has codebooks.</p>"
     heads = ("codec", "bitrate efficiency", "entropy of each codebook, bits", "entries used", "frames")
-    head = "".join(f'<th scope="col">{name}</th>' for name in heads)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    return _table(_head(heads), "".join(rows))
 
 
 def methods(facts: dict[str, Any]) -> str:
@@ -137,11 +131,17 @@ def _cell(estimate: Estimate | None, kind: str = "", signed: bool = False, worst
     return f'<td class="{kind}">{estimate.mean:{plus}.3f}{interval}{below}</td>'
 
 
+def _head(names: Sequence[str], metrics: Sequence[Metric] = ()) -> str:
+    titles = [*names, *(f"{escape(metric.label)} <small>{_arrow(metric)}</small>" for metric in metrics)]
+    return "".join(f'<th scope="col">{title}</th>' for title in titles)
+
+
+def _table(head: str, rows: str) -> str:
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+
+
 def _details(title: str, head: str, rows: str) -> str:
-    return (
-        f"<details open><summary>{escape(title)}</summary>"
-        f'<div class="scroll"><table><thead>{head}</thead><tbody>{rows}</tbody></table></div></details>'
-    )
+    return f"<details open><summary>{escape(title)}</summary>{_table(head, rows)}</details>"
 
 
 def _direction(metric: Metric) -> str:

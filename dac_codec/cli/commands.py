@@ -331,15 +331,7 @@ def convert(inputs: tuple[str, ...], output: str, model: str | None, force: bool
 
 
 @click.command()
-@click.option(
-    "-o",
-    "--output",
-    metavar="FOLDER",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("dac-demo"),
-    show_default=True,
-    help="Folder for the three files; files of an earlier demo are overwritten.",
-)
+@options.folder("dac-demo", "Folder for the three files; files of an earlier demo are overwritten.")
 @options.model
 @options.device
 def demo(output: Path, model: str | None, device: str) -> None:
@@ -386,15 +378,7 @@ def demo(output: Path, model: str | None, device: str) -> None:
     callback=options.bitrates,
     help="In kbit/s; each codec uses its nearest setting.",
 )
-@click.option(
-    "-o",
-    "--output",
-    metavar="FOLDER",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("report"),
-    show_default=True,
-    help="Folder for the report; results of an earlier run in it are reused.",
-)
+@options.folder("report", "Folder for the report; results of an earlier run in it are reused.")
 @options.model
 @click.option("--split", metavar="NAME", default="test", show_default=True, help="Split of a manifest to evaluate.")
 @options.device

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 
@@ -32,6 +33,14 @@ quiet = click.option("--quiet", is_flag=True, help="Show only warnings and error
 def output(text: str, required: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """The option -o, with its help text."""
     return click.option("-o", "--output", metavar="OUT", type=click.Path(), required=required, help=text)
+
+
+def folder(default: str, text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The option -o for a folder, with its default and help text."""
+    kind = click.Path(file_okay=False, path_type=Path)
+    return click.option(
+        "-o", "--output", metavar="FOLDER", type=kind, default=Path(default), show_default=True, help=text
+    )
 
 
 def raw_audio(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int, str] | None:

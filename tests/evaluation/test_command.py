@@ -64,7 +64,7 @@ def test_names_that_are_not_utf_8(data: Path, tmp_path: Path) -> None:
 def test_wrong_arguments_are_reported_in_one_line(data: Path, tmp_path: Path) -> None:
     for arguments, code, message in (
         (["nowhere"], 2, "does not exist"),
-        ([str(data), "--codecs", "ours,flac"], 2, "'flac' is none of the codecs ours,"),
+        ([str(data), "--codecs", "ours,flac"], 2, "'flac' is not one of ours,"),
         ([str(data), "--bitrates", "2,x"], 2, "such as 2,4,6,8"),
         ([str(data), "--bitrates", "0"], 2, "such as 2,4,6,8"),
         ([str(data), "--model", str(data)], 1, "Error: "),

@@ -7,10 +7,8 @@ import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO
 
-import numpy as np
 import numpy.typing as npt
 import soundfile
 
@@ -19,7 +17,7 @@ from dac_codec.audio.libsndfile import SYSTEM_ERROR, reason
 from dac_codec.audio.samples import MAX_CHANNELS, Audio, block_length, blocks, check, check_rate
 from dac_codec.common.errors import AudioError
 from dac_codec.common.files import atomic_write, is_device
-from dac_codec.common.streams import write_all
+from dac_codec.common.streams import name_of, write_all
 
 # File extension -> container and default sample format, in libsndfile's names.
 WRITABLE = {
@@ -76,16 +74,15 @@ class Writer:
         fmt: str | None = None,
         subtype: str | None = None,
     ) -> None:
-        if isinstance(target, str | os.PathLike):
-            self.name, extension = os.fspath(target), Path(target).suffix
-        else:
-            self.name, extension = str(getattr(target, "name", "<stream>")), "wav"
+        self.name = name_of(target)
         check_rate(sample_rate, self.name)
         if not 1 <= channels <= MAX_CHANNELS:
             raise AudioError(f"{self.name}: {channels} channels, expected 1 to {MAX_CHANNELS}")
         self.sample_rate, self.channels, self.n_samples = int(sample_rate), channels, n_samples
         to_stream = not isinstance(target, str | os.PathLike)
-        self._container, self._subtype = _file_format(extension if fmt is None else fmt, subtype, self.name, to_stream)
+        if fmt is None:
+            fmt = "wav" if to_stream else Path(self.name).suffix
+        self._container, self._subtype = _file_format(fmt, subtype, self.name, to_stream)
         self._plain = self._container in ("WAV", "RAW") and self._subtype in pcm.WIDTHS
         self._target = target
         self._n_written = 0
@@ -97,18 +94,15 @@ class Writer:
             self._cleanup = stack.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if error is not None:
-            self._cleanup.__exit__(kind, error, traceback)
+    def __exit__(self, *exception: Any) -> None:
+        if exception[0] is not None:
+            self._cleanup.__exit__(*exception)
             return
+        n_written = self._n_written
         with self._errors(), self._cleanup:
-            if self.n_samples not in (None, self._n_written):
-                raise AudioError(
-                    f"{self.name}: {self.n_samples} samples were announced, {self._n_written} were written"
-                )
-            self._sink.finish(self._n_written)
+            if self.n_samples not in (None, n_written):
+                raise AudioError(f"{self.name}: {self.n_samples} samples were announced, {n_written} were written")
+            self._sink.finish(n_written)
 
     def write(self, block: npt.ArrayLike) -> None:
         """Append a block.
@@ -136,9 +130,7 @@ class Writer:
     def _check_size(self, n_samples: int) -> None:
         """Raise an AudioError if the header's sizes can't hold `n_samples`."""
         size = n_samples * self.channels * _BYTES_PER_SAMPLE.get(self._subtype, 1)
-        if size > wav.LIMIT_BYTES and (
-            self._container in ("AIFF", "AU") or (self._container == "WAV" and not self._plain)
-        ):
+        if size > wav.LIMIT_BYTES and self._container in ("AIFF", "AU", "WAV") and not self._plain:
             raise AudioError(
                 f"{self.name}: more than the 4 GiB that {self._container} {self._subtype} can hold; write rf64, w64, "
                 "caf or flac"
@@ -158,13 +150,9 @@ class Writer:
             layout = wav.Layout(self.sample_rate, self.channels, self._subtype)
             return _PcmSink(stream, self._container, layout, self.n_samples, rewritable=path is not None)
         buffer = io.BytesIO()
+        destination = buffer if path is None else str(path)
         file = soundfile.SoundFile(
-            buffer if path is None else str(path),
-            "w",
-            self.sample_rate,
-            self.channels,
-            self._subtype,
-            format=self._container,
+            destination, "w", self.sample_rate, self.channels, self._subtype, format=self._container
         )
         stack.callback(file.close)
         return _EncodedSink(file, stream, buffer)
@@ -199,21 +187,11 @@ def write(
     fmt: str | None = None,
     subtype: str | None = None,
 ) -> None:
-    """Write a whole sound file.
+    """Write a whole sound file: `audio` [C, T] or [T] of any floating dtype, full scale 1.0.
 
-    Args:
-        target: a path, or a binary stream, as for `Writer`.
-        audio: [C, T] or [T], any floating dtype, full scale 1.0.
-        sample_rate: Hz.
-        fmt: as for `Writer`.
-        subtype: as for `Writer`.
-
-    Raises:
-        AudioError: an unsupported format, samples that `check` refuses, or the target can't be written.
-        BrokenPipeError: the reader of a stream closed it.
+    The other arguments, and the errors, are those of `Writer` and `Writer.write`.
     """
-    name = os.fspath(target) if isinstance(target, str | os.PathLike) else str(getattr(target, "name", "<stream>"))
-    waveform = check(audio, sample_rate, name)
+    waveform = check(audio, sample_rate, name_of(target))
     with Writer(target, sample_rate, waveform.shape[0], waveform.shape[1], fmt, subtype) as writer:
         writer.write(waveform)
 
@@ -231,15 +209,13 @@ class _PcmSink:
         self._rewrites = rewritable and n_samples is None
         self._pads = container == "WAV" and (rewritable or n_samples is not None)
         if container == "WAV":
-            known = 0 if self._rewrites else n_samples
-            _send(stream, wav.header(layout, known, with_room=self._rewrites))
+            _send(stream, wav.header(layout, 0 if self._rewrites else n_samples, with_room=self._rewrites))
 
     def write(self, block: Audio) -> None:
         _send(self._stream, pcm.encode(block, self._layout.subtype))
 
     def finish(self, n_samples: int) -> None:
-        """Complete the output after `n_samples` samples per channel."""
-        if self._pads:
+        if self._pads:  # to an even number of bytes
             _send(self._stream, bytes(n_samples * self._layout.frame_bytes % 2))
         if self._rewrites:
             self._stream.seek(0)
@@ -256,7 +232,7 @@ class _EncodedSink:
         self._file, self._stream, self._buffer = file, stream, buffer
 
     def write(self, block: Audio) -> None:
-        self._file.write(np.ascontiguousarray(block.T))  # soundfile makes libsndfile clip to an integer format's range
+        self._file.write(block.T)  # soundfile makes libsndfile clip to an integer format's range
 
     def finish(self, n_samples: int) -> None:
         self._file.close()

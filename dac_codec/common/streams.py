@@ -15,6 +15,11 @@ _PIECE_BYTES = 2**16
 """Upper limit of one read: memory grows with the bytes that arrive, not with a size that a header claims."""
 
 
+def name_of(source: str | os.PathLike[str] | BinaryIO) -> str:
+    """What messages call a path or a stream."""
+    return os.fspath(source) if isinstance(source, str | os.PathLike) else str(getattr(source, "name", "<stream>"))
+
+
 def read_some(stream: BinaryIO, size: int) -> bytes:
     """Return 1 to `size` bytes, waiting only for the first; none at the end.
 
@@ -87,16 +92,11 @@ class PeekableStream:
         return data
 
     def read1(self, size: int) -> bytes:
-        """Return at most `size` bytes, waiting only for the first."""
         return self.read(size) if self._peeked else read_some(self._stream, size)
 
 
 class CountingWriter:
-    """A stream that counts the bytes written to it.
-
-    Attributes:
-        n_bytes: bytes written so far.
-    """
+    """A stream that counts the bytes written to it in `n_bytes`."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -112,12 +112,7 @@ class CountingWriter:
 
 
 class CountingReader:
-    """A pipe that counts the bytes read from it, and that a signal handler can end.
-
-    Attributes:
-        name: as error messages call it.
-        n_bytes: bytes read so far.
-    """
+    """A pipe that counts the bytes read from it in `n_bytes`, and that a signal handler can end."""
 
     def __init__(self, stream: BinaryIO, name: str) -> None:
         self._stream: Any = stream

@@ -31,9 +31,7 @@ def progress_bar(
         leave: whether the bar stays on the terminal at the end.
     """
     disable = None if show else True  # None: disabled unless standard error is a terminal
-    return tqdm(
-        desc=description, total=total, initial=initial, unit=unit, unit_scale=scale, leave=leave, disable=disable
-    )
+    return tqdm(None, description, total, leave, initial=initial, unit=unit, unit_scale=scale, disable=disable)
 
 
 def track(items: Iterable[T], size: Callable[[T], int], description: str, total: int | None, show: bool) -> Iterator[T]:

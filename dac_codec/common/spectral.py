@@ -27,14 +27,8 @@ class Spectra:
             audio = self.audio.flatten(0, 1)
             # Reflection pads by window / 2 and needs one sample more than that; shorter signals are zero-padded.
             audio = F.pad(audio, (0, max(0, window // 2 + 1 - audio.shape[-1])))
-            stft = torch.stft(
-                audio,
-                window,
-                hop_length=window // 4,
-                window=torch.hann_window(window, device=audio.device, dtype=audio.dtype),
-                return_complex=True,
-            )
-            self._magnitudes[window] = stft.abs()
+            hann = torch.hann_window(window, device=audio.device, dtype=audio.dtype)
+            self._magnitudes[window] = torch.stft(audio, window, window // 4, window=hann, return_complex=True).abs()
         return self._magnitudes[window]
 
 
@@ -80,9 +74,7 @@ class MultiScaleMel(nn.Module):
     ) -> None:
         super().__init__()
         self.windows = tuple(windows)
-        self.power = power
-        self.magnitude_weight = magnitude_weight
-        self.floor = floor
+        self.power, self.magnitude_weight, self.floor = power, magnitude_weight, floor
         for window, bands in zip(windows, n_mels, strict=True):
             self.register_buffer(f"filters_{window}", mel_filters(sample_rate, window, bands), persistent=False)
 
@@ -91,10 +83,10 @@ class MultiScaleMel(nn.Module):
         total = estimate.audio.new_zeros(())
         for window in self.windows:
             filters = self.get_buffer(f"filters_{window}")
-            mel_estimate, mel_reference = (filters @ spectra.magnitude(window) for spectra in (estimate, reference))
-            total = total + self.power * _log_distance(mel_estimate, mel_reference, self.floor)
+            mels = filters @ estimate.magnitude(window), filters @ reference.magnitude(window)
+            total = total + self.power * _log_distance(*mels, self.floor)
             if self.magnitude_weight:
-                total = total + self.magnitude_weight * F.l1_loss(mel_estimate, mel_reference)
+                total = total + self.magnitude_weight * F.l1_loss(*mels)
         return total
 
 
@@ -154,9 +146,7 @@ def si_sdr(estimate: Tensor, reference: Tensor, epsilon: float = 1e-8) -> Tensor
     """
     estimate = estimate.flatten(1) - estimate.flatten(1).mean(1, keepdim=True)
     reference = reference.flatten(1) - reference.flatten(1).mean(1, keepdim=True)
-    tiny = torch.finfo(
-        estimate.dtype
-    ).tiny  # far below the energy of any sound: quiet ones have the ratios of loud ones
+    tiny = torch.finfo(estimate.dtype).tiny  # far below the energy of any sound: level does not affect the ratio
     scale = ((estimate * reference).sum(1) + tiny) / (reference.square().sum(1) + tiny)
     target = scale[:, None] * reference
     signal, distortion = target.square().sum(1), (estimate - target).square().sum(1)

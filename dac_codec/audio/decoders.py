@@ -134,11 +134,7 @@ def open_decoder(
         return _open_pipe(source, name, stack)
     with stream_errors(name):
         read_some(source, 0)  # refuses text streams
-    stream = OffsetStream(source)
-    if stream.seek(0, os.SEEK_END) == 0:
-        raise _empty(name)
-    stream.seek(0)
-    return _open_file(stream, name, stack)
+    return _open_file(OffsetStream(source), name, stack)
 
 
 @contextlib.contextmanager
@@ -153,7 +149,7 @@ def stream_errors(name: str) -> Iterator[None]:
 
 
 def _open_path(path: str, name: str, stack: contextlib.ExitStack) -> Decoder:
-    """Return the decoder of a file, or of the pipe or device of that name."""
+    """Return the decoder of a file, pipe or device."""
     try:
         file = stack.enter_context(io.FileIO(path))
         status = os.fstat(file.fileno())
@@ -178,16 +174,13 @@ def _open_pipe(pipe: BinaryIO, name: str, stack: contextlib.ExitStack) -> Decode
         if not isinstance(found, bytes):
             return PcmDecoder(pipe, name, *found)
         content = found + read_rest(pipe)
-    if not content:
-        raise _empty(name)
     return _open_file(io.BytesIO(content), name, stack)
 
 
 def _open_file(stream: io.RawIOBase | io.BytesIO, name: str, stack: contextlib.ExitStack) -> FileDecoder:
+    if stream.seek(0, os.SEEK_END) == 0:
+        raise AudioError(f"{name}: empty (0 bytes), expected a sound file; check how it was made")
+    stream.seek(0)
     decoder = FileDecoder(stack.enter_context(libsndfile.CallbackStream(stream)), name)
     stack.callback(decoder.close)
     return decoder
-
-
-def _empty(name: str) -> AudioError:
-    return AudioError(f"{name}: empty (0 bytes), expected a sound file; check how it was made")

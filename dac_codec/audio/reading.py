@@ -1,4 +1,4 @@
-"""Sound files and live sound, read in blocks or whole."""
+"""Sound files and live sound, found in folders, and read in blocks or whole."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import contextlib
 import os
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import soundfile
 
 from dac_codec.audio import wav
 from dac_codec.audio.decoders import FileDecoder, open_decoder
 from dac_codec.audio.samples import MAX_CHANNELS, Audio, check_finite, check_rate
+from dac_codec.audio.writing import WRITABLE
 from dac_codec.common.errors import AudioError
+from dac_codec.common.files import walk_visible
 from dac_codec.common.streams import name_of
 
 RAW_ENCODINGS = {"s16le": "PCM_16", "s24le": "PCM_24", "s32le": "PCM_32", "f32le": "FLOAT"}
@@ -42,9 +46,7 @@ class Reader:
         name: what messages call the source; by default its path, or the stream's name.
 
     Attributes:
-        name: what messages call the source.
-        sample_rate: Hz.
-        channels: number of channels.
+        name, sample_rate (Hz), channels: of the source.
         n_samples: samples per channel that the header declares, which may be wrong; None for a pipe that is read as it
             arrives, and where the header declares none.
         rewindable: whether `rewind` can start again: not where a pipe is read as it arrives.
@@ -76,8 +78,8 @@ class Reader:
             stream: a binary stream, which is read from its position to its end and not closed.
             sample_rate: Hz.
             channels: number of channels.
-            encoding: "s16le", "s24le", "s32le" or "f32le".
-            name: what messages call the stream; by default the stream's name.
+            encoding: a key of `RAW_ENCODINGS`, such as "s16le".
+            name: as for `Reader`.
 
         Raises:
             AudioError: an invalid sample rate, number of channels or encoding, or no open stream.
@@ -168,3 +170,24 @@ def read(source: str | os.PathLike[str] | BinaryIO, name: str | None = None) -> 
     np.concatenate(blocks, axis=1, out=audio)
     check_finite(audio, reader.sample_rate, reader.name)
     return audio, reader.sample_rate
+
+
+def find_audio(folder: str | os.PathLike[str]) -> list[Path]:
+    """List the sound files in a folder and the folders below it, sorted by path.
+
+    Sound files are those with the extension of a format that libsndfile reads. Hidden files and folders are left out,
+    links to folders are followed (see `walk_visible`).
+
+    Raises:
+        AudioError: the folder is missing, is not a folder, or part of it can't be listed.
+    """
+    containers = {container.lower() for container in soundfile.available_formats()} - {"raw"}  # raw: no header
+    extensions = {f".{extension}" for extension in (*containers, *WRITABLE, "aifc")}
+    try:
+        found = walk_visible(folder, follow_links=True)
+        return sorted(path for path in found if path.suffix.lower() in extensions and path.is_file())
+    except OSError as error:
+        raise AudioError(
+            f"{error.filename or folder}: can't be listed ({error.strerror or error}), expected a folder; "
+            "check the path and its access rights"
+        ) from error

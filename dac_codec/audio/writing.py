@@ -105,10 +105,7 @@ class Writer:
             self._sink.finish(n_written)
 
     def write(self, block: npt.ArrayLike) -> None:
-        """Append a block.
-
-        Args:
-            block: [C, T] or [T], any floating dtype, full scale 1.0.
+        """Append a block [C, T] or [T] of any floating dtype, full scale 1.0.
 
         Raises:
             AudioError: samples that `check` refuses, another number of channels, more samples than `n_samples` or than

@@ -30,12 +30,11 @@ _Float64: TypeAlias = npt.NDArray[np.float64]
 def loudness(audio: npt.ArrayLike, sample_rate: int) -> float:
     """Measure the integrated loudness of `audio` [C, T] or [T] in LUFS, -70 or more.
 
-    ITU-R BS.1770-4: K-weighting, and gates at -70 LUFS and 10 LU below the average.
-
-    Details that the standard leaves open are those of the reference implementation of the codec, descript-audiotools:
-    sounds shorter than 0.5 s are zero-padded to 0.5 s, an incomplete last block counts as if zeros followed, and -70
-    LUFS is the lowest value. So are the channel weights: 1 for the first three channels, 1.41 (surround) for the fourth
-    and fifth. The order of more than five channels is unknown, and all weigh 1.
+    ITU-R BS.1770-4: K-weighting, and gates at -70 LUFS and 10 LU below the average. Details that the standard leaves
+    open are those of the reference implementation of the codec, descript-audiotools: sounds shorter than 0.5 s are
+    zero-padded to 0.5 s, an incomplete last block counts as if zeros followed, and -70 LUFS is the lowest value. So are
+    the channel weights: 1 for the first three channels, 1.41 (surround) for the fourth and fifth. The order of more
+    than five channels is unknown, and all weigh 1.
 
     A filter of the K-weighting whose corner is at or above half the sample rate is left out: the shelf (1.5 kHz) at 3
     kHz and below, the high-pass (38 Hz) at 76 Hz and below.
@@ -52,17 +51,13 @@ def loudness(audio: npt.ArrayLike, sample_rate: int) -> float:
 class LoudnessMeter:
     """Measures the loudness of a sound that is pushed in blocks, as `loudness` does.
 
-    One number is kept for each 0.1 s: 0.3 MB per hour.
-
-    Attributes:
-        peak: highest absolute sample so far.
-        n_samples: samples per channel so far.
+    One number is kept for each 0.1 s: 0.3 MB per hour. `peak` is the highest absolute sample so far, `n_samples` the
+    number of samples per channel.
     """
 
     def __init__(self, sample_rate: int, channels: int) -> None:
         check_rate(sample_rate, "loudness")
-        self.peak = 0.0
-        self.n_samples = 0
+        self.peak, self.n_samples = 0.0, 0
         self._hop = max(1, int(sample_rate) // 10)
         self._weights = np.array([1.0, 1.0, 1.0, 1.41, 1.41])[:channels] if channels <= 5 else np.ones(channels)
         self._filter = _k_weighting_filter(int(sample_rate))
@@ -119,18 +114,12 @@ class _BlockFilter:
 
     From the state s [S] before a step of n samples x, the output is y = O s + H x, and the next state P s + K x. The
     matrices of a shorter step are parts of those of a longer one. They are kept transposed.
-
-    Attributes:
-        observation: O [S, n].
-        response: H [n, n], a Toeplitz matrix of the impulse response.
-        decays: P of 0 to n samples [n + 1, S, S].
-        input: K [n, S].
     """
 
-    observation: _Float64
-    response: _Float64
-    decays: _Float64
-    input: _Float64
+    observation: _Float64  # O [S, n]
+    response: _Float64  # H [n, n], a Toeplitz matrix of the impulse response
+    decays: _Float64  # P of 0 to n samples [n + 1, S, S]
+    input: _Float64  # K [n, S]
 
     def apply(self, x: _Float64, state: _Float64, step: int) -> tuple[_Float64, _Float64]:
         """Filter x [C, t], a whole number of steps, from a state [C, S]; return the output and the new state."""

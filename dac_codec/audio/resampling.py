@@ -94,7 +94,7 @@ class Resampler:
 
 
 def resample_windowed_sinc(audio: Audio, from_rate: int, to_rate: int) -> Audio:
-    """Change the sample rate with the same numbers as the reference implementation of the codec.
+    """Change the sample rate of `audio` [C, T], T > 0, with the same numbers as the codec's reference implementation.
 
     For what must agree with the reference; `resample` has a flatter and wider pass band. The formula is that of
     `julius.resample_frac` with its defaults (https://github.com/adefossez/julius), which descript-audiotools calls:
@@ -103,11 +103,6 @@ def resample_windowed_sinc(audio: Audio, from_rate: int, to_rate: int) -> Audio:
 
     with a cut-off f at 0.945 of the lower Nyquist frequency, and zeros = 24 zero crossings on either side of the sinc.
     The first and last sample are repeated beyond the ends.
-
-    Args:
-        audio: [C, T], T > 0.
-        from_rate: Hz.
-        to_rate: Hz.
 
     Returns:
         [C, floor(T * to_rate / from_rate)] float32; `audio` itself where the rates are equal.

@@ -16,16 +16,14 @@ import soundfile
 from dac_codec.audio import libsndfile, pcm, wav
 from dac_codec.audio.samples import Audio, block_length
 from dac_codec.common.errors import AudioError
-from dac_codec.common.streams import OffsetStream, read_rest, read_some
+from dac_codec.common.streams import OffsetStream, PathOrFile, read_rest, read_some
 
 
 class PcmDecoder:
     """Plain samples from a stream, as they arrive: `n_bytes` of them, or all up to its end if that is None.
 
-    Attributes (also of `FileDecoder`):
-        sample_rate, channels, n_samples: as the header declares them, see `Reader`.
-        failure: after the last block, why the decoder stopped early; "" if it did not.
-        unread_bytes: after the last block of an mp3, the number of bytes behind it; 0 for other formats.
+    After the last block, `failure` says why the decoder stopped early ("" if it did not), and `unread_bytes` how many
+    bytes follow an mp3's (0 for other formats), here and in `FileDecoder`.
     """
 
     n_samples: int | None = None
@@ -110,9 +108,7 @@ class FileDecoder:
 Decoder: TypeAlias = PcmDecoder | FileDecoder
 
 
-def open_decoder(
-    source: str | os.PathLike[str] | BinaryIO, name: str, stack: contextlib.ExitStack, layout: wav.Layout | None
-) -> Decoder:
+def open_decoder(source: PathOrFile, name: str, stack: contextlib.ExitStack, layout: wav.Layout | None) -> Decoder:
     """Return the decoder of a path or stream, or of a stream of headerless samples in a `layout`.
 
     Whatever is opened for it is closed with `stack`.

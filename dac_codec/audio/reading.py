@@ -18,7 +18,7 @@ from dac_codec.audio.samples import MAX_CHANNELS, Audio, check_finite, check_rat
 from dac_codec.audio.writing import WRITABLE
 from dac_codec.common.errors import AudioError
 from dac_codec.common.files import walk_visible
-from dac_codec.common.streams import name_of
+from dac_codec.common.streams import PathOrFile, name_of
 
 RAW_ENCODINGS = {"s16le": "PCM_16", "s24le": "PCM_24", "s32le": "PCM_32", "f32le": "FLOAT"}
 """Sample formats of headerless sound, under ffmpeg's names."""
@@ -55,9 +55,7 @@ class Reader:
         AudioError: the source is missing, a folder, not permitted, closed, or not sound.
     """
 
-    def __init__(
-        self, source: str | os.PathLike[str] | BinaryIO, name: str | None = None, _layout: wav.Layout | None = None
-    ) -> None:
+    def __init__(self, source: PathOrFile, name: str | None = None, _layout: wav.Layout | None = None) -> None:
         self.name = name_of(source) if name is None else name
         with contextlib.ExitStack() as stack:
             self._decoder = open_decoder(source, self.name, stack, _layout)
@@ -137,16 +135,15 @@ class Reader:
         n_samples, unread = self._n_samples_read, self._decoder.unread_bytes
         if why or (self.n_samples is not None and n_samples < self.n_samples):
             declared = "" if self.n_samples is None else f" of {self.n_samples} declared"
-            warnings.warn(
-                f"{self.name}: cut short, damaged or with a wrong header{why}: read {n_samples}{declared} samples",
-                stacklevel=2,
-            )
+            message = f"cut short, damaged or with a wrong header{why}: read {n_samples}{declared} samples"
         elif unread > _MP3_TAIL_BYTES:  # see `libsndfile.unread_mp3_bytes`
-            warnings.warn(
-                f"{self.name}: read {n_samples} samples, but {unread} bytes of the mp3 follow: its header doesn't give "
-                "its length; convert it to wav or flac first, for example with ffmpeg",
-                stacklevel=2,
+            message = (
+                f"read {n_samples} samples, but {unread} bytes of the mp3 follow: its header doesn't give its length; "
+                "convert it to wav or flac first, for example with ffmpeg"
             )
+        else:
+            return
+        warnings.warn(f"{self.name}: {message}", stacklevel=2)
 
     def close(self) -> None:
         """Close what was opened here."""
@@ -159,7 +156,7 @@ class Reader:
         self.close()
 
 
-def read(source: str | os.PathLike[str] | BinaryIO, name: str | None = None) -> tuple[Audio, int]:
+def read(source: PathOrFile, name: str | None = None) -> tuple[Audio, int]:
     """Read a whole sound file: the waveform [C, T], and its sample rate in Hz.
 
     Arguments and errors are those of `Reader`.

@@ -40,11 +40,7 @@ class Layout:
 
 
 def read_header(stream: BinaryIO, name: str) -> tuple[Layout, int | None] | bytes:
-    """Read up to the first sample.
-
-    Args:
-        stream: a binary stream at its beginning.
-        name: what error messages call the stream.
+    """Read a stream, which error messages call `name`, from its beginning up to the first sample.
 
     Returns:
         The layout, and the number of bytes of samples that the header declares: None if it is declared as unknown (0 or
@@ -109,8 +105,7 @@ def header(layout: Layout, n_samples: int | None, with_room: bool = False) -> by
     Args:
         layout: how the samples are stored.
         n_samples: per channel; None declares an unknown length.
-        with_room: reserve space for the 64-bit sizes even where they are not needed, so that the header's length does
-            not depend on `n_samples`.
+        with_room: reserve space for 64-bit sizes also where they are not needed, so that the header's length is fixed.
 
     Raises:
         AudioError: a sample rate of 2^32 Hz or more, which the header can't hold.

@@ -1,13 +1,13 @@
 """Sound files, sample rates and loudness: everything between a file or pipe and a float32 array [C, T].
 
-Shape letters: C channels, T samples per channel. Full scale is 1.0. Every error a caller can cause is an `AudioError`.
+Shape letters: C channels, T samples per channel. Full scale is 1.0. Sample rates are positive integers in Hz. Every
+error that a caller can cause is an `AudioError`.
 """
 
 from dac_codec.audio.dsp import BandwidthMeter, LowPass, leaves_room, low_pass_reach, windowed_sinc
-from dac_codec.audio.folders import find_audio
 from dac_codec.audio.libsndfile import open_file
 from dac_codec.audio.metering import SILENCE_LUFS, LoudnessMeter, apply_gain, gain_to, loudness
-from dac_codec.audio.reading import RAW_ENCODINGS, Reader, read
+from dac_codec.audio.reading import RAW_ENCODINGS, Reader, find_audio, read
 from dac_codec.audio.resampling import Resampler, resample, resample_windowed_sinc
 from dac_codec.audio.samples import Audio, check
 from dac_codec.audio.writing import Writer, write

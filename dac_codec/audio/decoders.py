@@ -16,23 +16,17 @@ import soundfile
 from dac_codec.audio import libsndfile, pcm, wav
 from dac_codec.audio.samples import Audio, block_length
 from dac_codec.common.errors import AudioError
-from dac_codec.common.streams import OffsetStream, read_rest, read_some
+from dac_codec.common.streams import OffsetStream, PathOrFile, read_rest, read_some
 
 
 class PcmDecoder:
     """Plain samples from a stream, as they arrive: `n_bytes` of them, or all up to its end if that is None.
 
-    Attributes (also of `FileDecoder`):
-        sample_rate: Hz.
-        channels: number of channels.
-        n_samples: samples per channel that the header declares; None if it declares none.
-        rewindable: whether `rewind` is possible.
-        failure: after the last block, why the decoder stopped early; "" if it did not.
-        unread_bytes: after the last block of an mp3, the number of bytes behind it; 0 for other formats.
+    After the last block, `failure` says why the decoder stopped early ("" if it did not), and `unread_bytes` how many
+    bytes follow an mp3's (0 for other formats), here and in `FileDecoder`.
     """
 
     n_samples: int | None = None
-    rewindable = False
     failure = ""
     unread_bytes = 0
 
@@ -46,7 +40,11 @@ class PcmDecoder:
         block_bytes = block_length(self.channels) * frame_bytes
         remaining = math.inf if self._n_bytes is None else self._n_bytes
         data = b""
-        while remaining > 0 and (piece := self._read(int(min(remaining, block_bytes - len(data))))):
+        while remaining > 0:
+            with stream_errors(self._name):
+                piece = read_some(self._stream, int(min(remaining, block_bytes - len(data))))
+            if not piece:
+                break
             remaining -= len(piece)
             data += piece
             whole = len(data) - len(data) % frame_bytes
@@ -54,18 +52,9 @@ class PcmDecoder:
                 yield pcm.decode(data[:whole], self._layout.subtype, self.channels)
             data = data[whole:]
 
-    def _read(self, size: int) -> bytes:
-        with stream_errors(self._name):
-            return read_some(self._stream, size)
-
-    def rewind(self) -> None:
-        raise NotImplementedError  # see `rewindable`
-
 
 class FileDecoder:
     """Any format that libsndfile knows, from a seekable stream."""
-
-    rewindable = True
 
     def __init__(self, stream: libsndfile.CallbackStream, name: str) -> None:
         self._stream, self._name = stream, name
@@ -81,15 +70,12 @@ class FileDecoder:
                 "wav or flac first, for example with ffmpeg"
             ) from error
         except TypeError as error:  # soundfile takes any *.raw for headerless samples, and requires their sample rate
-            raise AudioError(
-                f"{self._name}: headerless samples, with no sample rate; convert them to wav first"
-            ) from error
+            raise libsndfile.headerless(self._name) from error
         self.sample_rate: int = self._file.samplerate
         self.channels: int = self._file.channels
         frames: int = self._file.frames
         self.n_samples = None if frames == libsndfile.UNKNOWN_FRAMES else frames
-        self.failure = ""
-        self.unread_bytes = 0
+        self.failure, self.unread_bytes = "", 0
 
     def rewind(self) -> None:
         """Return to the first sample."""
@@ -101,7 +87,6 @@ class FileDecoder:
         self._file.close()
 
     def blocks(self) -> Iterator[Audio]:
-        """As for `PcmDecoder`."""
         buffer = np.empty((block_length(self.channels), self.channels), np.float32)
         while not self.failure:
             block, self.failure = libsndfile.read_block(self._file, buffer)
@@ -113,46 +98,39 @@ class FileDecoder:
 
     def _raise_interruption(self) -> None:
         """Raise what `CallbackStream` kept from libsndfile."""
-        interruption = self._stream.interruption
-        if isinstance(interruption, OSError):
-            raise AudioError(
-                f"{self._name}: can't be read ({interruption}); check where it comes from"
-            ) from interruption
-        if interruption is not None:
-            raise interruption
+        error = self._stream.interruption
+        if isinstance(error, OSError):
+            raise AudioError(f"{self._name}: can't be read ({error}); check where it comes from") from error
+        if error is not None:
+            raise error
 
 
 Decoder: TypeAlias = PcmDecoder | FileDecoder
 
 
-def open_decoder(source: str | os.PathLike[str] | BinaryIO, name: str, stack: contextlib.ExitStack) -> Decoder:
-    """Return the decoder of a path or stream. Whatever is opened for it is closed with `stack`.
+def open_decoder(source: PathOrFile, name: str, stack: contextlib.ExitStack, layout: wav.Layout | None) -> Decoder:
+    """Return the decoder of a path or stream, or of a stream of headerless samples in a `layout`.
+
+    Whatever is opened for it is closed with `stack`.
 
     Raises:
         AudioError: the source can't be opened or read, or is not sound.
     """
-    if isinstance(source, str | os.PathLike):
+    if isinstance(source, str | os.PathLike) and layout is None:
         return _open_path(os.fspath(source), name, stack)
-    check_stream(source, name)
+    if isinstance(source, str | os.PathLike) or not hasattr(source, "read"):
+        raise AudioError(
+            f"{name}: a {type(source).__name__} can't be read, expected a path (str or pathlib.Path) or a binary stream"
+        )
+    if getattr(source, "closed", False):
+        raise AudioError(f"{name}: the stream is closed, expected an open one; open it again")
+    if layout is not None:
+        return PcmDecoder(source, name, layout, None)
     if not getattr(source, "seekable", bool)():
         return _open_pipe(source, name, stack)
     with stream_errors(name):
         read_some(source, 0)  # refuses text streams
-    stream = OffsetStream(source)
-    if stream.seek(0, os.SEEK_END) == 0:
-        raise _empty(name)
-    stream.seek(0)
-    return _open_file(stream, name, stack)
-
-
-def check_stream(stream: BinaryIO, name: str) -> None:
-    """Raise an AudioError unless `stream` is an open binary stream."""
-    if not hasattr(stream, "read"):
-        raise AudioError(
-            f"{name}: a {type(stream).__name__} can't be read, expected a path (str or pathlib.Path) or a binary stream"
-        )
-    if getattr(stream, "closed", False):
-        raise AudioError(f"{name}: the stream is closed, expected an open one; open it again")
+    return _open_file(OffsetStream(source), name, stack)
 
 
 @contextlib.contextmanager
@@ -167,7 +145,7 @@ def stream_errors(name: str) -> Iterator[None]:
 
 
 def _open_path(path: str, name: str, stack: contextlib.ExitStack) -> Decoder:
-    """Return the decoder of a file, or of the pipe or device of that name."""
+    """Return the decoder of a file, pipe or device."""
     try:
         file = stack.enter_context(io.FileIO(path))
         status = os.fstat(file.fileno())
@@ -192,16 +170,13 @@ def _open_pipe(pipe: BinaryIO, name: str, stack: contextlib.ExitStack) -> Decode
         if not isinstance(found, bytes):
             return PcmDecoder(pipe, name, *found)
         content = found + read_rest(pipe)
-    if not content:
-        raise _empty(name)
     return _open_file(io.BytesIO(content), name, stack)
 
 
 def _open_file(stream: io.RawIOBase | io.BytesIO, name: str, stack: contextlib.ExitStack) -> FileDecoder:
+    if stream.seek(0, os.SEEK_END) == 0:
+        raise AudioError(f"{name}: empty (0 bytes), expected a sound file; check how it was made")
+    stream.seek(0)
     decoder = FileDecoder(stack.enter_context(libsndfile.CallbackStream(stream)), name)
     stack.callback(decoder.close)
     return decoder
-
-
-def _empty(name: str) -> AudioError:
-    return AudioError(f"{name}: empty (0 bytes), expected a sound file; check how it was made")

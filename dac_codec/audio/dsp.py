@@ -37,9 +37,6 @@ def windowed_sinc(
         positions: of the taps [n], in zero crossings of the sinc: (twice) cut-off frequency times time.
         window: at the same positions [n].
         amplitude: of the sinc before scaling. It only affects the rounding, on which decoded bytes depend.
-
-    Returns:
-        The taps [n].
     """
     taps = amplitude * np.sinc(positions) * window
     scaled: npt.NDArray[np.floating] = taps / taps.sum()
@@ -79,7 +76,9 @@ class LowPass:
         self._step = _TRANSFORM - 2 * self._reach
         self._response: npt.NDArray[np.complex64] | None = None
         if bandwidth is not None and leaves_room(sample_rate, bandwidth):
-            taps = _low_pass_taps(int(sample_rate), bandwidth, self._reach)
+            cutoff = 2 * (bandwidth + _TRANSITION_HZ / 2) / int(sample_rate)  # as a share of half the sample rate
+            window = np.kaiser(2 * self._reach + 1, 0.1102 * (_STOP_BAND_DB - 8.7))
+            taps = windowed_sinc(cutoff * np.arange(-self._reach, self._reach + 1), window, cutoff)
             self._response = np.fft.rfft(taps, _TRANSFORM).astype(np.complex64)
         self._pending = np.zeros((channels, self._reach), np.float32)  # begins R before the next output
         self._n_pushed = self._n_output = 0
@@ -92,7 +91,9 @@ class LowPass:
         self._pending = np.concatenate((self._pending, block), axis=1)
         parts = [self._pending[:, :0]]
         while self._pending.shape[1] >= _TRANSFORM:
-            parts.append(self._filtered(self._pending[:, :_TRANSFORM]))
+            spectrum = np.fft.rfft(self._pending[:, :_TRANSFORM]) * self._response
+            filtered = np.fft.irfft(spectrum, _TRANSFORM)[:, 2 * self._reach :]  # the intact part; it is delayed by R
+            parts.append(filtered.astype(np.float32))
             self._pending = self._pending[:, self._step :]
         output = np.concatenate(parts, axis=1)
         self._n_output += output.shape[1]
@@ -103,13 +104,6 @@ class LowPass:
         missing = self._n_pushed - self._n_output
         zeros = np.zeros((self._pending.shape[0], 2 * _TRANSFORM), np.float32)  # enough for all pending samples
         return self.push(zeros)[:, :missing]
-
-    def _filtered(self, samples: Audio) -> Audio:
-        """Filter samples [C, 8192]; return the middle [C, step], which the circular convolution leaves intact."""
-        assert self._response is not None
-        spectrum = np.fft.rfft(samples) * self._response
-        filtered: npt.NDArray[np.float32] = np.fft.irfft(spectrum, _TRANSFORM).astype(np.float32)
-        return filtered[:, 2 * self._reach :]  # delayed by R
 
 
 def low_pass_reach(sample_rate: int) -> int:
@@ -123,26 +117,12 @@ def leaves_room(sample_rate: int, bandwidth: float) -> bool:
     return bandwidth + _TRANSITION_HZ <= sample_rate / 2
 
 
-def _low_pass_taps(sample_rate: int, bandwidth: float, reach: int) -> npt.NDArray[np.floating]:
-    """The taps of `LowPass` [2 * reach + 1], with the cut-off in the middle of the transition band."""
-    cutoff = 2 * (bandwidth + _TRANSITION_HZ / 2) / sample_rate  # as a share of half the sample rate
-    window = np.kaiser(2 * reach + 1, 0.1102 * (_STOP_BAND_DB - 8.7))
-    return windowed_sinc(cutoff * np.arange(-reach, reach + 1), window, cutoff)
-
-
 class BandwidthMeter:
     """Measures the highest frequency of a sound that is pushed in blocks.
 
     A frequency counts if, in any section of 8 windows (0.2 s; 2048 samples each, Hann, 50% overlap) of any channel, the
     mean level in dB over the windows and the 9 nearest bins is at least that of a sine at -106 dB of full scale. So a
     single cymbal in a long piece counts; a click, and the noise of 16-bit rounding at gains below 15 dB, do not.
-
-    Args:
-        sample_rate: Hz.
-        channels: number of channels.
-
-    Raises:
-        AudioError: an invalid sample rate.
     """
 
     def __init__(self, sample_rate: int, channels: int) -> None:
@@ -165,10 +145,8 @@ class BandwidthMeter:
     def bandwidth(self, gain_db: float) -> float | None:
         """The upper edge in Hz of the highest frequency that counts, after a gain.
 
-        An incomplete section at the end counts as one, unless it is shorter than a window.
-
-        Returns:
-            None for silence, and for a sound shorter than a window, of which nothing is known.
+        An incomplete section at the end counts as one, unless it is shorter than a window. None for silence, and for a
+        sound shorter than a window, of which nothing is known.
         """
         highest = self._highest
         if self._pending.shape[1] >= _WINDOW:

@@ -24,8 +24,11 @@ SYSTEM_ERROR = 2
 
 def reason(error: Exception) -> str:
     """libsndfile's message for an error, without the file name and the "Error : " that are put before it."""
-    text = str(getattr(error, "error_string", error))
-    return text.removeprefix("Error : ").strip().rstrip(".")
+    return str(getattr(error, "error_string", error)).removeprefix("Error : ").strip().rstrip(".")
+
+
+def headerless(name: str) -> AudioError:
+    return AudioError(f"{name}: headerless samples, with no sample rate; convert them to wav first")
 
 
 class SequentialFile(soundfile.SoundFile):  # type: ignore[misc]
@@ -95,15 +98,14 @@ def open_file(path: str | os.PathLike[str]) -> Iterator[soundfile.SoundFile]:
     (see `SequentialFile`).
 
     Raises:
-        AudioError: the file can't be opened, or an error of libsndfile or the system ends the block. One line, with the
-            path.
+        AudioError: the file can't be opened, or an error of libsndfile or the system ends the block.
     """
     name = os.fspath(path)
     try:
         if not Path(name).is_file():  # libsndfile would only report a "system error"
             raise AudioError(f"{name}: no such file")
         if Path(name).suffix.lower() == ".raw":  # soundfile takes any such file for headerless samples
-            raise AudioError(f"{name}: headerless samples, with no sample rate; convert them to wav first")
+            raise headerless(name)
         # soundfile takes a name that is not UTF-8 only as bytes.
         with SequentialFile(os.fsencode(name) if os.name == "posix" else name) as file:
             yield file

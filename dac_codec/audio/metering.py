@@ -28,25 +28,19 @@ _Float64: TypeAlias = npt.NDArray[np.float64]
 
 
 def loudness(audio: npt.ArrayLike, sample_rate: int) -> float:
-    """Measure the integrated loudness (ITU-R BS.1770-4: K-weighting, gates at -70 LUFS and 10 LU below the average).
+    """Measure the integrated loudness of `audio` [C, T] or [T] in LUFS, -70 or more.
 
-    Details that the standard leaves open are those of the reference implementation of the codec, descript-audiotools:
-    sounds shorter than 0.5 s are zero-padded to 0.5 s, an incomplete last block counts as if zeros followed, and -70
-    LUFS is the lowest value. So are the channel weights: 1 for the first three channels, 1.41 (surround) for the fourth
-    and fifth. The order of more than five channels is unknown, and all weigh 1.
+    ITU-R BS.1770-4: K-weighting, and gates at -70 LUFS and 10 LU below the average. Details that the standard leaves
+    open are those of the reference implementation of the codec, descript-audiotools: sounds shorter than 0.5 s are
+    zero-padded to 0.5 s, an incomplete last block counts as if zeros followed, and -70 LUFS is the lowest value. So are
+    the channel weights: 1 for the first three channels, 1.41 (surround) for the fourth and fifth. The order of more
+    than five channels is unknown, and all weigh 1.
 
     A filter of the K-weighting whose corner is at or above half the sample rate is left out: the shelf (1.5 kHz) at 3
     kHz and below, the high-pass (38 Hz) at 76 Hz and below.
 
-    Args:
-        audio: [C, T] or [T].
-        sample_rate: Hz.
-
-    Returns:
-        LUFS, -70 or more.
-
     Raises:
-        AudioError: samples that `check` refuses.
+        AudioError: samples or a sample rate that `check` refuses.
     """
     waveform = check(audio, sample_rate)
     meter = LoudnessMeter(sample_rate, waveform.shape[0])
@@ -57,28 +51,17 @@ def loudness(audio: npt.ArrayLike, sample_rate: int) -> float:
 class LoudnessMeter:
     """Measures the loudness of a sound that is pushed in blocks, as `loudness` does.
 
-    One number is kept for each 0.1 s: 0.3 MB per hour.
-
-    Args:
-        sample_rate: Hz.
-        channels: number of channels.
-
-    Attributes:
-        peak: highest absolute sample so far.
-        n_samples: samples per channel so far.
-
-    Raises:
-        AudioError: an invalid sample rate.
+    One number is kept for each 0.1 s: 0.3 MB per hour. `peak` is the highest absolute sample so far, `n_samples` the
+    number of samples per channel.
     """
 
     def __init__(self, sample_rate: int, channels: int) -> None:
         check_rate(sample_rate, "loudness")
-        self.peak = 0.0
-        self.n_samples = 0
+        self.peak, self.n_samples = 0.0, 0
         self._hop = max(1, int(sample_rate) // 10)
         self._weights = np.array([1.0, 1.0, 1.0, 1.41, 1.41])[:channels] if channels <= 5 else np.ones(channels)
         self._filter = _k_weighting_filter(int(sample_rate))
-        self._state = np.zeros((channels, len(self._filter.decay)))
+        self._state = np.zeros((channels, self._filter.input.shape[1]))
         self._energy = array("d")  # of each complete hop, weighted and summed over the channels
         self._partial = 0.0  # the same of the incomplete hop
 
@@ -109,8 +92,7 @@ class LoudnessMeter:
             padded.push(np.zeros((len(self._weights), _SHORTEST_HOPS * self._hop - self.n_samples), np.float32))
             return padded.loudness()
         energy = np.array([*self._energy, self._partial] if self.n_samples % self._hop else self._energy)
-        windows = np.lib.stride_tricks.sliding_window_view(energy, _HOPS_PER_BLOCK)
-        power = windows.mean(axis=1) / self._hop
+        power = np.lib.stride_tricks.sliding_window_view(energy, _HOPS_PER_BLOCK).mean(axis=1) / self._hop
         power = power[power > 10 ** ((SILENCE_LUFS + 0.691) / 10)]
         if power.size == 0:
             return SILENCE_LUFS
@@ -131,21 +113,13 @@ class _BlockFilter:
     """A recursive filter as matrix products over steps of n samples, in NumPy alone: SciPy takes long to import.
 
     From the state s [S] before a step of n samples x, the output is y = O s + H x, and the next state P s + K x. The
-    matrices of a shorter step are parts of those of a longer one.
-
-    Attributes:
-        observation: O transposed [S, n].
-        response: H transposed [n, n], a Toeplitz matrix of the impulse response.
-        decay: P of one sample, transposed [S, S].
-        decays: P of 0 to n samples, transposed [n + 1, S, S].
-        input: K transposed [n, S].
+    matrices of a shorter step are parts of those of a longer one. They are kept transposed.
     """
 
-    observation: _Float64
-    response: _Float64
-    decay: _Float64
-    decays: _Float64
-    input: _Float64
+    observation: _Float64  # O [S, n]
+    response: _Float64  # H [n, n], a Toeplitz matrix of the impulse response
+    decays: _Float64  # P of 0 to n samples [n + 1, S, S]
+    input: _Float64  # K [n, S]
 
     def apply(self, x: _Float64, state: _Float64, step: int) -> tuple[_Float64, _Float64]:
         """Filter x [C, t], a whole number of steps, from a state [C, S]; return the output and the new state."""
@@ -184,7 +158,6 @@ def _k_weighting_filter(sample_rate: int) -> _BlockFilter:
     return _BlockFilter(
         observation=np.stack([decays[index] @ output for index in range(n)], axis=1),
         response=np.stack([np.concatenate((np.zeros(index), impulse[: n - index])) for index in range(n)]),
-        decay=decay,
         decays=decays,
         input=np.stack([entry @ decays[n - 1 - index] for index in range(n)]),
     )
@@ -196,37 +169,32 @@ def _k_weighting(sample_rate: int) -> list[list[float]]:
     A high shelf and a high-pass of R. Bristow-Johnson's "Cookbook formulae for audio EQ biquad filter coefficients", as
     in pyloudnorm, which the reference uses.
     """
+
+    def corner(frequency: float, quality: float) -> tuple[float, float]:
+        """The cookbook's cos(w0) and alpha = sin(w0) / (2 Q)."""
+        angle = 2 * math.pi * frequency / sample_rate
+        return math.cos(angle), math.sin(angle) / (2 * quality)
+
     sections = []
     if sample_rate > 2 * _SHELF_HZ:
         amplitude = 10 ** (_SHELF_DB / 40)
-        cosine, alpha = _corner(_SHELF_HZ, 1 / math.sqrt(2), sample_rate)
+        cosine, alpha = corner(_SHELF_HZ, 1 / math.sqrt(2))
         more, less, width = amplitude + 1, amplitude - 1, 2 * math.sqrt(amplitude) * alpha
         b = [more + less * cosine + width, -2 * (less + more * cosine), more + less * cosine - width]
         a = [more - less * cosine + width, 2 * (less - more * cosine), more - less * cosine - width]
-        sections.append([*(amplitude * value / a[0] for value in b), *(value / a[0] for value in a)])
+        sections.append(([amplitude * value for value in b], a))
     if sample_rate > 2 * _HIGH_PASS_HZ:
-        cosine, alpha = _corner(_HIGH_PASS_HZ, 0.5, sample_rate)
+        cosine, alpha = corner(_HIGH_PASS_HZ, 0.5)
         b = [(1 + cosine) / 2, -(1 + cosine), (1 + cosine) / 2]
         a = [1 + alpha, -2 * cosine, 1 - alpha]
-        sections.append([*(value / a[0] for value in b), *(value / a[0] for value in a)])
-    return sections
-
-
-def _corner(frequency: float, quality: float, sample_rate: int) -> tuple[float, float]:
-    """The cookbook's cos(w0) and alpha = sin(w0) / (2 Q)."""
-    angle = 2 * math.pi * frequency / sample_rate
-    return math.cos(angle), math.sin(angle) / (2 * quality)
+        sections.append((b, a))
+    return [[value / a[0] for value in (*b, *a)] for b, a in sections]
 
 
 def gain_to(target_lufs: float, measured_lufs: float, peak: float) -> float:
-    """Return the gain in dB that brings a sound to a loudness, or to full scale if that is lower.
+    """Return the gain in dB that brings a sound to a loudness, or its `peak` to full scale (1.0) if that is lower.
 
     The value is exact in float32. Silence (-70 LUFS) is not amplified.
-
-    Args:
-        target_lufs: LUFS.
-        measured_lufs: the sound's loudness in LUFS.
-        peak: the sound's highest absolute sample, full scale 1.0.
 
     Raises:
         AudioError: a target that is not finite.

@@ -1,4 +1,4 @@
-"""Sound files and live sound, read in blocks or whole."""
+"""Sound files and live sound, found in folders, and read in blocks or whole."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ import contextlib
 import os
 import warnings
 from collections.abc import Iterator
-from types import TracebackType
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import soundfile
 
 from dac_codec.audio import wav
-from dac_codec.audio.decoders import Decoder, PcmDecoder, check_stream, open_decoder
+from dac_codec.audio.decoders import FileDecoder, open_decoder
 from dac_codec.audio.samples import MAX_CHANNELS, Audio, check_finite, check_rate
+from dac_codec.audio.writing import WRITABLE
 from dac_codec.common.errors import AudioError
+from dac_codec.common.files import walk_visible
+from dac_codec.common.streams import PathOrFile, name_of
 
 RAW_ENCODINGS = {"s16le": "PCM_16", "s24le": "PCM_24", "s32le": "PCM_32", "f32le": "FLOAT"}
 """Sample formats of headerless sound, under ffmpeg's names."""
@@ -42,9 +46,7 @@ class Reader:
         name: what messages call the source; by default its path, or the stream's name.
 
     Attributes:
-        name: what messages call the source.
-        sample_rate: Hz.
-        channels: number of channels.
+        name, sample_rate (Hz), channels: of the source.
         n_samples: samples per channel that the header declares, which may be wrong; None for a pipe that is read as it
             arrives, and where the header declares none.
         rewindable: whether `rewind` can start again: not where a pipe is read as it arrives.
@@ -53,10 +55,16 @@ class Reader:
         AudioError: the source is missing, a folder, not permitted, closed, or not sound.
     """
 
-    def __init__(self, source: str | os.PathLike[str] | BinaryIO, name: str | None = None) -> None:
+    def __init__(self, source: PathOrFile, name: str | None = None, _layout: wav.Layout | None = None) -> None:
+        self.name = name_of(source) if name is None else name
         with contextlib.ExitStack() as stack:
-            self.name = name if name is not None else _name_of(source)
-            self._start(open_decoder(source, self.name, stack), stack)
+            self._decoder = open_decoder(source, self.name, stack, _layout)
+            self._cleanup = stack.pop_all()
+        self.sample_rate, self.channels = self._decoder.sample_rate, self._decoder.channels
+        self.n_samples = self._decoder.n_samples
+        self.rewindable = isinstance(self._decoder, FileDecoder)
+        self._blocks = self._decoder.blocks()
+        self._n_samples_read = 0
 
     @classmethod
     def raw(
@@ -68,34 +76,19 @@ class Reader:
             stream: a binary stream, which is read from its position to its end and not closed.
             sample_rate: Hz.
             channels: number of channels.
-            encoding: "s16le", "s24le", "s32le" or "f32le".
-            name: what messages call the stream; by default the stream's name.
+            encoding: a key of `RAW_ENCODINGS`, such as "s16le".
+            name: as for `Reader`.
 
         Raises:
             AudioError: an invalid sample rate, number of channels or encoding, or no open stream.
         """
-        reader = cls.__new__(cls)
-        reader.name = _name_of(stream) if name is None else name
-        check_rate(sample_rate, reader.name)
+        name = name_of(stream) if name is None else name
+        check_rate(sample_rate, name)
         if not 1 <= channels <= MAX_CHANNELS:
-            raise AudioError(f"{reader.name}: {channels} channels, expected 1 to {MAX_CHANNELS}")
+            raise AudioError(f"{name}: {channels} channels, expected 1 to {MAX_CHANNELS}")
         if encoding not in RAW_ENCODINGS:
-            raise AudioError(f"{reader.name}: encoding {encoding!r}, expected one of {', '.join(RAW_ENCODINGS)}")
-        layout = wav.Layout(int(sample_rate), channels, RAW_ENCODINGS[encoding])
-        check_stream(stream, reader.name)
-        with contextlib.ExitStack() as stack:
-            reader._start(PcmDecoder(stream, reader.name, layout, None), stack)
-        return reader
-
-    def _start(self, decoder: Decoder, stack: contextlib.ExitStack) -> None:
-        self._decoder = decoder
-        self.sample_rate = decoder.sample_rate
-        self.channels = decoder.channels
-        self.n_samples = decoder.n_samples
-        self.rewindable = decoder.rewindable
-        self._blocks = decoder.blocks()
-        self._n_samples_read = 0
-        self._cleanup = stack.pop_all()
+            raise AudioError(f"{name}: encoding {encoding!r}, expected one of {', '.join(RAW_ENCODINGS)}")
+        return cls(stream, name, wav.Layout(int(sample_rate), channels, RAW_ENCODINGS[encoding]))
 
     def __iter__(self) -> Iterator[Audio]:
         return self.blocks()
@@ -116,12 +109,13 @@ class Reader:
                 check_finite(block, self.sample_rate, self.name, self._n_samples_read)
             self._n_samples_read += block.shape[1]
             yield block
+        why = f" ({self._decoder.failure})" if self._decoder.failure else ""
         if self._n_samples_read == 0:
             raise AudioError(
-                f"{self.name}: the file holds no samples{self._why()}, expected at least one; check how it was made"
+                f"{self.name}: the file holds no samples{why}, expected at least one; check how it was made"
             )
         if warn:
-            self._warn_if_cut()
+            self._warn_if_cut(why)
 
     def rewind(self) -> None:
         """Return to the first sample.
@@ -129,7 +123,7 @@ class Reader:
         Raises:
             AudioError: the source is not `rewindable`, or its sample rate or number of channels has changed.
         """
-        if not self.rewindable:
+        if not isinstance(self._decoder, FileDecoder):
             raise AudioError(f"{self.name}: a pipe is read once, as it arrives; save it to a file to read it again")
         self._decoder.rewind()
         if (self._decoder.sample_rate, self._decoder.channels) != (self.sample_rate, self.channels):
@@ -137,24 +131,19 @@ class Reader:
         self._blocks = self._decoder.blocks()
         self._n_samples_read = 0
 
-    def _why(self) -> str:
-        return f" ({self._decoder.failure})" if self._decoder.failure else ""
-
-    def _warn_if_cut(self) -> None:
-        n_samples, failure, unread = self._n_samples_read, self._decoder.failure, self._decoder.unread_bytes
-        if failure or (self.n_samples is not None and n_samples < self.n_samples):
+    def _warn_if_cut(self, why: str) -> None:
+        n_samples, unread = self._n_samples_read, self._decoder.unread_bytes
+        if why or (self.n_samples is not None and n_samples < self.n_samples):
             declared = "" if self.n_samples is None else f" of {self.n_samples} declared"
-            warnings.warn(
-                f"{self.name}: cut short, damaged or with a wrong header{self._why()}: "
-                f"read {n_samples}{declared} samples",
-                stacklevel=2,
-            )
+            message = f"cut short, damaged or with a wrong header{why}: read {n_samples}{declared} samples"
         elif unread > _MP3_TAIL_BYTES:  # see `libsndfile.unread_mp3_bytes`
-            warnings.warn(
-                f"{self.name}: read {n_samples} samples, but {unread} bytes of the mp3 follow: its header doesn't give "
-                "its length; convert it to wav or flac first, for example with ffmpeg",
-                stacklevel=2,
+            message = (
+                f"read {n_samples} samples, but {unread} bytes of the mp3 follow: its header doesn't give its length; "
+                "convert it to wav or flac first, for example with ffmpeg"
             )
+        else:
+            return
+        warnings.warn(f"{self.name}: {message}", stacklevel=2)
 
     def close(self) -> None:
         """Close what was opened here."""
@@ -163,24 +152,14 @@ class Reader:
     def __enter__(self) -> Reader:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
 
-def read(source: str | os.PathLike[str] | BinaryIO, name: str | None = None) -> tuple[Audio, int]:
-    """Read a whole sound file.
+def read(source: PathOrFile, name: str | None = None) -> tuple[Audio, int]:
+    """Read a whole sound file: the waveform [C, T], and its sample rate in Hz.
 
-    Args:
-        source: a path, or a binary stream, as for `Reader`.
-        name: what messages call the source; by default its path, or the stream's name.
-
-    Returns:
-        The waveform [C, T], and its sample rate in Hz.
-
-    Raises:
-        AudioError: as `Reader` raises, when it is constructed and when it is iterated.
+    Arguments and errors are those of `Reader`.
     """
     with Reader(source, name) as reader:
         blocks = list(reader.blocks(check=False))  # checked below, so that the message counts over the whole file
@@ -190,5 +169,22 @@ def read(source: str | os.PathLike[str] | BinaryIO, name: str | None = None) -> 
     return audio, reader.sample_rate
 
 
-def _name_of(source: str | os.PathLike[str] | BinaryIO) -> str:
-    return os.fspath(source) if isinstance(source, str | os.PathLike) else str(getattr(source, "name", "<stream>"))
+def find_audio(folder: str | os.PathLike[str]) -> list[Path]:
+    """List the sound files in a folder and the folders below it, sorted by path.
+
+    Sound files are those with the extension of a format that libsndfile reads. Hidden files and folders are left out,
+    links to folders are followed (see `walk_visible`).
+
+    Raises:
+        AudioError: the folder is missing, is not a folder, or part of it can't be listed.
+    """
+    containers = {container.lower() for container in soundfile.available_formats()} - {"raw"}  # raw: no header
+    extensions = {f".{extension}" for extension in (*containers, *WRITABLE, "aifc")}
+    try:
+        found = walk_visible(folder, follow_links=True)
+        return sorted(path for path in found if path.suffix.lower() in extensions and path.is_file())
+    except OSError as error:
+        raise AudioError(
+            f"{error.filename or folder}: can't be listed ({error.strerror or error}), expected a folder; "
+            "check the path and its access rights"
+        ) from error

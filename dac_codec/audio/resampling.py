@@ -46,22 +46,14 @@ class Resampler:
         output |<-- ready -->|<--- ready --->|<-- ready ->|<-- flush: zeros are assumed after the end -->|
                               ^ lag: the filter's reach
 
-    Args:
-        from_rate: Hz.
-        to_rate: Hz.
-        channels: number of channels.
-        n_samples: length to trim or zero-pad the whole output to; by default ceil(T * to_rate / from_rate).
-
-    Raises:
-        AudioError: rates that are not positive integers or are more than a factor of 1000 apart, or a negative length.
+    Rates, `n_samples` (of the whole output) and errors are those of `resample`.
     """
 
     def __init__(self, from_rate: int, to_rate: int, channels: int, n_samples: int | None = None) -> None:
         self._from_rate, self._to_rate = _check_rates(from_rate, to_rate)
         if n_samples is not None and n_samples < 0:
             raise AudioError(f"resample: {n_samples} samples requested, expected 0 or more")
-        self._channels = channels
-        self._n_samples = n_samples
+        self._channels, self._n_samples = channels, n_samples
         self._n_pushed = self._n_output = 0
         self._stream = None
         if from_rate != to_rate:
@@ -77,10 +69,7 @@ class Resampler:
         return output
 
     def flush(self, n_samples: int | None = None) -> Audio:
-        """End the sound; return the rest of the output [C, u].
-
-        Args:
-            n_samples: length to trim or zero-pad the whole output to, where it is known only now.
+        """End the sound; return the rest of the output [C, u]. `n_samples` is for a length that is known only now.
 
         Raises:
             AudioError: more than `n_samples` were returned already.
@@ -105,7 +94,7 @@ class Resampler:
 
 
 def resample_windowed_sinc(audio: Audio, from_rate: int, to_rate: int) -> Audio:
-    """Change the sample rate with the same numbers as the reference implementation of the codec.
+    """Change the sample rate of `audio` [C, T], T > 0, with the same numbers as the codec's reference implementation.
 
     For what must agree with the reference; `resample` has a flatter and wider pass band. The formula is that of
     `julius.resample_frac` with its defaults (https://github.com/adefossez/julius), which descript-audiotools calls:
@@ -114,11 +103,6 @@ def resample_windowed_sinc(audio: Audio, from_rate: int, to_rate: int) -> Audio:
 
     with a cut-off f at 0.945 of the lower Nyquist frequency, and zeros = 24 zero crossings on either side of the sinc.
     The first and last sample are repeated beyond the ends.
-
-    Args:
-        audio: [C, T], T > 0.
-        from_rate: Hz.
-        to_rate: Hz.
 
     Returns:
         [C, floor(T * to_rate / from_rate)] float32; `audio` itself where the rates are equal.
@@ -130,8 +114,7 @@ def resample_windowed_sinc(audio: Audio, from_rate: int, to_rate: int) -> Audio:
     from_rate, to_rate = _check_rates(from_rate, to_rate)
     if from_rate == to_rate:
         return audio
-    n_channels, length = audio.shape
-    if length == 0:
+    if audio.shape[1] == 0:
         raise AudioError("resample: no samples, expected at least one")
     divisor = math.gcd(from_rate, to_rate)
     old, new = from_rate // divisor, to_rate // divisor
@@ -139,7 +122,7 @@ def resample_windowed_sinc(audio: Audio, from_rate: int, to_rate: int) -> Audio:
     width = math.ceil(zeros * old / cutoff)  # reach of the window, in input samples on either side
     taps = np.arange(-width, width + 1)
 
-    output = np.empty((n_channels, length * new // old), np.float32)
+    output = np.empty((audio.shape[0], audio.shape[1] * new // old), np.float32)
     padded = np.pad(audio, ((0, 0), (width, width + 1)), mode="edge")
     windows = np.lib.stride_tricks.sliding_window_view(padded, len(taps), axis=1)  # [C, T + 1, taps], a view
     # Output n lies at input sample n * old / new. Every `new`-th output has the same phase and filter, and its input

@@ -71,8 +71,7 @@ def check(audio: npt.ArrayLike, sample_rate: int, name: str = "audio") -> Audio:
 
 def check_rate(sample_rate: int, name: str) -> None:
     """Raise an AudioError unless `sample_rate` is a positive integer."""
-    is_integer = isinstance(sample_rate, int | np.integer) and not isinstance(sample_rate, bool)
-    if not is_integer or sample_rate <= 0:
+    if isinstance(sample_rate, bool) or not isinstance(sample_rate, int | np.integer) or sample_rate <= 0:
         raise AudioError(f"{name}: sample rate is {sample_rate!r}, expected a positive integer in Hz")
 
 

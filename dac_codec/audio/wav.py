@@ -21,15 +21,8 @@ _MOST_BEFORE_FORMAT = 2**20
 
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _GUID_TAIL = bytes.fromhex("000000001000800000aa00389b71")  # follows a two-byte tag in an extensible sub-format
-_SUBTYPES = {
-    (_PCM, 1): "PCM_U8",
-    (_PCM, 2): "PCM_16",
-    (_PCM, 3): "PCM_24",
-    (_PCM, 4): "PCM_32",
-    (_FLOAT, 4): "FLOAT",
-    (_FLOAT, 8): "DOUBLE",
-}
-_TAGS = {subtype: tag for (tag, _), subtype in _SUBTYPES.items()}
+_TAGS = {subtype: _FLOAT if subtype in ("FLOAT", "DOUBLE") else _PCM for subtype in WIDTHS}
+_SUBTYPES = {(tag, WIDTHS[subtype]): subtype for subtype, tag in _TAGS.items()}
 
 
 @dataclass(frozen=True)
@@ -47,11 +40,7 @@ class Layout:
 
 
 def read_header(stream: BinaryIO, name: str) -> tuple[Layout, int | None] | bytes:
-    """Read up to the first sample.
-
-    Args:
-        stream: a binary stream at its beginning.
-        name: what error messages call the stream.
+    """Read a stream, which error messages call `name`, from its beginning up to the first sample.
 
     Returns:
         The layout, and the number of bytes of samples that the header declares: None if it is declared as unknown (0 or
@@ -116,41 +105,30 @@ def header(layout: Layout, n_samples: int | None, with_room: bool = False) -> by
     Args:
         layout: how the samples are stored.
         n_samples: per channel; None declares an unknown length.
-        with_room: reserve space for the 64-bit sizes even where they are not needed, so that the header's length does
-            not depend on `n_samples`.
+        with_room: reserve space for 64-bit sizes also where they are not needed, so that the header's length is fixed.
 
     Raises:
         AudioError: a sample rate of 2^32 Hz or more, which the header can't hold.
     """
     if layout.sample_rate >= 2**32:
         raise AudioError(f"wav: {layout.sample_rate} Hz can't be written, expected less than 2^32 Hz")
-    frame_bytes = layout.frame_bytes
+    tag, frame_bytes, bits = _TAGS[layout.subtype], layout.frame_bytes, 8 * WIDTHS[layout.subtype]
     byte_rate = min(layout.sample_rate * frame_bytes, 2**32 - 1)
-    tag = _TAGS[layout.subtype]
-    fmt = struct.pack(
-        "<HHIIHH", tag, layout.channels, layout.sample_rate, byte_rate, frame_bytes, 8 * WIDTHS[layout.subtype]
-    )
+    fmt = struct.pack("<HHIIHH", tag, layout.channels, layout.sample_rate, byte_rate, frame_bytes, bits)
     data_size = UNKNOWN_SIZE if n_samples is None else n_samples * frame_bytes
     long = n_samples is not None and data_size > LIMIT_BYTES
-    fact = struct.pack("<I", min(UNKNOWN_SIZE if n_samples is None else n_samples, UNKNOWN_SIZE))
+    fact = struct.pack("<I", UNKNOWN_SIZE if n_samples is None else min(n_samples, UNKNOWN_SIZE))
     chunks = _chunk(b"fmt ", fmt) + (_chunk(b"fact", fact) if tag == _FLOAT else b"")
     n_room = 36 if long or with_room else 0
     riff_size = 4 + n_room + len(chunks) + 8 + data_size + data_size % 2
-    if long:
-        assert n_samples is not None
+    if n_samples is not None and long:
         chunks = _chunk(b"ds64", struct.pack("<QQQI", riff_size, data_size, n_samples, 0)) + chunks
     elif with_room:
         chunks = _chunk(b"JUNK", bytes(28)) + chunks
     if long or n_samples is None:
         riff_size = data_size = UNKNOWN_SIZE
-    return (
-        (b"RF64" if long else b"RIFF")
-        + struct.pack("<I", riff_size)
-        + b"WAVE"
-        + chunks
-        + b"data"
-        + struct.pack("<I", data_size)
-    )
+    magic = b"RF64" if long else b"RIFF"
+    return magic + struct.pack("<I", riff_size) + b"WAVE" + chunks + b"data" + struct.pack("<I", data_size)
 
 
 def _chunk(tag: bytes, content: bytes) -> bytes:

@@ -7,7 +7,6 @@ import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -16,28 +15,20 @@ import soundfile
 
 from dac_codec.audio import pcm, wav
 from dac_codec.audio.libsndfile import SYSTEM_ERROR, reason
-from dac_codec.audio.samples import MAX_CHANNELS, Audio, block_length, blocks, check, check_rate
+from dac_codec.audio.samples import MAX_CHANNELS, block_length, blocks, check, check_rate
 from dac_codec.common.errors import AudioError
 from dac_codec.common.files import atomic_write, is_device
-from dac_codec.common.streams import write_all
+from dac_codec.common.streams import PathOrFile, name_of, write_all
 
 # File extension -> container and default sample format, in libsndfile's names.
 WRITABLE = {
-    "wav": ("WAV", "PCM_16"),
-    "rf64": ("RF64", "PCM_16"),
-    "w64": ("W64", "PCM_16"),
-    "flac": ("FLAC", "PCM_16"),
+    **{name: (name.upper(), "PCM_16") for name in ("wav", "rf64", "w64", "flac", "aiff", "au", "caf")},
     "aif": ("AIFF", "PCM_16"),
-    "aiff": ("AIFF", "PCM_16"),
-    "au": ("AU", "PCM_16"),
-    "caf": ("CAF", "PCM_16"),
     "ogg": ("OGG", "VORBIS"),
     "oga": ("OGG", "VORBIS"),
     "opus": ("OGG", "OPUS"),
     "mp3": ("MP3", "MPEG_LAYER_III"),
 }
-
-_BYTES_PER_SAMPLE = {"PCM_S8": 1, **pcm.WIDTHS}
 
 
 class Writer:
@@ -69,52 +60,48 @@ class Writer:
 
     def __init__(
         self,
-        target: str | os.PathLike[str] | BinaryIO,
+        target: PathOrFile,
         sample_rate: int,
         channels: int,
         n_samples: int | None = None,
         fmt: str | None = None,
         subtype: str | None = None,
     ) -> None:
-        if isinstance(target, str | os.PathLike):
-            self.name, extension = os.fspath(target), Path(target).suffix
-        else:
-            self.name, extension = str(getattr(target, "name", "<stream>")), "wav"
+        self.name = name_of(target)
         check_rate(sample_rate, self.name)
         if not 1 <= channels <= MAX_CHANNELS:
             raise AudioError(f"{self.name}: {channels} channels, expected 1 to {MAX_CHANNELS}")
         self.sample_rate, self.channels, self.n_samples = int(sample_rate), channels, n_samples
         to_stream = not isinstance(target, str | os.PathLike)
-        self._container, self._subtype = _file_format(extension if fmt is None else fmt, subtype, self.name, to_stream)
+        if fmt is None:
+            fmt = "wav" if to_stream else Path(self.name).suffix
+        self._container, self._subtype = _file_format(fmt, subtype, self.name, to_stream)
         self._plain = self._container in ("WAV", "RAW") and self._subtype in pcm.WIDTHS
         self._target = target
+        self._buffer: io.BytesIO | None = None
         self._n_written = 0
-        self._check_size(0 if n_samples is None else n_samples)
+        self._check_size(n_samples or 0)
 
     def __enter__(self) -> Writer:
         with contextlib.ExitStack() as stack, self._errors():
-            self._sink = self._open(stack)
+            self._open(stack)
             self._cleanup = stack.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if error is not None:
-            self._cleanup.__exit__(kind, error, traceback)
+    def __exit__(self, *exception: Any) -> None:
+        if exception[0] is not None:
+            self._cleanup.__exit__(*exception)
             return
+        n_written = self._n_written
         with self._errors(), self._cleanup:
-            if self.n_samples not in (None, self._n_written):
-                raise AudioError(
-                    f"{self.name}: {self.n_samples} samples were announced, {self._n_written} were written"
-                )
-            self._sink.finish(self._n_written)
+            if self.n_samples not in (None, n_written):
+                raise AudioError(f"{self.name}: {self.n_samples} samples were announced, {n_written} were written")
+            self._file.close()
+            if self._buffer is not None:
+                _send(self._stream, self._buffer.getbuffer())
 
     def write(self, block: npt.ArrayLike) -> None:
-        """Append a block.
-
-        Args:
-            block: [C, T] or [T], any floating dtype, full scale 1.0.
+        """Append a block [C, T] or [T] of any floating dtype, full scale 1.0.
 
         Raises:
             AudioError: samples that `check` refuses, another number of channels, more samples than `n_samples` or than
@@ -129,23 +116,24 @@ class Writer:
             raise AudioError(f"{self.name}: {self.n_samples} samples were announced, more were written")
         self._check_size(n_written)
         with self._errors():
-            for part in blocks(waveform, block_length(self.channels)):
-                self._sink.write(part)
+            for part in blocks(waveform, block_length(self.channels)):  # libsndfile's Vorbis encoder fails on long ones
+                self._file.write(part.T)  # soundfile makes libsndfile clip to an integer format's range
         self._n_written = n_written
 
     def _check_size(self, n_samples: int) -> None:
         """Raise an AudioError if the header's sizes can't hold `n_samples`."""
-        size = n_samples * self.channels * _BYTES_PER_SAMPLE.get(self._subtype, 1)
-        if size > wav.LIMIT_BYTES and (
-            self._container in ("AIFF", "AU") or (self._container == "WAV" and not self._plain)
-        ):
+        size = n_samples * self.channels * pcm.WIDTHS.get(self._subtype, 1)
+        if size > wav.LIMIT_BYTES and self._container in ("AIFF", "AU", "WAV") and not self._plain:
             raise AudioError(
                 f"{self.name}: more than the 4 GiB that {self._container} {self._subtype} can hold; write rf64, w64, "
                 "caf or flac"
             )
 
-    def _open(self, stack: contextlib.ExitStack) -> _PcmSink | _EncodedSink:
-        """Open the target; `stack` closes it, and moves a file to its place or deletes it."""
+    def _open(self, stack: contextlib.ExitStack) -> None:
+        """Open the target; `stack` closes it, and moves a file to its place or deletes it.
+
+        A stream gets what libsndfile writes at the end, from a buffer: only then its bytes are final.
+        """
         path: Path | None = None
         stream: Any = self._target
         if isinstance(stream, str | os.PathLike):
@@ -156,18 +144,14 @@ class Writer:
                 stream = stack.enter_context(path.open("wb")) if self._plain else None
         if self._plain:
             layout = wav.Layout(self.sample_rate, self.channels, self._subtype)
-            return _PcmSink(stream, self._container, layout, self.n_samples, rewritable=path is not None)
-        buffer = io.BytesIO()
-        file = soundfile.SoundFile(
-            buffer if path is None else str(path),
-            "w",
-            self.sample_rate,
-            self.channels,
-            self._subtype,
-            format=self._container,
+            self._file = _PcmFile(stream, self._container, layout, self.n_samples, rewritable=path is not None)
+            return
+        self._stream, self._buffer = stream, io.BytesIO() if path is None else None
+        output = self._buffer if path is None else str(path)
+        self._file = soundfile.SoundFile(
+            output, "w", self.sample_rate, self.channels, self._subtype, format=self._container
         )
-        stack.callback(file.close)
-        return _EncodedSink(file, stream, buffer)
+        stack.callback(self._file.close)
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -193,33 +177,19 @@ class Writer:
 
 
 def write(
-    target: str | os.PathLike[str] | BinaryIO,
-    audio: npt.ArrayLike,
-    sample_rate: int,
-    fmt: str | None = None,
-    subtype: str | None = None,
+    target: PathOrFile, audio: npt.ArrayLike, sample_rate: int, fmt: str | None = None, subtype: str | None = None
 ) -> None:
-    """Write a whole sound file.
+    """Write a whole sound file: `audio` [C, T] or [T] of any floating dtype, full scale 1.0.
 
-    Args:
-        target: a path, or a binary stream, as for `Writer`.
-        audio: [C, T] or [T], any floating dtype, full scale 1.0.
-        sample_rate: Hz.
-        fmt: as for `Writer`.
-        subtype: as for `Writer`.
-
-    Raises:
-        AudioError: an unsupported format, samples that `check` refuses, or the target can't be written.
-        BrokenPipeError: the reader of a stream closed it.
+    The other arguments, and the errors, are those of `Writer` and `Writer.write`.
     """
-    name = os.fspath(target) if isinstance(target, str | os.PathLike) else str(getattr(target, "name", "<stream>"))
-    waveform = check(audio, sample_rate, name)
+    waveform = check(audio, sample_rate, name_of(target))
     with Writer(target, sample_rate, waveform.shape[0], waveform.shape[1], fmt, subtype) as writer:
         writer.write(waveform)
 
 
-class _PcmSink:
-    """Plain samples behind a wav header, or behind none ("RAW").
+class _PcmFile:
+    """Plain samples behind a wav header, or behind none ("RAW"), written as by `soundfile.SoundFile`.
 
     A stream gets its header once. In a file (`rewritable`), the header of unknown length is replaced at the end.
     """
@@ -227,41 +197,23 @@ class _PcmSink:
     def __init__(
         self, stream: BinaryIO, container: str, layout: wav.Layout, n_samples: int | None, rewritable: bool
     ) -> None:
-        self._stream, self._layout = stream, layout
+        self._stream, self._layout, self._n_written = stream, layout, 0
         self._rewrites = rewritable and n_samples is None
         self._pads = container == "WAV" and (rewritable or n_samples is not None)
         if container == "WAV":
-            known = 0 if self._rewrites else n_samples
-            _send(stream, wav.header(layout, known, with_room=self._rewrites))
+            _send(stream, wav.header(layout, 0 if self._rewrites else n_samples, with_room=self._rewrites))
 
-    def write(self, block: Audio) -> None:
-        _send(self._stream, pcm.encode(block, self._layout.subtype))
+    def write(self, frames: npt.NDArray[np.float32]) -> None:
+        """Append samples [T, C]."""
+        _send(self._stream, pcm.encode(frames.T, self._layout.subtype))
+        self._n_written += len(frames)
 
-    def finish(self, n_samples: int) -> None:
-        """Complete the output after `n_samples` samples per channel."""
-        if self._pads:
-            _send(self._stream, bytes(n_samples * self._layout.frame_bytes % 2))
+    def close(self) -> None:
+        if self._pads:  # to an even number of bytes
+            _send(self._stream, bytes(self._n_written * self._layout.frame_bytes % 2))
         if self._rewrites:
             self._stream.seek(0)
-            _send(self._stream, wav.header(self._layout, n_samples, with_room=True))
-
-
-class _EncodedSink:
-    """Any format that libsndfile writes. A stream gets it at the end, from `buffer`, as only then its bytes are final.
-
-    Blocks are short: libsndfile's Vorbis encoder overflows its stack on long ones.
-    """
-
-    def __init__(self, file: soundfile.SoundFile, stream: BinaryIO | None, buffer: io.BytesIO) -> None:
-        self._file, self._stream, self._buffer = file, stream, buffer
-
-    def write(self, block: Audio) -> None:
-        self._file.write(np.ascontiguousarray(block.T))  # soundfile makes libsndfile clip to an integer format's range
-
-    def finish(self, n_samples: int) -> None:
-        self._file.close()
-        if self._stream is not None:
-            _send(self._stream, self._buffer.getbuffer())
+            _send(self._stream, wav.header(self._layout, self._n_written, with_room=True))
 
 
 def _send(stream: BinaryIO, data: bytes | memoryview) -> None:

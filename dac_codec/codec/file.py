@@ -18,8 +18,7 @@ from dac_codec.bitstream import Header, LegacyFile
 from dac_codec.codec.models import model_id
 from dac_codec.common.errors import BitstreamError, DacError
 from dac_codec.common.files import atomic_write, is_device
-
-PathOrFile = str | os.PathLike[str] | BinaryIO
+from dac_codec.common.streams import PathOrFile as PathOrFile
 
 
 @dataclass(frozen=True)

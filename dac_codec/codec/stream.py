@@ -25,7 +25,7 @@ from dac_codec.codec.models import load_model, model_of, network_errors
 from dac_codec.codec.time_range import TimeRange, sample_range, time_range
 from dac_codec.common.errors import BitstreamError, DacError, ModelMismatchError, TruncatedBitstreamError
 from dac_codec.common.progress import track
-from dac_codec.common.streams import PeekableStream
+from dac_codec.common.streams import PeekableStream, read_rest
 from dac_codec.common.threads import check_stop
 from dac_codec.model import DAC
 
@@ -76,9 +76,9 @@ class DacStream:
         seekable = getattr(stream, "seekable", None)
         self.seekable = seekable is not None and seekable()
         self._origin = stream.tell() if self.seekable else 0
-        peekable = PeekableStream(stream)
+        peekable: Any = PeekableStream(stream)
         if bitstream.is_legacy(peekable.peek(_LEGACY_PREFIX_BYTES)):
-            self._legacy = bitstream.read_legacy(peekable.read())
+            self._legacy = bitstream.read_legacy(read_rest(peekable))
             return
         self._stream: Any = stream if self.seekable else peekable
         self._rewind()

@@ -6,14 +6,10 @@ from collections.abc import Iterable
 
 
 def connected_components(n: int, pairs: Iterable[tuple[int, int]]) -> list[int]:
-    """For each of `n` nodes, the smallest node of its connected component.
+    """For each of the nodes 0 to n - 1, the smallest node of its connected component; `pairs` are the edges.
 
     >>> connected_components(5, [(3, 1), (4, 3)])
     [0, 1, 2, 1, 1]
-
-    Args:
-        n: number of nodes, which are 0 to n - 1.
-        pairs: the edges.
     """
     parents = list(range(n))
 

@@ -50,16 +50,17 @@ def walk_visible(folder: str | os.PathLike[str], follow_links: bool = False) -> 
     """Yield the files in a folder and below it, without hidden files and folders (a leading dot).
 
     Each folder is visited once, so that links can neither loop nor yield a file twice. Broken links are yielded too.
-
-    Args:
-        folder: where to start.
-        follow_links: whether to enter folders that are symbolic links.
+    With `follow_links`, folders that are symbolic links are entered.
 
     Raises:
         OSError: `folder` or one below it can't be listed.
     """
+
+    def stop(error: OSError) -> None:
+        raise error  # os.walk would ignore it
+
     visited: set[tuple[int, int]] = set()
-    for parent, folders, files in os.walk(folder, onerror=_raise, followlinks=follow_links):
+    for parent, folders, files in os.walk(folder, onerror=stop, followlinks=follow_links):
         status = Path(parent).stat()
         if (status.st_dev, status.st_ino) in visited:
             folders.clear()
@@ -67,8 +68,3 @@ def walk_visible(folder: str | os.PathLike[str], follow_links: bool = False) -> 
         visited.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(parent, name) for name in files if not name.startswith("."))
-
-
-def _raise(error: OSError) -> None:
-    """Make os.walk raise what it would ignore."""
-    raise error

@@ -12,12 +12,10 @@ from dac_codec.common.errors import DacError
 def exit_status(main: Callable[[], int | None], also: tuple[type[Exception], ...] = ()) -> int:
     """Run a script's `main`, and report an expected error in one line on standard error, without a traceback.
 
-    Args:
-        main: returns an exit status; None is 0.
-        also: exceptions that count as expected, besides `DacError`, `OSError`, `MemoryError` and a missing package.
+    `DacError`, `OSError`, `MemoryError`, a missing package and the exceptions in `also` are expected.
 
     Returns:
-        What `main` returns; 1 after an error, 130 after Ctrl-C.
+        What `main` returns (None is 0); 1 after an error, 130 after Ctrl-C.
     """
     script = Path(sys.argv[0]).stem
     expected: tuple[type[Exception], ...] = (DacError, OSError, MemoryError, *also)

@@ -27,14 +27,8 @@ class Spectra:
             audio = self.audio.flatten(0, 1)
             # Reflection pads by window / 2 and needs one sample more than that; shorter signals are zero-padded.
             audio = F.pad(audio, (0, max(0, window // 2 + 1 - audio.shape[-1])))
-            stft = torch.stft(
-                audio,
-                window,
-                hop_length=window // 4,
-                window=torch.hann_window(window, device=audio.device, dtype=audio.dtype),
-                return_complex=True,
-            )
-            self._magnitudes[window] = stft.abs()
+            hann = torch.hann_window(window, device=audio.device, dtype=audio.dtype)
+            self._magnitudes[window] = torch.stft(audio, window, window // 4, window=hann, return_complex=True).abs()
         return self._magnitudes[window]
 
 
@@ -57,7 +51,7 @@ def mel_filters(sample_rate: int, window: int, n_mels: int) -> Tensor:
 class MultiScaleMel(nn.Module):
     """L1 distance of log10-mel spectrograms (and, optionally, of mel magnitudes), summed over scales.
 
-    With M the mel magnitudes of one scale: power * mean |log10 max(M, floor) - log10 max(M', floor)|
+    With M the mel magnitudes of one scale: power * mean |log10 max(M, 1e-5) - log10 max(M', 1e-5)|
     + magnitude_weight * mean |M - M'|. The defaults are the paper's training loss (section 3.4).
 
     Args:
@@ -66,7 +60,6 @@ class MultiScaleMel(nn.Module):
         windows: window length of each scale, in samples.
         power: exponent of the magnitude inside the logarithm.
         magnitude_weight: weight of the L1 distance of mel magnitudes.
-        floor: smallest magnitude inside the logarithm.
     """
 
     def __init__(
@@ -76,13 +69,10 @@ class MultiScaleMel(nn.Module):
         windows: Sequence[int] = (32, 64, 128, 256, 512, 1024, 2048),
         power: float = 1.0,
         magnitude_weight: float = 0.0,
-        floor: float = 1e-5,
     ) -> None:
         super().__init__()
         self.windows = tuple(windows)
-        self.power = power
-        self.magnitude_weight = magnitude_weight
-        self.floor = floor
+        self.power, self.magnitude_weight = power, magnitude_weight
         for window, bands in zip(windows, n_mels, strict=True):
             self.register_buffer(f"filters_{window}", mel_filters(sample_rate, window, bands), persistent=False)
 
@@ -91,10 +81,10 @@ class MultiScaleMel(nn.Module):
         total = estimate.audio.new_zeros(())
         for window in self.windows:
             filters = self.get_buffer(f"filters_{window}")
-            mel_estimate, mel_reference = (filters @ spectra.magnitude(window) for spectra in (estimate, reference))
-            total = total + self.power * _log_distance(mel_estimate, mel_reference, self.floor)
+            mels = filters @ estimate.magnitude(window), filters @ reference.magnitude(window)
+            total = total + self.power * _log_distance(*mels)
             if self.magnitude_weight:
-                total = total + self.magnitude_weight * F.l1_loss(mel_estimate, mel_reference)
+                total = total + self.magnitude_weight * F.l1_loss(*mels)
         return total
 
 
@@ -103,9 +93,7 @@ def mel_distance(sample_rate: int) -> MultiScaleMel:
     return MultiScaleMel(sample_rate, n_mels=(150, 80), windows=(2048, 512), power=2.0, magnitude_weight=1.0)
 
 
-def multi_scale_stft(
-    estimate: Spectra, reference: Spectra, windows: Sequence[int] = (2048, 512), floor: float = 1e-5
-) -> Tensor:
+def multi_scale_stft(estimate: Spectra, reference: Spectra, windows: Sequence[int] = (2048, 512)) -> Tensor:
     """L1 distance of log10 squared magnitudes plus L1 distance of magnitudes, summed over windows (scalar).
 
     The "STFT distance" of the reference's evaluation.
@@ -113,7 +101,7 @@ def multi_scale_stft(
     total = estimate.audio.new_zeros(())
     for window in windows:
         magnitudes = estimate.magnitude(window), reference.magnitude(window)
-        total = total + 2 * _log_distance(*magnitudes, floor) + F.l1_loss(*magnitudes)
+        total = total + 2 * _log_distance(*magnitudes) + F.l1_loss(*magnitudes)
     return total
 
 
@@ -139,8 +127,8 @@ def envelope_distance(estimate: Spectra, reference: Spectra, sample_rate: int, w
     return 1 - correlation.mean()
 
 
-def _log_distance(one: Tensor, other: Tensor, floor: float) -> Tensor:
-    return F.l1_loss(one.clamp(min=floor).log10(), other.clamp(min=floor).log10())
+def _log_distance(one: Tensor, other: Tensor) -> Tensor:
+    return F.l1_loss(one.clamp(min=1e-5).log10(), other.clamp(min=1e-5).log10())
 
 
 def si_sdr(estimate: Tensor, reference: Tensor, epsilon: float = 1e-8) -> Tensor:
@@ -154,9 +142,7 @@ def si_sdr(estimate: Tensor, reference: Tensor, epsilon: float = 1e-8) -> Tensor
     """
     estimate = estimate.flatten(1) - estimate.flatten(1).mean(1, keepdim=True)
     reference = reference.flatten(1) - reference.flatten(1).mean(1, keepdim=True)
-    tiny = torch.finfo(
-        estimate.dtype
-    ).tiny  # far below the energy of any sound: quiet ones have the ratios of loud ones
+    tiny = torch.finfo(estimate.dtype).tiny  # far below the energy of any sound: level does not affect the ratio
     scale = ((estimate * reference).sum(1) + tiny) / (reference.square().sum(1) + tiny)
     target = scale[:, None] * reference
     signal, distortion = target.square().sum(1), (estimate - target).square().sum(1)

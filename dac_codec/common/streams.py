@@ -9,10 +9,17 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
+
+PathOrFile: TypeAlias = str | os.PathLike[str] | BinaryIO
 
 _PIECE_BYTES = 2**16
 """Upper limit of one read: memory grows with the bytes that arrive, not with a size that a header claims."""
+
+
+def name_of(source: PathOrFile) -> str:
+    """What messages call a path or a stream."""
+    return os.fspath(source) if isinstance(source, str | os.PathLike) else str(getattr(source, "name", "<stream>"))
 
 
 def read_some(stream: BinaryIO, size: int) -> bytes:
@@ -33,10 +40,7 @@ def read_exactly(stream: BinaryIO, size: int) -> bytes:
 
 def read_rest(stream: BinaryIO) -> bytes:
     """Return everything up to the end."""
-    data = bytearray()
-    while piece := read_some(stream, _PIECE_BYTES):
-        data += piece
-    return bytes(data)
+    return b"".join(iter(lambda: read_some(stream, _PIECE_BYTES), b""))
 
 
 def skip(stream: BinaryIO, size: int) -> None:
@@ -76,27 +80,17 @@ class PeekableStream:
         self._peeked += read_exactly(self._stream, size - len(self._peeked))
         return self._peeked[:size]
 
-    def read(self, size: int = -1) -> bytes:
-        """Return at most `size` bytes, at least one except at the end; all bytes if `size` is negative."""
-        if not self._peeked:
-            return self._stream.read(size)
-        if size < 0:
-            size = len(self._peeked)
-            return self.read(size) + self._stream.read()
+    def read(self, size: int) -> bytes:
+        """Return at most `size` bytes, at least one except at the end."""
         data, self._peeked = self._peeked[:size], self._peeked[size:]
-        return data
+        return data or self._stream.read(size)
 
     def read1(self, size: int) -> bytes:
-        """Return at most `size` bytes, waiting only for the first."""
         return self.read(size) if self._peeked else read_some(self._stream, size)
 
 
 class CountingWriter:
-    """A stream that counts the bytes written to it.
-
-    Attributes:
-        n_bytes: bytes written so far.
-    """
+    """A stream that counts the bytes written to it in `n_bytes`."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -112,18 +106,12 @@ class CountingWriter:
 
 
 class CountingReader:
-    """A pipe that counts the bytes read from it, and that a signal handler can end.
-
-    Attributes:
-        name: as error messages call it.
-        n_bytes: bytes read so far.
-    """
+    """A pipe that counts the bytes read from it in `n_bytes`, and that a signal handler can end."""
 
     def __init__(self, stream: BinaryIO, name: str) -> None:
         self._stream: Any = stream
         self._is_reading = self._ended = False
-        self.name = name
-        self.n_bytes = 0
+        self.name, self.n_bytes = name, 0
 
     def seekable(self) -> bool:
         return False

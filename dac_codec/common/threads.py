@@ -69,11 +69,8 @@ def prefetch(items: Iterable[T]) -> Iterator[Iterator[T]]:
 
 
 def _prefetched(pool: ThreadPoolExecutor, iterator: Iterator[T]) -> Iterator[T]:
-    def following() -> T:
-        return next(iterator, _END)
-
     def submit() -> Future[T]:
-        return pool.submit(copy_context().run, following)
+        return pool.submit(copy_context().run, lambda: next(iterator, _END))
 
     coming = submit()
     while (item := coming.result()) is not _END:
@@ -105,14 +102,10 @@ def write_behind(call: Callable[[T], object]) -> Iterator[Callable[[T], None]]:
 def parallel_map(work: Callable[[T], R], items: Sequence[T], n_at_once: int) -> Generator[R, None, None]:
     """The result of `work` for each item, in the order of the items.
 
-    Args:
-        work: called in a thread, with a copy of the caller's context, unless `n_at_once` is 1.
-        items: what to work on.
-        n_at_once: items that are worked on at a time.
+    `n_at_once` threads call `work` with a copy of the caller's context; if it is 1, the caller's own thread does.
 
-    Raises:
-        What `work` raises, in the place of its result. After that, or when the generator is closed or interrupted, no
-        further item is started, and `check_stop` ends the work on those that are.
+    What `work` raises is raised in the place of its result. After that, or when the generator is closed or interrupted,
+    no further item is started, and `check_stop` ends the work on those that are.
     """
     if n_at_once == 1:
         yield from map(work, items)

@@ -187,7 +187,7 @@ def _receive(url: str, part: Path, progress: bool) -> None:
             _write_record(record_file, {"url": url, "size": size, "validator": validator})
         with (
             part.open("ab") as file,
-            progress_bar(url.rpartition("/")[2], size, progress, initial=have, unit="B", scale=True) as bar,
+            progress_bar(url.rpartition("/")[2], size, progress, initial=have, unit="B", unit_scale=True) as bar,
         ):
             while block := response.read1(1 << 16):
                 bar.update(file.write(block))

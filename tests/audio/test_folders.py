@@ -1,4 +1,4 @@
-"""dac_codec.audio.folders: the sound files of a folder."""
+"""dac_codec.audio.find_audio: the sound files of a folder."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dac_codec.model.layers import Snake
-from dac_codec.model.snake import TINY, snake_values, triton_kernels
+from dac_codec.model.snake import TINY, snake_values
 
 SQUARED_SINE = (0.77865517, 2.46533478)
 """c and a of sin^2(pi u) ~ 4 a (w - a w^2), w = u^2 - c u^4, with a relative error below 8.4e-4 for |u| <= 1/2.
@@ -69,10 +69,6 @@ def snake_into(x: Tensor, scales: Scales, out: Tensor) -> None:
         out: [B, T, C], of any floating type, each item contiguous. On a CPU the sine is as accurate as that type.
     """
     alpha = scales.alpha
-    kernels = triton_kernels(x, alpha)
-    if kernels is not None:
-        kernels.forward_channels_last(x.contiguous(), alpha, out)
-        return
     if x.dtype != alpha.dtype:
         x = _scratch("input", x, alpha.dtype).copy_(x)
     squared = _scratch("squared", x, x.dtype)

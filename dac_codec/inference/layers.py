@@ -15,13 +15,7 @@ from typing import TypeAlias, TypeVar
 import torch
 from torch import Tensor, nn
 
-from dac_codec.inference.activation import (
-    ActivationFunction,
-    SnakeActivation,
-    SnakeFunction,
-    relu_into,
-    signal_dtype,
-)
+from dac_codec.inference.activation import ActivationFunction, SnakeActivation, SnakeFunction, relu_into, signal_dtype
 from dac_codec.inference.winograd import fastest_conv
 from dac_codec.model.decoder import Decoder, DecoderBlock
 from dac_codec.model.encoder import Encoder, EncoderBlock

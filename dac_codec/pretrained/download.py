@@ -135,10 +135,7 @@ def _receive_with_retries(url: str, part: Path, progress: bool) -> str | None:
             reason = f"the server answered {error.code} {error.reason}"
             if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
                 _discard(part)
-            elif error.code < 500 and error.code not in (
-                http.client.REQUEST_TIMEOUT,
-                http.client.TOO_MANY_REQUESTS,
-            ):
+            elif error.code < 500 and error.code not in (http.client.REQUEST_TIMEOUT, http.client.TOO_MANY_REQUESTS):
                 break
         except urllib.error.URLError as error:
             reason = f"no connection ({error.reason})"

@@ -79,7 +79,7 @@ def conv1d(
 
 
 def _initialized(conv: AnyConv) -> AnyConv:
-    """`conv` with truncated normal weights (standard deviation 0.02), a bias of zero, as in the paper, and weight norm."""
+    """`conv` with weight norm, truncated normal weights (standard deviation 0.02, as in the paper) and zero bias."""
     nn.init.trunc_normal_(conv.weight, std=0.02)
     assert conv.bias is not None
     nn.init.zeros_(conv.bias)

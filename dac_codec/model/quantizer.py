@@ -196,38 +196,28 @@ class ResidualVectorQuantize(nn.Module):
         Raises:
             ValueError: `n_quantizers` is not between 1 and the number of codebooks.
         """
-        with without_autocast(z.device):
-            return self._quantize(z.to(self._dtype), n_quantizers, generator)
-
-    def _quantize(self, z: Tensor, n_quantizers: int | None, generator: torch.Generator | None) -> Encoded:
-        """`forward` without `torch.autocast`."""
         # Dropped codebooks are computed as well, so that codes have N rows, as in the reference.
         n_rows = checked_quantizers(n_quantizers, self.n_codebooks)
-        used = self._codebooks_per_item(z.shape[0], None if n_quantizers is None else n_rows, generator).to(z.device)
-        residual = z
+        used = torch.full(z.shape[:1], n_rows)  # codebooks of each item
+        if self.training and n_quantizers is None:
+            n_dropout = int(z.shape[0] * self.quantizer_dropout)
+            used[:n_dropout] = torch.randint(1, n_rows + 1, (n_dropout,), generator=generator)
+        used = used.to(z.device)
+        residual = z = z.to(self._dtype)
         total = torch.zeros_like(z)
         commitment_loss = codebook_loss = z.new_zeros(())
         codes, latents = [], []
-        for index, stage in enumerate(self.stages()[:n_rows]):
-            step: Encoded = stage(residual, generator)
-            in_use = (index < used).to(z.dtype)
-            total = total + step.z * in_use[:, None, None]
-            residual = residual - step.z
-            commitment_loss = commitment_loss + (step.commitment_loss * in_use).mean()
-            codebook_loss = codebook_loss + (step.codebook_loss * in_use).mean()
-            codes.append(step.codes)
-            latents.append(step.latents)
-        return Encoded(total, torch.stack(codes, 1), torch.cat(latents, 1), commitment_loss, codebook_loss)
-
-    def _codebooks_per_item(self, batch: int, n_quantizers: int | None, generator: torch.Generator | None) -> Tensor:
-        """Number of codebooks that each item of a batch uses [B], int64."""
-        if n_quantizers is not None:
-            return torch.full((batch,), n_quantizers)
-        used = torch.full((batch,), self.n_codebooks)
-        if self.training:
-            n_dropout = int(batch * self.quantizer_dropout)
-            used[:n_dropout] = torch.randint(1, self.n_codebooks + 1, (n_dropout,), generator=generator)
-        return used
+        with without_autocast(z.device):
+            for index, stage in enumerate(self.stages()[:n_rows]):
+                step: Encoded = stage(residual, generator)
+                in_use = (index < used).to(z.dtype)
+                total = total + step.z * in_use[:, None, None]
+                residual = residual - step.z
+                commitment_loss = commitment_loss + (step.commitment_loss * in_use).mean()
+                codebook_loss = codebook_loss + (step.codebook_loss * in_use).mean()
+                codes.append(step.codes)
+                latents.append(step.latents)
+            return Encoded(total, torch.stack(codes, 1), torch.cat(latents, 1), commitment_loss, codebook_loss)
 
     def from_codes(self, codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Latents of codes [B, n, F], n <= N.

@@ -152,22 +152,3 @@ def convolutions(module: nn.Module) -> Iterator[nn.Conv1d | nn.ConvTranspose1d]:
     for child in module.modules():
         if isinstance(child, (nn.Conv1d, nn.ConvTranspose1d)):
             yield child
-
-
-def operations_per_second(module: nn.Module, rate: float) -> float:
-    """Floating-point operations of a module's convolutions per second of audio, two per multiply-add.
-
-    Args:
-        module: convolutions in sequence.
-        rate: samples or frames per second of the module's input.
-    """
-    total = 0.0
-    for conv in convolutions(module):
-        each = 2.0 * conv.in_channels * conv.out_channels // conv.groups * conv.kernel_size[0]
-        if isinstance(conv, nn.ConvTranspose1d):
-            total += each * rate
-            rate *= conv.stride[0]
-        else:
-            rate /= conv.stride[0]
-            total += each * rate
-    return total

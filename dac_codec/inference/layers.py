@@ -227,10 +227,7 @@ class Residual(Layer):
         output    a+A  b+B  c+C
         pending                   d    e
 
-    Args:
-        unit: the module; its weights are copied.
-        dtype: type of the convolutions.
-        snake: what computes the activations.
+    The module's weights are copied; `dtype` is the type of the convolutions.
     """
 
     kept = ("pending",)

@@ -176,7 +176,7 @@ def test_every_requirement_is_described() -> None:
 def test_every_module_that_is_imported_is_required() -> None:
     required = {MODULES.get(name, name) for _, name in requirements()}
     # Codecs of other projects, which are measured if they are installed, and what requirements install.
-    optional = {"encodec", "snac", "transformers", "dac", "audiotools", "triton", "omegaconf", "yaml", "PIL"}
+    optional = {"encodec", "snac", "transformers", "dac", "audiotools", "omegaconf", "yaml", "PIL"}
     ours = {"dac_codec", *(path.stem for path in (ROOT / "scripts").rglob("*.py")), "scripts"}
     found = imported("dac_codec") | imported("scripts")
     assert found - required - optional - ours - sys.stdlib_module_names == set()

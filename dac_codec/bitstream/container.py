@@ -6,7 +6,6 @@ import io
 import os
 from collections.abc import Iterator
 from dataclasses import replace
-from types import TracebackType
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -122,9 +121,7 @@ class Writer:
     def __enter__(self) -> Writer:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, *details: object) -> None:
         if kind is None:
             self.close()
         self._closed = True

@@ -76,8 +76,7 @@ def encode_varint(value: int) -> bytes:
 def decode_varint(next_byte: Callable[[], int], what: str) -> int:
     """Return the varint whose bytes `next_byte` returns. `what` names its place in error messages.
 
-    Raises:
-        BitstreamError: it has more than 9 bytes, or more than its value needs.
+    Raises BitstreamError if it has more than 9 bytes, or more than its value needs.
     """
     value = 0
     for position in range(MAX_VARINT_BYTES):

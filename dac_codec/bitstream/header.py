@@ -200,12 +200,7 @@ def encode_header(header: Header) -> bytes:
 
 
 def read_header(source: StreamReader) -> Header:
-    """Read a header.
-
-    Raises:
-        TruncatedBitstreamError: the stream ends early.
-        BitstreamError: the stream is no .dac file, is damaged, or needs a newer version of this package.
-    """
+    """Read a header. Raises as `Reader` does."""
     source.begin_checksum()
     magic = source.read_up_to(len(MAGIC))
     if not MAGIC.startswith(magic):

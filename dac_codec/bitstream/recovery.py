@@ -140,12 +140,7 @@ class Resynchronizer:
         self._cursor = 0
 
     def events(self) -> Iterator[Chunk | Gap]:
-        """Yield the intact chunks and the gaps between them, in order.
-
-        Raises:
-            TruncatedBitstreamError: the stream ends without END; raised after the last intact chunk.
-            BitstreamError: the stream holds a CRITICAL chunk.
-        """
+        """Yield the intact chunks and the gaps between them, in order. Raises as `Reader.events` does."""
         held: _Found | None = None
         while (found := self._next()) is not None:
             after_damage = found.after_damage
@@ -224,7 +219,8 @@ class Resynchronizer:
             kind, size, payload = ChunkKind(key & 3), key >> 2, position
             if kind is ChunkKind.CODES and size <= MAX_PAYLOAD:
                 n_frames = decode_varint(next_byte, "a chunk")
-                fits = n_frames <= self._max_frames and size == position - payload + self._codes_size(n_frames)
+                codes_size = self._planes * packed_size(n_frames, self._header.bits_per_code)
+                fits = n_frames <= self._max_frames and size == position - payload + codes_size
             elif kind is ChunkKind.END:
                 fits = size in self._end_sizes
             else:
@@ -352,10 +348,6 @@ class Resynchronizer:
         key = encode_key(ChunkKind.END, 0)
         checksums = (crc32c(checksum_prefix(n) + key) for n in self._header.possible_frames(n_samples))
         return [key + checksum.to_bytes(CRC_BYTES, "little") for checksum in checksums]
-
-    def _codes_size(self, n_frames: int) -> int:
-        """Size in bytes of the planes of `n_frames` frames."""
-        return self._planes * packed_size(n_frames, self._header.bits_per_code)
 
 
 class _Buffer:

@@ -229,8 +229,7 @@ class DacStream:
     def _gap_message(self, gap: Gap) -> str:
         assert self.header is not None
         rate = self.header.frame_rate
-        length = "sound of unknown length is" if gap.n_frames is None else f"{gap.n_frames / rate:.3f} s are"
-        message = f"{length} missing at {gap.first_frame / rate:.3f} s ({gap.reason.value})"
+        message = f"{gap.n_frames / rate:.3f} s are missing at {gap.first_frame / rate:.3f} s ({gap.reason.value})"
         return message if self._name is None else f"{self._name}: {message}"
 
     def _length(self, n_frames: int) -> int:
@@ -305,15 +304,12 @@ def _restored(
 
 
 def _n_frames(event: Chunk | Gap) -> int:
-    return event.codes.shape[-1] if isinstance(event, Chunk) else event.n_frames or 0
+    return event.codes.shape[-1] if isinstance(event, Chunk) else event.n_frames
 
 
 def _clip(events: Iterable[Chunk | Gap], first: int, last: int | None) -> Iterator[Chunk | Gap]:
     """The parts of `events` between the frames `first` and `last`, exclusive."""
     for event in events:
-        if isinstance(event, Gap) and event.n_frames is None:
-            yield event
-            continue
         start, stop = event.first_frame, event.first_frame + _n_frames(event)
         begin, end = max(first, start), stop if last is None else min(last, stop)
         if begin < end:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dac_codec.model.layers import Snake
-from dac_codec.model.snake import TINY, snake_values, triton_kernels
+from dac_codec.model.snake import TINY, snake_values
 
 SQUARED_SINE = (0.77865517, 2.46533478)
 """c and a of sin^2(pi u) ~ 4 a (w - a w^2), w = u^2 - c u^4, with a relative error below 8.4e-4 for |u| <= 1/2.
@@ -69,10 +69,6 @@ def snake_into(x: Tensor, scales: Scales, out: Tensor) -> None:
         out: [B, T, C], of any floating type, each item contiguous. On a CPU the sine is as accurate as that type.
     """
     alpha = scales.alpha
-    kernels = triton_kernels(x, alpha)
-    if kernels is not None:
-        kernels.forward_channels_last(x.contiguous(), alpha, out)
-        return
     if x.dtype != alpha.dtype:
         x = _scratch("input", x, alpha.dtype).copy_(x)
     squared = _scratch("squared", x, x.dtype)
@@ -113,21 +109,10 @@ def _scratch(name: str, like: Tensor, dtype: torch.dtype) -> Tensor:
     return memory[:n_values].view(like.shape)
 
 
-class SnakeActivation:
-    """The Snake of one layer.
-
-    Args:
-        module: the module; its alphas are copied.
-        dtype: type of the arithmetic.
-        function: what computes it.
-    """
-
-    def __init__(self, module: Snake, dtype: torch.dtype, function: SnakeFunction) -> None:
-        self._scales = scales(module.alpha.detach().to(dtype, copy=True).view(-1))
-        self._function = function
-
-    def __call__(self, x: Tensor, out: Tensor) -> None:
-        self._function(x, self._scales, out)
+def snake_activation(module: Snake, dtype: torch.dtype, function: SnakeFunction) -> ActivationFunction:
+    """The Snake of one layer, computed by `function` in `dtype`; the module's alphas are copied."""
+    factors = scales(module.alpha.detach().to(dtype, copy=True).view(-1))
+    return lambda x, out: function(x, factors, out)
 
 
 def relu_into(x: Tensor, out: Tensor) -> None:
@@ -170,15 +155,12 @@ class CompiledSnake:
                     self._one_pass(signal.data, scales, result.data)
                 return
             except Exception as error:  # Compilers raise anything.
-                self._give_up(error)
+                with _compile_lock:
+                    if self.works:
+                        self.works = False
+                        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+                        warnings.warn(f"activations are not compiled: {reason}", stacklevel=2)
         snake_into(x, scales, out)
-
-    def _give_up(self, error: Exception) -> None:
-        with _compile_lock:
-            if self.works:
-                self.works = False
-                reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-                warnings.warn(f"activations are not compiled: {reason}", stacklevel=3)
 
 
 _compile_lock = threading.RLock()

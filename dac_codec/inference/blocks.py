@@ -114,17 +114,9 @@ def decode_blocks(model: DAC, codes: Iterable[Tensor], at_once: bool = False) ->
 
 
 def _regroup(
-    blocks: Iterable[Tensor],
-    steps_per_frame: int,
-    model: DAC,
-    block_frames: int | None = None,
-    at_once: bool = False,
+    blocks: Iterable[Tensor], steps_per_frame: int, model: DAC, block_frames: int | None = None, at_once: bool = False
 ) -> Iterator[Tensor]:
-    """Cut a signal of blocks [B, C, t] into blocks of one size; the last, or with `at_once` any, may be shorter.
-
-    Raises:
-        ValueError: blocks differ in more than their length.
-    """
+    """Cut a signal of blocks [B, C, t] into blocks of one size; the last, or with `at_once` any, may be shorter."""
     waiting: list[Tensor] = []
     n_waiting = 0
     for block in blocks:

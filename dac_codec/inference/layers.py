@@ -15,13 +15,7 @@ from typing import TypeAlias, TypeVar
 import torch
 from torch import Tensor, nn
 
-from dac_codec.inference.activation import (
-    ActivationFunction,
-    SnakeActivation,
-    SnakeFunction,
-    relu_into,
-    signal_dtype,
-)
+from dac_codec.inference.activation import ActivationFunction, SnakeFunction, relu_into, signal_dtype, snake_activation
 from dac_codec.inference.winograd import fastest_conv
 from dac_codec.model.decoder import Decoder, DecoderBlock
 from dac_codec.model.encoder import Encoder, EncoderBlock
@@ -93,11 +87,7 @@ class Layer(ABC):
 
 
 class Elementwise(Layer):
-    """A function of each sample.
-
-    Args:
-        module: the function.
-    """
+    """A function of each sample."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
@@ -189,11 +179,7 @@ class Convolution(Layer):
 
 
 class Chain(Layer):
-    """Layers in sequence. Where no output is known, the number of channels may be any layer's.
-
-    Args:
-        layers: the layers.
-    """
+    """Layers in sequence. Where no output is known, the number of channels may be any layer's."""
 
     def __init__(self, layers: Sequence[Layer]) -> None:
         self.children = {str(index): layer for index, layer in enumerate(layers)}
@@ -215,7 +201,7 @@ class Tiled(Chain):
         layer 2       3        6        9
 
     Args:
-        layers: the layers.
+        layers: in the order of the signal path.
         sample_bytes: bytes per sample of the input, inside the layers, where that is largest.
     """
 
@@ -241,10 +227,7 @@ class Residual(Layer):
         output    a+A  b+B  c+C
         pending                   d    e
 
-    Args:
-        unit: the module; its weights are copied.
-        dtype: type of the convolutions.
-        snake: what computes the activations.
+    The module's weights are copied; `dtype` is the type of the convolutions.
     """
 
     kept = ("pending",)
@@ -278,15 +261,9 @@ class Residual(Layer):
 
 
 def chain(module: nn.Module, dtype: torch.dtype, snake: SnakeFunction) -> Chain:
-    """The streaming form of an encoder or a decoder.
+    """The streaming form of an encoder or a decoder; `dtype` is for its convolutions, except those of few channels.
 
-    Args:
-        module: the encoder or the decoder.
-        dtype: type of the convolutions, except those with few channels.
-        snake: what computes the activations.
-
-    Raises:
-        TypeError: a layer has no streaming form.
+    Raises TypeError if a layer has no streaming form.
     """
     return Chain(_layers(module, dtype, snake))
 
@@ -303,7 +280,7 @@ def _layers(module: nn.Module, dtype: torch.dtype, snake: SnakeFunction) -> list
         elif isinstance(child, ResidualUnit):
             layers.append(Residual(child, dtype, snake))
         elif isinstance(child, Snake):
-            activation = SnakeActivation(child, _signal_dtype(child), snake)
+            activation = snake_activation(child, _signal_dtype(child), snake)
         elif isinstance(child, nn.ReLU):
             activation = relu_into
         elif isinstance(child, (nn.Conv1d, nn.ConvTranspose1d)):

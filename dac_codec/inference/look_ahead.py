@@ -26,12 +26,7 @@ from dac_codec.model.layers import convolutions, padding_of
 
 
 class Context(NamedTuple):
-    """Frames that a frame depends on besides itself.
-
-    Attributes:
-        before: frames before it.
-        after: frames after it.
-    """
+    """Numbers of frames before and after a frame that it depends on."""
 
     before: int
     after: int

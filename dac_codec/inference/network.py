@@ -26,11 +26,7 @@ def block_samples(device: torch.device) -> int:
 class Network:
     """An encoder or a decoder in the signals of one stream: [B, C, T] outside, [B, T, C] inside.
 
-    Args:
-        module: the encoder or the decoder; its weights are copied, its device and type are the network's.
-        dtype: type of the convolutions.
-        snake: what computes the activations; None means `snake_into`.
-        exact: whether products in single precision never use a shorter type (`pinned_precision`).
+    The module's weights are copied; its device and type are the network's. The other arguments are as in `PreparedDAC`.
 
     Attributes:
         device: where it computes.

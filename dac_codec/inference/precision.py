@@ -11,7 +11,7 @@ import torch
 
 from dac_codec.model.layers import without_autocast
 
-Undo = Callable[[], None]
+Undo = Callable[[], object]
 
 _gpu_lock = threading.RLock()  # GPU only, not yet measured: two threads at once would take twice the memory.
 
@@ -38,11 +38,7 @@ def pinned_precision(device: torch.device, exact: bool) -> Iterator[None]:
 
 
 class _SharedSetting:
-    """A process-wide setting that is changed while any thread is inside.
-
-    Args:
-        change: changes the setting and returns a function that restores it.
-    """
+    """A process-wide setting that is changed while any thread is inside; `change` returns what restores it."""
 
     def __init__(self, change: Callable[[], Undo]) -> None:
         self._change = change
@@ -74,12 +70,7 @@ def _exact_matrix_products() -> Undo:
     except RuntimeError:  # Settings of single backends are in use, which PyTorch does not allow to mix with this one.
         backends: tuple[Any, ...] = (torch.backends.cuda, torch.backends.mkldnn)
         undos = [_ieee(getattr(backend, "matmul", None)) for backend in backends]
-
-        def undo() -> None:
-            for each in undos:
-                each()
-
-        return undo
+        return lambda: [undo() for undo in undos]
     if before == "highest":
         return _do_nothing
     torch.set_float32_matmul_precision("highest")

@@ -112,11 +112,7 @@ class FoldedQuantizer:
             return self._look_up(z, n_quantizers)[0]
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Latents [B, D, F] of codes [B, n, F].
-
-        Raises:
-            ValueError: as `check_codes` does.
-        """
+        """Latents [B, D, F] of codes [B, n, F]. Raises ValueError as `check_codes` does."""
         with pinned_precision(self._device, self._is_exact):
             if self._unfolded is not None:
                 return self._unfolded.from_codes(codes)[0]

@@ -45,11 +45,7 @@ def check_codes(codes: Tensor, n_codebooks: int, codebook_size: int) -> None:
 
 
 def checked_quantizers(n_quantizers: SupportsIndex | None, n_codebooks: int) -> int:
-    """The number of codebooks to use, as int; None means all.
-
-    Raises:
-        ValueError: not an integer between 1 and `n_codebooks`.
-    """
+    """Return the number of codebooks to use, None meaning all; raise a ValueError unless it is in 1..n_codebooks."""
     if n_quantizers is None:
         return n_codebooks
     try:

@@ -33,9 +33,7 @@ class DecoderBlock(nn.Module):
         self.block = nn.Sequential(
             activation(kind, in_channels),
             up_sampling(in_channels, out_channels, stride, causal),
-            ResidualUnit(out_channels, 1, kind, causal),
-            ResidualUnit(out_channels, 3, kind, causal),
-            ResidualUnit(out_channels, 9, kind, causal),
+            *(ResidualUnit(out_channels, dilation, kind, causal) for dilation in (1, 3, 9)),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,12 +56,7 @@ class Decoder(nn.Module):
     """
 
     def __init__(
-        self,
-        latent_dim: int,
-        channels: int,
-        rates: tuple[int, ...],
-        kind: Activation = "snake",
-        causal: bool = False,
+        self, latent_dim: int, channels: int, rates: tuple[int, ...], kind: Activation = "snake", causal: bool = False
     ) -> None:
         super().__init__()
         self.causal = causal

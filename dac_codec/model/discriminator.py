@@ -16,13 +16,10 @@ BANDS = ((0.0, 0.1), (0.1, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0))
 """Bands with convolutions of their own, as shares of the spectrum."""
 
 
-def _conv2d(
-    before: int,
-    after: int,
-    kernel: tuple[int, int],
-    stride: tuple[int, int] = (1, 1),
-    padding: tuple[int, int] = (0, 0),
-) -> nn.Conv2d:
+_Size = tuple[int, int]
+
+
+def _conv2d(before: int, after: int, kernel: _Size, stride: _Size = (1, 1), padding: _Size = (0, 0)) -> nn.Conv2d:
     conv: nn.Conv2d = weight_norm(nn.Conv2d(before, after, kernel, stride, padding))
     return conv
 

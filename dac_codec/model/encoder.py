@@ -18,9 +18,7 @@ class EncoderBlock(nn.Module):
     def __init__(self, channels: int, stride: int, kind: Activation = "snake", causal: bool = False) -> None:
         super().__init__()
         self.block = nn.Sequential(
-            ResidualUnit(channels // 2, 1, kind, causal),
-            ResidualUnit(channels // 2, 3, kind, causal),
-            ResidualUnit(channels // 2, 9, kind, causal),
+            *(ResidualUnit(channels // 2, dilation, kind, causal) for dilation in (1, 3, 9)),
             activation(kind, channels // 2),
             down_sampling(channels // 2, channels, stride, causal),
         )
@@ -45,12 +43,7 @@ class Encoder(nn.Module):
     """
 
     def __init__(
-        self,
-        channels: int,
-        rates: tuple[int, ...],
-        latent_dim: int,
-        kind: Activation = "snake",
-        causal: bool = False,
+        self, channels: int, rates: tuple[int, ...], latent_dim: int, kind: Activation = "snake", causal: bool = False
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = [conv1d(1, channels, 7, causal, padding=3)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,8 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from dac_codec.model.config import Activation
 from dac_codec.model.snake import snake
+
+AnyConv = TypeVar("AnyConv", nn.Conv1d, nn.ConvTranspose1d)
 
 
 class Snake(nn.Module):
@@ -68,54 +71,20 @@ class CausalConvTranspose1d(nn.ConvTranspose1d):
 def conv1d(
     in_channels: int, out_channels: int, kernel_size: int, causal: bool = False, padding: int = 0, **options: int
 ) -> nn.Conv1d:
-    """A weight-normalized 1-D convolution, initialized by `init_weights`.
-
-    Args:
-        in_channels: input channels.
-        out_channels: output channels.
-        kernel_size: taps.
-        causal: whether it is a `CausalConv1d`, which ignores `padding`.
-        padding: zeros at either end of the input.
-        options: stride and dilation.
-    """
-    conv: nn.Conv1d
+    """A weight-normalized 1-D convolution; `padding` is that of both ends, which a `CausalConv1d` ignores."""
     if causal:
-        conv = CausalConv1d(in_channels, out_channels, kernel_size, **options)  # type: ignore[arg-type]
-    else:
-        conv = nn.Conv1d(in_channels, out_channels, kernel_size, padding=padding, **options)  # type: ignore[arg-type]
-    init_weights(conv)
-    normalized: nn.Conv1d = weight_norm(conv)
-    return normalized
+        return _initialized(CausalConv1d(in_channels, out_channels, kernel_size, **options))  # type: ignore[arg-type]
+    conv = nn.Conv1d(in_channels, out_channels, kernel_size, padding=padding, **options)  # type: ignore[arg-type]
+    return _initialized(conv)
 
 
-def conv_transpose1d(
-    in_channels: int, out_channels: int, kernel_size: int, stride: int, causal: bool, padding: int
-) -> nn.ConvTranspose1d:
-    """A weight-normalized 1-D transposed convolution, initialized by `init_weights`.
-
-    Args:
-        in_channels: input channels.
-        out_channels: output channels.
-        kernel_size: taps.
-        stride: output samples per input sample.
-        causal: whether it is a `CausalConvTranspose1d`, which ignores `padding`.
-        padding: samples cut from either end of the output.
-    """
-    conv: nn.ConvTranspose1d
-    if causal:
-        conv = CausalConvTranspose1d(in_channels, out_channels, kernel_size, stride)
-    else:
-        conv = nn.ConvTranspose1d(in_channels, out_channels, kernel_size, stride, padding)
-    init_weights(conv)
-    normalized: nn.ConvTranspose1d = weight_norm(conv)
-    return normalized
-
-
-def init_weights(conv: nn.Conv1d | nn.ConvTranspose1d) -> None:
-    """Truncated normal weights with a standard deviation of 0.02 and a bias of zero, as in the paper."""
+def _initialized(conv: AnyConv) -> AnyConv:
+    """`conv` with weight norm, truncated normal weights (standard deviation 0.02, as in the paper) and zero bias."""
     nn.init.trunc_normal_(conv.weight, std=0.02)
     assert conv.bias is not None
     nn.init.zeros_(conv.bias)
+    normalized: AnyConv = weight_norm(conv)
+    return normalized
 
 
 class ResidualUnit(nn.Module):
@@ -152,7 +121,10 @@ def up_sampling(in_channels: int, out_channels: int, stride: int, causal: bool =
 
     T samples become `stride * T`, or `stride * T - 1` where the stride is odd and the layer isn't causal.
     """
-    return conv_transpose1d(in_channels, out_channels, 2 * stride, stride, causal, padding=math.ceil(stride / 2))
+    if causal:
+        return _initialized(CausalConvTranspose1d(in_channels, out_channels, 2 * stride, stride))
+    padding = math.ceil(stride / 2)
+    return _initialized(nn.ConvTranspose1d(in_channels, out_channels, 2 * stride, stride, padding))
 
 
 def padding_of(conv: nn.Conv1d | nn.ConvTranspose1d) -> tuple[int, int]:
@@ -180,22 +152,3 @@ def convolutions(module: nn.Module) -> Iterator[nn.Conv1d | nn.ConvTranspose1d]:
     for child in module.modules():
         if isinstance(child, (nn.Conv1d, nn.ConvTranspose1d)):
             yield child
-
-
-def operations_per_second(module: nn.Module, rate: float) -> float:
-    """Floating-point operations of a module's convolutions per second of audio, two per multiply-add.
-
-    Args:
-        module: convolutions in sequence.
-        rate: samples or frames per second of the module's input.
-    """
-    total = 0.0
-    for conv in convolutions(module):
-        each = 2.0 * conv.in_channels * conv.out_channels // conv.groups * conv.kernel_size[0]
-        if isinstance(conv, nn.ConvTranspose1d):
-            total += each * rate
-            rate *= conv.stride[0]
-        else:
-            rate /= conv.stride[0]
-            total += each * rate
-    return total

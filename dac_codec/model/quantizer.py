@@ -15,33 +15,16 @@ from dac_codec.model.config import CodebookLearning, Lookup
 from dac_codec.model.layers import conv1d, without_autocast
 
 
-class Quantized(NamedTuple):
-    """Result of one codebook.
-
-    Attributes:
-        z: quantized input [B, D, F].
-        codes: indices of the chosen entries [B, F], int64.
-        latents: look-up inputs, in the codebook's space [B, codebook_dim, F].
-        commitment_loss: mean squared distance from latents to entries, per item [B].
-        codebook_loss: the same value with the gradient going to the entries [B].
-    """
-
-    z: Tensor
-    codes: Tensor
-    latents: Tensor
-    commitment_loss: Tensor
-    codebook_loss: Tensor
-
-
 class Encoded(NamedTuple):
-    """Result of `ResidualVectorQuantize` and `DAC.encode`.
+    """Result of `DAC.encode`, of `ResidualVectorQuantize` and of a single codebook.
 
     Attributes:
         z: quantized latents [B, D, F], summed over codebooks.
-        codes: [B, N, F], int64.
-        latents: look-up inputs of the codebooks [B, N * codebook_dim, F].
-        commitment_loss: scalar, summed over codebooks.
-        codebook_loss: scalar, summed over codebooks.
+        codes: indices of the chosen entries [B, N, F], or [B, F] of a single codebook, int64.
+        latents: look-up inputs, in the spaces of the codebooks [B, N * codebook_dim, F].
+        commitment_loss: mean squared distance from latents to entries, summed over codebooks: a scalar, or one value
+            per item [B] of a single codebook.
+        codebook_loss: the same value with the gradient going to the entries.
     """
 
     z: Tensor
@@ -66,12 +49,7 @@ class VectorQuantize(nn.Module):
     """
 
     def __init__(
-        self,
-        input_dim: int,
-        codebook_size: int,
-        codebook_dim: int,
-        lookup: Lookup = "cosine",
-        project: bool = True,
+        self, input_dim: int, codebook_size: int, codebook_dim: int, lookup: Lookup = "cosine", project: bool = True
     ) -> None:
         super().__init__()
         self.lookup = lookup
@@ -79,7 +57,7 @@ class VectorQuantize(nn.Module):
         self.out_proj = conv1d(codebook_dim, input_dim, 1) if project else nn.Identity()
         self.codebook = nn.Embedding(codebook_size, codebook_dim)
 
-    def forward(self, z: Tensor, generator: torch.Generator | None = None) -> Quantized:
+    def forward(self, z: Tensor, generator: torch.Generator | None = None) -> Encoded:
         """Quantize z [B, D, F]; `generator` is for subclasses that learn with randomness."""
         latents: Tensor = self.in_proj(z)
         codes = self.look_up(latents)
@@ -87,7 +65,7 @@ class VectorQuantize(nn.Module):
         commitment_loss = F.mse_loss(latents, entries.detach(), reduction="none").mean([1, 2])
         codebook_loss = F.mse_loss(entries, latents.detach(), reduction="none").mean([1, 2])
         straight_through = latents + (entries - latents).detach()
-        return Quantized(self.out_proj(straight_through), codes, latents, commitment_loss, codebook_loss)
+        return Encoded(self.out_proj(straight_through), codes, latents, commitment_loss, codebook_loss)
 
     def look_up(self, latents: Tensor) -> Tensor:
         """Codes [B, F] of the entries nearest to latents [B, codebook_dim, F]."""
@@ -126,12 +104,10 @@ class MovingAverageQuantize(VectorQuantize):
         self.register_buffer("counts", torch.zeros(codebook_size))
         self.register_buffer("sums", torch.zeros(codebook_size, input_dim))
 
-    def forward(self, z: Tensor, generator: torch.Generator | None = None) -> Quantized:
+    def forward(self, z: Tensor, generator: torch.Generator | None = None) -> Encoded:
         """Quantize z [B, D, F]; in training mode with gradients enabled, update the entries afterwards.
 
-        Args:
-            z: input.
-            generator: randomness of replaced entries, on the CPU.
+        `generator` is the randomness of replaced entries, on the CPU.
         """
         learns = self.training and torch.is_grad_enabled()
         points = rearrange(z.detach(), "b d f -> (b f) d").float()
@@ -220,38 +196,28 @@ class ResidualVectorQuantize(nn.Module):
         Raises:
             ValueError: `n_quantizers` is not between 1 and the number of codebooks.
         """
-        with without_autocast(z.device):
-            return self._quantize(z.to(self._dtype), n_quantizers, generator)
-
-    def _quantize(self, z: Tensor, n_quantizers: int | None, generator: torch.Generator | None) -> Encoded:
-        """`forward` without `torch.autocast`."""
         # Dropped codebooks are computed as well, so that codes have N rows, as in the reference.
         n_rows = checked_quantizers(n_quantizers, self.n_codebooks)
-        used = self._codebooks_per_item(z.shape[0], None if n_quantizers is None else n_rows, generator).to(z.device)
-        residual = z
+        used = torch.full(z.shape[:1], n_rows)  # codebooks of each item
+        if self.training and n_quantizers is None:
+            n_dropout = int(z.shape[0] * self.quantizer_dropout)
+            used[:n_dropout] = torch.randint(1, n_rows + 1, (n_dropout,), generator=generator)
+        used = used.to(z.device)
+        residual = z = z.to(self._dtype)
         total = torch.zeros_like(z)
         commitment_loss = codebook_loss = z.new_zeros(())
         codes, latents = [], []
-        for index, stage in enumerate(self.stages()[:n_rows]):
-            step: Quantized = stage(residual, generator)
-            in_use = (index < used).to(z.dtype)
-            total = total + step.z * in_use[:, None, None]
-            residual = residual - step.z
-            commitment_loss = commitment_loss + (step.commitment_loss * in_use).mean()
-            codebook_loss = codebook_loss + (step.codebook_loss * in_use).mean()
-            codes.append(step.codes)
-            latents.append(step.latents)
-        return Encoded(total, torch.stack(codes, 1), torch.cat(latents, 1), commitment_loss, codebook_loss)
-
-    def _codebooks_per_item(self, batch: int, n_quantizers: int | None, generator: torch.Generator | None) -> Tensor:
-        """Number of codebooks that each item of a batch uses [B], int64."""
-        if n_quantizers is not None:
-            return torch.full((batch,), n_quantizers)
-        used = torch.full((batch,), self.n_codebooks)
-        if self.training:
-            n_dropout = int(batch * self.quantizer_dropout)
-            used[:n_dropout] = torch.randint(1, self.n_codebooks + 1, (n_dropout,), generator=generator)
-        return used
+        with without_autocast(z.device):
+            for index, stage in enumerate(self.stages()[:n_rows]):
+                step: Encoded = stage(residual, generator)
+                in_use = (index < used).to(z.dtype)
+                total = total + step.z * in_use[:, None, None]
+                residual = residual - step.z
+                commitment_loss = commitment_loss + (step.commitment_loss * in_use).mean()
+                codebook_loss = codebook_loss + (step.codebook_loss * in_use).mean()
+                codes.append(step.codes)
+                latents.append(step.latents)
+            return Encoded(total, torch.stack(codes, 1), torch.cat(latents, 1), commitment_loss, codebook_loss)
 
     def from_codes(self, codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Latents of codes [B, n, F], n <= N.
@@ -266,7 +232,8 @@ class ResidualVectorQuantize(nn.Module):
         codes = codes.long()
         entries = [stage.entries(part) for stage, part in zip(self.stages(), codes.unbind(1), strict=False)]
         with without_autocast(codes.device):
-            return self._project_out(entries), torch.cat(entries, 1), codes
+            parts = [stage.out_proj(part) for stage, part in zip(self.stages(), entries, strict=False)]
+            return reduce(torch.add, parts), torch.cat(entries, 1), codes
 
     def from_latents(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Quantize look-up inputs [B, n * codebook_dim, F]: latents already projected to the codebooks' spaces.
@@ -292,7 +259,3 @@ class ResidualVectorQuantize(nn.Module):
     @property
     def _dtype(self) -> torch.dtype:
         return self.stages()[0].codebook.weight.dtype
-
-    def _project_out(self, entries: list[Tensor]) -> Tensor:
-        projected: list[Tensor] = [stage.out_proj(part) for stage, part in zip(self.stages(), entries, strict=False)]
-        return reduce(torch.add, projected)

@@ -6,9 +6,6 @@ the DAC paper. The constant 1e-9 is the reference's.
 
 from __future__ import annotations
 
-import threading
-import warnings
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -61,9 +58,6 @@ class _Snake(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, alpha: Tensor) -> Tensor:
         ctx.save_for_backward(x, alpha)
-        if (kernels := triton_kernels(x, alpha)) is not None:
-            y: Tensor = kernels.forward(x.contiguous(), alpha)
-            return y
         result = snake_values(x.to(alpha.dtype), alpha, (alpha + TINY).reciprocal())
         # With a conversion to the type that it has already, torch.compile (PyTorch 2.11) returns a zero gradient.
         return result if result.dtype == x.dtype else result.to(x.dtype)
@@ -72,9 +66,6 @@ class _Snake(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         x, alpha = ctx.saved_tensors
-        if (kernels := triton_kernels(x, alpha)) is not None:
-            dx, dalpha = kernels.backward(x.contiguous(), alpha, gradient.contiguous())
-            return dx, dalpha
         x_alpha, upstream = x.to(alpha.dtype), gradient.to(alpha.dtype)
         inverse = (alpha + TINY).reciprocal()
         phase = 2 * alpha * x_alpha
@@ -84,51 +75,3 @@ class _Snake(torch.autograd.Function):
         halved = phase.cos_().sub_(1).mul_(upstream).sum((0, 2), keepdim=True) / 2
         dalpha = inverse * (upstream_sine.mul_(x_alpha).sum((0, 2), keepdim=True) + inverse * halved)
         return dx, dalpha
-
-
-# GPU only, not yet measured: from here to the end.
-_tried: dict[torch.device, ModuleType | None] = {}
-"""Results of `_working_kernels` by device."""
-
-_trying = threading.Lock()
-
-
-def triton_kernels(x: Tensor, alpha: Tensor) -> ModuleType | None:
-    """The module `snake_triton` if its kernels suit these tensors and work on their device; tried once per device."""
-    if not x.is_cuda or alpha.dtype != torch.float32:
-        return None
-    if torch.compiler.is_compiling():  # A compiler that traces this needs Triton itself and can't trace a trial.
-        return _imported_kernels()
-    with _trying:
-        if x.device not in _tried:
-            _tried[x.device] = _working_kernels(x.device)
-        return _tried[x.device]
-
-
-def _working_kernels(device: torch.device) -> ModuleType | None:
-    """The module if its kernels run; None where Triton is missing and, after a warning, where it fails.
-
-    Triton builds a launcher at a kernel's first use, which takes a C compiler and Python's headers.
-    """
-    kernels = _imported_kernels()
-    if kernels is None:
-        return None
-    try:
-        with torch.inference_mode(False), torch.no_grad():
-            x, alpha = torch.ones(1, 2, 2, device=device), torch.ones(1, 2, 1, device=device)
-            kernels.forward(x, alpha)
-            kernels.forward_channels_last(x, alpha.view(2), torch.empty_like(x))
-            kernels.backward(x, alpha, x)
-    except Exception as error:  # Triton, compilers and drivers raise anything.
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        warnings.warn(f"activations on {device} are computed without Triton, which is slower: {reason}", stacklevel=4)
-        return None
-    return kernels
-
-
-def _imported_kernels() -> ModuleType | None:
-    try:
-        from dac_codec.model import snake_triton
-    except ImportError:
-        return None
-    return snake_triton

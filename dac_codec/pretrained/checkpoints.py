@@ -103,11 +103,7 @@ def save(
 
 
 def checked_name(name: object) -> str:
-    """Return a model's name if a `.dac` file can hold it.
-
-    Raises:
-        ValueError: it is not printable text of 1 to 64 bytes in UTF-8.
-    """
+    """Return a model's name; raise a ValueError unless a `.dac` file can hold it: 1 to 64 bytes of printable UTF-8."""
     # Printable text has no lone surrogates, which UTF-8 can't encode.
     if not isinstance(name, str) or not name.isprintable() or not 1 <= len(name.encode()) <= _MAX_NAME_BYTES:
         raise ValueError(f"the name {name!r} is not 1 to {_MAX_NAME_BYTES} bytes of printable text in UTF-8")
@@ -130,11 +126,7 @@ def canonical(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read_config(folder: Path) -> tuple[str, DACConfig]:
-    """Name and configuration of the model in a folder that `save` wrote.
-
-    Raises:
-        CheckpointError: `config.json` is missing or invalid.
-    """
+    """Name and configuration of the model in a folder. Raises CheckpointError if its `config.json` is not valid."""
     file = folder / CONFIG_FILE
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -159,11 +151,7 @@ def read_config(folder: Path) -> tuple[str, DACConfig]:
 
 
 def read_folder(folder: Path) -> Checkpoint:
-    """The model in a folder that `save` wrote.
-
-    Raises:
-        CheckpointError: a file is missing or unreadable.
-    """
+    """The model in a folder that `save` wrote. Raises CheckpointError if a file is missing or unreadable."""
     name, config = read_config(folder)
     file = folder / WEIGHTS_FILE
     if not file.is_file():
@@ -176,11 +164,7 @@ def read_folder(folder: Path) -> Checkpoint:
 
 
 def read_pth(path: Path) -> Checkpoint:
-    """The model in a file of the published layout.
-
-    Raises:
-        CheckpointError: the file is unreadable, unsafe or of another layout.
-    """
+    """The model in a `.pth` file. Raises CheckpointError if it is unreadable, unsafe or not of the published layout."""
     content = _unpickle(path)
     metadata = content.get("metadata") if isinstance(content, dict) else None
     kwargs = metadata.get("kwargs") if isinstance(metadata, dict) else None
@@ -230,8 +214,7 @@ def _parse_config(values: dict[str, Any], file: Path) -> DACConfig:
 def build(checkpoint: Checkpoint) -> DAC:
     """The network of a checkpoint, on the CPU, in evaluation mode, with float32 weights.
 
-    Raises:
-        CheckpointError: the tensors do not match the configuration, or are not finite.
+    Raises CheckpointError if the tensors do not match the configuration, or are not finite.
     """
     path = checkpoint.path
     found = canonical(checkpoint.tensors)

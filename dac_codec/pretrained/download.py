@@ -69,8 +69,7 @@ def download(url: str, target: Path, check: Callable[[Path], object], progress: 
 def verified_digest(file: Path) -> str:
     """The SHA-256 of a cached file, which must be the one that `record_digest` recorded at its first use, if any.
 
-    Raises:
-        CheckpointError: the file has changed, or the file or its record can't be read.
+    Raises CheckpointError if the file has changed, or the file or its record can't be read.
     """
     digest = _sha256(file)
     recorded = _read_record(_record_of(file)).get("sha256")
@@ -135,10 +134,7 @@ def _receive_with_retries(url: str, part: Path, progress: bool) -> str | None:
             reason = f"the server answered {error.code} {error.reason}"
             if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
                 _discard(part)
-            elif error.code < 500 and error.code not in (
-                http.client.REQUEST_TIMEOUT,
-                http.client.TOO_MANY_REQUESTS,
-            ):
+            elif error.code < 500 and error.code not in (http.client.REQUEST_TIMEOUT, http.client.TOO_MANY_REQUESTS):
                 break
         except urllib.error.URLError as error:
             reason = f"no connection ({error.reason})"
@@ -182,7 +178,8 @@ def _receive(url: str, part: Path, progress: bool) -> None:
                 _discard(part)
                 raise ConnectionError("the file on the server is not the one that the download began with")
         else:
-            have, size = 0, _content_length(response.headers)
+            length = response.headers.get("Content-Length", "")
+            have, size = 0, int(length) if length.isdecimal() else None
             part.write_bytes(b"")  # Before the record: old bytes must never be paired with a new validator.
             _write_record(record_file, {"url": url, "size": size, "validator": validator})
         with (
@@ -201,11 +198,6 @@ def _validator(headers: Message) -> str | None:
     """What distinguishes versions of a remote file: its strong ETag, or else its date."""
     etag = headers.get("ETag")
     return etag if etag and not etag.startswith("W/") else headers.get("Last-Modified")
-
-
-def _content_length(headers: Message) -> int | None:
-    length = headers.get("Content-Length", "")
-    return int(length) if length.isdecimal() else None
 
 
 def _discard(part: Path) -> None:

@@ -6,17 +6,17 @@ import hashlib
 import json
 from dataclasses import fields
 
-import google_crc32c
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from dac_codec.model import DAC
+from dac_codec.model.checksums import checksums
 from dac_codec.pretrained.checkpoints import canonical
 
 # Fields that are part of a fingerprint only where they differ from the published models.
 _VARIATIONS = frozenset(("activation", "lookup", "codebook_learning", "causal"))
 
-_known: dict[StorageWeakRef, tuple[bytes, list[tuple[object, ...]], bytes]] = {}
+_known: dict[StorageWeakRef, tuple[bytes, tuple[tuple[object, ...], ...], bytes]] = {}
 """Configuration, checksums and fingerprint by the storage of the first parameter, which prepared models share."""
 
 
@@ -31,7 +31,7 @@ def fingerprint(model: DAC) -> bytes:
     It is computed again when checksums of the weights, or the configuration, have changed since the last call.
     """
     config = _config_json(model)
-    state = _checksums(model)
+    state = checksums(model)
     storage = StorageWeakRef(next(model.parameters()).untyped_storage())
     known = _known.get(storage)
     if known is not None and known[:2] == (config, state):
@@ -51,18 +51,6 @@ def _config_json(model: DAC) -> bytes:
         if field.name in _VARIATIONS and config[field.name] == field.default:
             del config[field.name]
     return json.dumps(config, sort_keys=True, separators=(",", ":")).encode()
-
-
-def _checksums(model: DAC) -> list[tuple[object, ...]]:
-    """Name, shape, type and CRC-32C of each tensor, which take far less time than a SHA-256.
-
-    PyTorch's version counters are not enough: a fused optimizer's step leaves them unchanged.
-    """
-    state: list[tuple[object, ...]] = []
-    for name, tensor in model.state_dict().items():
-        values = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
-        state.append((name, tensor.shape, tensor.dtype, google_crc32c.value(values)))
-    return state
 
 
 def _digest(config: bytes, model: DAC) -> bytes:

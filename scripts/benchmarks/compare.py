@@ -30,7 +30,7 @@ from compare_tables import draw, markdown
 from processes import LeftOutError, Remote, WorkerError, remote, seconds_of
 from report import write
 from timing import duration, interleave, positive, summarize
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from dac_codec import audio, pretrained
@@ -38,7 +38,7 @@ from dac_codec.common.errors import DacError
 from dac_codec.common.scripts import exit_status
 from dac_codec.common.spectral import Spectra, mel_distance
 from dac_codec.model import DAC, PRESETS, DACConfig
-from dac_codec.model.layers import operations_per_second
+from dac_codec.model.layers import convolutions
 
 OURS = {
     "plain": "dac_codec, the network as it is trained",
@@ -96,6 +96,25 @@ class Network:
     reference: Path | None
     random: bool
     operations: dict[str, float]
+
+
+def operations_per_second(module: nn.Module, rate: float) -> float:
+    """Floating-point operations of a module's convolutions per second of audio, two per multiply-add.
+
+    Args:
+        module: convolutions in sequence.
+        rate: samples or frames per second of the module's input.
+    """
+    total = 0.0
+    for conv in convolutions(module):
+        each = 2.0 * conv.in_channels * conv.out_channels // conv.groups * conv.kernel_size[0]
+        if isinstance(conv, nn.ConvTranspose1d):
+            total += each * rate
+            rate *= conv.stride[0]
+        else:
+            rate /= conv.stride[0]
+            total += each * rate
+    return total
 
 
 def costs(model: DAC) -> dict[str, float]:

@@ -280,23 +280,20 @@ class TrainConfig(_Section):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise ValueError("; ".join(f"{_place(one)}: {_reason(one)}" for one in error.errors())) from error
+            raise ValueError("; ".join(map(_message, error.errors()))) from error
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as JSON types; the inverse of `parse`."""
         return self.model_dump(mode="json", exclude={"model"}) | {"model": self.model.to_dict()}
 
 
-def _place(error: Any) -> str:
-    """The setting that an error of pydantic is about, without the names of the types that it tried."""
-    return ".".join(str(part) for part in error["loc"] if str(part).isidentifier() or isinstance(part, int))
-
-
-def _reason(error: Any) -> str:
-    """The reason of an error of pydantic, in a few words."""
-    if error["type"] == "extra_forbidden":
-        return "no such setting"
-    if error["type"] == "missing":
-        return "must be given"
-    message = str(error["msg"]).removeprefix("Value error, ")
-    return message if error["type"] == "value_error" else f"{message[:1].lower()}{message[1:]}, not {error['input']!r}"
+def _message(error: Any) -> str:
+    """The setting that an error of pydantic is about, without the names of the types that it tried, and the reason."""
+    setting = ".".join(str(part) for part in error["loc"] if str(part).isidentifier() or isinstance(part, int))
+    reason = f"{error['msg'][:1].lower()}{error['msg'][1:]}, not {error['input']!r}"
+    own = {
+        "extra_forbidden": "no such setting",
+        "missing": "must be given",
+        "value_error": error["msg"].removeprefix("Value error, "),
+    }
+    return f"{setting}: {own.get(error['type'], reason)}"

@@ -50,20 +50,16 @@ class Generator(nn.Module):
             model.decoder.compile()
 
     def forward(self, real: Tensor, quantize: float, generator: torch.Generator) -> Generated:
-        """Encode and decode audio [B, 1, T].
+        """Encode and decode audio [B, 1, T], a random share `quantize` of it from quantized latents.
 
-        Args:
-            real: the audio.
-            quantize: share of the batch that is decoded from quantized latents.
-            generator: source of randomness, on the CPU.
+        The generator of random numbers is on the CPU.
         """
         z = self.model.encoder(self.model.preprocess(real))
         commitment_loss = codebook_loss = z.new_zeros(())
         codes = latents = z.new_zeros(0)
         if quantize:
-            quantized = self.model.quantizer(z, generator=generator)
-            _, codes, latents, commitment_loss, codebook_loss = quantized
+            quantized, codes, latents, commitment_loss, codebook_loss = self.model.quantizer(z, generator=generator)
             chosen = torch.rand(z.shape[0], 1, 1, generator=generator) < quantize
-            z = torch.where(chosen.to(z.device), quantized.z, z)
+            z = torch.where(chosen.to(z.device), quantized, z)
         audio = self.model.decode(z)[..., : real.shape[-1]]
         return Generated(audio, codes, latents.detach(), commitment_loss, codebook_loss)

@@ -65,18 +65,17 @@ def total(fabric: Fabric, tensor: Tensor) -> Tensor:
 def stop_signals() -> Iterator[Event]:
     """An event that Ctrl-C and SIGTERM set, so that no step is interrupted. A second signal has its usual effect."""
     stop = Event()
-    signals = (signal.SIGINT, signal.SIGTERM)
-    previous = [signal.getsignal(number) for number in signals]
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def restore() -> None:
-        for number, handler in zip(signals, previous, strict=True):
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
     def handle(number: int, frame: FrameType | None) -> None:
         stop.set()
         restore()
 
-    for number in signals:
+    for number in previous:
         signal.signal(number, handle)
     try:
         yield stop

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,15 +55,16 @@ class RunLog:
         if self._wandb is not None:
             self._wandb.log(dict(values), step=step)
 
-    def show(self, step: int, sounds: Mapping[str, Path], pictures: Mapping[str, Path]) -> None:
-        """Copy sounds and spectrograms, by name, to Weights & Biases."""
+    def show(self, step: int, sounds: Iterable[Path]) -> None:
+        """Copy sounds, and the spectrograms beside them, to Weights & Biases."""
         if self._wandb is None:
             return
         import wandb
 
-        media: dict[str, Any] = {f"audio/{name}": wandb.Audio(str(path)) for name, path in sounds.items()}
-        media |= {f"spectrogram/{name}": wandb.Image(str(path)) for name, path in pictures.items()}
-        self._wandb.log(media, step=step)
+        for path in sounds:
+            spectrogram = wandb.Image(str(path.with_suffix(".png")))
+            media = {f"audio/{path.stem}": wandb.Audio(str(path)), f"spectrogram/{path.stem}": spectrogram}
+            self._wandb.log(media, step=step)
 
     def close(self) -> None:
         """Close the log."""

@@ -83,8 +83,7 @@ def low_pass(audio: Audio, cutoff: float, width: float) -> Audio:
 
     Args:
         audio: the audio.
-        cutoff: middle of the transition, as a share of the sample rate (0.5 is the Nyquist frequency).
-        width: width of the transition, as a share of the sample rate.
+        cutoff, width: middle and width of the transition, as shares of the sample rate (0.5: the Nyquist frequency).
     """
     n_samples, half = audio.shape[-1], math.ceil(2.5 / width)
     times = torch.arange(-half, half + 1)

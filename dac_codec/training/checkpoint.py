@@ -37,8 +37,7 @@ _NAME = re.compile(r"step-(\d+)\.pt")
 def save(state: dict[str, Any], path: Path) -> None:
     """Write a state atomically: the file is the old or the new one, also after a power failure.
 
-    Raises:
-        CheckpointError: the file cannot be written.
+    Raises a CheckpointError if the file cannot be written.
     """
     try:
         with atomic_write(path) as temporary:
@@ -137,8 +136,7 @@ class Checkpoints:
     def save(self, state: dict[str, Any], step: int, best: bool) -> None:
         """Write the state after a step, and remove all but the last checkpoints.
 
-        Raises:
-            CheckpointError: a file cannot be written or removed.
+        Raises a CheckpointError if a file cannot be written or removed.
         """
         path = self.folder / f"step-{step:08}.pt"
         save(state, path)
@@ -157,13 +155,10 @@ class Checkpoints:
 
 
 def load_pretrained(model: DAC, discriminator: Discriminator | None, name_or_path: str, *, verbose: bool) -> None:
-    """Initialize networks from a pretrained model, and from the discriminators beside it if there are any.
+    """Initialize networks from a pretrained model of the same configuration, and from the discriminators beside it.
 
-    Args:
-        model: network of the same configuration as the pretrained one.
-        discriminator: those of the run, if it has any.
-        name_or_path: as `DAC.from_pretrained` takes it.
-        verbose: whether to show progress and log the discriminators that are left at random weights.
+    The name or path is as in `DAC.from_pretrained`. With `verbose`, progress is shown, and discriminators that are left
+    at random weights are logged.
 
     Raises:
         CheckpointError: the weights cannot be read or do not fit.
@@ -187,8 +182,7 @@ def save_discriminator(
 ) -> None:
     """Write the weights of discriminators beside those of a model, for fine-tuning.
 
-    Raises:
-        CheckpointError: the file cannot be written.
+    Raises a CheckpointError if the file cannot be written.
     """
     tensors = {
         key: one.detach().to("cpu", getattr(torch, dtype)).contiguous()

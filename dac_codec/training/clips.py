@@ -37,12 +37,12 @@ def read_clips(
 
     Args:
         sounds: files to choose from.
-        config: number and greatest duration of the clips; there are fewer if the sounds have no more.
+        config: number and greatest duration of the clips.
         sample_rate: of the clips, in Hz.
         seed: of the choice, 0 or more.
 
     Returns:
-        The clips, and the files that could not be read: path and reason of each.
+        The clips, fewer if the sounds have no more; and the files that could not be read: path and reason of each.
 
     Raises:
         AudioError: there are no sounds, or none of them gives a clip.

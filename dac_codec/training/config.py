@@ -61,8 +61,7 @@ class DataConfig(_Section):
         attenuation: half of the excerpts are attenuated by up to this many dB, since whole files have quiet passages.
         silence: share of the excerpts whose beginning or end is replaced by digital silence.
         distinct: number of excerpts before they repeat; null: they never do.
-        validation_clips: number of validation clips.
-        validation_seconds: greatest duration of a validation clip.
+        validation_clips, validation_seconds: number of validation clips, and their greatest duration.
     """
 
     sounds: str | dict[str, str | list[str]]
@@ -137,8 +136,7 @@ class TrainerConfig(_Section):
     Attributes:
         folder: of the run, for all files that it writes.
         phases: in order; the last one's `until` is the length of the run in steps.
-        batch_size: excerpts in a batch of one process.
-        accumulate: batches in a step of one process.
+        batch_size, accumulate: excerpts in a batch, and batches in a step, of one process.
         learning_rate: of AdamW with betas 0.8 and 0.99, for generator and discriminators; Muon's is derived from it.
         optimizer: of the generator's convolutions: "adamw", as in the paper, or "muon"; all else has AdamW.
         revive_every: steps after which codebook entries that were hardly used are replaced by latents; 0: never, as in
@@ -211,7 +209,7 @@ class LoggerConfig(_Section):
     Attributes:
         wandb: Weights & Biases: "off"; "offline", for `wandb sync` later; "online" if the user is logged in, or else
             offline.
-        project: project of Weights & Biases.
+        project: its project there.
     """
 
     wandb: Literal["off", "offline", "online"] = "off"

@@ -23,20 +23,13 @@ def build_model(config: TrainConfig) -> DAC:
 
 
 class Generated(NamedTuple):
-    """Result of a generator pass.
+    """Result of a generator pass. Without the quantizer, `codes` and `latents` are empty."""
 
-    Attributes:
-        audio: decoded audio [B, 1, T].
-        codes: [B, N, F], int64; without the quantizer, [0], like `latents`.
-        latents: inputs of the codebook look-ups [B, N * codebook_dim, F], detached.
-        commitment_loss, codebook_loss: scalars.
-    """
-
-    audio: Tensor
-    codes: Tensor
-    latents: Tensor
-    commitment_loss: Tensor
-    codebook_loss: Tensor
+    audio: Tensor  # decoded [B, 1, T]
+    codes: Tensor  # [B, N, F], int64
+    latents: Tensor  # inputs of the codebook look-ups [B, N * codebook_dim, F], detached
+    commitment_loss: Tensor  # scalar
+    codebook_loss: Tensor  # scalar
 
 
 class Generator(nn.Module):

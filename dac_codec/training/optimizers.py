@@ -47,25 +47,22 @@ def _adamw(module: nn.Module, learning_rate: float, excluded: Iterable[Tensor] =
 class Muon(Optimizer):
     """Momentum with orthogonalized steps, for the directions of weight-normalized convolutions.
 
-    It is not `torch.optim.Muon`, which needs PyTorch 2.9, takes only matrices, one at a time and in bfloat16, and
-    scales a step by the shape of a weight, not by its norm.
-
     A step moves a weight [O, I, K], as a matrix [O, I * K], by the orthogonal matrix nearest to the momentum, scaled to
     `TURN * lr` times the norm of the weight. Under weight normalization only the direction of a weight counts, so that
-    this is the angle of the step, whatever the size of the layer.
+    this is the angle of the step, whatever the size of the layer. `torch.optim.Muon` came with PyTorch 2.9, takes only
+    matrices, one at a time and in bfloat16, and scales a step by the shape of a weight, not by its norm.
 
     Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024).
 
     Args:
         params: weights with at least two dimensions.
         lr: learning rate, on the scale of AdamW's.
-        momentum: decay of the moving average of the gradient.
     """
 
     TURN = 10.0
 
-    def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum})
+    def __init__(self, params: Iterable[Tensor], lr: float) -> None:
+        super().__init__(params, {"lr": lr, "momentum": 0.95})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]

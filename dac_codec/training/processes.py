@@ -28,12 +28,10 @@ def start(config: TrainConfig) -> Fabric:
     parallel = settings.strategy == "ddp" or settings.devices * settings.nodes > 1
     # In a phase without the quantizer, its parameters get no gradient.
     unused = any(not phase.quantize for phase in settings.phases)
-    accelerator = settings.accelerator
-    if accelerator == "auto":  # Fabric would also choose accelerators that are untested here.
-        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    automatic = "cuda" if torch.cuda.is_available() else "cpu"  # Fabric's choice may be untested here.
     try:
         fabric = Fabric(
-            accelerator=accelerator,
+            accelerator=automatic if settings.accelerator == "auto" else settings.accelerator,
             devices=settings.devices,
             num_nodes=settings.nodes,
             strategy=DDPStrategy(find_unused_parameters=unused, broadcast_buffers=False) if parallel else "auto",

@@ -20,11 +20,7 @@ logger = logging.getLogger(__name__)
 class RunLog:
     """Writes metrics to `log.jsonl`, one JSON object with "step" and the metrics a line, and settings to `config.json`.
 
-    Args:
-        folder: of the run.
-        config: whether to write to Weights & Biases, too.
-        settings: of the run.
-        step: at which the run starts or resumes. Lines of later steps, from before a crash, are removed.
+    Lines of steps after `step`, at which the run starts or resumes, are from before a crash and are removed.
 
     Raises:
         DacError: a file cannot be written, or Weights & Biases is not installed.
@@ -42,11 +38,7 @@ class RunLog:
         self._wandb = _start_wandb(folder, config, settings) if config.wandb != "off" else None
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Write the metrics of a step.
-
-        Raises:
-            DacError: the log cannot be written.
-        """
+        """Write the metrics of a step. Raises a DacError if the log cannot be written."""
         try:
             self._file.write(json.dumps({"step": step} | dict(values)) + "\n")
             self._file.flush()

@@ -249,9 +249,7 @@ class Trainer:
         values = self._update("generator", totals, reals)
         if self.usage is not None and phase.quantize and (self.step + 1) % self.settings.revive_every == 0:
             optimizer, random = self.optimizers["generator_optimizer"], _seeded(self.settings.seed, self.step)
-            values["revived"] = self.usage.revive(
-                self.model, fake.latents, optimizer, self.fabric, random, average=self.result
-            )
+            values["revived"] = self.usage.revive(self.model, fake.latents, optimizer, self.fabric, random, self.result)
         if self.ema is not None:
             self.ema.update_parameters(self.model)
         return values
@@ -303,10 +301,9 @@ class Trainer:
         )
 
     def _learning_rate(self) -> float:
-        rate = self.settings.learning_rate * self.settings.decay**self.step
-        if not self.settings.cooldown:
-            return rate
-        return rate * min(1.0, (self.settings.n_steps - self.step) / self.settings.cooldown)
+        settings = self.settings
+        cooldown = min(1.0, (settings.n_steps - self.step) / max(1, settings.cooldown))
+        return settings.learning_rate * settings.decay**self.step * cooldown
 
     @torch.no_grad()
     def _fit_codebooks(self) -> None:

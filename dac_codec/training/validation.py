@@ -33,8 +33,7 @@ class Validation:
     Args:
         config: of the run.
         sounds: files to take clips from. Those that cannot be read are logged.
-        folder: for the example clips, `original/NAME.flac` and, decoded, `step-*/NAME.flac`, and their spectrograms,
-            `step-*/NAME.png`.
+        folder: for example clips: `original/NAME.flac`, and decoded with spectrograms `step-*/NAME.flac` and `.png`.
         fabric: the processes.
     """
 
@@ -54,8 +53,8 @@ class Validation:
         """Validate a network after a step.
 
         Returns:
-            The means over all clips, and entropy (bits) and share of used entries of each codebook; and the decoded
-            example clips of this process, with spectrograms beside them. None if the run is stopped meanwhile.
+            Means over all clips, and entropy (bits) and share of used entries of each codebook; and the files of the
+            decoded examples of this process, with spectrograms beside them. None if the run is stopped meanwhile.
         """
         model.eval()
         device = self.fabric.device
@@ -63,18 +62,21 @@ class Validation:
         counts = torch.zeros(model.n_codebooks, model.codebook_size, dtype=torch.int64, device=device)
         examples: list[Path] = []
         mine = range(self.fabric.global_rank, len(self.clips), self.fabric.world_size)
-        with torch.compiler.set_stance("force_eager"):  # each length of a clip would be compiled
+        with torch.compiler.set_stance("force_eager"):  # otherwise each length of a clip would be compiled
             for index in mine:
                 if stop.is_set():
                     break
                 clip = self.clips[index]
                 real = clip.audio[None].to(device)
-                fake, codes = _round_trip(model, real, quantize)
+                z = model.encoder(model.preprocess(real))
+                if quantize:
+                    z, codes, *_ = model.quantizer(z)
+                    for count, used in zip(counts, codes[0], strict=True):
+                        count += torch.bincount(used, minlength=model.codebook_size)
+                fake = model.decode(z)[..., : real.shape[-1]]
                 spectra = Spectra(fake), Spectra(real)
                 distances = self.mel_distance(*spectra), multi_scale_stft(*spectra), si_sdr(fake, real)[0]
                 sums += torch.stack([*(one.double() for one in distances), sums.new_ones(())])
-                for count, chosen in zip(counts, codes, strict=False):
-                    count += torch.bincount(chosen, minlength=model.codebook_size)
                 if index < self.n_examples:
                     path = self.folder / f"step-{step:08}" / f"{index:02}-{clip.name}.flac"
                     self._write_example(path, clip.audio, fake[0], model.sample_rate)
@@ -84,9 +86,9 @@ class Validation:
         totals = total(self.fabric, sums).tolist()
         values = {name: one / totals[-1] for name, one in zip(_MEASURES, totals, strict=False)}
         if quantize:
-            used = codebook_use(total(self.fabric, counts).cpu().numpy())
-            for kind, numbers in zip(("entropy", "use"), used, strict=True):
-                values |= {f"val/codebook_{kind}_{stage}": float(number) for stage, number in enumerate(numbers)}
+            entropy, share = codebook_use(total(self.fabric, counts).cpu().numpy())
+            values |= {f"val/codebook_entropy_{stage}": float(bits) for stage, bits in enumerate(entropy)}
+            values |= {f"val/codebook_use_{stage}": float(used) for stage, used in enumerate(share)}
         return values, examples
 
     def _write_example(self, path: Path, real: Tensor, fake: Tensor, sample_rate: int) -> None:
@@ -102,13 +104,3 @@ class Validation:
             figures.spectrograms({path.stem: (original, decoded)}, sample_rate, path.with_suffix(".png"))
         except OSError as error:
             raise DacError(f"can't write validation examples to {path.parent}: {error}") from error
-
-
-def _round_trip(model: DAC, real: Tensor, quantize: bool) -> tuple[Tensor, list[Tensor]]:
-    """Decoded audio [1, 1, T], and the codes of each codebook [F], none without the quantizer."""
-    z = model.encoder(model.preprocess(real))
-    codes: list[Tensor] = []
-    if quantize:
-        quantized = model.quantizer(z)
-        z, codes = quantized.z, list(quantized.codes[0])
-    return model.decode(z)[..., : real.shape[-1]], codes

@@ -71,7 +71,7 @@ def test_hardly_used_entries_are_replaced_by_latents() -> None:
     for stage, weight in zip(model.quantizer.stages(), before, strict=True):
         stage.codebook.weight.data.copy_(weight)
 
-    usage = codebooks.Usage(model, least_share=0.1)
+    usage = codebooks.Usage(model)
     often = torch.arange(8).repeat(40).view(1, 1, -1)
     codes = torch.cat([often, often + 16], 1)  # the first codebook uses 0 to 7, the second 16 to 23
     usage.count(codes)
@@ -100,7 +100,9 @@ def test_hardly_used_entries_are_replaced_by_latents() -> None:
     assert usage.revive(model, latents, optimizer, fabric, generator, model) == 0, "too few counts to judge"
     usage.count(torch.cat([healthy, healthy], 1)[..., 150:])
     usage.count(torch.zeros(1, 2, 170, dtype=torch.int64))
-    assert usage.revive(model, latents, optimizer, fabric, generator, model) == 0, "five uses are at least a tenth of the mean"
+    assert usage.revive(model, latents, optimizer, fabric, generator, model) == 0, (
+        "five uses are at least a tenth of the mean"
+    )
 
 
 def two_processes(fabric: Fabric) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from dac_codec.common.errors import DacError
 
@@ -15,10 +15,7 @@ if TYPE_CHECKING:
 def main(arguments: list[str] | None = None) -> None:
     """Train as Hydra's arguments say: overrides of `configs/train.yaml`, `--cfg job`, `--multirun`, `--help`.
 
-    The same command continues a run that was stopped.
-
-    Args:
-        arguments: the arguments; by default those of the process.
+    The same command continues a run that was stopped. The arguments are by default those of the process.
 
     Raises:
         SystemExit: something is wrong; the message says what.
@@ -27,6 +24,9 @@ def main(arguments: list[str] | None = None) -> None:
         import hydra
     except ModuleNotFoundError as error:
         sys.exit(f"train: {error.name} is not installed: pip install 'dac_codec[train]'")
+    package = Path(__file__).parents[1]
+    installed = package / "configs"  # in a checkout, they are beside the package
+    configs = installed if installed.is_dir() else package.parent / "configs"
     command_line = sys.argv
 
     def task(config: DictConfig) -> None:
@@ -36,18 +36,11 @@ def main(arguments: list[str] | None = None) -> None:
     if arguments is not None:
         sys.argv = [command_line[0], *arguments]
     try:
-        hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="train")(task)()
+        hydra.main(version_base="1.3", config_path=str(configs), config_name="train")(task)()
     except KeyboardInterrupt:  # before the first step; afterwards the run saves its state and returns
         sys.exit(130)
     finally:
         sys.argv = command_line
-
-
-def config_folder() -> Path:
-    """The folder of configurations: in an installed package, or beside the package in a checkout."""
-    package = Path(__file__).parents[1]
-    installed = package / "configs"
-    return installed if installed.is_dir() else package.parent / "configs"
 
 
 def _train(config: DictConfig) -> None:
@@ -60,9 +53,8 @@ def _train(config: DictConfig) -> None:
 
         if missing := OmegaConf.missing_keys(config):
             raise ValueError(f"{', '.join(sorted(missing))} must be given")
-        values = OmegaConf.to_container(config, resolve=True)
-        assert isinstance(values, dict)
-        Trainer(TrainConfig.parse({str(key): value for key, value in values.items()})).run()
+        values = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
+        Trainer(TrainConfig.parse(values)).run()
     except ModuleNotFoundError as error:
         sys.exit(f"train: {error.name} is not installed: pip install 'dac_codec[train]'")
     except (DacError, ValueError, OmegaConfBaseException) as error:

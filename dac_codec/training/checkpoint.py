@@ -37,8 +37,7 @@ _NAME = re.compile(r"step-(\d+)\.pt")
 def save(state: dict[str, Any], path: Path) -> None:
     """Write a state atomically: the file is the old or the new one, also after a power failure.
 
-    Raises:
-        CheckpointError: the file cannot be written.
+    Raises a CheckpointError if the file cannot be written.
     """
     try:
         with atomic_write(path) as temporary:
@@ -65,15 +64,10 @@ def load(path: Path) -> dict[str, Any]:
 def restore(
     state: Mapping[str, Any], parts: Mapping[str, nn.Module | Optimizer], folder: Path
 ) -> tuple[int, int, float, set[str]]:
-    """Load a state into the modules and optimizers of a run.
+    """Load the state of the run in a folder into its modules and optimizers, given by their names in the state.
 
     A run may be resumed with discriminators, a moving average or usage counts that it did not start with: these keep
     their initial state, and the moving average starts from the model.
-
-    Args:
-        state: from `load`.
-        parts: modules and optimizers by their names in the state.
-        folder: of the run, for messages.
 
     Returns:
         The step, the step that was validated last, the best distance, and the files that could not be read.
@@ -91,7 +85,7 @@ def restore(
         return state["step"], state["validated"], state["best"], set(state["skipped"])
     except (KeyError, RuntimeError, ValueError) as error:
         raise CheckpointError(
-            f"the checkpoint in {folder} does not fit this configuration: {first_reason(error)}"
+            f"the checkpoint in {folder} does not fit this configuration: {_first_reason(error)}"
         ) from error
 
 
@@ -108,46 +102,31 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep_last: int) -> None:
         self.folder = folder
+        self.best = folder / "best.pt"
         self.keep_last = keep_last
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CheckpointError(f"can't create the folder {folder}: {error}") from error
 
-    @property
-    def best(self) -> Path:
-        """Path of the best checkpoint."""
-        return self.folder / "best.pt"
-
     def steps(self) -> list[tuple[int, Path]]:
         """Step and path of each checkpoint, oldest first."""
         named = ((_NAME.fullmatch(path.name), path) for path in self.folder.iterdir())
         return sorted((int(match[1]), path) for match, path in named if match)
 
-    def latest(self) -> Path | None:
-        """Path of the newest checkpoint, if there is one."""
-        steps = self.steps()
-        return steps[-1][1] if steps else None
-
     def find(self, resume: str) -> dict[str, Any] | None:
-        """The state to resume from, if any.
-
-        Args:
-            resume: "auto", "never" or the path of a checkpoint: see `dac_codec.training.config.TrainConfig`.
+        """The state to resume from, if any: see `dac_codec.training.config.TrainConfig` for the values of `resume`.
 
         Raises:
             CheckpointError: the checkpoint cannot be read, or the folder holds a run that must not be continued.
         """
-        latest, run = self.latest(), self.folder.parent
-        if resume == "auto":
-            return load(latest) if latest is not None else None
-        if resume == "never":
-            if latest is not None:
-                raise CheckpointError(f"{run} holds a run already: choose another trainer.folder, or resume=auto")
-            return None
+        steps, run = self.steps(), self.folder.parent
+        if resume == "never" and steps:
+            raise CheckpointError(f"{run} holds a run already: choose another trainer.folder, or resume=auto")
+        if resume in ("auto", "never"):
+            return load(steps[-1][1]) if steps else None
         state = load(expanded(resume))
-        later = [path.name for step, path in self.steps() if step > state.get("step", step)]
-        if later:
+        if later := [path.name for step, path in steps if step > state.get("step", step)]:
             raise CheckpointError(
                 f"{run} has a later step than {resume}: choose another trainer.folder, or remove {', '.join(later)} "
                 "from its checkpoints"
@@ -157,8 +136,7 @@ class Checkpoints:
     def save(self, state: dict[str, Any], step: int, best: bool) -> None:
         """Write the state after a step, and remove all but the last checkpoints.
 
-        Raises:
-            CheckpointError: a file cannot be written or removed.
+        Raises a CheckpointError if a file cannot be written or removed.
         """
         path = self.folder / f"step-{step:08}.pt"
         save(state, path)
@@ -177,13 +155,10 @@ class Checkpoints:
 
 
 def load_pretrained(model: DAC, discriminator: Discriminator | None, name_or_path: str, *, verbose: bool) -> None:
-    """Initialize networks from a pretrained model, and from the discriminators beside it if there are any.
+    """Initialize networks from a pretrained model of the same configuration, and from the discriminators beside it.
 
-    Args:
-        model: network of the same configuration as the pretrained one.
-        discriminator: discriminators, if the run has them.
-        name_or_path: as `DAC.from_pretrained` takes it.
-        verbose: whether to show progress and log the discriminators that are left at random weights.
+    The name or path is as in `DAC.from_pretrained`. With `verbose`, progress is shown, and discriminators that are left
+    at random weights are logged.
 
     Raises:
         CheckpointError: the weights cannot be read or do not fit.
@@ -207,18 +182,17 @@ def save_discriminator(
 ) -> None:
     """Write the weights of discriminators beside those of a model, for fine-tuning.
 
-    Raises:
-        CheckpointError: the file cannot be written.
+    Raises a CheckpointError if the file cannot be written.
     """
     tensors = {
         key: one.detach().to("cpu", getattr(torch, dtype)).contiguous()
         for key, one in pretrained.canonical(discriminator.state_dict()).items()
     }
     path = folder / DISCRIMINATOR_FILE
-    parts = json.dumps(list(discriminator.parts()))
+    metadata = {"format": "pt", "parts": json.dumps(list(discriminator.parts()))}
     try:
         with atomic_write(path) as temporary:
-            temporary.write_bytes(safetensors.torch.save(tensors, metadata={"format": "pt", "parts": parts}))
+            temporary.write_bytes(safetensors.torch.save(tensors, metadata))
     except OSError as error:
         raise CheckpointError(f"can't write {path}: {error}") from error
 
@@ -233,7 +207,7 @@ def load_discriminator(discriminator: Discriminator, folder: Path) -> list[str]:
     Raises:
         CheckpointError: the file cannot be read, or its weights do not fit.
     """
-    path, missing = folder / DISCRIMINATOR_FILE, []
+    path = folder / DISCRIMINATOR_FILE
     try:
         with safetensors.safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -242,14 +216,11 @@ def load_discriminator(discriminator: Discriminator, folder: Path) -> list[str]:
         for name, part in discriminator.parts().items():
             if name in stored:
                 prefix = f"discriminators.{stored.index(name)}."
-                part.load_state_dict(
-                    {key.removeprefix(prefix): one for key, one in tensors.items() if key.startswith(prefix)}
-                )
-            else:
-                missing.append(name)
+                own = {key.removeprefix(prefix): one for key, one in tensors.items() if key.startswith(prefix)}
+                part.load_state_dict(own)
     except (safetensors.SafetensorError, OSError, AttributeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path} does not hold these discriminators: {first_reason(error)}") from error
-    return missing
+        raise CheckpointError(f"{path} does not hold these discriminators: {_first_reason(error)}") from error
+    return [name for name in discriminator.parts() if name not in stored]
 
 
 def remove_temporaries(folder: Path) -> None:
@@ -260,7 +231,7 @@ def remove_temporaries(folder: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def first_reason(error: BaseException) -> str:
+def _first_reason(error: BaseException) -> str:
     """The first reason that PyTorch lists in an error, in one line, without the heading above the list."""
     lines = [line.strip() for line in str(error).strip().splitlines()]
     return lines[1] if len(lines) > 1 and lines[0].endswith(":") else "".join(lines[:1])

@@ -42,8 +42,7 @@ def read_clips(
         seed: of the choice, 0 or more.
 
     Returns:
-        The clips, fewer than asked for if the sounds have no more; and the files that could not be read, path and
-        reason of each.
+        The clips, fewer if the sounds have no more; and the files that could not be read: path and reason of each.
 
     Raises:
         AudioError: there are no sounds, or none of them gives a clip.

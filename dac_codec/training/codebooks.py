@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from dac_codec.model import DAC
 from dac_codec.training.processes import total
 
+_LEAST_SHARE = 0.1  # of the mean use, below which an entry is replaced
+
 
 @torch.no_grad()
-def initialize(model: DAC, latents: Tensor, generator: torch.Generator, iterations: int = 20) -> None:
+def initialize(model: DAC, latents: Tensor, generator: torch.Generator) -> None:
     """Fit the codebooks of a model by k-means, each to the residual of the ones before it.
 
     A codebook of d dimensions gets the d - 1 directions in which its input varies most, and a constant in the last
@@ -23,7 +25,6 @@ def initialize(model: DAC, latents: Tensor, generator: torch.Generator, iteratio
         model: its `quantizer` is changed in place.
         latents: encoder outputs for training data [B, D, F], with at least as many frames as entries.
         generator: source of randomness, on the CPU.
-        iterations: of k-means.
 
     Raises:
         ValueError: a quantizer without projections, or fewer latents than entries.
@@ -41,14 +42,14 @@ def initialize(model: DAC, latents: Tensor, generator: torch.Generator, iteratio
         _, vectors = torch.linalg.eigh(centred.t() @ centred)
         basis = vectors[:, -directions:]
         points = centred @ basis
-        centroids = k_means(points, stage.codebook.num_embeddings, generator, iterations)
+        centroids = k_means(points, stage.codebook.num_embeddings, generator)
         far = 4.0 * points.square().sum(1).mean().sqrt()
 
-        into = torch.cat([basis.t(), basis.new_zeros(1, basis.shape[0])])
-        in_proj.weight = _no_zero_rows(into)[..., None]
-        _bias(in_proj).copy_(torch.cat([-mean @ basis, far[None]]))
-        out_proj.weight = torch.cat([basis, basis.new_zeros(basis.shape[0], 1)], 1)[..., None]
-        _bias(out_proj).copy_(mean)
+        # The last row is small and not zero, since weight normalization divides by the norm of each row.
+        in_proj.weight = torch.cat([basis.t(), basis.new_full((1, len(basis)), 1e-6)])[..., None]
+        in_proj.get_parameter("bias").copy_(torch.cat([-mean @ basis, far[None]]))
+        out_proj.weight = torch.cat([basis, basis.new_zeros(len(basis), 1)], 1)[..., None]
+        out_proj.get_parameter("bias").copy_(mean)
         stage.codebook.weight.copy_(torch.cat([centroids, far.expand(len(centroids), 1)], 1))
         residual = residual - stage(residual.t()[None]).z[0].t()
 
@@ -57,25 +58,21 @@ class Usage(nn.Module):
     """Usage counts of codebook entries, and revival of those that are hardly used.
 
     An entry that no vector is mapped to gets no gradient and stays in place while the latents move. As in SoundStream
-    (Zeghidour et al., 2021, section III-C), such an entry is replaced by a latent of the current batch.
-
-    Args:
-        model: the model whose codebooks are counted.
-        least_share: entries used less often than this share of the mean are replaced. While the share amounts to less
-            than one use, nothing is replaced and counting continues.
+    (Zeghidour et al., 2021, section III-C), such an entry is replaced by a latent of the current batch: if it was used
+    less often than a tenth of the mean. While a tenth is less than one use, nothing is replaced and counting continues.
     """
 
-    def __init__(self, model: DAC, least_share: float = 0.1) -> None:
+    uses: Tensor
+
+    def __init__(self, model: DAC) -> None:
         super().__init__()
-        self.least_share = least_share
         self.register_buffer("uses", torch.zeros(model.n_codebooks, model.codebook_size))
 
     @torch.no_grad()
     def count(self, codes: Tensor) -> None:
         """Add the entries used by codes [B, N, F] to the counts."""
-        uses = self.get_buffer("uses")
         rows = rearrange(codes, "b n f -> n (b f)")
-        uses.scatter_add_(1, rows, torch.ones_like(rows, dtype=uses.dtype))
+        self.uses.scatter_add_(1, rows, torch.ones_like(rows, dtype=self.uses.dtype))
 
     @torch.no_grad()
     def revive(
@@ -85,28 +82,27 @@ class Usage(nn.Module):
         optimizer: torch.optim.Optimizer,
         fabric: Fabric,
         generator: torch.Generator,
-        average: DAC | None = None,
+        average: DAC,
     ) -> int:
-        """Replace hardly used entries, the same in every process, and reset the counts.
+        """Replace hardly used entries of a model in place, the same in every process, and reset the counts.
 
         Args:
-            model: its codebooks are changed in place.
+            model: the model.
             latents: inputs of the codebook look-ups in the current batch [B, N * codebook_dim, F].
             optimizer: of the codebooks; its moments of a replaced entry are set to zero.
             fabric: the processes of the run.
             generator: source of randomness, on the CPU.
-            average: a moving average of the model; its entries are replaced by the same values.
+            average: a moving average of the model, which gets the same entries; or the model itself.
 
         Returns:
             The number of entries replaced.
         """
-        uses = total(fabric, self.get_buffer("uses"))
-        least = self.least_share * uses.mean(1, keepdim=True)
+        uses = total(fabric, self.uses)
+        least = _LEAST_SHARE * uses.mean(1, keepdim=True)
         if float(least.min()) < 1.0:
             return 0
         unused = uses < least
-        averages = model if average is None else average
-        stages = zip(model.quantizer.stages(), averages.quantizer.stages(), strict=True)
+        stages = zip(model.quantizer.stages(), average.quantizer.stages(), strict=True)
         inputs = latents.chunk(model.n_codebooks, 1)
         for (stage, averaged), which, points in zip(stages, unused, inputs, strict=True):
             candidates = rearrange(points, "b d f -> (b f) d")
@@ -119,27 +115,14 @@ class Usage(nn.Module):
             for memory in optimizer.state.get(entries, {}).values():
                 if memory.shape == entries.shape:
                     memory[which] = 0.0
-        self.get_buffer("uses").zero_()
+        self.uses.zero_()
         return int(unused.sum())
 
 
-def _bias(conv: nn.Conv1d) -> Tensor:
-    assert conv.bias is not None
-    return conv.bias
-
-
-def _no_zero_rows(weight: Tensor) -> Tensor:
-    """Fill zero rows with a negligible value, since weight normalization divides by the norm of each row."""
-    return torch.where(weight.norm(dim=1, keepdim=True) > 0, weight, torch.full_like(weight, 1e-6))
-
-
-def k_means(points: Tensor, n_centroids: int, generator: torch.Generator, iterations: int) -> Tensor:
-    """Lloyd's algorithm on points [n, d], initialized with random points.
+def k_means(points: Tensor, n_centroids: int, generator: torch.Generator, iterations: int = 20) -> Tensor:
+    """Centroids [n_centroids, d] of points [n, d] by Lloyd's algorithm, initialized with random points.
 
     A centroid without points is replaced by a random point.
-
-    Returns:
-        The centroids [n_centroids, d].
     """
     start = torch.randperm(len(points), generator=generator)[:n_centroids]
     centroids = points[start].clone()

@@ -63,8 +63,7 @@ class DataConfig(_Section):
         attenuation: half of the excerpts are attenuated by up to this many dB, since whole files have quiet passages.
         silence: share of the excerpts whose beginning or end is replaced by digital silence.
         distinct: number of excerpts before they repeat; null: they never do.
-        validation_clips: number of validation clips.
-        validation_seconds: greatest duration of a validation clip.
+        validation_clips, validation_seconds: number of validation clips, and their greatest duration.
     """
 
     sounds: str | dict[str, str | list[str]]
@@ -140,8 +139,7 @@ class TrainerConfig(_Section):
     Attributes:
         folder: of the run, for all files that it writes.
         phases: in order; the last one's `until` is the length of the run in steps.
-        batch_size: excerpts in a batch of one process.
-        accumulate: batches in a step of one process.
+        batch_size, accumulate: excerpts in a batch, and batches in a step, of one process.
         learning_rate: of AdamW with betas 0.8 and 0.99, for generator and discriminators; Muon's is derived from it.
         optimizer: of the generator's convolutions: "adamw", as in the paper, or "muon"; all else has AdamW.
         revive_every: steps after which codebook entries that were hardly used are replaced by latents; 0: never, as in
@@ -214,7 +212,7 @@ class LoggerConfig(_Section):
     Attributes:
         wandb: Weights & Biases: "off"; "offline", for `wandb sync` later; "online" if the user is logged in, or else
             offline.
-        project: project of Weights & Biases.
+        project: its project there.
     """
 
     wandb: Literal["off", "offline", "online"] = "off"
@@ -283,23 +281,20 @@ class TrainConfig(_Section):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise ValueError("; ".join(f"{_place(one)}: {_reason(one)}" for one in error.errors())) from error
+            raise ValueError("; ".join(map(_message, error.errors()))) from error
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as JSON types; the inverse of `parse`."""
         return self.model_dump(mode="json", exclude={"model"}) | {"model": self.model.to_dict()}
 
 
-def _place(error: Any) -> str:
-    """The setting that an error of pydantic is about, without the names of the types that it tried."""
-    return ".".join(str(part) for part in error["loc"] if str(part).isidentifier() or isinstance(part, int))
-
-
-def _reason(error: Any) -> str:
-    """The reason of an error of pydantic, in a few words."""
-    if error["type"] == "extra_forbidden":
-        return "no such setting"
-    if error["type"] == "missing":
-        return "must be given"
-    message = str(error["msg"]).removeprefix("Value error, ")
-    return message if error["type"] == "value_error" else f"{message[:1].lower()}{message[1:]}, not {error['input']!r}"
+def _message(error: Any) -> str:
+    """The setting that an error of pydantic is about, without the names of the types that it tried, and the reason."""
+    setting = ".".join(str(part) for part in error["loc"] if str(part).isidentifier() or isinstance(part, int))
+    reason = f"{error['msg'][:1].lower()}{error['msg'][1:]}, not {error['input']!r}"
+    own = {
+        "extra_forbidden": "no such setting",
+        "missing": "must be given",
+        "value_error": error["msg"].removeprefix("Value error, "),
+    }
+    return f"{setting}: {own.get(error['type'], reason)}"

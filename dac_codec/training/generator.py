@@ -23,20 +23,13 @@ def build_model(config: TrainConfig) -> DAC:
 
 
 class Generated(NamedTuple):
-    """Result of a generator pass.
+    """Result of a generator pass. Without the quantizer, `codes` and `latents` are empty."""
 
-    Attributes:
-        audio: decoded audio [B, 1, T].
-        codes: [B, N, F], int64; without the quantizer, [0], like `latents`.
-        latents: inputs of the codebook look-ups [B, N * codebook_dim, F], detached.
-        commitment_loss, codebook_loss: scalars.
-    """
-
-    audio: Tensor
-    codes: Tensor
-    latents: Tensor
-    commitment_loss: Tensor
-    codebook_loss: Tensor
+    audio: Tensor  # decoded [B, 1, T]
+    codes: Tensor  # [B, N, F], int64
+    latents: Tensor  # inputs of the codebook look-ups [B, N * codebook_dim, F], detached
+    commitment_loss: Tensor  # scalar
+    codebook_loss: Tensor  # scalar
 
 
 class Generator(nn.Module):
@@ -50,20 +43,16 @@ class Generator(nn.Module):
             model.decoder.compile()
 
     def forward(self, real: Tensor, quantize: float, generator: torch.Generator) -> Generated:
-        """Encode and decode audio [B, 1, T].
+        """Encode and decode audio [B, 1, T], a random share `quantize` of it from quantized latents.
 
-        Args:
-            real: the audio.
-            quantize: share of the batch that is decoded from quantized latents.
-            generator: source of randomness, on the CPU.
+        The generator of random numbers is on the CPU.
         """
         z = self.model.encoder(self.model.preprocess(real))
         commitment_loss = codebook_loss = z.new_zeros(())
         codes = latents = z.new_zeros(0)
         if quantize:
-            quantized = self.model.quantizer(z, generator=generator)
-            _, codes, latents, commitment_loss, codebook_loss = quantized
+            quantized, codes, latents, commitment_loss, codebook_loss = self.model.quantizer(z, generator=generator)
             chosen = torch.rand(z.shape[0], 1, 1, generator=generator) < quantize
-            z = torch.where(chosen.to(z.device), quantized.z, z)
+            z = torch.where(chosen.to(z.device), quantized, z)
         audio = self.model.decode(z)[..., : real.shape[-1]]
         return Generated(audio, codes, latents.detach(), commitment_loss, codebook_loss)

@@ -32,9 +32,9 @@ class Batch(NamedTuple):
 
 def batches(
     dataset: ExcerptDataset,
-    *,
     first_step: int,
     last_step: int,
+    *,
     batch_size: int,
     accumulate: int = 1,
     rank: int = 0,
@@ -49,12 +49,10 @@ def batches(
 
     Args:
         dataset: source of the excerpts.
-        first_step: step to start from.
-        last_step: step to stop before.
+        first_step, last_step: the steps: the last one is not included.
         batch_size: excerpts in a batch.
         accumulate: batches in a step of this process.
-        rank: index of this process among `world_size`.
-        world_size: number of processes.
+        rank, world_size: index of this process, and number of processes.
         workers: spawned processes that read, one thread each; 0: this process reads. A script that asks for workers
             must start under `if __name__ == "__main__"`.
         pin_memory: whether the audio is in page-locked memory, from which a GPU copies asynchronously.

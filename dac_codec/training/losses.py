@@ -11,12 +11,7 @@ from dac_codec.training.config import LossConfig
 
 
 class ReconstructionLosses(nn.Module):
-    """Distances between a decoded signal and the original: those with a weight above 0.
-
-    Args:
-        config: weights and scales.
-        sample_rate: of the audio in Hz.
-    """
+    """Distances between a decoded signal and the original: those with a weight above 0 in the configuration."""
 
     def __init__(self, config: LossConfig, sample_rate: int) -> None:
         super().__init__()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from itertools import groupby
 from typing import Any
 
@@ -26,14 +26,10 @@ _COEFFICIENTS = (
 )
 
 
-def build_optimizers(
-    model: DAC, discriminator: Discriminator | None, settings: TrainerConfig
-) -> dict[str, torch.optim.Optimizer]:
+def build_optimizers(model: DAC, discriminator: Discriminator | None, settings: TrainerConfig) -> dict[str, Optimizer]:
     """The optimizers of a run, by their names in a checkpoint."""
     turned = directions(model) if settings.optimizer == "muon" else []
-    optimizers: dict[str, torch.optim.Optimizer] = {
-        "generator_optimizer": _adamw(model, settings.learning_rate, {id(one) for one in turned})
-    }
+    optimizers: dict[str, Optimizer] = {"generator_optimizer": _adamw(model, settings.learning_rate, turned)}
     if turned:
         optimizers["muon"] = Muon(turned, settings.learning_rate)
     if discriminator is not None:
@@ -41,9 +37,10 @@ def build_optimizers(
     return optimizers
 
 
-def _adamw(module: nn.Module, learning_rate: float, excluded: Collection[int] = ()) -> torch.optim.AdamW:
-    """AdamW for the trainable parameters of a module, but for those whose `id` is excluded."""
-    trained = [one for one in module.parameters() if one.requires_grad and id(one) not in excluded]
+def _adamw(module: nn.Module, learning_rate: float, excluded: Iterable[Tensor] = ()) -> torch.optim.AdamW:
+    """AdamW for the trainable parameters of a module that are not excluded."""
+    without = {id(one) for one in excluded}
+    trained = [one for one in module.parameters() if one.requires_grad and id(one) not in without]
     return torch.optim.AdamW(trained, learning_rate, betas=(0.8, 0.99), fused=True)
 
 
@@ -52,23 +49,20 @@ class Muon(Optimizer):
 
     A step moves a weight [O, I, K], as a matrix [O, I * K], by the orthogonal matrix nearest to the momentum, scaled to
     `TURN * lr` times the norm of the weight. Under weight normalization only the direction of a weight counts, so that
-    this is the angle of the step, whatever the size of the layer.
+    this is the angle of the step, whatever the size of the layer. `torch.optim.Muon` came with PyTorch 2.9, takes only
+    matrices, one at a time and in bfloat16, and scales a step by the shape of a weight, not by its norm.
 
     Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024).
 
     Args:
         params: weights with at least two dimensions.
         lr: learning rate, on the scale of AdamW's.
-        momentum: decay of the moving average of the gradient.
     """
-
-    # Not torch.optim.Muon: it needs PyTorch 2.9, takes only matrices, one at a time and in bfloat16, and scales a step
-    # by the shape of the weight and not by its norm.
 
     TURN = 10.0
 
-    def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum})
+    def __init__(self, params: Iterable[Tensor], lr: float) -> None:
+        super().__init__(params, {"lr": lr, "momentum": 0.95})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -77,11 +71,10 @@ class Muon(Optimizer):
             raise ValueError("Muon takes no closure")
         for group in self.param_groups:
             moved = sorted((one for one in group["params"] if one.grad is not None), key=_matrix_shape)
-            for _, alike in groupby(moved, _matrix_shape):
+            for _, alike in groupby(moved, _matrix_shape):  # of one shape in one batch, as most of them are small
                 self._move(list(alike), group)
 
     def _move(self, weights: list[Tensor], group: dict[str, Any]) -> None:
-        """Update weights of one shape in one batch, as most of them are small."""
         wanted = []
         for weight in weights:
             assert weight.grad is not None
@@ -116,12 +109,8 @@ def orthogonal(matrices: Tensor) -> Tensor:
 
 def directions(module: nn.Module) -> list[Tensor]:
     """The parameters that Muon updates: directions of convolutions with more than one output."""
-    found: list[Tensor] = []
-    for conv in convolutions(module):
-        weight = dict(conv.named_parameters())["parametrizations.weight.original1"]
-        if weight.requires_grad and min(_matrix_shape(weight)) > 1:
-            found.append(weight)
-    return found
+    weights = [conv.get_parameter("parametrizations.weight.original1") for conv in convolutions(module)]
+    return [weight for weight in weights if weight.requires_grad and min(_matrix_shape(weight)) > 1]
 
 
 def _matrix_shape(weight: Tensor) -> tuple[int, int]:

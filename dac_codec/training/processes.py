@@ -28,12 +28,10 @@ def start(config: TrainConfig) -> Fabric:
     parallel = settings.strategy == "ddp" or settings.devices * settings.nodes > 1
     # In a phase without the quantizer, its parameters get no gradient.
     unused = any(not phase.quantize for phase in settings.phases)
-    accelerator = settings.accelerator
-    if accelerator == "auto":  # Fabric would also choose accelerators that are untested here.
-        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    automatic = "cuda" if torch.cuda.is_available() else "cpu"  # Fabric's choice may be untested here.
     try:
         fabric = Fabric(
-            accelerator=accelerator,
+            accelerator=automatic if settings.accelerator == "auto" else settings.accelerator,
             devices=settings.devices,
             num_nodes=settings.nodes,
             strategy=DDPStrategy(find_unused_parameters=unused, broadcast_buffers=False) if parallel else "auto",
@@ -65,18 +63,17 @@ def total(fabric: Fabric, tensor: Tensor) -> Tensor:
 def stop_signals() -> Iterator[Event]:
     """An event that Ctrl-C and SIGTERM set, so that no step is interrupted. A second signal has its usual effect."""
     stop = Event()
-    signals = (signal.SIGINT, signal.SIGTERM)
-    previous = [signal.getsignal(number) for number in signals]
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def restore() -> None:
-        for number, handler in zip(signals, previous, strict=True):
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
     def handle(number: int, frame: FrameType | None) -> None:
         stop.set()
         restore()
 
-    for number in signals:
+    for number in previous:
         signal.signal(number, handle)
     try:
         yield stop

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,7 @@ logger = logging.getLogger(__name__)
 class RunLog:
     """Writes metrics to `log.jsonl`, one JSON object with "step" and the metrics a line, and settings to `config.json`.
 
-    Args:
-        folder: of the run.
-        config: whether to write to Weights & Biases, too.
-        settings: of the run.
-        step: at which the run starts or resumes. Lines of later steps, from before a crash, are removed.
+    Lines of steps after `step`, at which the run starts or resumes, are from before a crash and are removed.
 
     Raises:
         DacError: a file cannot be written, or Weights & Biases is not installed.
@@ -42,11 +38,7 @@ class RunLog:
         self._wandb = _start_wandb(folder, config, settings) if config.wandb != "off" else None
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Write the metrics of a step.
-
-        Raises:
-            DacError: the log cannot be written.
-        """
+        """Write the metrics of a step. Raises a DacError if the log cannot be written."""
         try:
             self._file.write(json.dumps({"step": step} | dict(values)) + "\n")
             self._file.flush()
@@ -55,15 +47,16 @@ class RunLog:
         if self._wandb is not None:
             self._wandb.log(dict(values), step=step)
 
-    def show(self, step: int, sounds: Mapping[str, Path], pictures: Mapping[str, Path]) -> None:
-        """Copy sounds and spectrograms, by name, to Weights & Biases."""
+    def show(self, step: int, sounds: Iterable[Path]) -> None:
+        """Copy sounds, and the spectrograms beside them, to Weights & Biases."""
         if self._wandb is None:
             return
         import wandb
 
-        media: dict[str, Any] = {f"audio/{name}": wandb.Audio(str(path)) for name, path in sounds.items()}
-        media |= {f"spectrogram/{name}": wandb.Image(str(path)) for name, path in pictures.items()}
-        self._wandb.log(media, step=step)
+        for path in sounds:
+            spectrogram = wandb.Image(str(path.with_suffix(".png")))
+            media = {f"audio/{path.stem}": wandb.Audio(str(path)), f"spectrogram/{path.stem}": spectrogram}
+            self._wandb.log(media, step=step)
 
     def close(self) -> None:
         """Close the log."""

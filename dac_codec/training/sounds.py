@@ -5,36 +5,28 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
-
-from tqdm import tqdm
+from typing import TypeAlias
 
 from dac_codec import audio
 from dac_codec.common import manifest
 from dac_codec.common.errors import AudioError
 from dac_codec.common.files import expanded
 from dac_codec.common.manifest import Place, Sound
+from dac_codec.common.progress import progress_bar
+from dac_codec.common.threads import parallel_map
 
 Source: TypeAlias = Place | Mapping[str, Place | Iterable[Place]]
 """A place, or a mapping from domains to one or more places."""
 
-VALIDATION_SHARE = 0.02
-"""Share of the files of a folder in its "val" split."""
-
+_VALIDATION_SHARE = 0.02  # of the files of a folder
 _READERS = 16  # threads that read headers; they mostly wait for the disk
 
 
-class Found(NamedTuple):
-    """The sounds of each split, and the files that cannot be read: path and reason of each, in one line."""
-
-    sounds: dict[str, list[Sound]]
-    unreadable: list[str]
-
-
-def find_sounds(source: Source, *splits: str, progress: bool = False, least_bandwidth: float = 0.0) -> Found:
+def find_sounds(
+    source: Source, *splits: str, progress: bool = False, least_bandwidth: float = 0.0
+) -> tuple[dict[str, list[Sound]], list[str]]:
     """Find the sound files of some splits.
 
     A folder is searched recursively and has the splits "train" and "val". A file is in "val" if the SHA-256 of its path
@@ -50,14 +42,15 @@ def find_sounds(source: Source, *splits: str, progress: bool = False, least_band
         least_bandwidth: Hz; sounds with a lower bandwidth in their manifest are left out.
 
     Returns:
-        The sounds, in an order that depends only on the source, and the files that cannot be read.
+        The sounds of each split, in an order that depends only on the source; and the files that cannot be read: path
+        and reason of each, in one line.
 
     Raises:
         AudioError: a place does not exist or is no manifest, a split has no readable file, or two places put a file
             into different splits.
     """
     if not isinstance(source, Mapping) and not _is_folder(expanded(source)):
-        return Found({split: manifest.read_split(source, split, least_bandwidth) for split in splits}, [])
+        return {split: manifest.read_split(source, split, least_bandwidth) for split in splits}, []
     if not isinstance(source, Mapping):
         source = {"all": source}
     sounds: dict[str, list[Sound]] = {}
@@ -75,14 +68,14 @@ def find_sounds(source: Source, *splits: str, progress: bool = False, least_band
                 sounds.setdefault(name, []).extend(group)
     _check_apart(sounds)
     if missing := next((split for split in splits if not sounds.get(split)), None):
-        places = source if not isinstance(source, Mapping) else ", ".join(f"{key}: {source[key]}" for key in source)
+        places = ", ".join(f"{domain}: {places}" for domain, places in source.items())
         others = ", ".join(f"{len(group)} in {name!r}" for name, group in sounds.items()) or "none in others"
         reason = f", the first is {unreadable[0]}" if unreadable else ""
         raise AudioError(
             f"data set ({places}): no sound files in the split {missing!r}, {others}, {len(unreadable)} can't be read"
             f"{reason}; a folder needs at least two readable files, one to train on and one to validate on"
         )
-    return Found({split: sounds[split] for split in splits}, unreadable)
+    return {split: sounds[split] for split in splits}, unreadable
 
 
 def _check_apart(sounds: Mapping[str, Iterable[Sound]]) -> None:
@@ -111,28 +104,20 @@ def _is_folder(path: Path) -> bool:
 def _scan(folder: Path, domain: str, progress: bool) -> tuple[dict[str, list[Sound]], list[str]]:
     """The readable sounds of a folder by split, sorted by path, and the reasons for the unreadable ones."""
     paths = audio.find_audio(folder)
-    with ThreadPoolExecutor(_READERS) as pool:
-        results = list(
-            tqdm(
-                pool.map(_duration, paths),
-                total=len(paths),
-                desc=f"reading headers in {folder.name}",
-                unit="file",
-                disable=None if progress else True,
-            )
-        )
-    sounds = [
-        Sound(path, domain, result) for path, result in zip(paths, results, strict=True) if isinstance(result, float)
-    ]
+    results: list[float | str] = []
+    with progress_bar(f"reading headers in {folder.name}", len(paths), progress, unit="file") as bar:
+        for result in parallel_map(_duration, paths, _READERS):
+            results.append(result)
+            bar.update()
+    durations = zip(paths, results, strict=True)
+    sounds = [Sound(path, domain, duration) for path, duration in durations if isinstance(duration, float)]
     share = {one.path: _hash(one.path.relative_to(folder)) for one in sounds}
     ranked = sorted(sounds, key=lambda one: share[one.path])
-    n_val = sum(value < VALIDATION_SHARE for value in share.values())
-    n_val = min(max(1, n_val), len(ranked) - 1) if ranked else 0
+    n_val = max(1, sum(value < _VALIDATION_SHARE for value in share.values()))
+    n_val = min(n_val, max(0, len(ranked) - 1))
     splits = {"train": ranked[n_val:], "val": ranked[:n_val]}
-    return (
-        {name: sorted(group, key=lambda one: one.path) for name, group in splits.items() if group},
-        [result for result in results if isinstance(result, str)],
-    )
+    ordered = {name: sorted(group, key=lambda one: one.path) for name, group in splits.items() if group}
+    return ordered, [reason for reason in results if isinstance(reason, str)]
 
 
 def _duration(path: Path) -> float | str:

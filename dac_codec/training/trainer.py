@@ -8,24 +8,21 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from threading import Event
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from dac_codec.common.errors import DacError
 from dac_codec.common.files import expanded
-from dac_codec.common.manifest import Sound
 from dac_codec.common.progress import progress_bar
 from dac_codec.inference.memory import keep_freed_memory
-from dac_codec.model import DAC
 from dac_codec.model.discriminator import Discriminator
 from dac_codec.training import checkpoint, codebooks
 from dac_codec.training.config import Phase, TrainConfig
@@ -58,7 +55,7 @@ class Trainer:
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
-        settings = config.trainer
+        self.settings = settings = config.trainer
         self.folder = expanded(settings.folder)
         self.checkpoints = checkpoint.Checkpoints(self.folder / "checkpoints", settings.keep_last)
         self.fabric = start(config)
@@ -67,9 +64,17 @@ class Trainer:
             keep_freed_memory()
         state = self.checkpoints.find(config.resume)
 
-        train, val = _find_sounds(config, self.fabric)
+        data, first = config.data, self.fabric.is_global_zero
+        sounds, unreadable = find_sounds(
+            data.sounds, "train", "val", progress=first, least_bandwidth=data.least_bandwidth
+        )
+        train, val = sounds["train"], sounds["val"]
+        if first:
+            for file in unreadable:
+                logger.warning("skipped %s", file)
+            logger.info("sounds: %d train, %d validation, %d unreadable", len(train), len(val), len(unreadable))
         self.data = ExcerptDataset(
-            train, config.data, sample_rate=config.model.sample_rate, length=config.excerpt_length, seed=settings.seed
+            train, data, sample_rate=config.model.sample_rate, length=config.excerpt_length, seed=settings.seed
         )
         self.skipped: set[str] = set()
         self.validation = Validation(config, val, self.folder / "validation", self.fabric)
@@ -82,14 +87,13 @@ class Trainer:
             shapes = config.discriminator.model_dump()
             self.discriminator = Discriminator(sample_rate=config.model.sample_rate, **shapes)
         if settings.init_from is not None and state is None:
-            verbose = self.fabric.is_global_zero
-            checkpoint.load_pretrained(self.model, self.discriminator, settings.init_from, verbose=verbose)
+            checkpoint.load_pretrained(self.model, self.discriminator, settings.init_from, verbose=first)
         self.model.to(device)
         self.ema: AveragedModel | None = None
-        self.average: DAC | None = None
+        self.result = self.model  # what is validated and exported
         if settings.ema is not None:
             self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
-            self.average = self.ema.module  # type: ignore[assignment]
+            self.result = self.ema.module  # type: ignore[assignment]
         self.usage = codebooks.Usage(self.model).to(device) if settings.revive_every else None
         self.losses = ReconstructionLosses(config.loss, config.model.sample_rate).to(device)
 
@@ -105,12 +109,10 @@ class Trainer:
         self.best = math.inf
         if state is not None:
             self.step, self.validated, self.best, self.skipped = checkpoint.restore(state, self._parts(), self.folder)
-            if self.fabric.is_global_zero:
+            if first:
                 logger.info("resuming at step %d", self.step)
 
-    # ------------------------------------------------------------------------------------------------------------------
-    # The run
-    # ------------------------------------------------------------------------------------------------------------------
+    # The run ----------------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Train to the end of the last phase, or until Ctrl-C or SIGTERM; the state is saved in either case.
@@ -118,7 +120,7 @@ class Trainer:
         Raises:
             DacError: a loss or gradient is not finite, or a file cannot be read or written.
         """
-        settings = self.config.trainer
+        settings = self.settings
         with ExitStack() as stack:
             stop = stack.enter_context(stop_signals())
             log, progress = self._start_log(stack)
@@ -129,7 +131,7 @@ class Trainer:
             stream = self._batches()
             while self.step < settings.n_steps and not any_process(self.fabric, stop.is_set()):
                 started = time.perf_counter()
-                if self._quantization_begins():
+                if self.step > 0 and self.phase(self.step).quantize and not self.phase(self.step - 1).quantize:
                     self.best = math.inf  # distances without a quantizer do not compare with those with one
                     self._fit_codebooks()
                 reals = [self._audio_of(next(stream)) for _ in range(settings.accumulate)]
@@ -152,26 +154,26 @@ class Trainer:
 
     def phase(self, step: int) -> Phase:
         """The phase of a step; the first step is 0."""
-        phases = self.config.trainer.phases
+        phases = self.settings.phases
         return next((phase for phase in phases if step < phase.until), phases[-1])
 
     def _start_log(self, stack: ExitStack) -> tuple[RunLog | None, Any]:
         """The log, in the first process only, and the progress bar; both are closed with the stack."""
         stack.enter_context(logging_redirect_tqdm())
-        settings, log = self.config.trainer, None
+        log = None
         if self.fabric.is_global_zero:
             for folder in (self.checkpoints.folder, self.folder, self.folder / "best", self.folder / "model"):
                 checkpoint.remove_temporaries(folder)
             log = RunLog(self.folder, self.config.logger, self.config.to_dict(), self.step)
             stack.callback(log.close)
-            if settings.compile:
+            if self.settings.compile:
                 logger.info("compiling; the first steps take some minutes")
-        bar = progress_bar(None, settings.n_steps, self.fabric.is_global_zero, initial=self.step, unit="step")
+        bar = progress_bar(None, self.settings.n_steps, self.fabric.is_global_zero, initial=self.step, unit="step")
         return log, stack.enter_context(bar)
 
     def _batches(self) -> Iterator[Batch]:
         """The batches of this process for the remaining steps."""
-        settings = self.config.trainer
+        settings = self.settings
         return batches(
             self.data,
             first_step=self.step,
@@ -192,9 +194,7 @@ class Trainer:
                 logger.warning("skipped %s", file)
         return batch.audio.to(self.fabric.device, non_blocking=True)
 
-    # ------------------------------------------------------------------------------------------------------------------
-    # A step
-    # ------------------------------------------------------------------------------------------------------------------
+    # A step -----------------------------------------------------------------------------------------------------------
 
     def _train_step(self, reals: list[Tensor]) -> dict[str, float]:
         """One step of the discriminators and one of the generator on micro-batches of audio [B, 1, T].
@@ -203,7 +203,9 @@ class Trainer:
             The unweighted losses, and the norms of the gradients before clipping.
         """
         phase = self.phase(self.step)
-        self._set_learning_rate()
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = self._learning_rate()
         self.model.train(phase.generator)
         values: dict[str, float] = {}
         # With one micro-batch, a single generator pass serves both steps. The graphs of several micro-batches would not
@@ -225,8 +227,7 @@ class Trainer:
                 loss = discriminator_loss(*halves(self.critic(torch.cat([fake, real])))) / len(reals)
                 self.fabric.backward(loss)
             mean += loss.detach()
-        optimizers = [self.optimizers["discriminator_optimizer"]]
-        return self._update(self.critic, optimizers, {"discriminator": mean}, reals, "discriminator")
+        return self._update("discriminator", {"discriminator": mean}, reals)
 
     def _generator_step(self, reals: list[Tensor], shared: Generated | None) -> dict[str, float]:
         phase = self.phase(self.step)
@@ -245,17 +246,10 @@ class Trainer:
                 self.fabric.backward(weighted_sum(losses, self.config.loss) / len(reals))
             for name, loss in losses.items():
                 totals[name] = totals.get(name, 0.0) + loss.detach() / len(reals)
-        optimizers = [one for name, one in self.optimizers.items() if name != "discriminator_optimizer"]
-        values = self._update(self.generator, optimizers, totals, reals, "generator")
-        if self.usage is not None and phase.quantize and (self.step + 1) % self.config.trainer.revive_every == 0:
-            values["revived"] = self.usage.revive(
-                self.model,
-                fake.latents,
-                self.optimizers["generator_optimizer"],
-                self.fabric,
-                _seeded(self.config.trainer.seed, self.step),
-                self.average,
-            )
+        values = self._update("generator", totals, reals)
+        if self.usage is not None and phase.quantize and (self.step + 1) % self.settings.revive_every == 0:
+            optimizer, random = self.optimizers["generator_optimizer"], _seeded(self.settings.seed, self.step)
+            values["revived"] = self.usage.revive(self.model, fake.latents, optimizer, self.fabric, random, self.result)
         if self.ema is not None:
             self.ema.update_parameters(self.model)
         return values
@@ -263,7 +257,7 @@ class Trainer:
     def _generate(self, real: Tensor, index: int) -> Generated:
         """Encode and decode micro-batch `index` of the step, with gradients if the generator is trained."""
         phase = self.phase(self.step)
-        generator = _seeded(self.config.trainer.seed, self.step, index, self.fabric.global_rank)
+        generator = _seeded(self.settings.seed, self.step, index, self.fabric.global_rank)
         with torch.set_grad_enabled(phase.generator and torch.is_grad_enabled()):
             generated: Generated = self.generator(real, phase.quantize, generator)
         return generated
@@ -278,16 +272,15 @@ class Trainer:
             return generator_losses(self.discriminator(fake), real_maps)
 
     def _update(
-        self,
-        module: Any,
-        optimizers: Sequence[torch.optim.Optimizer],
-        losses: dict[str, Tensor],
-        reals: list[Tensor],
-        name: str,
+        self, name: Literal["generator", "discriminator"], losses: dict[str, Tensor], reals: list[Tensor]
     ) -> dict[str, float]:
         """Clip the gradients and step; if a value is not finite, save everything and raise instead."""
-        limit = self.config.trainer.clip_generator if name == "generator" else self.config.trainer.clip_discriminator
-        norm = nn.utils.clip_grad_norm_(module.parameters(), limit)
+        if name == "generator":
+            optimizers = [one for key, one in self.optimizers.items() if key != "discriminator_optimizer"]
+            norm = nn.utils.clip_grad_norm_(self.generator.parameters(), self.settings.clip_generator)
+        else:
+            optimizers = [self.optimizers["discriminator_optimizer"]]
+            norm = nn.utils.clip_grad_norm_(self.critic.parameters(), self.settings.clip_discriminator)
         measured = losses | {f"gradient/{name}": norm}
         numbers = torch.stack([value.detach().float() for value in measured.values()]).tolist()
         values = dict(zip(measured, numbers, strict=True))
@@ -307,31 +300,20 @@ class Trainer:
             f"the state and the batch are in {path}"
         )
 
-    def _set_learning_rate(self) -> None:
-        settings = self.config.trainer
-        rate = settings.learning_rate * settings.decay**self.step
-        if settings.cooldown:
-            rate *= min(1.0, (settings.n_steps - self.step) / settings.cooldown)
-        for optimizer in self.optimizers.values():
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-
-    def _quantization_begins(self) -> bool:
-        return self.step > 0 and self.phase(self.step).quantize > 0 and not self.phase(self.step - 1).quantize
+    def _learning_rate(self) -> float:
+        settings = self.settings
+        cooldown = min(1.0, (settings.n_steps - self.step) / max(1, settings.cooldown))
+        return settings.learning_rate * settings.decay**self.step * cooldown
 
     @torch.no_grad()
     def _fit_codebooks(self) -> None:
         """Initialize the quantizer by k-means on latents of the training data, the same in every process."""
-        settings = self.config.trainer
+        settings = self.settings
         if self.config.model.codebook_learning == "moving_average":
             return  # these codebooks initialize themselves from the first batch
         self.model.eval()
         stream = batches(
-            self.data,
-            first_step=0,
-            last_step=settings.codebook_batches,
-            batch_size=settings.batch_size,
-            workers=settings.workers,
+            self.data, 0, settings.codebook_batches, batch_size=settings.batch_size, workers=settings.workers
         )
         latents = [self.model.encoder(self.model.preprocess(self._audio_of(batch))) for batch in stream]
         codebooks.initialize(self.model, torch.cat(latents), _seeded(settings.seed, self.step))
@@ -339,12 +321,10 @@ class Trainer:
             parameter.copy_(self.fabric.broadcast(parameter))
             for optimizer in self.optimizers.values():  # their moments belong to the random initialization
                 optimizer.state.pop(parameter, None)
-        if self.average is not None:
-            self.average.quantizer.load_state_dict(self.model.quantizer.state_dict())
+        if self.ema is not None:
+            self.result.quantizer.load_state_dict(self.model.quantizer.state_dict())
 
-    # ------------------------------------------------------------------------------------------------------------------
-    # Logs, validation and export
-    # ------------------------------------------------------------------------------------------------------------------
+    # Logs, validation and export --------------------------------------------------------------------------------------
 
     def _report(self, values: dict[str, float], log: RunLog | None, progress: Any) -> None:
         if self.fabric.world_size > 1:
@@ -360,32 +340,28 @@ class Trainer:
 
     def _validate_if_due(self, log: RunLog | None, stop: Event) -> bool:
         """Validate if it is due at this step and not yet done. Returns whether the network is the best so far."""
-        settings = self.config.trainer
-        due = self.step > 0 and (self.step % settings.validate_every == 0 or self.step == settings.n_steps)
-        if not due or self.validated == self.step:
+        due = self.step % self.settings.validate_every == 0 or self.step == self.settings.n_steps
+        if not due or self.validated == self.step:  # both are 0 before the first step
             return False
         quantize = self.phase(self.step - 1).quantize > 0
-        findings = self.validation.run(self._trained_model(), self.step, quantize, stop)
+        findings = self.validation.run(self.result, self.step, quantize, stop)
         if findings is None:  # stopped; the resumed run validates again
             return False
+        values, examples = findings
         self.validated = self.step
-        improved = findings.values["val/mel_distance"] < self.best
-        self.best = min(self.best, findings.values["val/mel_distance"])
+        improved = values["val/mel_distance"] < self.best
+        self.best = min(self.best, values["val/mel_distance"])
         if log is not None:
-            log.write(self.step, findings.values)
-            log.show(self.step, findings.sounds, findings.pictures)
+            log.write(self.step, values)
+            log.show(self.step, examples)
         if improved and self.fabric.is_global_zero:
             self._export("best")
         return improved
 
-    def _trained_model(self) -> DAC:
-        """The network that is validated and exported: the moving average if there is one."""
-        return self.model if self.average is None else self.average
-
     def _export(self, name: str) -> None:
         """Write the model for `DAC.from_pretrained`, and the discriminators beside it for fine-tuning."""
         folder = self.folder / name
-        self._trained_model().save_pretrained(folder)
+        self.result.save_pretrained(folder)
         if self.discriminator is not None:
             checkpoint.save_discriminator(self.discriminator, folder)
 
@@ -408,18 +384,6 @@ class Trainer:
         """The modules and optimizers with a state, by their names in a checkpoint."""
         modules = {"model": self.model, "ema": self.ema, "discriminator": self.discriminator, "usage": self.usage}
         return {name: module for name, module in modules.items() if module is not None} | self.optimizers
-
-
-def _find_sounds(config: TrainConfig, fabric: Fabric) -> tuple[Sequence[Sound], Sequence[Sound]]:
-    """The sounds to train on and to validate on. Files that cannot be read are logged."""
-    data, progress = config.data, fabric.is_global_zero
-    found = find_sounds(data.sounds, "train", "val", progress=progress, least_bandwidth=data.least_bandwidth)
-    train, val = found.sounds["train"], found.sounds["val"]
-    if fabric.is_global_zero:
-        for file in found.unreadable:
-            logger.warning("skipped %s", file)
-        logger.info("sounds: %d train, %d validation, %d unreadable", len(train), len(val), len(found.unreadable))
-    return train, val
 
 
 def _seeded(*seeds: int) -> torch.Generator:

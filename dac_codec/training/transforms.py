@@ -18,9 +18,7 @@ from dac_codec.audio import SILENCE_LUFS, Audio, apply_gain, loudness
 
 Channel: TypeAlias = Literal["mix", "random"]
 
-TARGET_LUFS = -16.0
-"""Loudness of the excerpts of the reference's training configuration."""
-
+TARGET_LUFS = -16.0  # as in the reference's training configuration
 _FADE = 1024  # samples over which the mirrored ends of a waveform fade out before its phases are rotated
 
 
@@ -78,13 +76,9 @@ def rotate_phase(audio: Audio, angle: float) -> Audio:
 def low_pass(audio: Audio, cutoff: float, width: float) -> Audio:
     """Low-pass filter audio [C, T] with a linear-phase FIR filter, aligned in time.
 
-    The filter is a sinc under a Kaiser window with beta = 8: 80 dB of attenuation, and a transition of
-    5 / (length of the filter). The waveform is mirrored at its ends.
-
-    Args:
-        audio: the audio.
-        cutoff: middle of the transition, as a share of the sample rate (0.5 is the Nyquist frequency).
-        width: width of the transition, as a share of the sample rate.
+    `cutoff` is the middle of the transition and `width` its width, as shares of the sample rate. The filter is a sinc
+    under a Kaiser window with beta = 8: 80 dB of attenuation, and a transition of 5 / (length of the filter). The
+    waveform is mirrored at its ends.
     """
     n_samples, half = audio.shape[-1], math.ceil(2.5 / width)
     times = torch.arange(-half, half + 1)

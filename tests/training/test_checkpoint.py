@@ -26,11 +26,11 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
 
 def test_the_last_and_the_best_are_kept(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep_last=2)
-    assert checkpoints.latest() is None
+    assert checkpoints.steps() == []
     for step in range(1, 6):
         checkpoints.save({"step": step}, step, best=step == 2)
     assert [step for step, _ in checkpoints.steps()] == [4, 5]
-    assert checkpoints.latest() == checkpoints.steps()[-1][1]
+    assert checkpoints.find("auto") == {"step": 5}
     assert checkpoint.load(checkpoints.best) == {"step": 2}
 
 

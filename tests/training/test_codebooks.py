@@ -71,7 +71,7 @@ def test_hardly_used_entries_are_replaced_by_latents() -> None:
     for stage, weight in zip(model.quantizer.stages(), before, strict=True):
         stage.codebook.weight.data.copy_(weight)
 
-    usage = codebooks.Usage(model, least_share=0.1)
+    usage = codebooks.Usage(model)
     often = torch.arange(8).repeat(40).view(1, 1, -1)
     codes = torch.cat([often, often + 16], 1)  # the first codebook uses 0 to 7, the second 16 to 23
     usage.count(codes)
@@ -93,14 +93,16 @@ def test_hardly_used_entries_are_replaced_by_latents() -> None:
         average = optimizer.state[weight]["exp_avg"]
         assert not average[moved].any()
         assert average[used].all()
-    assert usage.revive(model, latents, optimizer, fabric, generator) == 0, "the counts were reset"
+    assert usage.revive(model, latents, optimizer, fabric, generator, model) == 0, "the counts were reset"
 
     healthy = torch.arange(32).repeat(5).view(1, 1, -1)
     usage.count(torch.cat([healthy, healthy], 1)[..., :150])
-    assert usage.revive(model, latents, optimizer, fabric, generator) == 0, "too few counts to judge"
+    assert usage.revive(model, latents, optimizer, fabric, generator, model) == 0, "too few counts to judge"
     usage.count(torch.cat([healthy, healthy], 1)[..., 150:])
     usage.count(torch.zeros(1, 2, 170, dtype=torch.int64))
-    assert usage.revive(model, latents, optimizer, fabric, generator) == 0, "five uses are at least a tenth of the mean"
+    assert usage.revive(model, latents, optimizer, fabric, generator, model) == 0, (
+        "five uses are at least a tenth of the mean"
+    )
 
 
 def two_processes(fabric: Fabric) -> None:
@@ -110,11 +112,11 @@ def two_processes(fabric: Fabric) -> None:
     usage = codebooks.Usage(model)
     first = 512 * fabric.global_rank
     usage.count(torch.arange(first, first + 500).view(1, 1, -1))
-    assert usage.revive(model, torch.zeros(1, 8, 200), optimizer, fabric, torch.Generator()) == 0
+    assert usage.revive(model, torch.zeros(1, 8, 200), optimizer, fabric, torch.Generator(), model) == 0
     assert float(usage.uses.sum()) == 500, "the counts of each process are unchanged"
     usage.count(torch.arange(first, first + 500).repeat(11).view(1, 1, -1))
     latents = torch.randn(1, 8, 200, generator=torch.Generator().manual_seed(fabric.global_rank))
-    moved = usage.revive(model, latents, optimizer, fabric, torch.Generator().manual_seed(0))
+    moved = usage.revive(model, latents, optimizer, fabric, torch.Generator().manual_seed(0), model)
     assert moved == 24, "entries used by one process are in use"
     both = fabric.all_gather(model.quantizer.stages()[0].codebook.weight.detach())
     assert torch.equal(both[0], both[1])

@@ -11,7 +11,7 @@ import soundfile
 from dac_codec.common.errors import AudioError
 from dac_codec.common.manifest import Sound, read_split
 from dac_codec.training import sounds
-from dac_codec.training.sounds import Found, find_sounds
+from dac_codec.training.sounds import find_sounds
 
 HEADER = "path,domain,duration,split\n"
 
@@ -23,7 +23,7 @@ def tone(path: Path, seconds: float = 0.01) -> Path:
 
 
 def both(folder: Path) -> tuple[list[Sound], list[Sound]]:
-    found = find_sounds(folder, "train", "val").sounds
+    found, _ = find_sounds(folder, "train", "val")
     return found["train"], found["val"]
 
 
@@ -85,7 +85,7 @@ def test_no_split_of_a_small_folder_is_empty(tmp_path: Path, n_files: int) -> No
 
 def test_a_single_file_is_in_train(tmp_path: Path) -> None:
     path = tone(tmp_path / "only.wav")
-    assert find_sounds(tmp_path, "train").sounds["train"] == [Sound(path, "all", 0.01)]
+    assert find_sounds(tmp_path, "train")[0]["train"] == [Sound(path, "all", 0.01)]
     with pytest.raises(AudioError, match="at least two"):
         find_sounds(tmp_path, "val")
 
@@ -96,10 +96,10 @@ def test_files_that_cant_be_read_are_listed(tmp_path: Path) -> None:
     (tmp_path / "torn.flac").write_bytes(b"fLaC" + bytes(50))
     (tmp_path / "empty.wav").touch()
     soundfile.write(tmp_path / "mute.wav", np.zeros(0), 8000)
-    found = find_sounds(tmp_path, "train")
-    assert len(found.sounds["train"]) == 2
-    assert [Path(line.partition(": ")[0]).name for line in found.unreadable] == ["empty.wav", "mute.wav", "torn.flac"]
-    assert all("\n" not in line and line.partition(": ")[2] for line in found.unreadable)
+    found, unreadable = find_sounds(tmp_path, "train")
+    assert len(found["train"]) == 2
+    assert [Path(line.partition(": ")[0]).name for line in unreadable] == ["empty.wav", "mute.wav", "torn.flac"]
+    assert all("\n" not in line and line.partition(": ")[2] for line in unreadable)
 
 
 def test_domains_have_folders_and_manifests(tmp_path: Path) -> None:
@@ -109,19 +109,19 @@ def test_domains_have_folders_and_manifests(tmp_path: Path) -> None:
     manifest = tmp_path / "sounds.csv"
     manifest.write_text(HEADER + "listed/0.wav,noise,0.01,train\nlisted/1.wav,other,0.01,val\n")
     source = {"speech": [tmp_path / "near", str(tmp_path / "far")], "music": tmp_path / "played", "rest": manifest}
-    train = find_sounds(source, "train").sounds["train"]
+    train = find_sounds(source, "train")[0]["train"]
     assert [one.domain for one in train] == ["speech"] * 4 + ["music"] * 2 + ["rest"]
     assert train[-1].path == tmp_path / "listed" / "0.wav"
-    assert [one.domain for one in find_sounds(source, "val").sounds["val"]] == ["speech", "speech", "music", "rest"]
+    assert [one.domain for one in find_sounds(source, "val")[0]["val"]] == ["speech", "speech", "music", "rest"]
 
 
 def test_a_file_in_two_splits_is_named(tmp_path: Path) -> None:
     for index in range(3):
         tone(tmp_path / "all" / f"{index}.wav")
-    (val,) = find_sounds(tmp_path / "all", "val").sounds["val"]
+    (val,) = find_sounds(tmp_path / "all", "val")[0]["val"]
     manifest = tmp_path / "sounds.csv"
     manifest.write_text(HEADER + f"all/{val.path.name},all,0.01,val\n")
-    assert len(find_sounds({"one": tmp_path / "all", "other": manifest}, "val").sounds["val"]) == 2
+    assert len(find_sounds({"one": tmp_path / "all", "other": manifest}, "val")[0]["val"]) == 2
     manifest.write_text(HEADER + f"all/{val.path.name},all,0.01,train\n")
     with pytest.raises(AudioError, match=f"{val.path.name} is in the split 'val' by one place and in 'train' by"):
         find_sounds({"one": tmp_path / "all", "other": manifest}, "train")
@@ -131,7 +131,7 @@ def test_a_manifest_keeps_its_domains_and_splits(tmp_path: Path) -> None:
     manifest = tmp_path / "sounds.csv"
     manifest.write_text(HEADER + "b.wav,speech,2.5,test\na.wav,music,1,train\n/c.wav,speech,3,test\n")
     expected = [Sound(tmp_path / "b.wav", "speech", 2.5), Sound(Path("/c.wav"), "speech", 3.0)]
-    assert find_sounds(str(manifest), "test") == Found({"test": expected}, [])
+    assert find_sounds(str(manifest), "test") == ({"test": expected}, [])
     with pytest.raises(AudioError, match=r"no files in its val split.*test, train"):
         find_sounds(manifest, "val")
 
@@ -141,11 +141,11 @@ def test_least_bandwidth_leaves_sounds_out(tmp_path: Path) -> None:
     rows = ("a.wav,speech,1,22050,train", "b.wav,speech,1,8000,train", "c.wav,music,1,16000,train")
     manifest.write_text("\n".join(("path,domain,duration,bandwidth,split", *rows)))
     for source in (manifest, {"speech": manifest}):
-        assert [one.path.name for one in find_sounds(source, "train").sounds["train"]] == ["a.wav", "b.wav", "c.wav"]
-        wide = find_sounds(source, "train", least_bandwidth=16000.0).sounds["train"]
+        assert [one.path.name for one in find_sounds(source, "train")[0]["train"]] == ["a.wav", "b.wav", "c.wav"]
+        wide = find_sounds(source, "train", least_bandwidth=16000.0)[0]["train"]
         assert [one.path.name for one in wide] == ["a.wav", "c.wav"]
     manifest.write_text(HEADER + "a.wav,speech,1,train\n")
-    assert len(find_sounds(manifest, "train", least_bandwidth=16000.0).sounds["train"]) == 1
+    assert len(find_sounds(manifest, "train", least_bandwidth=16000.0)[0]["train"]) == 1
     manifest.write_text("path,domain,duration,bandwidth,split\na.wav,speech,1,,train\n")
     with pytest.raises(AudioError, match=r"line 2: the bandwidth is '', expected a positive number of Hz"):
         find_sounds(manifest, "train")

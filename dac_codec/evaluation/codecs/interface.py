@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -12,6 +13,8 @@ import torch
 from dac_codec.audio import Audio
 from dac_codec.codec.models import best_device
 from dac_codec.common.errors import DacError
+
+T = TypeVar("T")
 
 
 class MissingCodecError(DacError):
@@ -91,6 +94,12 @@ def computed_by(device: str) -> str:
     chosen = best_device() if device == "auto" else torch.device(device)
     name = f" {torch.cuda.get_device_name(chosen)}" if chosen.type == "cuda" and torch.cuda.is_available() else ""
     return f"{chosen}{name}, torch {torch.__version__}, 1 thread"
+
+
+def timed(call: Callable[[], T]) -> tuple[T, float]:
+    """What a call returns, and its elapsed time in seconds."""
+    started = time.perf_counter()
+    return call(), time.perf_counter() - started
 
 
 def nearest(wished: Sequence[float], possible: Sequence[float]) -> list[int]:

@@ -160,7 +160,7 @@ def rate_distortion(means: Sequence[Mean], metric: Metric, order: Sequence[str],
         return ""
     scale = [*points, *(mean for mean in panels if metric.name in mean.measures and mean.kbps.mean)]
     values = [value for mean in scale for value in mean.measures[metric.name][:3] if value is not None]
-    rates = [mean.kbps.mean or 0.0 for mean in scale]
+    rates = [mean.kbps.mean for mean in scale]
     ticks_y = _ticks(min(values), max(values))
     ticks_x = _ticks(0.0, max(rates))
     x = _Axis(ticks_x[0], max(ticks_x[-1], max(rates)), _LEFT, _WIDTH - _RIGHT)
@@ -187,9 +187,9 @@ def _series(index: int, group: Sequence[Mean], metric: Metric, x: _Axis, y: _Axi
     """The line, the intervals and the markers of one codec."""
     parts = [f'<g class="series c{index % 8}">']
     places = []
-    for mean in sorted(group, key=lambda mean: mean.kbps.mean or 0.0):
+    for mean in sorted(group, key=lambda mean: mean.kbps.mean):
         value, low, high = mean.measures[metric.name][:3]
-        place, height = f"{x.at(mean.kbps.mean or 0.0):.1f}", f"{y.at(value or 0.0):.1f}"
+        place, height = f"{x.at(mean.kbps.mean):.1f}", f"{y.at(value):.1f}"
         places.append(f"{place},{height}")
         if low is not None and high is not None:
             parts.append(f'<line x1="{place}" x2="{place}" y1="{y.at(low):.1f}" y2="{y.at(high):.1f}"/>')
@@ -203,13 +203,10 @@ def _series(index: int, group: Sequence[Mean], metric: Metric, x: _Axis, y: _Axi
 
 def _point_text(mean: Mean, metric: Metric) -> str:
     """The numbers of a point."""
-    value, low, high, clips = mean.measures[metric.name][:4]
-    interval = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
-    unit = f" {metric.unit}" if metric.unit else ""
-    return (
-        f"{mean.codec} {mean.setting}: {value or 0.0:.3f}{interval}{unit} at {mean.kbps.mean or 0.0:.2f} kbit/s, "
-        f"{clips} clip{'s' if clips != 1 else ''}"
-    )
+    estimate = mean.measures[metric.name]
+    value = f"{estimate} {metric.unit}".rstrip()
+    clips = f"{estimate.clips} clip{'s' if estimate.clips != 1 else ''}"
+    return f"{mean.codec} {mean.setting}: {value} at {mean.kbps.mean:.2f} kbit/s, {clips}"
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -27,17 +27,26 @@ class Estimate(NamedTuple):
     """A mean over clips with its confidence interval.
 
     Attributes:
-        mean: over the clips for which the measure is defined; None if there are none.
+        mean: over the clips for which the measure is defined.
         low, high: limits of the confidence interval; None below `MIN_SOURCES`.
         clips: number of clips.
         sources: number of independent sources of the clips.
     """
 
-    mean: float | None
+    mean: float
     low: float | None
     high: float | None
     clips: int
     sources: int
+
+    def __str__(self) -> str:
+        """The mean and its confidence interval.
+
+        >>> str(Estimate(1.5, 1.25, 1.75, 9, 9))
+        '1.500 [1.250, 1.750]'
+        """
+        interval = "" if self.low is None or self.high is None else f" [{self.low:.3f}, {self.high:.3f}]"
+        return f"{self.mean:.3f}{interval}"
 
 
 def estimate(
@@ -49,13 +58,11 @@ def estimate(
     """The mean of one value per clip, with its confidence interval.
 
     Args:
-        values: one for each clip; for a comparison of two codecs, the differences.
+        values: one for each clip, at least one; for a comparison of two codecs, the differences.
         sources: number of each clip's source, see `source_numbers`; None: one per clip.
         weights: positive weights of the clips; None: all equal.
         seed: of the resampling.
     """
-    if not values:
-        return Estimate(None, None, None, 0, 0)
     numbers = np.asarray(values, np.float64)
     shares = np.ones(len(numbers)) if weights is None else np.asarray(weights, np.float64)
     mean = float(np.average(numbers, weights=weights))

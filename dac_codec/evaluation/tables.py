@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 from dac_codec.evaluation.metrics import Metric
 from dac_codec.evaluation.results import Result
-from dac_codec.evaluation.statistics import Estimate
 from dac_codec.evaluation.summary import Codebooks, Difference, Mean
 
 
@@ -35,13 +34,11 @@ def means_markdown(means: Sequence[Mean], metrics: Sequence[Metric]) -> str:
     ]
     for mean in means:
         values = [
-            f"{estimate_text(mean.measures[metric.name])} ({mean.worst[metric.name]:.3f})"
-            if metric.name in mean.measures
-            else ""
+            f"{mean.measures[metric.name]} ({mean.worst[metric.name]:.3f})" if metric.name in mean.measures else ""
             for metric in metrics
         ]
-        kbps = f"{mean.kbps.mean or 0.0:.2f}"
-        lines.append(_row(mean.domain, str(mean.clips), mean.codec, mean.setting, kbps, *values))
+        fixed = (mean.domain, str(mean.clips), mean.codec, mean.setting, f"{mean.kbps.mean:.2f}")
+        lines.append(_row(*fixed, *values))
     return "\n".join(lines)
 
 
@@ -51,16 +48,11 @@ def differences_markdown(differences: Sequence[Difference], metrics: Sequence[Me
     No sign where that is undecided, or where there is no interval.
     """
     headings = ["domain", "codec", "kbit/s", "against", "kbit/s", *(metric.label for metric in metrics)]
-    lines = [
-        _row(*headings),
-        "|---|---|---:|---|---:|" + "---:|" * len(metrics),
-    ]
-    signs = {"better": " +", "worse": " -", "undecided": ""}
+    lines = [_row(*headings), "|---|---|---:|---|---:|" + "---:|" * len(metrics)]
+    signs = {"better": " +", "worse": " -", "undecided": "", None: ""}
     for one in differences:
         values = [
-            estimate_text(one.measures[metric.name]) + signs[one.verdicts.get(metric.name, "undecided")]
-            if metric.name in one.measures
-            else ""
+            f"{one.measures[metric.name]}{signs[one.verdicts.get(metric.name)]}" if metric.name in one.measures else ""
             for metric in metrics
         ]
         names = [f"{one.codec}, {one.setting}", f"{one.kbps:.2f}", f"{one.other}, {one.other_setting}"]
@@ -86,18 +78,6 @@ def codebook_cells(codebooks: Codebooks) -> tuple[str, str, str]:
     entropies = " ".join(f"{bits:.2f}" for bits in codebooks.entropy)
     shares = " ".join(f"{100 * share:.0f}%" for share in codebooks.used)
     return f"{100 * codebooks.efficiency:.1f}%", entropies, shares
-
-
-def estimate_text(estimate: Estimate) -> str:
-    """A mean and its confidence interval.
-
-    >>> estimate_text(Estimate(1.5, 1.25, 1.75, 9, 9))
-    '1.500 [1.250, 1.750]'
-    """
-    mean, low, high = estimate[:3]
-    if mean is None:
-        return ""
-    return f"{mean:.3f}" if low is None or high is None else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def _row(*cells: str) -> str:

@@ -81,9 +81,9 @@ class CommandCodec:
             rate = self.input_rate(sample_rate, setting.value) if self.input_rate else sample_rate
             audio.write(original, audio.resample(clip, sample_rate, rate), rate, subtype="PCM_24")
             encode = [part.format(kbps=f"{setting.value:g}") for part in self.encode]
-            output = ["-o"] if self.encode[0] == "oggenc" else []
-            _, encode_seconds = timed(lambda: _run([*encode, str(original), *output, str(coded)]))
-            _, decode_seconds = timed(lambda: _run([*self.decode, str(coded), *output, str(decoded)]))
+            to = ["-o"] if self.encode[0] == "oggenc" else []
+            _, encode_seconds = timed(lambda: _run([*encode, str(original), *to, str(coded)]))
+            _, decode_seconds = timed(lambda: _run([*self.decode, str(coded), *to, str(decoded)]))
             try:
                 output, output_rate = audio.read(decoded)
                 data = coded.read_bytes()

@@ -121,7 +121,7 @@ def _mean_row(mean: Mean, metrics: Sequence[Metric]) -> str:
 
 
 def _cell(estimate: Estimate | None, kind: str = "", signed: bool = False, worst: float | None = None) -> str:
-    if estimate is None or estimate.mean is None:
+    if estimate is None:
         return "<td></td>"
     plus = "+" if signed else ""
     low, high = estimate.low, estimate.high

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from importlib.util import find_spec
 from pathlib import Path
@@ -39,17 +38,6 @@ _MARKERS = (
     "M-4.5 -1.5h3v-3h3v3h3v3h-3v3h-3v-3h-3z",
 )
 """Paths of the codecs' markers, which differ by shape as well as by colour."""
-
-
-@dataclass(frozen=True)
-class _Axis:
-    low: float
-    high: float
-    start: float
-    end: float
-
-    def at(self, value: float) -> float:
-        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
 
 def no_spectrograms() -> str | None:
@@ -117,9 +105,7 @@ def _figure(width: float, height: float) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=100)
-    FigureCanvasAgg(figure)
-    return figure
+    return FigureCanvasAgg(Figure(figsize=(width, height), dpi=100)).figure
 
 
 def _mel_level(clip: Audio, sample_rate: int) -> np.ndarray:
@@ -151,48 +137,53 @@ def rate_distortion(means: Sequence[Mean], metric: Metric, order: Sequence[str],
         order: names of the codecs, which give them their colours and markers; what costs no bits is not plotted.
         panels: means of all domains whose plots share their axes with this one.
     """
-    groups = [
-        (index, [mean for mean in means if mean.codec == codec and metric.name in mean.measures and mean.kbps.mean])
-        for index, codec in enumerate(order)
-    ]
-    points = [mean for _, group in groups for mean in group]
+    points, scale = (
+        [mean for mean in some if metric.name in mean.measures and mean.kbps.mean]
+        for some in (means, [*means, *panels])
+    )
     if not points:
         return ""
-    scale = [*points, *(mean for mean in panels if metric.name in mean.measures and mean.kbps.mean)]
     values = [value for mean in scale for value in mean.measures[metric.name][:3] if value is not None]
     rates = [mean.kbps.mean for mean in scale]
     ticks_y = _ticks(min(values), max(values))
     ticks_x = _ticks(0.0, max(rates))
-    x = _Axis(ticks_x[0], max(ticks_x[-1], max(rates)), _LEFT, _WIDTH - _RIGHT)
-    y = _Axis(min(ticks_y[0], *values), max(ticks_y[-1], *values), _HEIGHT - _BOTTOM, _TOP)
-    label = escape("; ".join(_point_text(mean, metric) for mean in points), quote=True)
+    x = _axis(ticks_x[0], max(ticks_x[-1], max(rates)), _LEFT, _WIDTH - _RIGHT)
+    y = _axis(min(ticks_y[0], *values), max(ticks_y[-1], *values), _HEIGHT - _BOTTOM, _TOP)
+    label = escape("; ".join(_point_text(mean, metric) for mean in points))
     parts = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">']
     for tick in ticks_y:
-        height = f"{y.at(tick):.1f}"
+        height = f"{y(tick):.1f}"
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{height}" y2="{height}"/>')
         parts.append(f'<text class="tick" x="{_LEFT - 6}" y="{height}" dy=".32em" text-anchor="end">{tick:g}</text>')
     for tick in ticks_x:
-        place = f"{x.at(tick):.1f}"
+        place = f"{x(tick):.1f}"
         parts.append(
             f'<text class="tick" x="{place}" y="{_HEIGHT - _BOTTOM + 15}" text-anchor="middle">{tick:g}</text>'
         )
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
     parts.append(f'<text class="tick" x="{middle:.0f}" y="{_HEIGHT - 4}" text-anchor="middle">kbit/s on disk</text>')
-    for index, group in groups:
-        parts += _series(index, group, metric, x, y)
+    for index, codec in enumerate(order):
+        parts += _series(index, [mean for mean in points if mean.codec == codec], metric, x, y)
     return "".join([*parts, "</svg>"])
 
 
-def _series(index: int, group: Sequence[Mean], metric: Metric, x: _Axis, y: _Axis) -> list[str]:
+def _axis(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+    """Maps values to places: `low` to `start`, `high` to `end`."""
+    return lambda value: start + (value - low) / (high - low) * (end - start)
+
+
+def _series(
+    index: int, group: Sequence[Mean], metric: Metric, x: Callable[[float], float], y: Callable[[float], float]
+) -> list[str]:
     """The line, the intervals and the markers of one codec."""
     parts = [f'<g class="series c{index % 8}">']
     places = []
     for mean in sorted(group, key=lambda mean: mean.kbps.mean):
         value, low, high = mean.measures[metric.name][:3]
-        place, height = f"{x.at(mean.kbps.mean):.1f}", f"{y.at(value):.1f}"
+        place, height = f"{x(mean.kbps.mean):.1f}", f"{y(value):.1f}"
         places.append(f"{place},{height}")
         if low is not None and high is not None:
-            parts.append(f'<line x1="{place}" x2="{place}" y1="{y.at(low):.1f}" y2="{y.at(high):.1f}"/>')
+            parts.append(f'<line x1="{place}" x2="{place}" y1="{y(low):.1f}" y2="{y(high):.1f}"/>')
         parts.append(
             f'<g class="point" transform="translate({place} {height})"><circle class="hit" r="11"/>'
             f'<path d="{marker(index)}"/><title>{escape(_point_text(mean, metric))}</title></g>'

@@ -255,9 +255,7 @@ def _imported(module: str, package: str) -> Any:
         raise DacError(f"this measure needs {package}: pip install 'dac_codec[evaluate]'") from error
 
 
-@lru_cache(maxsize=4)
-def _mel(sample_rate: int) -> spectral.MultiScaleMel:
-    return spectral.mel_distance(sample_rate)
+_mel = lru_cache(maxsize=4)(spectral.mel_distance)
 
 
 @lru_cache(maxsize=1)

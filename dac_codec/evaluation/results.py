@@ -92,17 +92,7 @@ class Result:
 
 
 def key(clip: Clip, sample_rate: int, common: str, codec: str, setting: str, metrics: str, with_sound: bool) -> str:
-    """The name of a result: a hash of everything that it depends on.
-
-    Args:
-        clip: name, domain, sources and waveform count.
-        sample_rate: of the clip.
-        common: versions of this package and of its measures.
-        codec: the codec's fingerprint.
-        setting: the setting's name.
-        metrics: the metrics' fingerprints.
-        with_sound: whether the result includes the decoded clip.
-    """
+    """The name of a result: a hash of everything that it depends on, which includes all fields of the clip."""
     waveform = hashlib.sha256(np.ascontiguousarray(clip.waveform, "<f4").tobytes()).hexdigest()
     place = [clip.name, clip.domain, list(clip.sources)]
     parts = [_FORMAT, place, waveform, sample_rate, common, codec, setting, metrics, with_sound]

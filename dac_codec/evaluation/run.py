@@ -34,15 +34,13 @@ PLAYED_PER_DOMAIN = 2
 PLAYED = 12
 """Clips in all that the page can play: it embeds each with every version and its spectrogram."""
 
-_WARM_UP_SECONDS = 1
-
 _warm: set[str] = set()
 """Fingerprints of the codecs that this worker process has warmed up."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One clip, one codec, one setting, the names of the metrics, and the file for the result."""
+    """A clip to code and measure, the names of the metrics, and the file for the result."""
 
     clip: Clip
     sample_rate: int
@@ -115,17 +113,8 @@ def run(
     return Outcome([one for one in results if one is not None], failures)
 
 
-def evaluate_clip(task: Task, warm: set[str]) -> None:
-    """Do one task, and write its result.
-
-    Args:
-        task: what to do.
-        warm: fingerprints of the codecs that this process has warmed up; that of the task is added.
-
-    Raises:
-        DacError: the codec or a metric failed, or the result can't be written.
-        MemoryError: there is not enough memory.
-    """
+def _evaluate(task: Task, warm: set[str]) -> None:
+    """Do one task, and write its result; `warm` has the fingerprints of the codecs that this process has warmed up."""
     original = task.clip.waveform
     with _one_thread(), _errors_of("the codec"):
         _warm_up(task, warm)
@@ -161,18 +150,14 @@ def evaluate_clip(task: Task, warm: set[str]) -> None:
 
 
 def _warm_up(task: Task, warm: set[str]) -> None:
-    """Code a second of the task's clip, once per codec, so that timings leave out what is set up once.
-
-    Raises:
-        DacError: the codec has changed since the evaluation began, such as a model's folder that a training run writes
-            to; its results would be stored under the old fingerprint.
-    """
+    """Code a second of the task's clip, once per codec, so that timings leave out what is set up once."""
     if task.fingerprint in warm:
         return
+    # A training run may write to a model's folder; results would be stored under the old fingerprint.
     if task.codec.fingerprint != task.fingerprint:
         raise DacError("the codec has changed since the evaluation began; start it again")
     try:
-        task.codec.code(task.clip.waveform[:, : _WARM_UP_SECONDS * task.sample_rate], task.sample_rate, task.setting)
+        task.codec.code(task.clip.waveform[:, : task.sample_rate], task.sample_rate, task.setting)
     except MemoryError:
         raise
     except Exception:
@@ -272,7 +257,7 @@ def _failure_of(task: Task, warm: set[str] = _warm) -> str | None:
     """Do a task; returns the reason if it failed."""
     try:
         with _errors_of("the evaluation"):
-            evaluate_clip(task, warm)
+            _evaluate(task, warm)
     except DacError as error:
         return str(error)
     return None

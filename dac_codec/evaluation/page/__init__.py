@@ -15,15 +15,7 @@ from dac_codec.evaluation import figures
 from dac_codec.evaluation.clips import POOLED, Clip
 from dac_codec.evaluation.codecs.points import anchor
 from dac_codec.evaluation.metrics import Metric
-from dac_codec.evaluation.page.sections import (
-    codebooks,
-    differences_tables,
-    legend,
-    means_tables,
-    methods,
-    plots,
-    verdicts,
-)
+from dac_codec.evaluation.page import sections
 from dac_codec.evaluation.results import Result, flac
 from dac_codec.evaluation.summary import Difference, Mean
 
@@ -68,13 +60,13 @@ def page(
         ),
         "notes": "".join(f"<p>{escape(note)}</p>" for note in facts["notes"]),
         "played": _left_out(len(clips), facts["clips"] - len(clips)),
-        "verdicts": verdicts(facts["summary"]),
-        "legend": legend(coded, order),
-        "plots": plots(means, metrics, order),
-        "means": means_tables(means, metrics),
-        "differences": differences_tables(differences, metrics),
-        "codebooks": codebooks(means),
-        "methods": methods(facts),
+        "verdicts": sections.verdicts(facts["summary"]),
+        "legend": sections.legend(coded, order),
+        "plots": sections.plots(means, metrics, order),
+        "means": sections.means_tables(means, metrics),
+        "differences": sections.differences_tables(differences, metrics),
+        "codebooks": sections.codebooks(means),
+        "methods": sections.methods(facts),
         "data": json.dumps(data).replace("<", "\\u003c"),  # so that it can't close the script element around it
     }
     text = _resource("page.html")

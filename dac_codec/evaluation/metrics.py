@@ -22,7 +22,7 @@ from dac_codec.common.errors import DacError
 SPEECH = "speech"
 """The domain of measures that are made for speech."""
 
-METRICS_VERSION = 4
+METRICS_VERSION = 5
 """Increased with every change of a metric's or our codec's values, so that no cached result of before is used."""
 
 SI_SDR_LIMIT = 100.0

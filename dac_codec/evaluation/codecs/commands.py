@@ -16,7 +16,7 @@ from pathlib import Path
 from dac_codec import audio
 from dac_codec.audio import Audio
 from dac_codec.common.errors import AudioError, DacError
-from dac_codec.evaluation.codecs.interface import Coded, MissingCodecError, Setting, timed
+from dac_codec.evaluation.codecs.interface import Codec, Coded, MissingCodecError, Setting, timed
 
 _VORBIS_RATES = ((32.0, 44100), (16.0, 22050), (12.0, 11025), (8.0, 8000))
 """Lowest bitrates of mono that libvorbis 1.3 accepts, with their sample rates."""
@@ -25,11 +25,10 @@ _TIMEOUT_S = 300.0
 
 
 @dataclass(frozen=True)
-class CommandCodec:
+class CommandCodec(Codec):
     """An encoder and a decoder that are run as commands.
 
     Args:
-        name: in tables.
         package: Debian package of the commands.
         suffix: of its files.
         encode: command line of the encoder without the files; {kbps} stands for the bitrate.
@@ -40,7 +39,6 @@ class CommandCodec:
         input_rate: (clip's rate, bitrate) -> sample rate of the encoder's input; None: the clip's.
     """
 
-    name: str
     package: str
     suffix: str
     encode: tuple[str, ...]
@@ -59,12 +57,7 @@ class CommandCodec:
             versions.append((done.stdout + done.stderr).strip().splitlines()[0])
         return f"`{' '.join(self.encode)}`, `{' '.join(self.decode)}`; {', '.join(versions)}"
 
-    @property
-    def fingerprint(self) -> str:
-        return f"{self.name} {self.about}"
-
     def check(self) -> None:
-        """Raise a MissingCodecError if the commands are not installed."""
         for command in (self.encode[0], self.decode[0]):
             if shutil.which(command) is None:
                 raise MissingCodecError(f"the command {command} is not installed: apt install {self.package}")

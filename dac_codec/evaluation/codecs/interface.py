@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -56,27 +57,34 @@ class Coded:
     codebook_size: int = 0
 
 
-class Codec(Protocol):
+@dataclass(frozen=True)
+class Codec(ABC):
     """A codec. It can be pickled, since it is used in other processes.
 
     Attributes:
         name: in tables.
-        about: what it is and how it is run, for people.
-        fingerprint: changes when its output or speed may change, for other reasons than the version of this package.
     """
 
-    @property
-    def name(self) -> str: ...
+    name: str
 
     @property
-    def about(self) -> str: ...
+    @abstractmethod
+    def about(self) -> str:
+        """What it is and how it is run, for people."""
 
     @property
-    def fingerprint(self) -> str: ...
+    def fingerprint(self) -> str:
+        """Changes when its output or speed may change, for other reasons than the version of this package."""
+        return f"{self.name} {self.about}"
+
+    def check(self) -> None:  # noqa: B027, most codecs need nothing
+        """Raise a MissingCodecError if the codec is not installed."""
 
     def settings(self, bitrates: Sequence[float]) -> list[Setting]:
         """The nearest settings to the bitrates in kbit/s, without duplicates, the lowest first."""
+        return [Setting()]
 
+    @abstractmethod
     def code(self, clip: Audio, sample_rate: int, setting: Setting) -> Coded:
         """Encode and decode a clip [1, T].
 

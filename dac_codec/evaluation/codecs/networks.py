@@ -17,22 +17,20 @@ import torch
 
 from dac_codec import audio
 from dac_codec.audio import Audio
-from dac_codec.evaluation.codecs.interface import Coded, MissingCodecError, Setting, computed_by, nearest, timed
+from dac_codec.evaluation.codecs.interface import Codec, Coded, MissingCodecError, Setting, computed_by, nearest, timed
 
 _ENCODEC_FILES = {24: "encodec_24khz-d7cc33bc.th", 48: "encodec_48khz-7e698e3e.th"}
 _SNAC_REPOSITORY = "hubertsiuzdak/snac_44khz"
 
 
 @dataclass(frozen=True)
-class Encodec:
+class Encodec(Codec):
     """EnCodec (Défossez et al., 2022), without its entropy coder.
 
     Args:
-        name: in tables.
         khz: 24 (mono) or 48 (stereo; mono clips are duplicated).
     """
 
-    name: str
     khz: int
 
     @property
@@ -41,10 +39,9 @@ class Encodec:
 
     @property
     def fingerprint(self) -> str:
-        return f"{self.name} {self.about} {_ENCODEC_FILES[self.khz]} {computed_by('cpu')}"
+        return f"{super().fingerprint} {_ENCODEC_FILES[self.khz]} {computed_by('cpu')}"
 
     def check(self) -> None:
-        """Raise a MissingCodecError if the package or its weights are missing."""
         if find_spec("encodec") is None:
             raise MissingCodecError("the package encodec is not installed: pip install encodec")
         if not Path(torch.hub.get_dir(), "checkpoints", _ENCODEC_FILES[self.khz]).exists():
@@ -80,10 +77,8 @@ class Encodec:
 
 
 @dataclass(frozen=True)
-class Snac:
+class Snac(Codec):
     """SNAC (Siuzdak et al., 2024), the 44 kHz model. It has no file format: its size is that of its codes."""
-
-    name: str
 
     @property
     def about(self) -> str:
@@ -91,10 +86,9 @@ class Snac:
 
     @property
     def fingerprint(self) -> str:
-        return f"{self.name} {self.about} {_snac_folder()} {computed_by('cpu')}"
+        return f"{super().fingerprint} {_snac_folder()} {computed_by('cpu')}"
 
     def check(self) -> None:
-        """Raise a MissingCodecError if the package or its weights are missing."""
         if find_spec("snac") is None:
             raise MissingCodecError("the package snac is not installed: pip install snac")
         if _snac_folder() is None:
@@ -102,9 +96,6 @@ class Snac:
             raise MissingCodecError(
                 f"its weights are not downloaded: python -c 'from snac import SNAC; {call}' downloads them"
             )
-
-    def settings(self, bitrates: Sequence[float]) -> list[Setting]:
-        return [Setting()]
 
     @torch.no_grad()
     def code(self, clip: Audio, sample_rate: int, setting: Setting) -> Coded:

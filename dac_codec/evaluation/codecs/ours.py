@@ -9,21 +9,19 @@ from functools import lru_cache
 from dac_codec import pretrained
 from dac_codec.audio import Audio
 from dac_codec.codec import DacFile, compress, decompress, load_model
-from dac_codec.evaluation.codecs.interface import Coded, MissingCodecError, Setting, computed_by, nearest, timed
+from dac_codec.evaluation.codecs.interface import Codec, Coded, MissingCodecError, Setting, computed_by, nearest, timed
 from dac_codec.model import DAC
 
 
 @dataclass(frozen=True)
-class Ours:
+class Ours(Codec):
     """A model of this package.
 
     Args:
-        name: in tables.
         model: name, folder or file.
         device: "auto", "cpu" or "cuda".
     """
 
-    name: str
     model: str
     device: str = "auto"
 

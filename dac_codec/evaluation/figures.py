@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from dac_codec.common.errors import DacError
 from dac_codec.common.files import atomic_write
 from dac_codec.evaluation.metrics import Metric
 from dac_codec.evaluation.summary import Mean
+
+Axis: TypeAlias = Callable[[float], float]
 
 STRIP_LEFT, STRIP_WIDTH = 0.085, 0.905
 """Where the time axis begins in a picture of `spectrogram_strips`, and its length, as shares of the width."""
@@ -167,14 +169,12 @@ def rate_distortion(means: Sequence[Mean], metric: Metric, order: Sequence[str],
     return "".join([*parts, "</svg>"])
 
 
-def _axis(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+def _axis(low: float, high: float, start: float, end: float) -> Axis:
     """Maps values to places: `low` to `start`, `high` to `end`."""
     return lambda value: start + (value - low) / (high - low) * (end - start)
 
 
-def _series(
-    index: int, group: Sequence[Mean], metric: Metric, x: Callable[[float], float], y: Callable[[float], float]
-) -> list[str]:
+def _series(index: int, group: Sequence[Mean], metric: Metric, x: Axis, y: Axis) -> list[str]:
     """The line, the intervals and the markers of one codec."""
     parts = [f'<g class="series c{index % 8}">']
     places = []

@@ -13,8 +13,7 @@ import numpy as np
 
 from dac_codec import audio
 from dac_codec.audio import Audio
-from dac_codec.common.errors import DacError
-from dac_codec.common.files import atomic_write
+from dac_codec.codec import write_bytes
 from dac_codec.evaluation.clips import Clip
 
 _FORMAT = 2
@@ -75,11 +74,7 @@ class Result:
         Raises:
             DacError: the file can't be written.
         """
-        try:
-            with atomic_write(path) as temporary:
-                temporary.write_text(json.dumps(asdict(self), allow_nan=False))
-        except OSError as error:
-            raise DacError(f"can't write {path}: {error.strerror or error}") from error
+        write_bytes(path, json.dumps(asdict(self), allow_nan=False).encode())
 
     @classmethod
     def load(cls, path: Path) -> Result | None:

@@ -53,15 +53,13 @@ def estimate(
     values: Sequence[float],
     sources: Sequence[int] | NDArray[np.int64] | None = None,
     weights: Sequence[float] | None = None,
-    seed: int = 0,
 ) -> Estimate:
-    """The mean of one value per clip, with its confidence interval.
+    """The mean of one value per clip, with its confidence interval; always the same for the same arguments.
 
     Args:
         values: one for each clip, at least one; for a comparison of two codecs, the differences.
         sources: number of each clip's source, see `source_numbers`; None: one per clip.
         weights: positive weights of the clips; None: all equal.
-        seed: of the resampling.
     """
     numbers = np.asarray(values, np.float64)
     shares = np.ones(len(numbers)) if weights is None else np.asarray(weights, np.float64)
@@ -71,7 +69,7 @@ def estimate(
     n_sources = len(totals)
     if n_sources < MIN_SOURCES:
         return Estimate(mean, None, None, len(numbers), n_sources)
-    draws = np.random.default_rng(seed).integers(0, n_sources, (N_RESAMPLES, n_sources))
+    draws = np.random.default_rng(0).integers(0, n_sources, (N_RESAMPLES, n_sources))
     tail = 50 * (1 - CONFIDENCE)
     low, high = np.percentile(totals[draws].sum(1) / parts[draws].sum(1), [tail, 100 - tail])
     return Estimate(mean, float(low), float(high), len(numbers), n_sources)

@@ -133,11 +133,11 @@ def differences(results: Sequence[Result], metrics: Sequence[Metric], first: str
 
 def incomparable(results: Sequence[Result], first: str) -> str:
     """A sentence with the reason why the codec called `first` was not compared with the others."""
-    if all(result.codec != first for result in results):
-        return f"There are no differences: {first}, with which the others are compared, has no results."
-    if not any(kbps for pair, kbps in _rates(results).items() if pair[0] == first):
-        return f"There are no differences: {first}, with which the others are compared, costs no bits."
-    return f"There are no differences: no other codec was measured on the clips of {first}."
+    own = [kbps for (codec, _), kbps in _rates(results).items() if codec == first]
+    if any(own):
+        return f"There are no differences: no other codec was measured on the clips of {first}."
+    reason = "costs no bits" if own else "has no results"
+    return f"There are no differences: {first}, with which the others are compared, {reason}."
 
 
 def verdict_lines(differences: Sequence[Difference], metrics: Sequence[Metric]) -> list[str]:

@@ -35,11 +35,8 @@ def page(
     """The page, as HTML. It needs no network, and its Content-Security-Policy forbids access to it.
 
     Args:
-        facts: what was measured, and how; see `report`.
-        means, differences: of all domains.
-        metrics: those measured.
-        clips: those to play.
-        sample_rate: of the clips.
+        facts, means, differences, metrics: see `report`.
+        clips: those to play, at `sample_rate` in Hz.
         results: with the sound of each of these clips.
     """
     pictures = figures.no_spectrograms() is None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import time
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -13,6 +12,7 @@ from dac_codec import audio
 from dac_codec.codec import compress, decompress, load_model
 from dac_codec.common.errors import DacError
 from dac_codec.evaluation import metrics
+from dac_codec.evaluation.codecs.interface import timed
 from dac_codec.pretrained import DEFAULT_MODEL
 
 CLIP = "demo.flac"
@@ -77,12 +77,9 @@ def run_demo(
     audio.write(original, waveform, rate)
 
     # The first run of the whole clip includes the initialization of PyTorch and the caches for its shapes.
-    for _ in range(2):
-        started = time.perf_counter()
-        dac_file = compress((waveform, rate), loaded, device=device)
-        encoded_at = time.perf_counter()
-        result, _ = decompress(dac_file, loaded, device=device)
-        decoded_at = time.perf_counter()
+    decompress(compress((waveform, rate), loaded, device=device), loaded, device=device)
+    dac_file, encode_seconds = timed(lambda: compress((waveform, rate), loaded, device=device))
+    (result, _), decode_seconds = timed(lambda: decompress(dac_file, loaded, device=device))
     dac_file.save(compressed)
     audio.write(decoded, result.numpy(), rate)
 
@@ -97,7 +94,7 @@ def run_demo(
         compressed_bytes=n_bytes,
         pcm_bytes=waveform.size * 2,
         bitrate=n_bytes * 8 / seconds,
-        encode_speed=seconds / (encoded_at - started),
-        decode_speed=seconds / (decoded_at - encoded_at),
+        encode_speed=seconds / encode_seconds,
+        decode_speed=seconds / decode_seconds,
         si_sdr=metrics.si_sdr(result.numpy(), waveform, rate),
     )

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -20,6 +19,8 @@ from dac_codec.common.errors import DacError
 from dac_codec.common.files import atomic_write
 from dac_codec.evaluation.metrics import Metric
 from dac_codec.evaluation.summary import Mean
+
+Axis: TypeAlias = Callable[[float], float]
 
 STRIP_LEFT, STRIP_WIDTH = 0.085, 0.905
 """Where the time axis begins in a picture of `spectrogram_strips`, and its length, as shares of the width."""
@@ -39,17 +40,6 @@ _MARKERS = (
     "M-4.5 -1.5h3v-3h3v3h3v3h-3v3h-3v-3h-3z",
 )
 """Paths of the codecs' markers, which differ by shape as well as by colour."""
-
-
-@dataclass(frozen=True)
-class _Axis:
-    low: float
-    high: float
-    start: float
-    end: float
-
-    def at(self, value: float) -> float:
-        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
 
 def no_spectrograms() -> str | None:
@@ -117,9 +107,7 @@ def _figure(width: float, height: float) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=100)
-    FigureCanvasAgg(figure)
-    return figure
+    return FigureCanvasAgg(Figure(figsize=(width, height), dpi=100)).figure
 
 
 def _mel_level(clip: Audio, sample_rate: int) -> np.ndarray:
@@ -151,48 +139,51 @@ def rate_distortion(means: Sequence[Mean], metric: Metric, order: Sequence[str],
         order: names of the codecs, which give them their colours and markers; what costs no bits is not plotted.
         panels: means of all domains whose plots share their axes with this one.
     """
-    groups = [
-        (index, [mean for mean in means if mean.codec == codec and metric.name in mean.measures and mean.kbps.mean])
-        for index, codec in enumerate(order)
-    ]
-    points = [mean for _, group in groups for mean in group]
+    points, scale = (
+        [mean for mean in some if metric.name in mean.measures and mean.kbps.mean]
+        for some in (means, [*means, *panels])
+    )
     if not points:
         return ""
-    scale = [*points, *(mean for mean in panels if metric.name in mean.measures and mean.kbps.mean)]
     values = [value for mean in scale for value in mean.measures[metric.name][:3] if value is not None]
-    rates = [mean.kbps.mean or 0.0 for mean in scale]
+    rates = [mean.kbps.mean for mean in scale]
     ticks_y = _ticks(min(values), max(values))
     ticks_x = _ticks(0.0, max(rates))
-    x = _Axis(ticks_x[0], max(ticks_x[-1], max(rates)), _LEFT, _WIDTH - _RIGHT)
-    y = _Axis(min(ticks_y[0], *values), max(ticks_y[-1], *values), _HEIGHT - _BOTTOM, _TOP)
-    label = escape("; ".join(_point_text(mean, metric) for mean in points), quote=True)
+    x = _axis(ticks_x[0], max(ticks_x[-1], max(rates)), _LEFT, _WIDTH - _RIGHT)
+    y = _axis(min(ticks_y[0], *values), max(ticks_y[-1], *values), _HEIGHT - _BOTTOM, _TOP)
+    label = escape("; ".join(_point_text(mean, metric) for mean in points))
     parts = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">']
     for tick in ticks_y:
-        height = f"{y.at(tick):.1f}"
+        height = f"{y(tick):.1f}"
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{height}" y2="{height}"/>')
         parts.append(f'<text class="tick" x="{_LEFT - 6}" y="{height}" dy=".32em" text-anchor="end">{tick:g}</text>')
     for tick in ticks_x:
-        place = f"{x.at(tick):.1f}"
+        place = f"{x(tick):.1f}"
         parts.append(
             f'<text class="tick" x="{place}" y="{_HEIGHT - _BOTTOM + 15}" text-anchor="middle">{tick:g}</text>'
         )
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
     parts.append(f'<text class="tick" x="{middle:.0f}" y="{_HEIGHT - 4}" text-anchor="middle">kbit/s on disk</text>')
-    for index, group in groups:
-        parts += _series(index, group, metric, x, y)
+    for index, codec in enumerate(order):
+        parts += _series(index, [mean for mean in points if mean.codec == codec], metric, x, y)
     return "".join([*parts, "</svg>"])
 
 
-def _series(index: int, group: Sequence[Mean], metric: Metric, x: _Axis, y: _Axis) -> list[str]:
+def _axis(low: float, high: float, start: float, end: float) -> Axis:
+    """Maps values to places: `low` to `start`, `high` to `end`."""
+    return lambda value: start + (value - low) / (high - low) * (end - start)
+
+
+def _series(index: int, group: Sequence[Mean], metric: Metric, x: Axis, y: Axis) -> list[str]:
     """The line, the intervals and the markers of one codec."""
     parts = [f'<g class="series c{index % 8}">']
     places = []
-    for mean in sorted(group, key=lambda mean: mean.kbps.mean or 0.0):
+    for mean in sorted(group, key=lambda mean: mean.kbps.mean):
         value, low, high = mean.measures[metric.name][:3]
-        place, height = f"{x.at(mean.kbps.mean or 0.0):.1f}", f"{y.at(value or 0.0):.1f}"
+        place, height = f"{x(mean.kbps.mean):.1f}", f"{y(value):.1f}"
         places.append(f"{place},{height}")
         if low is not None and high is not None:
-            parts.append(f'<line x1="{place}" x2="{place}" y1="{y.at(low):.1f}" y2="{y.at(high):.1f}"/>')
+            parts.append(f'<line x1="{place}" x2="{place}" y1="{y(low):.1f}" y2="{y(high):.1f}"/>')
         parts.append(
             f'<g class="point" transform="translate({place} {height})"><circle class="hit" r="11"/>'
             f'<path d="{marker(index)}"/><title>{escape(_point_text(mean, metric))}</title></g>'
@@ -203,13 +194,10 @@ def _series(index: int, group: Sequence[Mean], metric: Metric, x: _Axis, y: _Axi
 
 def _point_text(mean: Mean, metric: Metric) -> str:
     """The numbers of a point."""
-    value, low, high, clips = mean.measures[metric.name][:4]
-    interval = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
-    unit = f" {metric.unit}" if metric.unit else ""
-    return (
-        f"{mean.codec} {mean.setting}: {value or 0.0:.3f}{interval}{unit} at {mean.kbps.mean or 0.0:.2f} kbit/s, "
-        f"{clips} clip{'s' if clips != 1 else ''}"
-    )
+    estimate = mean.measures[metric.name]
+    value = f"{estimate} {metric.unit}".rstrip()
+    clips = f"{estimate.clips} clip{'s' if estimate.clips != 1 else ''}"
+    return f"{mean.codec} {mean.setting}: {value} at {mean.kbps.mean:.2f} kbit/s, {clips}"
 
 
 def _ticks(low: float, high: float) -> list[float]:

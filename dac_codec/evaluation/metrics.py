@@ -25,7 +25,7 @@ SPEECH = "speech"
 SPEECH_HIGH = "speech-high"
 """The domain of speech at other speeds, which has the same measures."""
 
-METRICS_VERSION = 4
+METRICS_VERSION = 5
 """Increased with every change of a metric's or our codec's values, so that no cached result of before is used."""
 
 SI_SDR_LIMIT = 100.0
@@ -262,9 +262,7 @@ def _imported(module: str, package: str) -> Any:
         raise DacError(f"this measure needs {package}: pip install 'dac_codec[evaluate]'") from error
 
 
-@lru_cache(maxsize=4)
-def _mel(sample_rate: int) -> spectral.MultiScaleMel:
-    return spectral.mel_distance(sample_rate)
+_mel = lru_cache(maxsize=4)(spectral.mel_distance)
 
 
 @lru_cache(maxsize=1)

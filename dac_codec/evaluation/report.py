@@ -17,7 +17,6 @@ from dac_codec.evaluation.codecs import make_codecs
 from dac_codec.evaluation.codecs.ours import load
 from dac_codec.evaluation.metrics import Metric, usable_metrics
 from dac_codec.evaluation.page import page
-from dac_codec.evaluation.results import Result
 from dac_codec.evaluation.run import played_clips, run
 from dac_codec.evaluation.summary import Difference, Mean
 from dac_codec.pretrained import DEFAULT_MODEL
@@ -32,13 +31,11 @@ class Report:
     Attributes:
         table: means as Markdown.
         page: path of index.html.
-        results: of every clip, codec and setting.
         failures: a line for each clip, codec and setting that failed.
     """
 
     table: str
     page: Path
-    results: list[Result]
     failures: list[str]
 
 
@@ -121,7 +118,7 @@ def evaluate(
     write_bytes(output / "report.md", _markdown(facts, means, differences, metrics).encode())
     write_bytes(output / "report.json", json.dumps({**facts, **found}, indent=1, allow_nan=False).encode())
     write_bytes(output / "index.html", html.encode())
-    return Report(tables.means_markdown(means, metrics), output / "index.html", results, outcome.failures)
+    return Report(tables.means_markdown(means, metrics), output / "index.html", outcome.failures)
 
 
 def _markdown(

@@ -13,8 +13,7 @@ import numpy as np
 
 from dac_codec import audio
 from dac_codec.audio import Audio
-from dac_codec.common.errors import DacError
-from dac_codec.common.files import atomic_write
+from dac_codec.codec import write_bytes
 from dac_codec.evaluation.clips import Clip
 
 _FORMAT = 2
@@ -75,11 +74,7 @@ class Result:
         Raises:
             DacError: the file can't be written.
         """
-        try:
-            with atomic_write(path) as temporary:
-                temporary.write_text(json.dumps(asdict(self), allow_nan=False))
-        except OSError as error:
-            raise DacError(f"can't write {path}: {error.strerror or error}") from error
+        write_bytes(path, json.dumps(asdict(self), allow_nan=False).encode())
 
     @classmethod
     def load(cls, path: Path) -> Result | None:
@@ -92,17 +87,7 @@ class Result:
 
 
 def key(clip: Clip, sample_rate: int, common: str, codec: str, setting: str, metrics: str, with_sound: bool) -> str:
-    """The name of a result: a hash of everything that it depends on.
-
-    Args:
-        clip: name, domain, sources and waveform count.
-        sample_rate: of the clip.
-        common: versions of this package and of its measures.
-        codec: the codec's fingerprint.
-        setting: the setting's name.
-        metrics: the metrics' fingerprints.
-        with_sound: whether the result includes the decoded clip.
-    """
+    """The name of a result: a hash of everything that it depends on, which includes all fields of the clip."""
     waveform = hashlib.sha256(np.ascontiguousarray(clip.waveform, "<f4").tobytes()).hexdigest()
     place = [clip.name, clip.domain, list(clip.sources)]
     parts = [_FORMAT, place, waveform, sample_rate, common, codec, setting, metrics, with_sound]

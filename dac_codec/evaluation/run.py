@@ -9,13 +9,12 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
-from queue import SimpleQueue
 
 import numpy as np
 import torch
@@ -34,15 +33,13 @@ PLAYED_PER_DOMAIN = 2
 PLAYED = 12
 """Clips in all that the page can play: it embeds each with every version and its spectrogram."""
 
-_WARM_UP_SECONDS = 1
-
 _warm: set[str] = set()
 """Fingerprints of the codecs that this worker process has warmed up."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One clip, one codec, one setting, the names of the metrics, and the file for the result."""
+    """A clip to code and measure, the names of the metrics, and the file for the result."""
 
     clip: Clip
     sample_rate: int
@@ -115,17 +112,8 @@ def run(
     return Outcome([one for one in results if one is not None], failures)
 
 
-def evaluate_clip(task: Task, warm: set[str]) -> None:
-    """Do one task, and write its result.
-
-    Args:
-        task: what to do.
-        warm: fingerprints of the codecs that this process has warmed up; that of the task is added.
-
-    Raises:
-        DacError: the codec or a metric failed, or the result can't be written.
-        MemoryError: there is not enough memory.
-    """
+def _evaluate(task: Task, warm: set[str]) -> None:
+    """Do one task, and write its result; `warm` has the fingerprints of the codecs that this process has warmed up."""
     original = task.clip.waveform
     with _one_thread(), _errors_of("the codec"):
         _warm_up(task, warm)
@@ -161,18 +149,14 @@ def evaluate_clip(task: Task, warm: set[str]) -> None:
 
 
 def _warm_up(task: Task, warm: set[str]) -> None:
-    """Code a second of the task's clip, once per codec, so that timings leave out what is set up once.
-
-    Raises:
-        DacError: the codec has changed since the evaluation began, such as a model's folder that a training run writes
-            to; its results would be stored under the old fingerprint.
-    """
+    """Code a second of the task's clip, once per codec, so that timings leave out what is set up once."""
     if task.fingerprint in warm:
         return
+    # A training run may write to a model's folder; results would be stored under the old fingerprint.
     if task.codec.fingerprint != task.fingerprint:
         raise DacError("the codec has changed since the evaluation began; start it again")
     try:
-        task.codec.code(task.clip.waveform[:, : _WARM_UP_SECONDS * task.sample_rate], task.sample_rate, task.setting)
+        task.codec.code(task.clip.waveform[:, : task.sample_rate], task.sample_rate, task.setting)
     except MemoryError:
         raise
     except Exception:
@@ -233,14 +217,14 @@ def _work(tasks: Sequence[Task], workers: int) -> Iterator[tuple[Task, str | Non
         return
     # Forked processes would share PyTorch's threads, and hang.
     executor = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin)
-    done: SimpleQueue[tuple[Task, Future[str | None]]] = SimpleQueue()
+    submitted: Future[dict[Future[str | None], Task]] = Future()
     # Ctrl-C raises in the main thread only: in another one it can't interrupt the executor while it holds a lock.
-    submitting = threading.Thread(target=_submit, args=(tasks, executor, done))
+    submitting = threading.Thread(target=_submit, args=(tasks, executor, submitted))
     try:
         submitting.start()
-        for _ in tasks:
-            task, future = done.get()
-            yield task, future.result()
+        futures = submitted.result()
+        for future in as_completed(futures):
+            yield futures[future], future.result()
     except BrokenProcessPool as error:
         raise DacError("a process of the evaluation was killed, perhaps for lack of memory; start it again") from error
     finally:
@@ -248,31 +232,21 @@ def _work(tasks: Sequence[Task], workers: int) -> Iterator[tuple[Task, str | Non
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _submit(tasks: Sequence[Task], executor: Executor, done: SimpleQueue[tuple[Task, Future[str | None]]]) -> None:
-    """Submit all tasks; each future is put into `done` when it has a result, or an error of its submission.
-
-    SIGINT is blocked, which the processes inherit: before `_begin` they would print a traceback each.
-    """
+def _submit(tasks: Sequence[Task], executor: Executor, submitted: Future[dict[Future[str | None], Task]]) -> None:
+    """Submit all tasks, with SIGINT blocked: the processes inherit that, and print no tracebacks before `_begin`."""
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    for task in tasks:
-        try:
-            future = executor.submit(_failure_of, task)
-        except Exception as error:
-            future = Future()
-            future.set_exception(error)
-
-        def report(future: Future[str | None], task: Task = task) -> None:
-            done.put((task, future))
-
-        future.add_done_callback(report)
+    try:
+        submitted.set_result({executor.submit(_failure_of, task): task for task in tasks})
+    except Exception as error:
+        submitted.set_exception(error)
 
 
 def _failure_of(task: Task, warm: set[str] = _warm) -> str | None:
     """Do a task; returns the reason if it failed."""
     try:
         with _errors_of("the evaluation"):
-            evaluate_clip(task, warm)
+            _evaluate(task, warm)
     except DacError as error:
         return str(error)
     return None

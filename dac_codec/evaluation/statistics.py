@@ -27,35 +27,40 @@ class Estimate(NamedTuple):
     """A mean over clips with its confidence interval.
 
     Attributes:
-        mean: over the clips for which the measure is defined; None if there are none.
+        mean: over the clips for which the measure is defined.
         low, high: limits of the confidence interval; None below `MIN_SOURCES`.
         clips: number of clips.
         sources: number of independent sources of the clips.
     """
 
-    mean: float | None
+    mean: float
     low: float | None
     high: float | None
     clips: int
     sources: int
+
+    def __str__(self) -> str:
+        """The mean and its confidence interval.
+
+        >>> str(Estimate(1.5, 1.25, 1.75, 9, 9))
+        '1.500 [1.250, 1.750]'
+        """
+        interval = "" if self.low is None or self.high is None else f" [{self.low:.3f}, {self.high:.3f}]"
+        return f"{self.mean:.3f}{interval}"
 
 
 def estimate(
     values: Sequence[float],
     sources: Sequence[int] | NDArray[np.int64] | None = None,
     weights: Sequence[float] | None = None,
-    seed: int = 0,
 ) -> Estimate:
-    """The mean of one value per clip, with its confidence interval.
+    """The mean of one value per clip, with its confidence interval; always the same for the same arguments.
 
     Args:
-        values: one for each clip; for a comparison of two codecs, the differences.
+        values: one for each clip, at least one; for a comparison of two codecs, the differences.
         sources: number of each clip's source, see `source_numbers`; None: one per clip.
         weights: positive weights of the clips; None: all equal.
-        seed: of the resampling.
     """
-    if not values:
-        return Estimate(None, None, None, 0, 0)
     numbers = np.asarray(values, np.float64)
     shares = np.ones(len(numbers)) if weights is None else np.asarray(weights, np.float64)
     mean = float(np.average(numbers, weights=weights))
@@ -64,7 +69,7 @@ def estimate(
     n_sources = len(totals)
     if n_sources < MIN_SOURCES:
         return Estimate(mean, None, None, len(numbers), n_sources)
-    draws = np.random.default_rng(seed).integers(0, n_sources, (N_RESAMPLES, n_sources))
+    draws = np.random.default_rng(0).integers(0, n_sources, (N_RESAMPLES, n_sources))
     tail = 50 * (1 - CONFIDENCE)
     low, high = np.percentile(totals[draws].sum(1) / parts[draws].sum(1), [tail, 100 - tail])
     return Estimate(mean, float(low), float(high), len(numbers), n_sources)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,21 +86,14 @@ class Difference:
     verdicts: dict[str, str]
 
 
-def domains_of(results: Iterable[Result]) -> list[str]:
-    """The domains, with `POOLED` last."""
-    return [*sorted({result.domain for result in results} - {POOLED}), POOLED]
-
-
 def means(results: Sequence[Result], metrics: Sequence[Metric]) -> list[Mean]:
-    """For each domain, the means of every codec at every setting, in the order of the results."""
-    found = []
+    """For each domain, the means of every codec at every setting, in the order of the results; `POOLED` is last."""
     sources = _sources(results)
-    for domain in domains_of(results):
-        groups: dict[tuple[str, str], list[Result]] = {}
-        for result in _in_domain(results, domain):
-            groups.setdefault((result.codec, result.setting), []).append(result)
-        found += [_mean(domain, group, metrics, sources) for group in groups.values()]
-    return found
+    return [
+        _mean(domain, group, metrics, sources)
+        for domain in _domains(results)
+        for group in _by_setting(results, domain).values()
+    ]
 
 
 def without_intervals(means: Sequence[Mean]) -> str | None:
@@ -129,22 +122,22 @@ def differences(results: Sequence[Result], metrics: Sequence[Metric], first: str
         return []
     found = []
     sources = _sources(results)
-    for domain in domains_of(results):
-        group = _in_domain(results, domain)
+    for domain in _domains(results):
+        groups = _by_setting(results, domain)
         for other, kbps in rates.items():
-            if other[0] != first and kbps:
-                one = min(own, key=lambda pair: abs(rates[pair] - kbps))
-                found.append(_difference(domain, group, one, other, metrics, sources))
+            one = min(own, key=lambda pair: abs(rates[pair] - kbps))
+            if other[0] != first and kbps and one in groups and other in groups:
+                found.append(_difference(domain, groups[one], groups[other], metrics, sources))
     return [difference for difference in found if difference.measures]
 
 
 def incomparable(results: Sequence[Result], first: str) -> str:
     """A sentence with the reason why the codec called `first` was not compared with the others."""
-    if all(result.codec != first for result in results):
-        return f"There are no differences: {first}, with which the others are compared, has no results."
-    if not any(kbps for pair, kbps in _rates(results).items() if pair[0] == first):
-        return f"There are no differences: {first}, with which the others are compared, costs no bits."
-    return f"There are no differences: no other codec was measured on the clips of {first}."
+    own = [kbps for (codec, _), kbps in _rates(results).items() if codec == first]
+    if any(own):
+        return f"There are no differences: no other codec was measured on the clips of {first}."
+    reason = "costs no bits" if own else "has no results"
+    return f"There are no differences: {first}, with which the others are compared, {reason}."
 
 
 def verdict_lines(differences: Sequence[Difference], metrics: Sequence[Metric]) -> list[str]:
@@ -158,7 +151,7 @@ def verdict_lines(differences: Sequence[Difference], metrics: Sequence[Metric]) 
         found: dict[str, list[str]] = {}
         for metric in metrics:
             if (verdict := one.verdicts.get(metric.name)) is not None:
-                amount = f" by {abs(one.measures[metric.name].mean or 0.0):.3g} {metric.unit}".rstrip()
+                amount = f" by {abs(one.measures[metric.name].mean):.3g} {metric.unit}".rstrip()
                 found.setdefault(verdict, []).append(metric.label + ("" if verdict == "undecided" else amount))
         own, other = _name(one.codec, one.setting, one.kbps), _name(one.other, one.other_setting, one.other_kbps)
         verdicts = "; ".join(f"{verdict}: {', '.join(labels)}" for verdict, labels in sorted(found.items()))
@@ -170,9 +163,14 @@ def _name(codec: str, setting: str, kbps: float) -> str:
     return f"{codec}{f', {setting}' if setting else ''} ({kbps:.2f} kbit/s on disk)"
 
 
+def _kbps(group: Sequence[Result]) -> float:
+    """All bits of the files over the duration of all clips, in kbit/s."""
+    return sum(result.n_bytes for result in group) * 8 / 1000 / sum(result.seconds for result in group)
+
+
 def _rates(results: Sequence[Result]) -> dict[tuple[str, str], float]:
     """The kbit/s on disk of each codec at each setting, over all clips."""
-    return {(mean.codec, mean.setting): mean.kbps.mean or 0.0 for mean in means(results, ()) if mean.domain == POOLED}
+    return {pair: _kbps(group) for pair, group in _by_setting(results, POOLED).items()}
 
 
 def _sources(results: Sequence[Result]) -> dict[str, int]:
@@ -181,17 +179,25 @@ def _sources(results: Sequence[Result]) -> dict[str, int]:
     return dict(zip(names, source_numbers(list(names.values())).tolist(), strict=True))
 
 
-def _in_domain(results: Sequence[Result], domain: str) -> list[Result]:
-    return [result for result in results if domain in (POOLED, result.domain)]
+def _domains(results: Sequence[Result]) -> list[str]:
+    """The domains, with `POOLED` last."""
+    return [*sorted({result.domain for result in results} - {POOLED}), POOLED]
+
+
+def _by_setting(results: Sequence[Result], domain: str) -> dict[tuple[str, str], list[Result]]:
+    """The results of a domain by codec and setting."""
+    groups: dict[tuple[str, str], list[Result]] = {}
+    for result in results:
+        if domain in (POOLED, result.domain):
+            groups.setdefault((result.codec, result.setting), []).append(result)
+    return groups
 
 
 def _mean(domain: str, group: Sequence[Result], metrics: Sequence[Metric], sources: dict[str, int]) -> Mean:
     lengths = [result.seconds for result in group]
     seconds = sum(lengths)
-    encoding, decoding = (
-        sum(getattr(result, name) for result in group) for name in ("encode_seconds", "decode_seconds")
-    )
-    measures = {result.clip: result.measures for result in group}
+    encoding, decoding = sum(result.encode_seconds for result in group), sum(result.decode_seconds for result in group)
+    values = {metric: found for metric in metrics if (found := _values(group, metric))}
     return Mean(
         domain=domain,
         codec=group[0].codec,
@@ -202,34 +208,22 @@ def _mean(domain: str, group: Sequence[Result], metrics: Sequence[Metric], sourc
         payload_kbps=sum(result.payload_bytes for result in group) * 8 / seconds / 1000,
         encode_speed=seconds / encoding if encoding else None,
         decode_speed=seconds / decoding if decoding else None,
-        measures=_estimates(measures, metrics, sources),
-        worst=_worst_deciles(measures, metrics),
+        measures={metric.name: _estimate(found, sources) for metric, found in values.items()},
+        worst={
+            metric.name: float(np.percentile(list(found.values()), 10 if metric.higher_is_better else 90))
+            for metric, found in values.items()
+        },
         codebooks=_codebooks(group),
     )
 
 
-def _estimates(
-    measures: dict[str, dict[str, float | None]], metrics: Sequence[Metric], sources: dict[str, int]
-) -> dict[str, Estimate]:
-    """Estimates of the metrics that are defined for any clip."""
-    found = {}
-    for metric in metrics:
-        if values := _defined(measures, metric):
-            found[metric.name] = estimate(list(values.values()), [sources[clip] for clip in values])
-    return found
-
-
-def _worst_deciles(measures: dict[str, dict[str, float | None]], metrics: Sequence[Metric]) -> dict[str, float]:
-    return {
-        metric.name: float(np.percentile(list(values.values()), 10 if metric.higher_is_better else 90))
-        for metric in metrics
-        if (values := _defined(measures, metric))
-    }
-
-
-def _defined(measures: dict[str, dict[str, float | None]], metric: Metric) -> dict[str, float]:
+def _values(group: Sequence[Result], metric: Metric) -> dict[str, float]:
     """A metric's values by clip, where they are defined."""
-    return {clip: value for clip, one in measures.items() if (value := one.get(metric.name)) is not None}
+    return {one.clip: value for one in group if (value := one.measures.get(metric.name)) is not None}
+
+
+def _estimate(values: dict[str, float], sources: dict[str, int]) -> Estimate:
+    return estimate(list(values.values()), [sources[clip] for clip in values])
 
 
 def _codebooks(group: Sequence[Result]) -> Codebooks | None:
@@ -243,32 +237,19 @@ def _codebooks(group: Sequence[Result]) -> Codebooks | None:
 
 
 def _difference(
-    domain: str,
-    group: Sequence[Result],
-    one: tuple[str, str],
-    other: tuple[str, str],
-    metrics: Sequence[Metric],
-    sources: dict[str, int],
+    domain: str, own: Sequence[Result], other: Sequence[Result], metrics: Sequence[Metric], sources: dict[str, int]
 ) -> Difference:
-    sides = [[result for result in group if (result.codec, result.setting) == pair] for pair in (one, other)]
-    own_measures, their_measures = ({result.clip: result.measures for result in side} for side in sides)
-    paired: dict[str, dict[str, float | None]] = {}
-    for clip in own_measures.keys() & their_measures.keys():
-        paired[clip] = {}
-        for metric in metrics:
-            own, theirs = (measures[clip].get(metric.name) for measures in (own_measures, their_measures))
-            paired[clip][metric.name] = None if own is None or theirs is None else own - theirs
-    found = _estimates({clip: paired[clip] for clip in sorted(paired)}, metrics, sources)
-    verdicts = {
-        metric.name: verdict
-        for metric in metrics
-        if metric.name in found and (verdict := _verdict(found[metric.name], metric)) is not None
-    }
-    kbps = [
-        sum(result.n_bytes for result in side) * 8 / 1000 / max(sum(result.seconds for result in side), 1e-9)
-        for side in sides
-    ]
-    return Difference(domain, *one, kbps[0], *other, kbps[1], found, verdicts)
+    measures, verdicts = {}, {}
+    for metric in metrics:
+        ours, theirs = _values(own, metric), _values(other, metric)
+        if paired := {clip: ours[clip] - theirs[clip] for clip in sorted(ours.keys() & theirs.keys())}:
+            measures[metric.name] = found = _estimate(paired, sources)
+            if (verdict := _verdict(found, metric)) is not None:
+                verdicts[metric.name] = verdict
+    first, second = own[0], other[0]
+    return Difference(
+        domain, first.codec, first.setting, _kbps(own), second.codec, second.setting, _kbps(other), measures, verdicts
+    )
 
 
 def _verdict(difference: Estimate, metric: Metric) -> str | None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from dac_codec.evaluation.metrics import Metric
 from dac_codec.evaluation.results import Result
-from dac_codec.evaluation.statistics import Estimate
 from dac_codec.evaluation.summary import Codebooks, Difference, Mean
 
 
@@ -29,20 +28,14 @@ def clips_csv(results: Sequence[Result], metrics: Sequence[Metric]) -> str:
 def means_markdown(means: Sequence[Mean], metrics: Sequence[Metric]) -> str:
     """Means by domain, codec and setting, with 95% confidence intervals and worst deciles."""
     headings = [f"{metric.label}{f' ({metric.unit})' if metric.unit else ''}" for metric in metrics]
-    lines = [
-        _row("domain", "clips", "codec", "setting", "kbit/s on disk", *headings),
-        "|---|---:|---|---|---:|" + "---:|" * len(metrics),
-    ]
+    rows = []
     for mean in means:
         values = [
-            f"{estimate_text(mean.measures[metric.name])} ({mean.worst[metric.name]:.3f})"
-            if metric.name in mean.measures
-            else ""
+            f"{mean.measures[metric.name]} ({mean.worst[metric.name]:.3f})" if metric.name in mean.measures else ""
             for metric in metrics
         ]
-        kbps = f"{mean.kbps.mean or 0.0:.2f}"
-        lines.append(_row(mean.domain, str(mean.clips), mean.codec, mean.setting, kbps, *values))
-    return "\n".join(lines)
+        rows.append([mean.domain, str(mean.clips), mean.codec, mean.setting, f"{mean.kbps.mean:.2f}", *values])
+    return _table(["domain", "clips", "codec", "setting", "kbit/s on disk", *headings], {0, 2, 3}, rows)
 
 
 def differences_markdown(differences: Sequence[Difference], metrics: Sequence[Metric]) -> str:
@@ -50,35 +43,28 @@ def differences_markdown(differences: Sequence[Difference], metrics: Sequence[Me
 
     No sign where that is undecided, or where there is no interval.
     """
-    headings = ["domain", "codec", "kbit/s", "against", "kbit/s", *(metric.label for metric in metrics)]
-    lines = [
-        _row(*headings),
-        "|---|---|---:|---|---:|" + "---:|" * len(metrics),
-    ]
-    signs = {"better": " +", "worse": " -", "undecided": ""}
+    signs = {"better": " +", "worse": " -", "undecided": "", None: ""}
+    rows = []
     for one in differences:
         values = [
-            estimate_text(one.measures[metric.name]) + signs[one.verdicts.get(metric.name, "undecided")]
-            if metric.name in one.measures
-            else ""
+            f"{one.measures[metric.name]}{signs[one.verdicts.get(metric.name)]}" if metric.name in one.measures else ""
             for metric in metrics
         ]
         names = [f"{one.codec}, {one.setting}", f"{one.kbps:.2f}", f"{one.other}, {one.other_setting}"]
-        lines.append(_row(one.domain, *names, f"{one.other_kbps:.2f}", *values))
-    return "\n".join(lines)
+        rows.append([one.domain, *names, f"{one.other_kbps:.2f}", *values])
+    headings = ["domain", "codec", "kbit/s", "against", "kbit/s", *(metric.label for metric in metrics)]
+    return _table(headings, {0, 1, 3}, rows)
 
 
 def codebooks_markdown(means: Sequence[Mean]) -> str:
     """Entropy and use of codebooks by domain, codec and setting; "" if no codec has codebooks."""
-    lines = [
-        "| domain | codec | setting | frames | bitrate efficiency | entropy of each codebook, bits | entries used |",
-        "|---|---|---|---:|---:|---|---|",
+    rows = [
+        [mean.domain, mean.codec, mean.setting, str(mean.codebooks.frames), *codebook_cells(mean.codebooks)]
+        for mean in means
+        if mean.codebooks is not None
     ]
-    for mean in means:
-        if mean.codebooks is not None:
-            efficiency, *others = codebook_cells(mean.codebooks)
-            lines.append(_row(mean.domain, mean.codec, mean.setting, f"{mean.codebooks.frames}", efficiency, *others))
-    return "\n".join(lines) if len(lines) > 2 else ""
+    headings = ["domain", "codec", "setting", "frames", "bitrate efficiency"]
+    return _table([*headings, "entropy of each codebook, bits", "entries used"], {0, 1, 2, 5, 6}, rows) if rows else ""
 
 
 def codebook_cells(codebooks: Codebooks) -> tuple[str, str, str]:
@@ -88,18 +74,9 @@ def codebook_cells(codebooks: Codebooks) -> tuple[str, str, str]:
     return f"{100 * codebooks.efficiency:.1f}%", entropies, shares
 
 
-def estimate_text(estimate: Estimate) -> str:
-    """A mean and its confidence interval.
-
-    >>> estimate_text(Estimate(1.5, 1.25, 1.75, 9, 9))
-    '1.500 [1.250, 1.750]'
-    """
-    mean, low, high = estimate[:3]
-    if mean is None:
-        return ""
-    return f"{mean:.3f}" if low is None or high is None else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
-
-
-def _row(*cells: str) -> str:
-    """A line of a table, with "|" escaped, which a folder's name may contain."""
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+def _table(headings: Sequence[str], texts: Collection[int], rows: Sequence[Sequence[str]]) -> str:
+    """A table whose columns are aligned to the right, but for `texts`; "|" in a folder's name is escaped."""
+    escaped = [[cell.replace("|", "\\|") for cell in row] for row in (headings, *rows)]
+    heading, *lines = [f"| {' | '.join(row)} |" for row in escaped]
+    alignment = "".join("---|" if column in texts else "---:|" for column in range(len(headings)))
+    return "\n".join([heading, f"|{alignment}", *lines])

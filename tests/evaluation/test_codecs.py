@@ -100,18 +100,12 @@ def test_commands_use_the_nearest_settings_once() -> None:
 
 
 def test_the_error_of_a_failed_command() -> None:
-    broken = CommandCodec(
-        "broken", "none", ".x", ("sh", "-c", "echo no luck >&2; exit 3"), ("true",), 1, 9, False, _same, len
-    )
+    broken = CommandCodec("broken", "none", ".x", ("sh", "-c", "echo no luck >&2; exit 3"), ("true",), 1, 9)
     with pytest.raises(DacError, match="exit code 3: no luck"):
         broken.code(speech_like(0.1), RATE, Setting("1 kbit/s", 1))
-    idle = CommandCodec("idle", "none", ".x", ("true",), ("true",), 1, 9, False, _same, len)
+    idle = CommandCodec("idle", "none", ".x", ("true",), ("true",), 1, 9)
     with pytest.raises(DacError, match="idle: no output for a clip at 1 kbit/s"):
         idle.code(speech_like(0.1), RATE, Setting("1 kbit/s", 1))
-
-
-def _same(sample_rate: int, kbps: float) -> int:
-    return sample_rate
 
 
 def test_missing_codecs_are_left_out_with_a_line(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,7 +84,7 @@ def test_the_identity_is_perfect_and_noise_is_worse(tmp_path: Path) -> None:
     means = [mean for mean in summary.means(outcome.results, metrics) if mean.domain == "speech"]
     assert [mean.setting for mean in means] == ["1000 dB", "35 dB", "15 dB", "0 dB"]
     for metric in metrics:
-        values = [mean.measures[metric.name].mean or 0.0 for mean in means]
+        values = [mean.measures[metric.name].mean for mean in means]
         assert values[0] == pytest.approx(PERFECT[metric.name], abs=2e-3)
         assert values == sorted(values, reverse=metric.higher_is_better)
         assert len(set(values)) == len(values)

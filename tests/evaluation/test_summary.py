@@ -49,7 +49,6 @@ def test_intervals_are_reproducible(values: list[float]) -> None:
 
 
 def test_too_few_clips_have_no_interval() -> None:
-    assert estimate([]) == Estimate(None, None, None, 0, 0)
     assert estimate([2.0]) == Estimate(2.0, None, None, 1, 1)
     assert estimate([1.0, 2.0, 3.0, 6.0]) == Estimate(3.0, None, None, 4, 4)
     assert estimate([1.0, 2.0, 3.0, 6.0, 8.0]).low is not None

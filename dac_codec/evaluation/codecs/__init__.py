@@ -13,11 +13,12 @@ from dac_codec.evaluation.codecs.points import ABOUT, Point
 
 __all__ = ["NAMES", "Codec", "Coded", "MissingCodecError", "Setting", "make_codecs"]
 
-_OTHERS = {
-    one.name: one for one in (OPUS, MP3, VORBIS, Encodec("encodec24", 24), Encodec("encodec48", 48), Snac("snac"))
-}
+_FIXED: tuple[Codec, ...] = (
+    *(OPUS, MP3, VORBIS, Encodec("encodec24", 24), Encodec("encodec48", 48), Snac("snac")),
+    *(Point(name) for name in ABOUT),
+)
 
-NAMES = ("ours", "dac", *_OTHERS, *ABOUT)
+NAMES = ("ours", "dac", *(codec.name for codec in _FIXED))
 """All codecs: our model, the reference's published weights, other codecs, and reference points."""
 
 
@@ -51,7 +52,6 @@ def _make(name: str, model: str, device: str) -> Codec:
         return Ours(name, model, device)
     if name == "dac":
         return published(name, "44khz", device)
-    if name in ABOUT:
-        return Point(name)
-    _OTHERS[name].check()
-    return _OTHERS[name]
+    codec = next(one for one in _FIXED if one.name == name)
+    codec.check()
+    return codec

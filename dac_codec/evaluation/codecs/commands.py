@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from pathlib import Path
 from dac_codec import audio
 from dac_codec.audio import Audio
 from dac_codec.common.errors import AudioError, DacError
-from dac_codec.evaluation.codecs.interface import Coded, MissingCodecError, Setting
+from dac_codec.evaluation.codecs.interface import Codec, Coded, MissingCodecError, Setting, timed
 
 _VORBIS_RATES = ((32.0, 44100), (16.0, 22050), (12.0, 11025), (8.0, 8000))
 """Lowest bitrates of mono that libvorbis 1.3 accepts, with their sample rates."""
@@ -26,42 +25,39 @@ _TIMEOUT_S = 300.0
 
 
 @dataclass(frozen=True)
-class CommandCodec:
+class CommandCodec(Codec):
     """An encoder and a decoder that are run as commands.
 
     Args:
-        name: in tables.
         package: Debian package of the commands.
         suffix: of its files.
         encode: command line of the encoder without the files; {kbps} stands for the bitrate.
         decode: command line of the decoder without the files.
         lowest, highest: bitrates of mono in kbit/s.
         whole: whether only whole kbit/s are possible.
-        input_rate: (clip's rate, bitrate) -> sample rate of the encoder's input.
-        payload: (bytes of a file) -> number of bytes without headers and framing.
+        ogg_headers: number of header packets of its Ogg files; None: not Ogg, all bytes count as payload.
+        input_rate: (clip's rate, bitrate) -> sample rate of the encoder's input; None: the clip's.
     """
 
-    name: str
     package: str
     suffix: str
     encode: tuple[str, ...]
     decode: tuple[str, ...]
     lowest: float
     highest: float
-    whole: bool
-    input_rate: Callable[[int, float], int]
-    payload: Callable[[bytes], int]
+    whole: bool = False
+    ogg_headers: int | None = None
+    input_rate: Callable[[int, float], int] | None = None
 
     @property
     def about(self) -> str:
-        return f"`{' '.join(self.encode)}`, `{' '.join(self.decode)}`; {self._versions()}"
-
-    @property
-    def fingerprint(self) -> str:
-        return f"{self.name} {self.about}"
+        versions = []
+        for command in dict.fromkeys((self.encode[0], self.decode[0])):
+            done = subprocess.run([command, "--version"], capture_output=True, text=True, timeout=_TIMEOUT_S)
+            versions.append((done.stdout + done.stderr).strip().splitlines()[0])
+        return f"`{' '.join(self.encode)}`, `{' '.join(self.decode)}`; {', '.join(versions)}"
 
     def check(self) -> None:
-        """Raise a MissingCodecError if the commands are not installed."""
         for command in (self.encode[0], self.decode[0]):
             if shutil.which(command) is None:
                 raise MissingCodecError(f"the command {command} is not installed: apt install {self.package}")
@@ -75,14 +71,12 @@ class CommandCodec:
     def code(self, clip: Audio, sample_rate: int, setting: Setting) -> Coded:
         with tempfile.TemporaryDirectory() as folder:
             original, coded, decoded = (Path(folder, name) for name in ("in.wav", f"coded{self.suffix}", "out.wav"))
-            rate = self.input_rate(sample_rate, setting.value)
+            rate = self.input_rate(sample_rate, setting.value) if self.input_rate else sample_rate
             audio.write(original, audio.resample(clip, sample_rate, rate), rate, subtype="PCM_24")
             encode = [part.format(kbps=f"{setting.value:g}") for part in self.encode]
-            started = time.perf_counter()
-            _run([*encode, str(original), *(["-o"] if self.encode[0] == "oggenc" else []), str(coded)])
-            encoded_at = time.perf_counter()
-            _run([*self.decode, str(coded), *(["-o"] if self.decode[0] == "oggdec" else []), str(decoded)])
-            decoded_at = time.perf_counter()
+            to = ["-o"] if self.encode[0] == "oggenc" else []
+            _, encode_seconds = timed(lambda: _run([*encode, str(original), *to, str(coded)]))
+            _, decode_seconds = timed(lambda: _run([*self.decode, str(coded), *to, str(decoded)]))
             try:
                 output, output_rate = audio.read(decoded)
                 data = coded.read_bytes()
@@ -91,17 +85,10 @@ class CommandCodec:
         return Coded(
             decoded=audio.resample(output, output_rate, sample_rate, clip.shape[-1]),
             n_bytes=len(data),
-            payload_bytes=self.payload(data),
-            encode_seconds=encoded_at - started,
-            decode_seconds=decoded_at - encoded_at,
+            payload_bytes=len(data) if self.ogg_headers is None else ogg_payload(data, self.ogg_headers),
+            encode_seconds=encode_seconds,
+            decode_seconds=decode_seconds,
         )
-
-    def _versions(self) -> str:
-        lines = []
-        for command in dict.fromkeys((self.encode[0], self.decode[0])):
-            done = subprocess.run([command, "--version"], capture_output=True, text=True, timeout=_TIMEOUT_S)
-            lines.append((done.stdout + done.stderr).strip().splitlines()[0])
-        return ", ".join(lines)
 
 
 def _run(command: list[str]) -> None:
@@ -139,22 +126,8 @@ def _full_band(sample_rate: int, kbps: float) -> int:
     return 48000
 
 
-def _unchanged(sample_rate: int, kbps: float) -> int:
-    """lame chooses the best rate for a bitrate."""
-    return sample_rate
-
-
 def _vorbis_rate(sample_rate: int, kbps: float) -> int:
     return min(sample_rate, next(rate for lowest, rate in _VORBIS_RATES if kbps >= lowest))
-
-
-def _opus_payload(data: bytes) -> int:
-    return ogg_payload(data, n_headers=2)
-
-
-def _vorbis_payload(data: bytes) -> int:
-    """Without the codebooks in the header, 3 to 4 kB, which matter little in longer files."""
-    return ogg_payload(data, n_headers=3)
 
 
 _SMALL = ("--discard-comments", "--padding", "0")
@@ -168,11 +141,11 @@ OPUS = CommandCodec(
     decode=("opusdec", "--quiet", "--rate", "48000", "--float"),
     lowest=6.0,
     highest=256.0,
-    whole=False,
+    ogg_headers=2,
     input_rate=_full_band,
-    payload=_opus_payload,
 )
 
+# lame chooses the best sample rate for a bitrate.
 MP3 = CommandCodec(
     name="mp3",
     package="lame",
@@ -182,10 +155,9 @@ MP3 = CommandCodec(
     lowest=8.0,
     highest=310.0,
     whole=True,
-    input_rate=_unchanged,
-    payload=len,
 )
 
+# The payload lacks the codebooks in the header, 3 to 4 kB, which matter little in longer files.
 VORBIS = CommandCodec(
     name="vorbis",
     package="vorbis-tools",
@@ -194,7 +166,6 @@ VORBIS = CommandCodec(
     decode=("oggdec", "--quiet", "--bits", "16"),
     lowest=_VORBIS_RATES[-1][0],
     highest=240.0,
-    whole=False,
+    ogg_headers=3,
     input_rate=_vorbis_rate,
-    payload=_vorbis_payload,
 )

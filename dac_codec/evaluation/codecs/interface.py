@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -12,6 +14,8 @@ import torch
 from dac_codec.audio import Audio
 from dac_codec.codec.models import best_device
 from dac_codec.common.errors import DacError
+
+T = TypeVar("T")
 
 
 class MissingCodecError(DacError):
@@ -53,27 +57,34 @@ class Coded:
     codebook_size: int = 0
 
 
-class Codec(Protocol):
+@dataclass(frozen=True)
+class Codec(ABC):
     """A codec. It can be pickled, since it is used in other processes.
 
     Attributes:
         name: in tables.
-        about: what it is and how it is run, for people.
-        fingerprint: changes when its output or speed may change, for other reasons than the version of this package.
     """
 
-    @property
-    def name(self) -> str: ...
+    name: str
 
     @property
-    def about(self) -> str: ...
+    @abstractmethod
+    def about(self) -> str:
+        """What it is and how it is run, for people."""
 
     @property
-    def fingerprint(self) -> str: ...
+    def fingerprint(self) -> str:
+        """Changes when its output or speed may change, for other reasons than the version of this package."""
+        return f"{self.name} {self.about}"
+
+    def check(self) -> None:  # noqa: B027, most codecs need nothing
+        """Raise a MissingCodecError if the codec is not installed."""
 
     def settings(self, bitrates: Sequence[float]) -> list[Setting]:
         """The nearest settings to the bitrates in kbit/s, without duplicates, the lowest first."""
+        return [Setting()]
 
+    @abstractmethod
     def code(self, clip: Audio, sample_rate: int, setting: Setting) -> Coded:
         """Encode and decode a clip [1, T].
 
@@ -91,6 +102,12 @@ def computed_by(device: str) -> str:
     chosen = best_device() if device == "auto" else torch.device(device)
     name = f" {torch.cuda.get_device_name(chosen)}" if chosen.type == "cuda" and torch.cuda.is_available() else ""
     return f"{chosen}{name}, torch {torch.__version__}, 1 thread"
+
+
+def timed(call: Callable[[], T]) -> tuple[T, float]:
+    """What a call returns, and its elapsed time in seconds."""
+    started = time.perf_counter()
+    return call(), time.perf_counter() - started
 
 
 def nearest(wished: Sequence[float], possible: Sequence[float]) -> list[int]:

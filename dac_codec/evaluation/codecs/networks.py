@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,22 +17,20 @@ import torch
 
 from dac_codec import audio
 from dac_codec.audio import Audio
-from dac_codec.evaluation.codecs.interface import Coded, MissingCodecError, Setting, computed_by, nearest
+from dac_codec.evaluation.codecs.interface import Codec, Coded, MissingCodecError, Setting, computed_by, nearest, timed
 
 _ENCODEC_FILES = {24: "encodec_24khz-d7cc33bc.th", 48: "encodec_48khz-7e698e3e.th"}
 _SNAC_REPOSITORY = "hubertsiuzdak/snac_44khz"
 
 
 @dataclass(frozen=True)
-class Encodec:
+class Encodec(Codec):
     """EnCodec (Défossez et al., 2022), without its entropy coder.
 
     Args:
-        name: in tables.
         khz: 24 (mono) or 48 (stereo; mono clips are duplicated).
     """
 
-    name: str
     khz: int
 
     @property
@@ -42,10 +39,9 @@ class Encodec:
 
     @property
     def fingerprint(self) -> str:
-        return f"{self.name} {self.about} {_ENCODEC_FILES[self.khz]} {computed_by('cpu')}"
+        return f"{super().fingerprint} {_ENCODEC_FILES[self.khz]} {computed_by('cpu')}"
 
     def check(self) -> None:
-        """Raise a MissingCodecError if the package or its weights are missing."""
         if find_spec("encodec") is None:
             raise MissingCodecError("the package encodec is not installed: pip install encodec")
         if not Path(torch.hub.get_dir(), "checkpoints", _ENCODEC_FILES[self.khz]).exists():
@@ -66,28 +62,23 @@ class Encodec:
         model.set_target_bandwidth(setting.value)
         resampled = audio.resample(clip, sample_rate, model.sample_rate)
         waveform = torch.from_numpy(np.repeat(resampled, model.channels, 0))
-        started = time.perf_counter()
-        frames = model.encode(waveform[None])
-        encoded_at = time.perf_counter()
-        decoded = model.decode(frames)[0]
-        decoded_at = time.perf_counter()
+        frames, encode_seconds = timed(lambda: model.encode(waveform[None]))
+        (decoded,), decode_seconds = timed(lambda: model.decode(frames))
         codes = torch.cat([codes for codes, _ in frames], -1)[0]
         return Coded(
             decoded=_like_clip(decoded, model.sample_rate, clip, sample_rate),
             n_bytes=len(compress(model, waveform, use_lm=False)),
             payload_bytes=codes.numel() * math.log2(model.quantizer.bins) / 8,
-            encode_seconds=encoded_at - started,
-            decode_seconds=decoded_at - encoded_at,
+            encode_seconds=encode_seconds,
+            decode_seconds=decode_seconds,
             codes=codes.numpy(),
             codebook_size=model.quantizer.bins,
         )
 
 
 @dataclass(frozen=True)
-class Snac:
+class Snac(Codec):
     """SNAC (Siuzdak et al., 2024), the 44 kHz model. It has no file format: its size is that of its codes."""
-
-    name: str
 
     @property
     def about(self) -> str:
@@ -95,10 +86,9 @@ class Snac:
 
     @property
     def fingerprint(self) -> str:
-        return f"{self.name} {self.about} {_snac_folder()} {computed_by('cpu')}"
+        return f"{super().fingerprint} {_snac_folder()} {computed_by('cpu')}"
 
     def check(self) -> None:
-        """Raise a MissingCodecError if the package or its weights are missing."""
         if find_spec("snac") is None:
             raise MissingCodecError("the package snac is not installed: pip install snac")
         if _snac_folder() is None:
@@ -107,27 +97,21 @@ class Snac:
                 f"its weights are not downloaded: python -c 'from snac import SNAC; {call}' downloads them"
             )
 
-    def settings(self, bitrates: Sequence[float]) -> list[Setting]:
-        return [Setting()]
-
     @torch.no_grad()
     def code(self, clip: Audio, sample_rate: int, setting: Setting) -> Coded:
         model = _snac()
         waveform = torch.from_numpy(audio.resample(clip, sample_rate, model.sampling_rate))[None]
-        started = time.perf_counter()
-        codes = model.encode(waveform)
-        encoded_at = time.perf_counter()
+        codes, encode_seconds = timed(lambda: model.encode(waveform))
         with torch.random.fork_rng(devices=[]):  # the decoder adds noise
             torch.manual_seed(0)
-            decoded = model.decode(codes)[0]
-        decoded_at = time.perf_counter()
+            (decoded,), decode_seconds = timed(lambda: model.decode(codes))
         bits = sum(one.numel() for one in codes) * math.log2(model.codebook_size)
         return Coded(
             decoded=_like_clip(decoded, model.sampling_rate, clip, sample_rate),
             n_bytes=math.ceil(bits / 8),
             payload_bytes=bits / 8,
-            encode_seconds=encoded_at - started,
-            decode_seconds=decoded_at - encoded_at,
+            encode_seconds=encode_seconds,
+            decode_seconds=decode_seconds,
         )
 
 

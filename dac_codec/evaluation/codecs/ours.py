@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,21 +9,19 @@ from functools import lru_cache
 from dac_codec import pretrained
 from dac_codec.audio import Audio
 from dac_codec.codec import DacFile, compress, decompress, load_model
-from dac_codec.evaluation.codecs.interface import Coded, MissingCodecError, Setting, computed_by, nearest
+from dac_codec.evaluation.codecs.interface import Codec, Coded, MissingCodecError, Setting, computed_by, nearest, timed
 from dac_codec.model import DAC
 
 
 @dataclass(frozen=True)
-class Ours:
+class Ours(Codec):
     """A model of this package.
 
     Args:
-        name: in tables.
         model: name, folder or file.
         device: "auto", "cpu" or "cuda".
     """
 
-    name: str
     model: str
     device: str = "auto"
 
@@ -45,19 +42,19 @@ class Ours:
 
     def code(self, clip: Audio, sample_rate: int, setting: Setting) -> Coded:
         model = load(self.model, self.device)
-        started = time.perf_counter()
-        data = compress((clip, sample_rate), model, int(setting.value), device=self.device).to_bytes()
-        encoded_at = time.perf_counter()
+        n_codebooks = int(setting.value)
+        data, encode_seconds = timed(
+            lambda: compress((clip, sample_rate), model, n_codebooks, device=self.device).to_bytes()
+        )
+        (decoded, _), decode_seconds = timed(lambda: decompress(DacFile.from_bytes(data), model, device=self.device))
         file = DacFile.from_bytes(data)
-        decoded, _ = decompress(file, model, device=self.device)
-        decoded_at = time.perf_counter()
         codes = file.codes[0].numpy()
         return Coded(
             decoded=decoded.numpy(),
             n_bytes=len(data),
             payload_bytes=codes.size * file.header.bits_per_code / 8,
-            encode_seconds=encoded_at - started,
-            decode_seconds=decoded_at - encoded_at,
+            encode_seconds=encode_seconds,
+            decode_seconds=decode_seconds,
             codes=codes,
             codebook_size=file.header.codebook_size,
         )

@@ -15,15 +15,7 @@ from dac_codec.evaluation import figures
 from dac_codec.evaluation.clips import POOLED, Clip
 from dac_codec.evaluation.codecs.points import anchor
 from dac_codec.evaluation.metrics import Metric
-from dac_codec.evaluation.page.sections import (
-    codebooks,
-    differences_tables,
-    legend,
-    means_tables,
-    methods,
-    plots,
-    verdicts,
-)
+from dac_codec.evaluation.page import sections
 from dac_codec.evaluation.results import Result, flac
 from dac_codec.evaluation.summary import Difference, Mean
 
@@ -43,11 +35,8 @@ def page(
     """The page, as HTML. It needs no network, and its Content-Security-Policy forbids access to it.
 
     Args:
-        facts: what was measured, and how; see `report`.
-        means, differences: of all domains.
-        metrics: those measured.
-        clips: those to play.
-        sample_rate: of the clips.
+        facts, means, differences, metrics: see `report`.
+        clips: those to play, at `sample_rate` in Hz.
         results: with the sound of each of these clips.
     """
     pictures = figures.no_spectrograms() is None
@@ -68,13 +57,13 @@ def page(
         ),
         "notes": "".join(f"<p>{escape(note)}</p>" for note in facts["notes"]),
         "played": _left_out(len(clips), facts["clips"] - len(clips)),
-        "verdicts": verdicts(facts["summary"]),
-        "legend": legend(coded, order),
-        "plots": plots(means, metrics, order),
-        "means": means_tables(means, metrics),
-        "differences": differences_tables(differences, metrics),
-        "codebooks": codebooks(means),
-        "methods": methods(facts),
+        "verdicts": sections.verdicts(facts["summary"]),
+        "legend": sections.legend(coded, order),
+        "plots": sections.plots(means, metrics, order),
+        "means": sections.means_tables(means, metrics),
+        "differences": sections.differences_tables(differences, metrics),
+        "codebooks": sections.codebooks(means),
+        "methods": sections.methods(facts),
         "data": json.dumps(data).replace("<", "\\u003c"),  # so that it can't close the script element around it
     }
     text = _resource("page.html")

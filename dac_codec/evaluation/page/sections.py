@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
-from typing import Any
+from typing import Any, TypeVar
 
 from dac_codec.evaluation.clips import POOLED
 from dac_codec.evaluation.figures import marker, rate_distortion
@@ -12,6 +12,8 @@ from dac_codec.evaluation.metrics import Metric
 from dac_codec.evaluation.statistics import Estimate
 from dac_codec.evaluation.summary import Difference, Mean
 from dac_codec.evaluation.tables import codebook_cells
+
+Row = TypeVar("Row", Mean, Difference)
 
 
 def verdicts(lines: Sequence[str]) -> str:
@@ -36,9 +38,8 @@ def plots(means: Sequence[Mean], metrics: Sequence[Metric], order: Sequence[str]
     for metric in metrics:
         figures = []
         panels = [mean for mean in means if metric.domain is None or mean.domain != POOLED]
-        for domain in _domains(panels):
-            picture = rate_distortion([mean for mean in panels if mean.domain == domain], metric, order, panels)
-            if picture:
+        for domain, group, _ in _by_domain(panels, ()):
+            if picture := rate_distortion(group, metric, order, panels):
                 figures.append(f"<figure><figcaption>{escape(domain)}</figcaption>{picture}</figure>")
         if figures:
             unit = f" ({escape(metric.unit)})" if metric.unit else ""
@@ -49,52 +50,34 @@ def plots(means: Sequence[Mean], metrics: Sequence[Metric], order: Sequence[str]
 
 def means_tables(means: Sequence[Mean], metrics: Sequence[Metric]) -> str:
     """A table for each domain."""
+    heads = ("codec", "setting", "clips", "kbit/s on disk", "without headers", "encodes", "decodes")
     tables = []
-    for domain in _domains(means):
-        group = [mean for mean in means if mean.domain == domain]
-        taken = [metric for metric in metrics if any(metric.name in mean.measures for mean in group)]
-        heads = ("codec", "setting", "clips", "kbit/s on disk", "without headers", "encodes", "decodes")
-        rows = "".join(_mean_row(mean, taken) for mean in group)
+    for domain, group, measured in _by_domain(means, metrics):
         most = max(group, key=lambda mean: mean.clips)
-        tables.append(_details(f"{domain}: {most.clips} clips, {most.sources} sources", _head(heads, taken), rows))
+        table = _table(heads, [_mean_row(mean, measured) for mean in group], measured)
+        tables.append(_details(f"{domain}: {most.clips} clips, {most.sources} sources", table))
     return "".join(tables)
 
 
 def differences_tables(differences: Sequence[Difference], metrics: Sequence[Metric]) -> str:
     """A table for each domain."""
-    if not differences:
-        return "<p>There are none.</p>"
-    tables = []
-    for domain in _domains(differences):
-        group = [one for one in differences if one.domain == domain]
-        taken = [metric for metric in metrics if any(metric.name in one.measures for one in group)]
-        rows = []
-        for one in group:
-            cells = [
-                _cell(one.measures.get(metric.name), one.verdicts.get(metric.name, ""), signed=True) for metric in taken
-            ]
-            rows.append(
-                f'<tr><th scope="row">{escape(one.codec)} {escape(one.setting)}</th><td>{one.kbps:.2f}</td>'
-                f"<td>{escape(one.other)} {escape(one.other_setting)}</td><td>{one.other_kbps:.2f}</td>"
-                f"{''.join(cells)}</tr>"
-            )
-        head = _head(("codec", "kbit/s on disk", "against", "kbit/s on disk"), taken)
-        tables.append(_details(domain, head, "".join(rows)))
-    return "".join(tables)
+    heads = ("codec", "kbit/s on disk", "against", "kbit/s on disk")
+    tables = [
+        _details(domain, _table(heads, [_difference_row(one, measured) for one in group], measured))
+        for domain, group, measured in _by_domain(differences, metrics)
+    ]
+    return "".join(tables) or "<p>There are none.</p>"
 
 
 def codebooks(means: Sequence[Mean]) -> str:
     """Entropy and use of codebooks, over all clips."""
-    last = _domains(means)[-1]
+    heads = ("codec", "bitrate efficiency", "entropy of each codebook, bits", "entries used", "frames")
     rows = []
     for mean in means:
-        if mean.domain == last and mean.codebooks is not None:
+        if mean.domain == means[-1].domain and mean.codebooks is not None:
             cells = "".join(f"<td>{cell}</td>" for cell in (*codebook_cells(mean.codebooks), mean.codebooks.frames))
             rows.append(f'<tr><th scope="row">{escape(mean.codec)} {escape(mean.setting)}</th>{cells}</tr>')
-    if not rows:
-        return "<p>No codec here has codebooks.</p>"
-    heads = ("codec", "bitrate efficiency", "entropy of each codebook, bits", "entries used", "frames")
-    return _table(_head(heads), "".join(rows))
+    return _table(heads, rows) if rows else "<p>No codec here has codebooks.</p>"
 
 
 def methods(facts: dict[str, Any]) -> str:
@@ -107,8 +90,11 @@ def methods(facts: dict[str, Any]) -> str:
     )
 
 
-def _domains(rows: Sequence[Mean] | Sequence[Difference]) -> list[str]:
-    return list(dict.fromkeys(row.domain for row in rows))
+def _by_domain(rows: Sequence[Row], metrics: Sequence[Metric]) -> Iterator[tuple[str, list[Row], list[Metric]]]:
+    """Each domain with its rows, and the metrics that any of these has."""
+    for domain in dict.fromkeys(row.domain for row in rows):
+        group = [row for row in rows if row.domain == domain]
+        yield domain, group, [metric for metric in metrics if any(metric.name in row.measures for row in group)]
 
 
 def _mean_row(mean: Mean, metrics: Sequence[Metric]) -> str:
@@ -120,8 +106,16 @@ def _mean_row(mean: Mean, metrics: Sequence[Metric]) -> str:
     )
 
 
+def _difference_row(one: Difference, metrics: Sequence[Metric]) -> str:
+    cells = [_cell(one.measures.get(metric.name), one.verdicts.get(metric.name, ""), signed=True) for metric in metrics]
+    return (
+        f'<tr><th scope="row">{escape(one.codec)} {escape(one.setting)}</th><td>{one.kbps:.2f}</td>'
+        f"<td>{escape(one.other)} {escape(one.other_setting)}</td><td>{one.other_kbps:.2f}</td>{''.join(cells)}</tr>"
+    )
+
+
 def _cell(estimate: Estimate | None, kind: str = "", signed: bool = False, worst: float | None = None) -> str:
-    if estimate is None or estimate.mean is None:
+    if estimate is None:
         return "<td></td>"
     plus = "+" if signed else ""
     low, high = estimate.low, estimate.high
@@ -131,17 +125,15 @@ def _cell(estimate: Estimate | None, kind: str = "", signed: bool = False, worst
     return f'<td class="{kind}">{estimate.mean:{plus}.3f}{interval}{below}</td>'
 
 
-def _head(names: Sequence[str], metrics: Sequence[Metric] = ()) -> str:
-    titles = [*names, *(f"{escape(metric.label)} <small>{_arrow(metric)}</small>" for metric in metrics)]
-    return "".join(f'<th scope="col">{title}</th>' for title in titles)
+def _table(heads: Sequence[str], rows: Sequence[str], metrics: Sequence[Metric] = ()) -> str:
+    titles = [*heads, *(f"{escape(metric.label)} <small>{_arrow(metric)}</small>" for metric in metrics)]
+    head = "".join(f'<th scope="col">{title}</th>' for title in titles)
+    body = "".join(rows)
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _table(head: str, rows: str) -> str:
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
-
-
-def _details(title: str, head: str, rows: str) -> str:
-    return f"<details open><summary>{escape(title)}</summary>{_table(head, rows)}</details>"
+def _details(title: str, table: str) -> str:
+    return f"<details open><summary>{escape(title)}</summary>{table}</details>"
 
 
 def _direction(metric: Metric) -> str:

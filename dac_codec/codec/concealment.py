@@ -71,15 +71,15 @@ class Concealer:
         self._patches: deque[_Patch] = deque()
 
     def codes(self, events: Iterable[Chunk | Gap]) -> Iterator[Tensor]:
-        """Codes [C, N, f] for the decoder, without gaps. Gaps of unknown length are left out."""
+        """Codes [C, N, f] for the decoder, with the gaps filled."""
         last: Tensor | None = None
         n_waiting = 0  # frames missing at the beginning, to be filled with the first frame that comes
         for event in events:
             if isinstance(event, Gap):
-                self.n_frames += event.n_frames or 0
+                self.n_frames += event.n_frames
                 if last is None:
-                    n_waiting += event.n_frames or 0
-                elif event.n_frames:
+                    n_waiting += event.n_frames
+                else:
                     yield self._fill(last, event.n_frames, fades_out=True)
                 continue
             codes = torch.from_numpy(event.codes.astype(np.int64))

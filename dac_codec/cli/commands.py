@@ -316,7 +316,8 @@ def convert(inputs: tuple[str, ...], output: str, model: str | None, force: bool
             data, kind = codec.from_legacy(file, loaded).to_bytes(), "dac_codec"
         else:
             data, kind = bitstream.write_legacy(codec.to_legacy(file, loaded)), "descript-audio-codec"
-        job.write(data)
+        codec.write_bytes(job.output(), data)
+        job.flush()
         return f"{format_size(job.input_size())} -> {format_size(len(data))} (format {kind})"
 
     running.run(jobs, work, force, quiet)

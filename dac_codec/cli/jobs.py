@@ -87,17 +87,6 @@ class Job:
         self.target.parent.mkdir(parents=True, exist_ok=True)
         return self.target
 
-    def write(self, data: bytes) -> None:
-        """Write the output; a file atomically."""
-        from dac_codec import codec
-
-        output = self.output()
-        if isinstance(output, Path):
-            codec.write_bytes(output, data)
-        else:
-            output.write(data)
-            self.flush()
-
     def flush(self) -> None:
         """Flush standard output if it is the target; closing it at exit would hide errors."""
         if self.target is None:
@@ -118,7 +107,7 @@ class JobList:
 
     def evenness(self) -> float:
         """Total size of the inputs divided by that of the largest: the number of jobs if they are equally large."""
-        sizes = [_file_size(job.source) for job in self.jobs]
+        sizes = [0 if (status := _status(job.source)) is None else status.st_size for job in self.jobs]
         return sum(sizes) / max(1, *sizes)
 
 
@@ -147,7 +136,7 @@ def make_jobs(
     if DASH in inputs or output == DASH:
         return JobList([_stream_job(inputs, output)], [])
     several = len(inputs) > 1 or _is_folder(inputs[0])
-    into_folder = output is not None and (several or _is_folder(output) or output.endswith(_separators()))
+    into_folder = output is not None and (several or _names_folder(output))
     if output is not None and into_folder and _identity(Path(output)) is not None and not _is_folder(output):
         raise click.UsageError(f"{display_path(output)} must be a folder, since there are several inputs or a folder")
 
@@ -191,8 +180,8 @@ def _stream_job(inputs: tuple[str, ...], output: str | None) -> Job:
     if len(inputs) > 1 or _is_folder(inputs[0]):
         raise click.UsageError("standard input and output (-) take a single file; pass one input that is no folder")
     source = None if inputs[0] == DASH else Path(inputs[0])
-    target = None if output in (None, DASH) else Path(str(output))
-    if target is not None and (_is_folder(target) or str(output).endswith(_separators())):
+    target = None if output is None or output == DASH else Path(output)
+    if output is not None and target is not None and _names_folder(output):
         raise click.UsageError(f"{display_path(target)} is a folder; pass a file as the output of standard input")
     if source is None and sys.stdin is None:
         raise click.UsageError(STDIN_CLOSED)
@@ -214,13 +203,14 @@ def _is_folder(path: str | Path) -> bool:
         return False
 
 
+def _names_folder(path: str) -> bool:
+    """Whether a path is an existing folder or ends like one."""
+    return _is_folder(path) or path.endswith((os.sep, os.altsep or os.sep))
+
+
 def _canonical(path: Path) -> Path:
     """The path with the links of its folder resolved."""
     return Path(os.path.realpath(path.parent)) / path.name
-
-
-def _separators() -> tuple[str, ...]:
-    return (os.sep,) if os.altsep is None else (os.sep, os.altsep)
 
 
 def _distinct(candidates: list[list[Path]]) -> list[Path]:
@@ -302,20 +292,16 @@ class OverwriteGuard:
             self._outputs.add(_identity(target))
 
 
-def _file_size(path: Path | None) -> int:
-    """Size in bytes; 0 if there is no file."""
+def _status(path: Path | None) -> os.stat_result | None:
     try:
-        return 0 if path is None else path.stat().st_size
+        return None if path is None else path.stat()
     except OSError:
-        return 0
+        return None
 
 
 def _identity(path: Path | None) -> tuple[int, int] | None:
     """Device and inode of a file; None if there is none."""
-    try:
-        status = None if path is None else path.stat()
-    except OSError:
-        return None
+    status = _status(path)
     return None if status is None else (status.st_dev, status.st_ino)
 
 

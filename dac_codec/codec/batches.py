@@ -30,20 +30,15 @@ _SHORT = 4
 
 
 class ShortFile(NamedTuple):
-    """A short file that was read.
-
-    Attributes:
-        model: the model for it.
-        n_quantizers: codebooks to encode it with; None: it is decoded.
-        signal: input of the network: audio [C, 1, T] or codes [C, N, F].
-        write: writes the output of the network to a target; its result and errors are those of `compress_stream` or
-            `decompress_stream`.
-    """
+    """A short file that was read."""
 
     model: DAC
     n_quantizers: int | None
+    """Codebooks to encode it with; None: it is decoded."""
     signal: Tensor
+    """Input of the network: audio [C, 1, T] or codes [C, N, F]."""
     write: Callable[[Tensor, PathOrFile], Any]
+    """Writes the network's output; results and errors are those of `compress_stream` or `decompress_stream`."""
 
 
 def uses_batches(device: str) -> bool:
@@ -57,9 +52,6 @@ def read_sound(
     """Read and measure a sound file; None if it is long or a pipe, for `compress_stream` from its beginning.
 
     Its output has the bytes of `compress_stream`, unless two entries of a codebook are equally near.
-
-    Raises:
-        AudioError: the audio can't be read, is empty, or is not finite.
     """
     most = block_samples(model.device) * reader.sample_rate // (_SHORT * model.sample_rate * reader.channels)
     if not reader.rewindable or (reader.n_samples or 0) > most:
@@ -88,11 +80,7 @@ def read_sound(
 def read_codes(stream: DacStream, model: DAC | None, conceal: bool = False) -> ShortFile | None:
     """Read and check a .dac file; None if it is long, a pipe, of descript-audio-codec, or has no complete chunk.
 
-    Its output is written even if the file is truncated, and after `stream` was closed.
-
-    Raises:
-        BitstreamError: the file is damaged, and `conceal` is False.
-        ModelMismatchError: other weights wrote the file.
+    Its output is written even if the file is truncated; `stream` may be closed before that.
     """
     if stream.header is None or not stream.seekable:
         return None

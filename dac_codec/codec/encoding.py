@@ -199,15 +199,12 @@ def _resampled(samples: Iterable[audio.Audio], rate: int, new_rate: int, channel
 
 
 class Measured(NamedTuple):
-    """Properties of a sound that are measured before it is encoded.
-
-    Attributes:
-        gain_db: gain that brings it to the network's loudness.
-        bandwidth: frequency in Hz above which it contains nothing; None if that is not below what the rates allow.
-    """
+    """Properties of a sound that are measured before it is encoded."""
 
     gain_db: float
+    """Gain that brings it to the network's loudness."""
     bandwidth: int | None
+    """Frequency in Hz above which it contains nothing; None if that is not below what the rates allow."""
 
 
 def measure(samples: Iterable[audio.Audio], sample_rate: int, channels: int, model_rate: int) -> Measured:

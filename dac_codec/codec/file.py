@@ -120,13 +120,13 @@ def load(source: PathOrFile, allow_truncated: bool = False) -> DacFile | LegacyF
         return bitstream.read_legacy(data) if bitstream.is_legacy(data) else DacFile.from_bytes(data, allow_truncated)
 
 
-def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file atomically.
+def write_bytes(target: PathOrFile, data: bytes) -> None:
+    """Write a file atomically, or to a binary stream.
 
     Raises:
         DacError: it can't be written; nothing is left behind.
     """
-    with open_for_writing(path) as stream:
+    with open_for_writing(target) as stream:
         stream.write(data)
 
 

@@ -300,11 +300,7 @@ def _clip(events: Iterable[Chunk | Gap], first: int, last: int | None) -> Iterat
 
 
 class _MemoryReader:
-    """A DacFile with the interface of `bitstream.Reader`.
-
-    Raises:
-        BitstreamError: a code is not an entry of its codebook.
-    """
+    """A DacFile with the interface of `bitstream.Reader`, for files without gaps."""
 
     complete = True
 

@@ -117,8 +117,7 @@ def compress_stream(
     Args:
         source: as for `compress`, or a reader at its beginning.
         target: a path, where the file appears complete or not at all, or a binary stream, which is not closed.
-        chunk_frames: frames per chunk, all of which one damaged byte costs; None: 3.5 s, and `LIVE_CHUNK_FRAMES` for a
-            pipe.
+        chunk_frames: frames per chunk, all of which one damaged byte costs; None: 3.5 s, and 16 frames for a pipe.
 
     Raises:
         AudioError: the audio changes while it is read.

@@ -132,10 +132,9 @@ def write_bytes(target: PathOrFile, data: bytes) -> None:
 
 @contextmanager
 def open_for_reading(source: PathOrFile) -> Iterator[BinaryIO]:
-    """A path opened for reading within the block; a binary stream as it is. A BitstreamError gets the path prefixed.
+    """A path opened for reading; a binary stream as it is. A BitstreamError gets the path prefixed.
 
-    Raises:
-        DacError: the file can't be opened.
+    Raises a DacError if the file can't be opened.
     """
     if not isinstance(source, (str, os.PathLike)):
         yield source
@@ -153,10 +152,7 @@ def open_for_reading(source: PathOrFile) -> Iterator[BinaryIO]:
 def open_for_writing(target: PathOrFile) -> Iterator[BinaryIO]:
     """A path opened for writing: the file appears when the block ends without an error. A binary stream as it is.
 
-    A device or a named pipe is written directly.
-
-    Raises:
-        DacError: the file can't be written.
+    A device or a named pipe is written directly. Raises a DacError if the file can't be written.
     """
     if not isinstance(target, (str, os.PathLike)):
         yield target

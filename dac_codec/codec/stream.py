@@ -128,10 +128,10 @@ class DacStream:
 
         Args:
             model: the model for this file.
-            start: seconds to skip; those of a seekable file are not decoded.
-            duration: seconds to decode, at most; None for all.
+            start: as for `decompress`.
+            duration: as for `decompress`.
             conceal: whether to decode past damage.
-            progress: whether to show a progress bar (on a terminal).
+            progress: as for `decompress`.
 
         Yields:
             Waveforms [C, t], float32, at the file's rate; concatenated, the result of `decompress`.

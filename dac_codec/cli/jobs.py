@@ -143,16 +143,15 @@ def make_jobs(
     failures: list[tuple[str, Exception]] = []
     candidates: dict[tuple[Path, Path], tuple[Path, list[Path]]] = {}
     for argument in map(Path, inputs):
-        root, files = argument.parent, [argument]
-        if _is_folder(argument):
-            root = argument
-            try:
-                files = find(argument)
-            except (DacError, OSError) as error:
-                failures.append((display_path(argument), error))
-                continue
-            if not files:
-                failures.append((display_path(argument), DacError(f"no {what} in this folder or below it")))
+        is_folder = _is_folder(argument)
+        root = argument if is_folder else argument.parent
+        try:
+            files = find(argument) if is_folder else [argument]
+        except (DacError, OSError) as error:
+            failures.append((display_path(argument), error))
+            continue
+        if not files:
+            failures.append((display_path(argument), DacError(f"no {what} in this folder or below it")))
         for file in files:
             if output is None or into_folder:
                 folder = file.parent if output is None else Path(output, file.parent.relative_to(root))
@@ -162,17 +161,17 @@ def make_jobs(
             # An input that is given twice is one job.
             candidates.setdefault((_canonical(file), paths[0]), (file, paths))
 
-    targets = _distinct([paths for _, paths in candidates.values()])
-    jobs = [Job(source, target) for (source, _), target in zip(candidates.values(), targets, strict=True)]
     by_target: dict[Path, Job] = {}
-    for job, target in zip(jobs, targets, strict=True):
+    targets = _distinct([paths for _, paths in candidates.values()])
+    for (source, _), target in zip(candidates.values(), targets, strict=True):
+        job = Job(source, target)
         other = by_target.setdefault(_canonical(target), job)
         if other is not job:
             raise click.UsageError(
                 f"{other.source_name} and {job.source_name} would both become {job.target_name}; put them in separate "
                 "runs with an output each, or give the folder that holds both"
             )
-    return JobList(jobs, failures)
+    return JobList(list(by_target.values()), failures)
 
 
 def _stream_job(inputs: tuple[str, ...], output: str | None) -> Job:
@@ -197,10 +196,8 @@ def _stream_job(inputs: tuple[str, ...], output: str | None) -> Job:
 
 
 def _is_folder(path: str | Path) -> bool:
-    try:
-        return Path(path).is_dir()
-    except OSError:  # reported when the path is opened
-        return False
+    status = _status(Path(path))
+    return status is not None and stat.S_ISDIR(status.st_mode)
 
 
 def _names_folder(path: str) -> bool:
@@ -293,6 +290,7 @@ class OverwriteGuard:
 
 
 def _status(path: Path | None) -> os.stat_result | None:
+    """Status of a file; None if there is none, or if it can't be read: that is reported when the file is opened."""
     try:
         return None if path is None else path.stat()
     except OSError:

@@ -177,7 +177,7 @@ def run(
 
 @contextmanager
 def _caught() -> Iterator[list[Any]]:
-    """Yield a list for the block's result; an error that fails one job and not the run is added to it instead."""
+    """Yield a list for the block's one result; an error that fails one job and not the run takes its place."""
     check_stop()
     found: list[Any] = []
     try:
@@ -185,7 +185,7 @@ def _caught() -> Iterator[list[Any]]:
     except BrokenPipeError:
         raise
     except (DacError, OSError, MemoryError) as error:
-        found.append(error)
+        found[:] = [error]
 
 
 def _done(work: Callable[[Job], str], guard: OverwriteGuard, job: Job) -> str | Exception:
@@ -214,7 +214,7 @@ def _batched(
         with _caught() as found:
             guard.check(job.target)
             found.append(read(job))
-        return _done(work, guard, job) if found == [None] else found[0]
+        return _done(work, guard, job) if found[0] is None else found[0]
 
     def end(step: tuple[Job, Any, Any]) -> Any:
         job, file, output = step

@@ -10,7 +10,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -89,15 +89,13 @@ def recording(job: Job, active: bool) -> Iterator[list[int]]:
     Yields that signal once it has arrived. Later signals are handled as before.
     """
     arrived: list[int] = []
-    with ExitStack() as stack:
 
-        def end_input(number: int) -> None:
-            arrived.append(number)
-            restore()
-            job.end_input()
+    def end_input(number: int) -> None:
+        arrived.append(number)
+        restore()
+        job.end_input()
 
-        if active:
-            restore = stack.enter_context(_handled(end_input))
+    with _handled(end_input) if active else nullcontext(lambda: None) as restore:
         yield arrived
 
 
@@ -188,13 +186,12 @@ def _caught() -> Iterator[list[Any]]:
         found[:] = [error]
 
 
-def _done(work: Callable[[Job], str], guard: OverwriteGuard, job: Job) -> str | Exception:
+def _done(work: Callable[[Job], str], guard: OverwriteGuard, job: Job) -> Any:
     """The summary of a job by `work`, or its error. Warnings go to the job's messages."""
     _messages.set(job.messages)
     with _caught() as found, guard.writing(job.target):
         found.append(work(job))
-    outcome: str | Exception = found[0]
-    return outcome
+    return found[0]
 
 
 def _batched(
@@ -204,7 +201,7 @@ def _batched(
     read: Callable[[Job], ShortFile | None],
     summary: Callable[[Job, Any], str],
     n_at_once: int,
-) -> Generator[str | Exception, None, None]:
+) -> Generator[Any, None, None]:
     """The summary or the error of each job, in order. A group of jobs is read while the previous one is computed."""
     from dac_codec.codec.batches import ShortFile, compute
 

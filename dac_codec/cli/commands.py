@@ -29,8 +29,6 @@ from dac_codec.cli.jobs import (
 from dac_codec.common.errors import AudioError, BitstreamError, DacError, TruncatedBitstreamError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from dac_codec import audio, codec
     from dac_codec.codec.batches import ShortFile
 
@@ -141,12 +139,9 @@ def compress(
 
         def read(job: Job) -> ShortFile | None:
             with open_input(job) as reader:
-                return batches.read_sound(reader, loaded, n_quantizers)
+                return batches.read_sound(reader, loaded, n_quantizers, chunk_frames)
 
-        def write(job: Job, file: ShortFile, codes: Tensor) -> str:
-            return summary(job, batches.write_codes(file, codes, job.output(), chunk_frames))
-
-        running.run(jobs, work, force, quiet, n_at_once, running.Batching(read, write) if batched else None)
+        running.run(jobs, work, force, quiet, n_at_once, read if batched else None, summary)
 
 
 @click.command()
@@ -208,7 +203,7 @@ def decompress(
     running.check_device(device)
     subtype = None if raw is None else audio.RAW_ENCODINGS[raw]
     with running.shared_cores(jobs, device) as (n_at_once, batched):
-        models = running.Models(model, device, not quiet, fast)
+        model_for = running.model_loader(model, device, not quiet, fast)
         show_progress = not quiet and len(jobs.jobs) == 1
 
         def summary(job: Job, result: codec.Decompressed, *notes: str) -> str:
@@ -231,7 +226,7 @@ def decompress(
                 result = codec.decompress_stream(
                     stream,
                     job.output(),
-                    models.get(stream.header),
+                    model_for(stream.header),
                     device,
                     show_progress,
                     start,
@@ -245,13 +240,10 @@ def decompress(
 
         def read(job: Job) -> ShortFile | None:
             with codec.DacStream(job.input()) as stream:
-                return batches.read_codes(stream, models.get(stream.header), conceal)
-
-        def write(job: Job, file: ShortFile, decoded: Tensor) -> str:
-            return summary(job, batches.write_sound(file, decoded, job.output()))
+                return batches.read_codes(stream, model_for(stream.header), bool(conceal))
 
         batched = batched and start is None and duration is None
-        running.run(jobs, work, force, quiet, n_at_once, running.Batching(read, write) if batched else None)
+        running.run(jobs, work, force, quiet, n_at_once, read if batched else None, summary)
 
 
 @click.command()
@@ -313,18 +305,19 @@ def convert(inputs: tuple[str, ...], output: str, model: str | None, force: bool
     from dac_codec import bitstream, codec
     from dac_codec.bitstream.describe import format_size
 
-    models = running.Models(model, "cpu", progress=not quiet)
+    model_for = running.model_loader(model, "cpu", progress=not quiet)
 
     def work(job: Job) -> str:
         file = codec.load(job.input())
-        loaded = models.get(None if isinstance(file, bitstream.LegacyFile) else file.header)
+        loaded = model_for(None if isinstance(file, bitstream.LegacyFile) else file.header)
         if loaded is None:
             raise DacError("files of descript-audio-codec don't name their model; use --model")
         if isinstance(file, bitstream.LegacyFile):
             data, kind = codec.from_legacy(file, loaded).to_bytes(), "dac_codec"
         else:
             data, kind = bitstream.write_legacy(codec.to_legacy(file, loaded)), "descript-audio-codec"
-        job.write(data)
+        codec.write_bytes(job.output(), data)
+        job.flush()
         return f"{format_size(job.input_size())} -> {format_size(len(data))} (format {kind})"
 
     running.run(jobs, work, force, quiet)

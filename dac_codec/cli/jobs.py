@@ -87,17 +87,6 @@ class Job:
         self.target.parent.mkdir(parents=True, exist_ok=True)
         return self.target
 
-    def write(self, data: bytes) -> None:
-        """Write the output; a file atomically."""
-        from dac_codec import codec
-
-        output = self.output()
-        if isinstance(output, Path):
-            codec.write_bytes(output, data)
-        else:
-            output.write(data)
-            self.flush()
-
     def flush(self) -> None:
         """Flush standard output if it is the target; closing it at exit would hide errors."""
         if self.target is None:
@@ -118,7 +107,7 @@ class JobList:
 
     def evenness(self) -> float:
         """Total size of the inputs divided by that of the largest: the number of jobs if they are equally large."""
-        sizes = [_file_size(job.source) for job in self.jobs]
+        sizes = [0 if (status := _status(job.source)) is None else status.st_size for job in self.jobs]
         return sum(sizes) / max(1, *sizes)
 
 
@@ -147,23 +136,22 @@ def make_jobs(
     if DASH in inputs or output == DASH:
         return JobList([_stream_job(inputs, output)], [])
     several = len(inputs) > 1 or _is_folder(inputs[0])
-    into_folder = output is not None and (several or _is_folder(output) or output.endswith(_separators()))
+    into_folder = output is not None and (several or _names_folder(output))
     if output is not None and into_folder and _identity(Path(output)) is not None and not _is_folder(output):
         raise click.UsageError(f"{display_path(output)} must be a folder, since there are several inputs or a folder")
 
     failures: list[tuple[str, Exception]] = []
     candidates: dict[tuple[Path, Path], tuple[Path, list[Path]]] = {}
     for argument in map(Path, inputs):
-        root, files = argument.parent, [argument]
-        if _is_folder(argument):
-            root = argument
-            try:
-                files = find(argument)
-            except (DacError, OSError) as error:
-                failures.append((display_path(argument), error))
-                continue
-            if not files:
-                failures.append((display_path(argument), DacError(f"no {what} in this folder or below it")))
+        is_folder = _is_folder(argument)
+        root = argument if is_folder else argument.parent
+        try:
+            files = find(argument) if is_folder else [argument]
+        except (DacError, OSError) as error:
+            failures.append((display_path(argument), error))
+            continue
+        if not files:
+            failures.append((display_path(argument), DacError(f"no {what} in this folder or below it")))
         for file in files:
             if output is None or into_folder:
                 folder = file.parent if output is None else Path(output, file.parent.relative_to(root))
@@ -173,17 +161,17 @@ def make_jobs(
             # An input that is given twice is one job.
             candidates.setdefault((_canonical(file), paths[0]), (file, paths))
 
-    targets = _distinct([paths for _, paths in candidates.values()])
-    jobs = [Job(source, target) for (source, _), target in zip(candidates.values(), targets, strict=True)]
     by_target: dict[Path, Job] = {}
-    for job, target in zip(jobs, targets, strict=True):
+    targets = _distinct([paths for _, paths in candidates.values()])
+    for (source, _), target in zip(candidates.values(), targets, strict=True):
+        job = Job(source, target)
         other = by_target.setdefault(_canonical(target), job)
         if other is not job:
             raise click.UsageError(
                 f"{other.source_name} and {job.source_name} would both become {job.target_name}; put them in separate "
                 "runs with an output each, or give the folder that holds both"
             )
-    return JobList(jobs, failures)
+    return JobList(list(by_target.values()), failures)
 
 
 def _stream_job(inputs: tuple[str, ...], output: str | None) -> Job:
@@ -191,8 +179,8 @@ def _stream_job(inputs: tuple[str, ...], output: str | None) -> Job:
     if len(inputs) > 1 or _is_folder(inputs[0]):
         raise click.UsageError("standard input and output (-) take a single file; pass one input that is no folder")
     source = None if inputs[0] == DASH else Path(inputs[0])
-    target = None if output in (None, DASH) else Path(str(output))
-    if target is not None and (_is_folder(target) or str(output).endswith(_separators())):
+    target = None if output is None or output == DASH else Path(output)
+    if output is not None and target is not None and _names_folder(output):
         raise click.UsageError(f"{display_path(target)} is a folder; pass a file as the output of standard input")
     if source is None and sys.stdin is None:
         raise click.UsageError(STDIN_CLOSED)
@@ -208,19 +196,18 @@ def _stream_job(inputs: tuple[str, ...], output: str | None) -> Job:
 
 
 def _is_folder(path: str | Path) -> bool:
-    try:
-        return Path(path).is_dir()
-    except OSError:  # reported when the path is opened
-        return False
+    status = _status(Path(path))
+    return status is not None and stat.S_ISDIR(status.st_mode)
+
+
+def _names_folder(path: str) -> bool:
+    """Whether a path is an existing folder or ends like one."""
+    return _is_folder(path) or path.endswith((os.sep, os.altsep or os.sep))
 
 
 def _canonical(path: Path) -> Path:
     """The path with the links of its folder resolved."""
     return Path(os.path.realpath(path.parent)) / path.name
-
-
-def _separators() -> tuple[str, ...]:
-    return (os.sep,) if os.altsep is None else (os.sep, os.altsep)
 
 
 def _distinct(candidates: list[list[Path]]) -> list[Path]:
@@ -302,20 +289,17 @@ class OverwriteGuard:
             self._outputs.add(_identity(target))
 
 
-def _file_size(path: Path | None) -> int:
-    """Size in bytes; 0 if there is no file."""
+def _status(path: Path | None) -> os.stat_result | None:
+    """Status of a file; None if there is none, or if it can't be read: that is reported when the file is opened."""
     try:
-        return 0 if path is None else path.stat().st_size
+        return None if path is None else path.stat()
     except OSError:
-        return 0
+        return None
 
 
 def _identity(path: Path | None) -> tuple[int, int] | None:
     """Device and inode of a file; None if there is none."""
-    try:
-        status = None if path is None else path.stat()
-    except OSError:
-        return None
+    status = _status(path)
     return None if status is None else (status.st_dev, status.st_ino)
 
 

@@ -10,9 +10,8 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +22,6 @@ from dac_codec.common.errors import DacError
 from dac_codec.common.threads import check_stop, parallel_map, prefetch, stoppable
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from dac_codec.bitstream import Header
     from dac_codec.codec.batches import ShortFile
     from dac_codec.model import DAC
@@ -92,32 +89,17 @@ def recording(job: Job, active: bool) -> Iterator[list[int]]:
     Yields that signal once it has arrived. Later signals are handled as before.
     """
     arrived: list[int] = []
-    with ExitStack() as stack:
 
-        def end_input(number: int) -> None:
-            arrived.append(number)
-            restore()
-            job.end_input()
+    def end_input(number: int) -> None:
+        arrived.append(number)
+        restore()
+        job.end_input()
 
-        if active:
-            restore = stack.enter_context(_handled(end_input))
+    with _handled(end_input) if active else nullcontext(lambda: None) as restore:
         yield arrived
 
 
 # Jobs -----------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Batching:
-    """The steps of a job before and after a batch of the network.
-
-    Attributes:
-        read: reads the input; None if the job has to be done alone.
-        write: writes an output of `codec.batches.compute`, and returns a summary.
-    """
-
-    read: Callable[[Job], ShortFile | None]
-    write: Callable[[Job, ShortFile, Tensor], str]
 
 
 @contextmanager
@@ -150,7 +132,8 @@ def run(
     force: bool,
     quiet: bool,
     n_at_once: int = 1,
-    batching: Batching | None = None,
+    read: Callable[[Job], ShortFile | None] | None = None,
+    summary: Callable[[Job, Any], str] | None = None,
 ) -> None:
     """Do all jobs, and end the run with exit code 1 if any failed.
 
@@ -160,7 +143,8 @@ def run(
         force: whether to overwrite files that existed before the run.
         quiet: whether to show only warnings and errors.
         n_at_once: jobs that run at a time. Messages are shown in the order of the jobs.
-        batching: steps for jobs that can share a batch; None: all are done alone.
+        read: reads the input of a job that can share a batch, and gives None for others. None: no batches are used.
+        summary: the summary of a job that was part of a batch, given its result.
     """
     from tqdm import tqdm
 
@@ -169,17 +153,17 @@ def run(
     hide_bar = True if quiet or len(jobs.jobs) == 1 else None  # None: unless it is a terminal
     with shown_warnings(), ExitStack() as stack:
         others: Iterator[Any] | None = None
-        if batching is not None:
-            others = stack.enter_context(closing(_batched(jobs.jobs, guard, work, batching, n_at_once)))
+        if read is not None and summary is not None:
+            others = stack.enter_context(closing(_batched(jobs.jobs, guard, work, read, summary, n_at_once)))
         elif n_at_once > 1:
             others = stack.enter_context(closing(parallel_map(partial(_done, work, guard), jobs.jobs, n_at_once)))
         for job in tqdm(jobs.jobs, unit="file", leave=False, disable=hide_bar):
             if others is not None:
                 outcome = next(others)
             else:
-                with _caught() as result, guard.writing(job.target):
-                    result.value = work(job)
-                outcome = result.value
+                with _caught() as found, guard.writing(job.target):
+                    found.append(work(job))
+                (outcome,) = found
             for line in job.messages:
                 tqdm.write(line, file=sys.stderr)
             if isinstance(outcome, Exception):
@@ -189,98 +173,85 @@ def run(
     finish(failures)
 
 
-@dataclass
-class _Result:
-    """What the block of `_caught` leaves behind: its value, or the error that ended it."""
-
-    value: Any = None
-
-
 @contextmanager
-def _caught() -> Iterator[_Result]:
-    """Catch an error that fails one job and not the run."""
+def _caught() -> Iterator[list[Any]]:
+    """Yield a list for the block's one result; an error that fails one job and not the run takes its place."""
     check_stop()
-    result = _Result()
+    found: list[Any] = []
     try:
-        yield result
+        yield found
     except BrokenPipeError:
         raise
     except (DacError, OSError, MemoryError) as error:
-        result.value = error
+        found[:] = [error]
 
 
-def _done(work: Callable[..., Any], guard: OverwriteGuard, job: Job, *arguments: Any) -> Any:
-    """The value of `work(job, ...)`, which writes the output, or its error. Warnings go to the job's messages."""
+def _done(work: Callable[[Job], str], guard: OverwriteGuard, job: Job) -> Any:
+    """The summary of a job by `work`, or its error. Warnings go to the job's messages."""
     _messages.set(job.messages)
-    with _caught() as result, guard.writing(job.target):
-        result.value = work(job, *arguments)
-    return result.value
+    with _caught() as found, guard.writing(job.target):
+        found.append(work(job))
+    return found[0]
 
 
 def _batched(
     jobs: Sequence[Job],
     guard: OverwriteGuard,
     work: Callable[[Job], str],
-    batching: Batching,
+    read: Callable[[Job], ShortFile | None],
+    summary: Callable[[Job, Any], str],
     n_at_once: int,
 ) -> Generator[Any, None, None]:
     """The summary or the error of each job, in order. A group of jobs is read while the previous one is computed."""
     from dac_codec.codec.batches import ShortFile, compute
 
-    def read(job: Job) -> Any:
+    def start(job: Job) -> Any:
+        """The file read, or the outcome of a job that is done alone."""
         _messages.set(job.messages)
-        with _caught() as result:
+        with _caught() as found:
             guard.check(job.target)
-            result.value = batching.read(job)
-        return _done(work, guard, job) if result.value is None else result.value
+            found.append(read(job))
+        return _done(work, guard, job) if found[0] is None else found[0]
 
-    def write(step: tuple[Job, Any, Any]) -> Any:
-        job, found, output = step
-        if output is None:
-            return found
-        return output if isinstance(output, Exception) else _done(batching.write, guard, job, found, output)
+    def end(step: tuple[Job, Any, Any]) -> Any:
+        job, file, output = step
+        if not isinstance(file, ShortFile):
+            return file
+        if isinstance(output, Exception):
+            return output
+        return _done(lambda job: summary(job, file.write(output, job.output())), guard, job)
 
-    groups = [jobs[start : start + _BATCHED_FILES] for start in range(0, len(jobs), _BATCHED_FILES)]
-    with prefetch(list(parallel_map(read, group, n_at_once)) for group in groups) as inputs:
-        for group, found in zip(groups, inputs, strict=True):
-            outputs = iter(compute([one for one in found if isinstance(one, ShortFile)]))
-            computed = [next(outputs) if isinstance(one, ShortFile) else None for one in found]
-            steps = list(zip(group, found, computed, strict=True))
-            yield from parallel_map(write, steps, n_at_once)
+    groups = [jobs[first : first + _BATCHED_FILES] for first in range(0, len(jobs), _BATCHED_FILES)]
+    with prefetch(list(parallel_map(start, group, n_at_once)) for group in groups) as inputs:
+        for group, files in zip(groups, inputs, strict=True):
+            outputs = iter(compute([file for file in files if isinstance(file, ShortFile)]))
+            computed = [next(outputs) if isinstance(file, ShortFile) else None for file in files]
+            yield from parallel_map(end, list(zip(group, files, computed, strict=True)), n_at_once)
 
 
-class Models:
-    """The models of a run, each loaded once.
+def model_loader(
+    given: str | None, device: str, progress: bool, fast: bool = False
+) -> Callable[[Header | None], DAC | None]:
+    """A function that maps a file's header to its model: the given one, else the one that it names, loaded once.
 
-    Args:
-        given: the model given by the user, loaded at once; None for those that the files name.
-        device: where they run.
-        progress: whether to show the progress of a download.
-        fast: whether they may compute in bfloat16.
+    A file of descript-audio-codec has no header; without a given model, it has none. The function raises a
+    ModelMismatchError for a file that names no bundled or published model.
     """
+    from dac_codec import codec
 
-    def __init__(self, given: str | None, device: str, progress: bool, fast: bool = False) -> None:
-        from dac_codec import codec
+    given_model = None if given is None else codec.load_model(given, device, progress, fast)
+    by_name: dict[str, DAC] = {}
+    lock = threading.Lock()
 
-        self._given = None if given is None else codec.load_model(given, device, progress, fast)
-        self._options = device, progress, fast
-        self._by_name: dict[str, DAC] = {}
-        self._lock = threading.Lock()
+    def model_for(header: Header | None) -> DAC | None:
+        if given_model is not None or header is None:
+            return given_model
+        with lock:
+            if header.model_name not in by_name:
+                by_name[header.model_name] = codec.model_of(header, None, device, progress, fast)
+            return by_name[header.model_name]
 
-    def get(self, header: Header | None) -> DAC | None:
-        """The model for a file; None for a file of descript-audio-codec, which has no header, if none was given.
-
-        Raises:
-            ModelMismatchError: the file names no bundled or published model.
-        """
-        from dac_codec import codec
-
-        if self._given is not None or header is None:
-            return self._given
-        with self._lock:
-            if header.model_name not in self._by_name:
-                self._by_name[header.model_name] = codec.model_of(header, None, *self._options)
-            return self._by_name[header.model_name]
+    return model_for
 
 
 def check_device(device: str) -> None:

@@ -5,23 +5,13 @@ In memory (`compress`, `decompress`, `DacFile`) or block by block, in memory tha
 """
 
 from dac_codec.codec.decoding import Decompressed, decompress, decompress_stream
-from dac_codec.codec.encoding import (
-    BEGINNING_SECONDS,
-    LIVE_CHUNK_FRAMES,
-    TARGET_LUFS,
-    Compressed,
-    compress,
-    compress_stream,
-)
+from dac_codec.codec.encoding import Compressed, compress, compress_stream
 from dac_codec.codec.file import DacFile, load, write_bytes
 from dac_codec.codec.legacy import from_legacy, to_legacy
 from dac_codec.codec.models import choose_quantizers, load_model, model_of
 from dac_codec.codec.stream import DacStream
 
 __all__ = [
-    "BEGINNING_SECONDS",
-    "LIVE_CHUNK_FRAMES",
-    "TARGET_LUFS",
     "Compressed",
     "DacFile",
     "DacStream",

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,34 +31,20 @@ FADE_SECONDS = 0.1
 """Length of the fade at the start of a gap; silence follows."""
 
 
-@dataclass(frozen=True)
-class _Patch:
-    """The replacement of a gap, in samples at the model's rate.
+class _Patch(NamedTuple):
+    """The replacement of a gap, in samples at the model's rate."""
 
-    Attributes:
-        start: decoded samples before it.
-        length: decoded samples in it.
-        fade: decoded samples until it is silent.
-        silence: zeros inserted after the fade, which were not decoded.
-        fades_out: whether there was sound before it.
-    """
-
-    start: int
-    length: int
-    fade: int
-    silence: int
-    fades_out: bool
+    start: int  # decoded samples before it
+    length: int  # decoded samples in it
+    fade: int  # decoded samples until it is silent
+    silence: int  # zeros inserted after the fade, which are not decoded
+    fades_out: bool  # whether there was sound before it
 
 
 class Concealer:
     """Fills the gaps between codes, and fades the audio decoded from the filling.
 
-    Args:
-        header: header of the file.
-        context: context of the model's decoder.
-
-    Attributes:
-        n_frames: frames so far, including those of gaps.
+    `context` is that of the model's decoder. `n_frames` counts the frames so far, including those of gaps.
     """
 
     def __init__(self, header: Header, context: Context) -> None:
@@ -71,7 +57,7 @@ class Concealer:
         self._patches: deque[_Patch] = deque()
 
     def codes(self, events: Iterable[Chunk | Gap]) -> Iterator[Tensor]:
-        """Codes [C, N, f] for the decoder, without gaps."""
+        """Codes [C, N, f] for the decoder, with the gaps filled."""
         last: Tensor | None = None
         n_waiting = 0  # frames missing at the beginning, to be filled with the first frame that comes
         for event in events:

@@ -102,14 +102,11 @@ def decompress_stream(
 
     A whole file is checked before anything is written. A pipe is decoded as it arrives.
 
+    The arguments and errors of `decompress` apply, and these:
+
     Args:
         source: a path, a binary file object, or a stream at its beginning.
         target: a path, where the file appears complete or not at all, or a binary stream, which is not closed.
-        model: as for `decompress`.
-        device: as for `decompress`.
-        progress: whether to show a progress bar (on a terminal).
-        start: as for `decompress`.
-        duration: as for `decompress`.
         conceal: whether to decode past damage, as for `DacStream.blocks`; None: only if the source is a pipe.
         allow_truncated: whether to decode a truncated file up to its last complete chunk.
         fmt: a file extension that replaces the target's, as for `audio.Writer`.
@@ -117,11 +114,8 @@ def decompress_stream(
 
     Raises:
         TruncatedBitstreamError: the file is truncated and `allow_truncated` is False.
-        BitstreamError: not a .dac file, a damaged one, or one without a complete chunk.
-        ModelMismatchError: other weights wrote the file.
-        CheckpointError: the model can't be loaded.
+        BitstreamError: the file has no complete chunk.
         AudioError: the target can't be written.
-        DacError: `start` or `duration` is out of range.
         BrokenPipeError: the reader of a stream closed it.
     """
     with nullcontext(source) if isinstance(source, DacStream) else DacStream(source) as stream:
@@ -145,23 +139,15 @@ def write_blocks(
     fmt: str | None = None,
     subtype: str | None = None,
 ) -> Decompressed:
-    """Write the decoded audio [C, t] of a file; the arguments and errors are those of `decompress_stream`.
-
-    Args:
-        stream: the file.
-        blocks: the audio. The target is opened after the first block, so an error before it leaves no file.
-        target: a path or a binary stream.
-        n_samples: samples per channel of all blocks, if they are known.
-        allow_truncated: whether the file may be truncated.
-        fmt: a file extension.
-        subtype: a sample format.
-    """
+    """Write the decoded blocks [C, t] of `stream`, `n_samples` per channel in all if known, for `decompress_stream`."""
     iterator = iter(blocks)
-    first = next(iterator)
+    first = next(iterator)  # before the target is opened: an error here leaves no file
+    # A pipe is written by this thread, where Ctrl-C can interrupt it.
+    is_file = isinstance(target, (str, os.PathLike)) and (Path(target).is_file() or not Path(target).exists())
     n_written = 0
     with (
         audio.Writer(target, stream.sample_rate, stream.channels, n_samples, fmt, subtype) as writer,
-        write_behind(writer.write) if _is_file(target) else nullcontext(writer.write) as write,
+        write_behind(writer.write) if is_file else nullcontext(writer.write) as write,
     ):
         for block in chain([first], iterator):
             write(block)
@@ -169,8 +155,3 @@ def write_blocks(
         if stream.cut is not None and not allow_truncated:
             raise stream.cut
     return Decompressed(stream.sample_rate, stream.channels, n_written, tuple(stream.gaps), stream.cut)
-
-
-def _is_file(target: PathOrFile) -> bool:
-    """Whether writing can't block: a pipe is written by the main thread, where Ctrl-C can interrupt it."""
-    return isinstance(target, (str, os.PathLike)) and (Path(target).is_file() or not Path(target).exists())

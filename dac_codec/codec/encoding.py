@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dac_codec import audio, bitstream, inference, pretrained
 from dac_codec.audio.samples import block_length, blocks
-from dac_codec.bitstream import GainSource, Header
+from dac_codec.bitstream import GainSource, Header, LegacyFile
 from dac_codec.codec.file import DacFile, PathOrFile, open_for_writing
 from dac_codec.codec.models import FINGERPRINT_BYTES, choose_quantizers, load_model, network_errors
 from dac_codec.common.errors import AudioError
@@ -112,22 +112,16 @@ def compress_stream(
     samples (wav or raw) is encoded as it arrives: its gain is chosen from the first second and is at most +12 dB, which
     the header states. Samples are written once `chunk_frames` frames and the encoder's look-ahead have arrived.
 
+    The arguments and errors of `compress` apply, and these:
+
     Args:
-        source: path of a sound file, a binary file object, (waveform [C, T] or [T], sample rate in Hz), or a reader at
-            its beginning.
+        source: as for `compress`, or a reader at its beginning.
         target: a path, where the file appears complete or not at all, or a binary stream, which is not closed.
-        model: a loaded model, or an argument of `DAC.from_pretrained`.
-        n_quantizers: codebooks to use; fewer make a smaller file. None: all.
-        bitrate: highest bitrate of each channel in bit/s, instead of `n_quantizers`.
-        device: "auto" leaves a loaded model where it is, and loads others on a CUDA device if there is one.
-        progress: whether to show a progress bar (on a terminal).
-        chunk_frames: frames per chunk, all of which one damaged byte costs; None: 3.5 s, and `LIVE_CHUNK_FRAMES` for a
-            pipe.
+        chunk_frames: frames per chunk, all of which one damaged byte costs; None: 3.5 s, and 16 frames for a pipe.
 
     Raises:
-        AudioError: the audio can't be read, is empty, is not finite, or changes while it is read.
-        CheckpointError: the model can't be loaded.
-        DacError: `n_quantizers` or `bitrate` is out of the model's range, or the target can't be written.
+        AudioError: the audio changes while it is read.
+        DacError: the target can't be written.
         BitstreamError: `chunk_frames` is out of range.
         BrokenPipeError: the reader of a stream closed it.
     """
@@ -193,41 +187,32 @@ class _WaveformReader:
 
 def network_input(samples: Iterable[audio.Audio], header: Header) -> Iterator[Tensor]:
     """Samples [C, t] at the file's rate as the network's input [C, 1, t']: at the model's rate, with the gain."""
-    resampler = audio.Resampler(header.sample_rate, header.model_sample_rate, header.channels)
+    for block in _resampled(samples, header.sample_rate, header.model_sample_rate, header.channels):
+        yield torch.from_numpy(audio.apply_gain(block, header.gain_db))[:, None]
 
-    def scaled(block: audio.Audio) -> Tensor:
-        return torch.from_numpy(audio.apply_gain(block, header.gain_db))[:, None]
 
-    for block in samples:
-        yield scaled(resampler.push(block))
-    yield scaled(resampler.flush())
+def _resampled(samples: Iterable[audio.Audio], rate: int, new_rate: int, channels: int) -> Iterator[audio.Audio]:
+    resampler = audio.Resampler(rate, new_rate, channels)
+    yield from map(resampler.push, samples)
+    yield resampler.flush()
 
 
 class Measured(NamedTuple):
-    """Properties of a sound that are measured before it is encoded.
-
-    Attributes:
-        gain_db: gain that brings it to the network's loudness.
-        bandwidth: frequency in Hz above which it contains nothing; None if that is not below what the rates allow.
-    """
+    """Properties of a sound that are measured before it is encoded."""
 
     gain_db: float
+    """Gain that brings it to the network's loudness."""
     bandwidth: int | None
+    """Frequency in Hz above which it contains nothing; None if that is not below what the rates allow."""
 
 
 def measure(samples: Iterable[audio.Audio], sample_rate: int, channels: int, model_rate: int) -> Measured:
     """Measure samples [C, t] after resampling them to the model's rate."""
-    resampler = audio.Resampler(sample_rate, model_rate, channels)
     loudness = audio.LoudnessMeter(model_rate, channels)
     spectrum = audio.BandwidthMeter(model_rate, channels)
-
-    def push(block: audio.Audio) -> None:
+    for block in _resampled(samples, sample_rate, model_rate, channels):
         loudness.push(block)
         spectrum.push(block)
-
-    for block in samples:
-        push(resampler.push(block))
-    push(resampler.flush())
     gain_db = audio.gain_to(TARGET_LUFS, loudness.loudness(), loudness.peak)
     bandwidth = spectrum.bandwidth(gain_db)
     if bandwidth is None or not audio.leaves_room(min(sample_rate, model_rate), bandwidth):
@@ -249,16 +234,16 @@ def _beginning(samples: Iterable[audio.Audio], sample_rate: int) -> tuple[audio.
 def make_header(
     model: DAC,
     n_quantizers: int,
-    reader: audio.Reader | _WaveformReader,
+    source: audio.Reader | _WaveformReader | LegacyFile,
     measured: Measured,
     n_samples: int | None,
 ) -> Header:
-    """The header of a file with `n_samples` samples per channel; None if only the end of a pipe will tell."""
+    """The header of a file with `n_samples` samples per channel; None for a pipe, whose length is unknown."""
     return Header(
         model_fingerprint=pretrained.fingerprint(model)[:FINGERPRINT_BYTES],
         model_name=model.name,
-        sample_rate=reader.sample_rate,
-        channels=reader.channels,
+        sample_rate=source.sample_rate,
+        channels=source.channels,
         n_samples=n_samples,
         gain_db=measured.gain_db,
         model_sample_rate=model.sample_rate,
@@ -271,17 +256,7 @@ def make_header(
 
 
 class _Counted:
-    """Iterates over the samples of a sound, with a progress bar, and counts them.
-
-    Args:
-        samples: blocks [C, t].
-        total: samples per channel, if they are known.
-        description: label of the progress bar.
-        progress: whether to show it (on a terminal).
-
-    Attributes:
-        n_samples: samples per channel so far.
-    """
+    """The same blocks [C, t] with a progress bar; `n_samples` counts the samples per channel so far."""
 
     def __init__(self, samples: Iterable[audio.Audio], total: int | None, description: str, progress: bool) -> None:
         self._samples = samples

@@ -119,22 +119,21 @@ def load(source: PathOrFile, allow_truncated: bool = False) -> DacFile | LegacyF
         return bitstream.read_legacy(data) if bitstream.is_legacy(data) else DacFile.from_bytes(data, allow_truncated)
 
 
-def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file atomically.
+def write_bytes(target: PathOrFile, data: bytes) -> None:
+    """Write a file atomically, or to a binary stream.
 
     Raises:
         DacError: it can't be written; nothing is left behind.
     """
-    with open_for_writing(path) as stream:
+    with open_for_writing(target) as stream:
         stream.write(data)
 
 
 @contextmanager
 def open_for_reading(source: PathOrFile) -> Iterator[BinaryIO]:
-    """A path opened for reading within the block; a binary stream as it is. A BitstreamError gets the path prefixed.
+    """A path opened for reading; a binary stream as it is. A BitstreamError gets the path prefixed.
 
-    Raises:
-        DacError: the file can't be opened.
+    Raises a DacError if the file can't be opened.
     """
     if not isinstance(source, (str, os.PathLike)):
         yield source
@@ -152,10 +151,7 @@ def open_for_reading(source: PathOrFile) -> Iterator[BinaryIO]:
 def open_for_writing(target: PathOrFile) -> Iterator[BinaryIO]:
     """A path opened for writing: the file appears when the block ends without an error. A binary stream as it is.
 
-    A device or a named pipe is written directly.
-
-    Raises:
-        DacError: the file can't be written.
+    A device or a named pipe is written directly. Raises a DacError if the file can't be written.
     """
     if not isinstance(target, (str, os.PathLike)):
         yield target

@@ -8,17 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dac_codec import audio, inference, pretrained
-from dac_codec.bitstream import Header, LegacyFile
+from dac_codec import audio, inference
+from dac_codec.bitstream import LegacyFile
+from dac_codec.codec.encoding import Measured, make_header
 from dac_codec.codec.file import DacFile
-from dac_codec.codec.models import (
-    FINGERPRINT_BYTES,
-    check_gain,
-    check_legacy,
-    check_model,
-    check_not_causal,
-    network_errors,
-)
+from dac_codec.codec.models import check_gain, check_legacy, check_model, check_not_causal, network_errors
 from dac_codec.common.errors import BitstreamError
 from dac_codec.inference.precision import pinned_precision
 from dac_codec.inference.prepared import prepare_cached
@@ -72,19 +66,8 @@ def from_legacy(file: LegacyFile, model: DAC) -> DacFile:
     check_legacy(file, model)
     with network_errors():
         decoded = inference.decode(model, codes)[:, 0].numpy()
-    header = Header(
-        model_fingerprint=pretrained.fingerprint(model)[:FINGERPRINT_BYTES],
-        model_name=model.name,
-        sample_rate=file.sample_rate,
-        channels=file.channels,
-        n_samples=file.original_length,
-        gain_db=audio.loudness(decoded, model.sample_rate) - float(np.mean(file.input_db)),
-        model_sample_rate=model.sample_rate,
-        hop_length=model.hop_length,
-        n_codebooks=codes.shape[1],
-        codebook_size=model.codebook_size,
-    )
-    return DacFile(header, codes)
+    gain_db = audio.loudness(decoded, model.sample_rate) - float(np.mean(file.input_db))
+    return DacFile(make_header(model, codes.shape[1], file, Measured(gain_db, None), file.original_length), codes)
 
 
 def decode_legacy(file: LegacyFile, model: DAC) -> audio.Audio:

@@ -107,23 +107,17 @@ def model_id(header: Header) -> str:
 
 
 def check_model(header: Header, model: DAC) -> None:
-    """Check that a model wrote a file.
-
-    Raises:
-        ModelMismatchError: other weights wrote it, or it states another sample rate or hop length for the model.
-        BitstreamError: its number of channels or its gain is out of range.
-    """
+    """Raise a ModelMismatchError unless these weights wrote a file, a BitstreamError if the file is out of range."""
     fingerprint = pretrained.fingerprint(model)[:FINGERPRINT_BYTES]
     if header.model_fingerprint != fingerprint:
         raise ModelMismatchError(
             f"the file was written with {model_id(header)}, but the model is {model.name}@{fingerprint.hex()}"
         )
     _check_codes(header.n_codebooks, header.codebook_size, model)
-    stated, actual = (header.model_sample_rate, header.hop_length), (model.sample_rate, model.hop_length)
-    if stated != actual:
+    if (header.model_sample_rate, header.hop_length) != (model.sample_rate, model.hop_length):
         raise ModelMismatchError(
-            f"the file states {stated[0]} Hz and {stated[1]} samples per frame for the model {model.name}, expected "
-            f"{actual[0]} Hz and {actual[1]}: the file is wrong"
+            f"the file states {header.model_sample_rate} Hz and {header.hop_length} samples per frame for the model "
+            f"{model.name}, expected {model.sample_rate} Hz and {model.hop_length}: the file is wrong"
         )
     if header.channels > MAX_CHANNELS:
         raise BitstreamError(f"the file has {header.channels} channels, expected at most {MAX_CHANNELS}")

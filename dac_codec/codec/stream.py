@@ -6,9 +6,8 @@ import io
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from types import TracebackType
 from typing import Any, BinaryIO, cast
 
 import numpy as np
@@ -129,10 +128,10 @@ class DacStream:
 
         Args:
             model: the model for this file.
-            start: seconds to skip; those of a seekable file are not decoded.
-            duration: seconds to decode, at most; None for all.
+            start: as for `decompress`.
+            duration: as for `decompress`.
             conceal: whether to decode past damage.
-            progress: whether to show a progress bar (on a terminal).
+            progress: as for `decompress`.
 
         Yields:
             Waveforms [C, t], float32, at the file's rate; concatenated, the result of `decompress`.
@@ -164,21 +163,62 @@ class DacStream:
         self._concealer = Concealer(self.header, context)
         if self.seekable:
             self._rewind()
-        events = _progress(self._events(conceal, part, warn=True), self.header, part, progress)
+        last = part.last_frame
+        if self.header.n_samples is not None:
+            last = int(min(self.header.expected_frames(self.header.n_samples), last or math.inf))
+        total = None if last is None else last - part.first_frame
+        events = track(self._events(conceal, part, warn=True), _n_frames, "decoding", total, progress)
         return self._concealer.codes(_clip(events, part.first_frame, part.last_frame))
 
     def restored(self, decoded: Iterable[Tensor]) -> Iterator[audio.Audio]:
         """Audio [C, 1, t] decoded from `codes`, brought to the file's rate, loudness, bandwidth and length [C, t]."""
         assert self.header is not None
-        n_given = 0
-        faded = self._concealer.audio(block[:, 0].numpy() for block in decoded)
-        for block in _restored(faded, self.header, self._part, self._concealer, self._length):
-            n_given += block.shape[1]
+        empty = True
+        for block in self._at_file_rate(self._concealer.audio(block[:, 0].numpy() for block in decoded), self.header):
+            empty = False
             yield block
-        if n_given == 0:
+        if empty:
             if self.cut is None and self._part.start:
                 raise DacError(f"the start at {self._part.start / self.sample_rate:g} s is behind the end of the file")
             raise self.cut or BitstreamError("the file contains no audio")
+
+    def _at_file_rate(self, decoded: Iterable[audio.Audio], header: Header) -> Iterator[audio.Audio]:
+        """Decoded audio [C, t] at the file's rate, loudness, bandwidth and length; no block is empty."""
+        part, concealer = self._part, self._concealer
+        low_pass = audio.LowPass(header.model_sample_rate, header.channels, header.bandwidth)
+        resampler = audio.Resampler(header.model_sample_rate, header.sample_rate, header.channels)
+        position = part.origin
+        pending = np.zeros((header.channels, 0), np.float32)  # resampled, not yet yielded; starts at `position`
+
+        def release(limit: float) -> Iterator[audio.Audio]:
+            """Yield what is pending before the sample `limit`."""
+            nonlocal pending, position
+            n_samples = int(np.clip(limit - position, 0, pending.shape[1]))
+            block = pending[:, min(n_samples, max(0, part.start - position)) : n_samples]
+            pending, position = pending[:, n_samples:], position + n_samples
+            if block.shape[1]:
+                yield audio.apply_gain(block, -header.gain_db)
+
+        stop = math.inf if part.stop is None else part.stop
+        skip = part.skip_decoded
+        with network_errors():
+            for block in decoded:
+                skipped = min(skip, block.shape[1])
+                skip -= skipped
+                pending = np.concatenate((pending, resampler.push(low_pass.push(block[:, skipped:]))), axis=1)
+                # While the length is unknown, the frames that may be padding have to wait.
+                sure = header.covered_samples(max(0, part.first_frame + concealer.n_frames - _MAX_PADDING_FRAMES))
+                yield from release(min(stop, sure if header.n_samples is None else header.n_samples))
+                if position >= stop:
+                    return
+        if concealer.n_frames == 0:
+            return
+        pending = np.concatenate((pending, resampler.push(low_pass.flush()), resampler.flush()), axis=1)
+        end = min(stop, self._length(part.first_frame + concealer.n_frames))
+        # Rounding may leave the frames a few samples short.
+        missing = int(max(0, end - position - pending.shape[1]))
+        pending = np.pad(pending, ((0, 0), (0, missing)))
+        yield from release(end)
 
     def close(self) -> None:
         """Close the file if it was opened here."""
@@ -187,9 +227,7 @@ class DacStream:
     def __enter__(self) -> DacStream:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _rewind(self) -> None:
@@ -209,7 +247,7 @@ class DacStream:
         self.gaps, self.cut = [], None
         try:
             with prefix_errors(self._name):
-                if conceal:
+                if conceal and isinstance(self._reader, bitstream.Reader):
                     for event in self._reader.events():
                         check_stop()
                         if isinstance(event, Gap):
@@ -229,8 +267,8 @@ class DacStream:
     def _gap_message(self, gap: Gap) -> str:
         assert self.header is not None
         rate = self.header.frame_rate
-        message = f"{gap.n_frames / rate:.3f} s are missing at {gap.first_frame / rate:.3f} s ({gap.reason.value})"
-        return message if self._name is None else f"{self._name}: {message}"
+        missing = f"{gap.n_frames / rate:.3f} s are missing at {gap.first_frame / rate:.3f} s ({gap.reason.value})"
+        return missing if self._name is None else f"{self._name}: {missing}"
 
     def _length(self, n_frames: int) -> int:
         """Samples per channel of a file that was read to its end and has `n_frames`."""
@@ -241,66 +279,6 @@ class DacStream:
         # Without its END chunk, the length in the header is unverified.
         covered = self.header.covered_samples(n_frames)
         return covered if known is None else min(covered, known)
-
-
-def _progress(events: Iterable[Chunk | Gap], header: Header, part: TimeRange, progress: bool) -> Iterator[Chunk | Gap]:
-    """The same events, with a progress bar."""
-    total = part.last_frame
-    if header.n_samples is not None:
-        total = int(min(header.expected_frames(header.n_samples), total or math.inf))
-    return track(events, _n_frames, "decoding", None if total is None else total - part.first_frame, progress)
-
-
-def _restored(
-    decoded: Iterable[audio.Audio],
-    header: Header,
-    part: TimeRange,
-    concealer: Concealer,
-    length: Callable[[int], int],
-) -> Iterator[audio.Audio]:
-    """Decoded audio [C, t] at the file's rate, loudness and length; no block is empty.
-
-    Args:
-        decoded: audio of the network, from `part.first_frame` on.
-        header: header of the file.
-        part: range of samples to yield.
-        concealer: counts the frames read so far.
-        length: maps the number of all frames, once it is known, to the number of samples.
-    """
-    low_pass = audio.LowPass(header.model_sample_rate, header.channels, header.bandwidth)
-    resampler = audio.Resampler(header.model_sample_rate, header.sample_rate, header.channels)
-    position = part.origin
-    pending = np.zeros((header.channels, 0), np.float32)  # resampled, not yet yielded; starts at `position`
-
-    def release(limit: float) -> Iterator[audio.Audio]:
-        """Yield what is pending before the sample `limit`."""
-        nonlocal pending, position
-        n_samples = int(np.clip(limit - position, 0, pending.shape[1]))
-        block = pending[:, min(n_samples, max(0, part.start - position)) : n_samples]
-        pending, position = pending[:, n_samples:], position + n_samples
-        if block.shape[1]:
-            yield audio.apply_gain(block, -header.gain_db)
-
-    stop = math.inf if part.stop is None else part.stop
-    skip = part.skip_decoded
-    with network_errors():
-        for block in decoded:
-            skipped = min(skip, block.shape[1])
-            skip -= skipped
-            pending = np.concatenate((pending, resampler.push(low_pass.push(block[:, skipped:]))), axis=1)
-            # While the length is unknown, the frames that may be padding have to wait.
-            sure = header.covered_samples(max(0, part.first_frame + concealer.n_frames - _MAX_PADDING_FRAMES))
-            yield from release(min(stop, sure if header.n_samples is None else header.n_samples))
-            if position >= stop:
-                return
-    if concealer.n_frames == 0:
-        return
-    pending = np.concatenate((pending, resampler.push(low_pass.flush()), resampler.flush()), axis=1)
-    end = min(stop, length(part.first_frame + concealer.n_frames))
-    # Rounding may leave the frames a few samples short.
-    missing = int(max(0, end - position - pending.shape[1]))
-    pending = np.pad(pending, ((0, 0), (0, missing)))
-    yield from release(end)
 
 
 def _n_frames(event: Chunk | Gap) -> int:
@@ -322,11 +300,7 @@ def _clip(events: Iterable[Chunk | Gap], first: int, last: int | None) -> Iterat
 
 
 class _MemoryReader:
-    """A DacFile with the interface of `bitstream.Reader`.
-
-    Raises:
-        BitstreamError: a code is not an entry of its codebook.
-    """
+    """A DacFile with the interface of `bitstream.Reader`, for files without gaps."""
 
     complete = True
 
@@ -346,9 +320,3 @@ class _MemoryReader:
         size = -(-n_frames // 100)  # steps of the progress bar
         for start in range(self._first_frame, n_frames, max(1, size)):
             yield self._codes[..., start : start + size].astype(np.uint16)
-
-    def events(self) -> Iterator[Chunk | Gap]:
-        start = self._first_frame
-        for codes in self:
-            yield Chunk(start, codes)
-            start += codes.shape[-1]

@@ -41,13 +41,9 @@ class TimeRange:
 
 
 def time_range(header: Header, context: Context, start: float | None, duration: float | None) -> TimeRange:
-    """Find the part of a file from `start` on.
+    """The part of a file from `start` on (seconds; None: the beginning), at most `duration` long (None: to the end).
 
-    Args:
-        header: header of the file.
-        context: context of the model's decoder.
-        start: seconds from the beginning; None for the beginning.
-        duration: seconds; None for all that follows.
+    `context` is that of the model's decoder.
 
     Raises:
         DacError: a time is negative or not finite, or the part is empty or starts after the end of the file.

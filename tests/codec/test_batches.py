@@ -87,7 +87,7 @@ def test_files_of_a_batch_equal_those_that_are_done_alone(shapes: list[tuple[int
         sounds = [short(file) for file in files]
         targets = [io.BytesIO() for _ in files]
         for sound, codes, target in zip(sounds, successes(batches.compute(sounds)), targets, strict=True):
-            result = batches.write_codes(sound, codes, target)
+            result = sound.write(codes, target)
             assert result.n_bytes == len(target.getvalue())
         for file, target in zip(files, targets, strict=True):
             alone = io.BytesIO()
@@ -104,7 +104,7 @@ def test_files_of_a_batch_equal_those_that_are_done_alone(shapes: list[tuple[int
         assert len(inputs) == len(files)
         for file, decoded, target in zip(inputs, successes(batches.compute(inputs)), targets, strict=True):
             waveform = io.BytesIO()
-            result = batches.write_sound(file, decoded, waveform)
+            result = file.write(decoded, waveform)
             expected, _ = codec.decompress(DacFile.from_bytes(target.getvalue()), MODEL)
             assert (result.channels, result.n_samples) == expected.shape
             waveform.seek(0)

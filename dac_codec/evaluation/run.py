@@ -9,12 +9,13 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
+from queue import SimpleQueue
 
 import numpy as np
 import torch
@@ -217,14 +218,14 @@ def _work(tasks: Sequence[Task], workers: int) -> Iterator[tuple[Task, str | Non
         return
     # Forked processes would share PyTorch's threads, and hang.
     executor = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin)
-    submitted: Future[dict[Future[str | None], Task]] = Future()
+    done: SimpleQueue[tuple[Task, Future[str | None]]] = SimpleQueue()
     # Ctrl-C raises in the main thread only: in another one it can't interrupt the executor while it holds a lock.
-    submitting = threading.Thread(target=_submit, args=(tasks, executor, submitted))
+    submitting = threading.Thread(target=_submit, args=(tasks, executor, done))
     try:
         submitting.start()
-        futures = submitted.result()
-        for future in as_completed(futures):
-            yield futures[future], future.result()
+        for _ in tasks:
+            task, future = done.get()
+            yield task, future.result()
     except BrokenProcessPool as error:
         raise DacError("a process of the evaluation was killed, perhaps for lack of memory; start it again") from error
     finally:
@@ -232,14 +233,24 @@ def _work(tasks: Sequence[Task], workers: int) -> Iterator[tuple[Task, str | Non
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _submit(tasks: Sequence[Task], executor: Executor, submitted: Future[dict[Future[str | None], Task]]) -> None:
-    """Submit all tasks, with SIGINT blocked: the processes inherit that, and print no tracebacks before `_begin`."""
+def _submit(tasks: Sequence[Task], executor: Executor, done: SimpleQueue[tuple[Task, Future[str | None]]]) -> None:
+    """Submit all tasks; each future is put into `done` when it has a result, or an error of its submission.
+
+    SIGINT is blocked, which the processes inherit: before `_begin` they would print a traceback each.
+    """
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        submitted.set_result({executor.submit(_failure_of, task): task for task in tasks})
-    except Exception as error:
-        submitted.set_exception(error)
+    for task in tasks:
+        try:
+            future = executor.submit(_failure_of, task)
+        except Exception as error:
+            future = Future()
+            future.set_exception(error)
+
+        def report(future: Future[str | None], task: Task = task) -> None:
+            done.put((task, future))
+
+        future.add_done_callback(report)
 
 
 def _failure_of(task: Task, warm: set[str] = _warm) -> str | None:

@@ -5,7 +5,6 @@ This is the only module of the command line that handles signals.
 
 from __future__ import annotations
 
-import signal
 import sys
 import threading
 import warnings
@@ -19,6 +18,7 @@ import click
 
 from dac_codec.cli.jobs import Job, JobList, OverwriteGuard
 from dac_codec.common.errors import DacError
+from dac_codec.common.signals import handled_signals
 from dac_codec.common.threads import check_stop, parallel_map, prefetch, stoppable
 
 if TYPE_CHECKING:
@@ -36,27 +36,7 @@ _messages: ContextVar[list[str] | None] = ContextVar("messages", default=None)
 # Signals --------------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _handled(handler: Callable[[int], None]) -> Iterator[Callable[[], None]]:
-    """Call `handler` with the number of SIGINT, SIGTERM or SIGHUP within the block; ignored signals stay ignored.
-
-    Yields a function that restores the previous handlers early. Does nothing outside the main thread.
-    """
-    previous: dict[int, Any] = {}
-
-    def restore() -> None:
-        while previous:
-            signal.signal(*previous.popitem())
-
-    if threading.current_thread() is threading.main_thread():
-        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-            number = getattr(signal, name, None)
-            if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
-                previous[number] = signal.signal(number, lambda number, frame: handler(number))
-    try:
-        yield restore
-    finally:
-        restore()
+_STOPPING = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 @contextmanager
@@ -75,7 +55,7 @@ def stopped_by_signals() -> Iterator[list[int]]:
             raise KeyboardInterrupt
 
         try:
-            with _handled(interrupt):
+            with handled_signals(interrupt, *_STOPPING):
                 yield arrived
         finally:
             if arrived:
@@ -95,7 +75,7 @@ def recording(job: Job, active: bool) -> Iterator[list[int]]:
         restore()
         job.end_input()
 
-    with _handled(end_input) if active else nullcontext(lambda: None) as restore:
+    with handled_signals(end_input, *_STOPPING) if active else nullcontext(lambda: None) as restore:
         yield arrived
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event
-from types import FrameType
 
 import torch
 from lightning_fabric import Fabric
@@ -15,6 +13,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from dac_codec.common.errors import DacError
+from dac_codec.common.signals import handled_signals
 from dac_codec.training.config import TrainConfig
 
 
@@ -63,19 +62,10 @@ def total(fabric: Fabric, tensor: Tensor) -> Tensor:
 def stop_signals() -> Iterator[Event]:
     """An event that Ctrl-C and SIGTERM set, so that no step is interrupted. A second signal has its usual effect."""
     stop = Event()
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def restore() -> None:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-    def handle(number: int, frame: FrameType | None) -> None:
+    def handle(number: int) -> None:
         stop.set()
         restore()
 
-    for number in previous:
-        signal.signal(number, handle)
-    try:
+    with handled_signals(handle, "SIGINT", "SIGTERM") as restore:
         yield stop
-    finally:
-        restore()

@@ -65,7 +65,7 @@ class Match(NamedTuple):
 
     @property
     def certain(self) -> bool:
-        """Whether so many landmarks agree that it is no coincidence, also where the likeness is low: pieces with a
+        """Whether enough landmarks agree to rule out coincidence, also where the likeness is low: pieces with a
         common part, or in another mix."""
         return self.common >= _CERTAIN or (self.common >= 100 and self.share >= 0.1)
 

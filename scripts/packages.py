@@ -33,8 +33,8 @@ class Package:
             copyright file uses.
         licence: of all sounds, if the copyright file is not machine-readable.
         only_trained_on: all music and effects are in the train split.
-        heard: the first bundled model was trained on 96% of the files, chosen by a hash of their paths; they stay in
-            their splits.
+        trained_on: the first bundled model was trained on 96% of the files, chosen by a hash of their paths; they
+            stay in their splits.
         voices: the name that speakers begin with, shared by packages that the same people may have recorded; the
             default is the package's name.
         speaker: a pattern whose first group, found in a path, identifies the speaker; all paths without it have one
@@ -48,7 +48,7 @@ class Package:
     upstream: tuple[str, str] = ("", "")
     licence: str = ""
     only_trained_on: bool = False
-    heard: bool = False
+    trained_on: bool = False
     voices: str = ""
     speaker: str = ""
     test: tuple[str, ...] = ()
@@ -70,13 +70,13 @@ PACKAGES = (
         "tuxpaint-stamps-default",
         "effects",
         ((SPOKEN, "speech"),),
-        heard=True,
+        trained_on=True,
         speaker=r"_([a-z]{2,3}(?:_[a-zA-Z]{2,6})?(?:@[a-z]+)?)\.(?:ogg|wav)$",
     ),
-    Package("klettres-data", "speech", heard=True, voices="kde", speaker=r"/klettres/([^/]+)/"),
-    Package("wesnoth-1.16-music", "music", licence="GPL-2+", heard=True),
-    Package("warzone2100-music", "music", heard=True),
-    Package("sonic-pi-samples", "effects", upstream=(r"usr/share/sonic-pi/", "etc/"), heard=True),
+    Package("klettres-data", "speech", trained_on=True, voices="kde", speaker=r"/klettres/([^/]+)/"),
+    Package("wesnoth-1.16-music", "music", licence="GPL-2+", trained_on=True),
+    Package("warzone2100-music", "music", trained_on=True),
+    Package("sonic-pi-samples", "effects", upstream=(r"usr/share/sonic-pi/", "etc/"), trained_on=True),
     Package("wesnoth-1.16-data", "effects", licence="GPL-2+"),
     Package(
         "freedroidrpg-data",

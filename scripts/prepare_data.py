@@ -215,7 +215,7 @@ def entries_of(
             if package.only_trained_on or bandwidth < FULL_BAND:
                 split = "train"
             else:
-                split = split_of(path) if package.heard else split_of(source, HELD_OUT)
+                split = split_of(path) if package.trained_on else split_of(source, HELD_OUT)
         duration = round(sound.n_samples / rate, 3)
         entries.append(
             Entry(path, domain, package.name, version, licence, duration, rate, bandwidth, speaker, source, split)

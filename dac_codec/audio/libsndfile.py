@@ -79,7 +79,7 @@ def read_block(file: soundfile.SoundFile, buffer: Audio) -> tuple[Audio, str]:
 
 
 def unread_mp3_bytes(file: soundfile.SoundFile, stream: io.BufferedReader) -> int:
-    """Bytes behind the last frame that was decoded of an mp3; 0 for other formats.
+    """Bytes of an mp3 after the last decoded frame; 0 for other formats.
 
     libsndfile estimates the length of an mp3 without a Xing header from its first frame, and stops there (its issue
     1001). That is right at a constant bit rate, and too early at a variable one.

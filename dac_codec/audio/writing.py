@@ -189,7 +189,7 @@ def write(
 
 
 class _PcmFile:
-    """Plain samples behind a wav header, or behind none ("RAW"), written as by `soundfile.SoundFile`.
+    """Plain samples after a wav header, or without one ("RAW"), written as by `soundfile.SoundFile`.
 
     A stream gets its header once. In a file (`rewritable`), the header of unknown length is replaced at the end.
     """

@@ -179,7 +179,7 @@ class DacStream:
             yield block
         if empty:
             if self.cut is None and self._part.start:
-                raise DacError(f"the start at {self._part.start / self.sample_rate:g} s is behind the end of the file")
+                raise DacError(f"the start at {self._part.start / self.sample_rate:g} s is beyond the end of the file")
             raise self.cut or BitstreamError("the file contains no audio")
 
     def _at_file_rate(self, decoded: Iterable[audio.Audio], header: Header) -> Iterator[audio.Audio]:

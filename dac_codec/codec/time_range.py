@@ -73,7 +73,7 @@ def sample_range(
             raise DacError(f"the {what} must be a number of seconds, 0 or more, not {seconds}")
     first = round((start or 0.0) * sample_rate)
     if n_samples is not None and first >= n_samples:
-        raise DacError(f"the start at {start:g} s is behind the end: the file is {n_samples / sample_rate:.3f} s long")
+        raise DacError(f"the start at {start:g} s is beyond the end: the file is {n_samples / sample_rate:.3f} s long")
     if duration is None:
         return first, None
     if round(duration * sample_rate) == 0:

@@ -1380,7 +1380,7 @@ def test_a_part_of_a_file(compressed: DacFile, model: Path, start: str, duration
     np.testing.assert_allclose(found.T, np.clip(whole.numpy()[:, 4410 : 3 * 4410], -1, 1), atol=2**-14)
     result = run("decompress", "a.dac", "--model", model, "--start", "1:00", "-o", "b.wav")
     assert result.exit_code == 1
-    assert "behind the end" in errors_of(result)[0]
+    assert "beyond the end" in errors_of(result)[0]
     assert files_below() == {"a.dac", "a.wav"}
 
 

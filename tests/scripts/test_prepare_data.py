@@ -142,9 +142,9 @@ def test_no_speaker_and_no_source_is_in_two_splits(
     build_package(tmp_path, "strokes", {tested: noises(50), trained: noises(51)})
     pattern = r"/share/(\w)/"
     packages = [
-        prepare_data.Package("old", "speech", heard=True, voices="people", speaker=pattern),
+        prepare_data.Package("old", "speech", trained_on=True, voices="people", speaker=pattern),
         prepare_data.Package("new", "speech", voices="people", speaker=pattern, test=("c", "x"), val=("d",)),
-        prepare_data.Package("strokes", "effects", heard=True),
+        prepare_data.Package("strokes", "effects", trained_on=True),
     ]
     status, rows, _ = build(prepare_data, monkeypatch, tmp_path, *packages)
     assert status == 0
@@ -230,7 +230,7 @@ def test_duplicates_are_in_one_split(prepare_data: ModuleType, tmp_path: Path, m
     }
     build_package(tmp_path, "new", files)
     packages = [
-        prepare_data.Package("heard", "effects", heard=True),
+        prepare_data.Package("heard", "effects", trained_on=True),
         prepare_data.Package("new", "effects"),
     ]
     status, rows, pairs = build(prepare_data, monkeypatch, tmp_path, *packages)

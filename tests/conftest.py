@@ -1,4 +1,4 @@
-"""What several tests need."""
+"""Helpers shared by tests."""
 
 from __future__ import annotations
 
@@ -11,12 +11,18 @@ from types import ModuleType
 # Two tests run at a time: more threads than cores would wait for each other. What a test starts inherits it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import pytest
 import torch
 
 from dac_codec.model import DAC, DACConfig
 
 GOLDEN = Path(__file__).parent / "golden"
 SCRIPTS = Path(__file__).parents[1] / "scripts"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the slow tests first, so that no worker is left with one at the end."""
+    items.sort(key=lambda item: "slow" not in item.keywords)
 
 
 def golden_model(name: str) -> DAC:

@@ -170,6 +170,7 @@ def causal_model() -> DAC:
 # Memory --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="resource is POSIX")
 def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
     """The peak memory of a process for 20 minutes equals that for one, including torch's."""

@@ -27,6 +27,7 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
+@pytest.mark.slow
 def test_evaluate_twice_with_other_codecs(data: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "dac_codec", "evaluate", "data", "--model", "model", "-o", "out"]
     command += ["--bitrates", "0.5,99"]

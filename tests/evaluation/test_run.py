@@ -304,6 +304,7 @@ def test_a_task_that_can_not_be_submitted_ends_the_run(
         run(clips, RATE, [(codec, codec.settings([2]))], QUICK, tmp_path, workers=2, progress=False)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_ctrl_c_while_processes_begin_is_quiet(tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
@@ -376,6 +377,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_resumed(tmp_path: Path) -> None:
     cache, script = tmp_path / "cache", tmp_path / "script.py"
     cache.mkdir()

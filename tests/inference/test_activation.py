@@ -66,6 +66,7 @@ def test_scratch_memory_of_a_full_tile_is_kept() -> None:
     activation._scratches.__dict__.clear()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 @torch.no_grad()
 def test_compiled_activations() -> None:

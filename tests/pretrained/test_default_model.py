@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 import soundfile
 import torch
 
@@ -31,6 +32,7 @@ def test_its_files_and_their_size() -> None:
     assert sum((folder / file).stat().st_size for file in files) <= 16 * 2**20
 
 
+@pytest.mark.slow
 def test_it_beats_silence_and_its_first_codebook() -> None:
     model = DAC.from_pretrained(DEFAULT_MODEL)
     original, rate = demo()

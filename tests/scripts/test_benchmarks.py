@@ -83,6 +83,7 @@ def test_the_operations_are_those_that_torch_counts(benchmark: ModuleType, name:
         assert found["decode"] * seconds == pytest.approx(counter.get_total_flops(), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_run_leaves_tables_and_a_picture(tmp_path: Path, model: DAC) -> None:
     rows = ["plain", *PACKAGES]
     done = run(tmp_path, "--models", "tiny", "--rows", *rows, "--batch", "1", "2")
@@ -112,6 +113,7 @@ def test_a_run_leaves_tables_and_a_picture(tmp_path: Path, model: DAC) -> None:
             assert found["share_of_peak"] == pytest.approx(found["gflops"] / report["peak_gflops"]["float32"])
 
 
+@pytest.mark.slow
 def test_the_reference_is_compared_with(tmp_path: Path, model: DAC) -> None:
     package = tmp_path / "others" / "dac"
     package.mkdir(parents=True)
@@ -136,6 +138,7 @@ def test_the_reference_is_compared_with(tmp_path: Path, model: DAC) -> None:
     assert 0 < found["mel_distance_same_codes"] < found["mel_distance_own_codes"]
 
 
+@pytest.mark.slow
 def test_whole_processes_are_timed(tmp_path: Path, model: DAC) -> None:
     done = run(tmp_path, "--models", "tiny", "--rows", "command-line", "--rounds", "1")
     assert done.returncode == 0, done.stderr
@@ -178,6 +181,7 @@ def test_interleaved_times_and_paired_ratios() -> None:
     assert timing.summarize([4]) == timing.Timing(4, 4, (4, 4), None)
 
 
+@pytest.mark.slow
 def test_this_checkout_is_compared_with_itself(tmp_path: Path, model: DAC) -> None:
     command = [sys.executable, str(SCRIPTS / "before_after.py"), "--before", str(SCRIPTS.parents[1])]
     options = ["--model", "tiny", "--rounds", "1", "--warm-up", "0", "--seconds", "0.1", "--file-seconds", "0.1"]

@@ -74,6 +74,7 @@ WITHOUT = [
 ]
 
 
+@pytest.mark.slow
 def test_training_steps_are_timed(tmp_path: Path) -> None:
     for name in ("a", "b"):
         soundfile.write(tmp_path / f"{name}.wav", np.random.default_rng(0).uniform(-0.1, 0.1, 44100), 44100)

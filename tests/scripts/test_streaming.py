@@ -88,6 +88,7 @@ def test_live_sound_with_invalid_arguments(arguments: list[str], message: str, s
 # streaming.py --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_streaming_is_timed_by_chunk_size() -> None:
     done = run("benchmarks/streaming.py", "--model", MODEL, "--seconds", 0.1)
     assert (done.returncode, done.stderr) == (0, "")
@@ -141,6 +142,7 @@ def benchmark_memory() -> ModuleType:
 posix = pytest.mark.skipif(sys.platform == "win32", reason="os.wait4 is POSIX")
 
 
+@pytest.mark.slow
 @posix
 def test_both_codecs_side_by_side(reference: Path, tmp_path: Path) -> None:
     options = ["--seconds", 1, "--channels", 1, "--model", MODEL, "--output", tmp_path / "out"]

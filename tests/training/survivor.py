@@ -16,8 +16,11 @@ import sys
 import time
 from pathlib import Path
 
+# Imported here, as otherwise every process imports them in its first step.
+import librosa.filters  # noqa: F401
 import torch
-import torch._dynamo  # imported here, as otherwise every process imports it in its first step
+import torch._dynamo
+import torchaudio.functional  # noqa: F401
 
 from dac_codec.training import checkpoint
 from dac_codec.training.checkpoint import Checkpoints

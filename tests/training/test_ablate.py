@@ -27,6 +27,7 @@ rows:
 """
 
 
+@pytest.mark.slow
 def test_a_table_of_variants(tmp_path: Path, manifest: Path) -> None:
     variants = tmp_path / "variants.yaml"
     variants.write_text(VARIANTS)

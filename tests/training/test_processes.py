@@ -58,6 +58,7 @@ def survive(folder: Path, manifest: Path, kills: int) -> list[int]:
     return survived
 
 
+@pytest.mark.slow
 def test_killed_twenty_times(tmp_path: Path, manifest: Path) -> None:
     survived = survive(tmp_path / "killed", manifest, kills=20)
     assert len(survived) == 20
@@ -72,6 +73,7 @@ def test_killed_twenty_times(tmp_path: Path, manifest: Path) -> None:
     assert left == {"step-00000159.pt", "step-00000160.pt", "best.pt"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_two_processes_are_one_with_twice_the_batch(tmp_path: Path, manifest: Path, optimizer: str) -> None:
     common = (
@@ -95,6 +97,7 @@ def test_two_processes_are_one_with_twice_the_batch(tmp_path: Path, manifest: Pa
             assert found[key] == pytest.approx(expected[key], rel=tolerance, abs=1e-5), key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_the_state_and_stops(tmp_path: Path, manifest: Path, number: signal.Signals) -> None:
     arguments = command(f"data.sounds={manifest}", "trainer.folder=run", "trainer.batch_size=1", "trainer.workers=1")
@@ -147,6 +150,7 @@ def test_wrong_arguments_are_named(tmp_path: Path, override: str, message: str) 
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_overfitting_one_batch(tmp_path: Path, manifest: Path) -> None:
     overrides = (
         "experiment=overfit",

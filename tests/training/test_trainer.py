@@ -26,6 +26,7 @@ from tests.training.test_config import config_of
 ALONE = {"quantize": False, "adversarial": False}
 
 
+@pytest.mark.slow
 def test_phases_lead_to_a_model_that_loads(tmp_path: Path, manifest: Path) -> None:
     phases = [{"until": 60} | ALONE, {"until": 100, "adversarial": False}, {"until": 102}]
     run = Trainer(small_run(tmp_path, manifest, trainer={"phases": phases}))
@@ -84,6 +85,7 @@ def test_options_of_the_trainer(tmp_path: Path, manifest: Path, options: dict[st
     assert followed is ("ema" not in options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_compiled_training_is_the_same_training(
     tmp_path: Path, manifest: Path, precision: str, monkeypatch: pytest.MonkeyPatch
@@ -167,6 +169,7 @@ def test_accumulated_batches_are_one_large_batch(tmp_path: Path, manifest: Path)
         assert one == pytest.approx(other, rel=1e-3, abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"optimizer": "muon", "revive_every": 4}])
 def test_a_resumed_run_is_bit_exact(tmp_path: Path, manifest: Path, options: dict[str, Any]) -> None:
     phases = [{"until": 5} | ALONE, {"until": 20}]

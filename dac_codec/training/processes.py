@@ -67,5 +67,5 @@ def stop_signals() -> Iterator[Event]:
         stop.set()
         restore()
 
-    with handled_signals(handle, "SIGINT", "SIGTERM") as restore:
+    with handled_signals(handle, "SIGINT", "SIGTERM", keep_ignored=False) as restore:
         yield stop

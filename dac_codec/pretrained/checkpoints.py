@@ -165,7 +165,7 @@ def read_folder(folder: Path) -> Checkpoint:
 
 def read_pth(path: Path) -> Checkpoint:
     """The model in a `.pth` file. Raises CheckpointError if it is unreadable, unsafe or not of the published layout."""
-    content = _unpickle(path)
+    content = unpickle(path)
     metadata = content.get("metadata") if isinstance(content, dict) else None
     kwargs = metadata.get("kwargs") if isinstance(metadata, dict) else None
     if not isinstance(kwargs, dict) or not isinstance(content.get("state_dict"), dict):
@@ -182,10 +182,13 @@ def read_pth(path: Path) -> Checkpoint:
     return Checkpoint(path, _fitting_name(path.stem), _parse_config(kwargs, path), content["state_dict"])
 
 
-def _unpickle(path: Path) -> Any:
+def unpickle(path: Path) -> Any:
     """The contents of a file that `torch.save` wrote: tensors and plain values only, on the CPU.
 
     Only the zip layout of torch 1.6 and later is read: in older layouts a header declares how much to allocate.
+
+    Raises:
+        CheckpointError: the file is missing, damaged (its checksums are verified), or holds anything else.
     """
     # torch does not verify the checksums, and inflates entries that it would never have deflated.
     try:

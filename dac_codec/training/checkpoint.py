@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
-import pickle
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ from dac_codec.common.errors import CheckpointError
 from dac_codec.common.files import atomic_write, expanded
 from dac_codec.model import DAC
 from dac_codec.model.discriminator import Discriminator
+from dac_codec.pretrained.checkpoints import unpickle
 
 logger = logging.getLogger(__name__)
 
@@ -54,10 +55,7 @@ def load(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: there is no such file, or it is not a state.
     """
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{path} is not a readable training checkpoint: {error}") from error
+    state: dict[str, Any] = unpickle(path)
     return state
 
 
@@ -124,7 +122,7 @@ class Checkpoints:
         if resume == "never" and steps:
             raise CheckpointError(f"{run} holds a run already: choose another trainer.folder, or resume=auto")
         if resume in ("auto", "never"):
-            return load(steps[-1][1]) if steps else None
+            return self._newest_readable()
         state = load(expanded(resume))
         if later := [path.name for step, path in steps if step > state.get("step", step)]:
             raise CheckpointError(
@@ -132,6 +130,24 @@ class Checkpoints:
                 "from its checkpoints"
             )
         return state
+
+    def _newest_readable(self) -> dict[str, Any] | None:
+        """The newest state that is intact; damaged newer ones are logged and renamed."""
+        damaged: list[tuple[Path, CheckpointError]] = []
+        for _, path in reversed(self.steps()):
+            try:
+                state = load(path)
+            except CheckpointError as error:
+                damaged.append((path, error))
+                continue
+            for bad, reason in damaged:
+                logger.warning("%s; the run resumes from %s", reason, path.name)
+                with suppress(OSError):  # another process of the run has done it
+                    bad.rename(bad.with_suffix(".damaged"))
+            return state
+        if damaged:
+            raise damaged[0][1]
+        return None
 
     def save(self, state: dict[str, Any], step: int, best: bool) -> None:
         """Write the state after a step, and remove all but the last checkpoints.

@@ -24,6 +24,40 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
         checkpoint.load(path)
 
 
+def test_one_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "step.pt"
+    checkpoint.save({"weight": torch.arange(1000.0)}, path)
+    data = bytearray(path.read_bytes())
+    data[data.index(torch.arange(400.0, 410.0).numpy().tobytes())] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"step\.pt is not a readable PyTorch checkpoint"):
+        checkpoint.load(path)
+
+
+def test_a_refused_checkpoint_gives_no_advice_to_unpickle_it(tmp_path: Path) -> None:
+    torch.save({"model": Path("a")}, tmp_path / "step.pt")
+    with pytest.raises(CheckpointError) as error:
+        checkpoint.load(tmp_path / "step.pt")
+    assert "weights_only" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("size", [0, 100])
+def test_a_run_resumes_before_a_damaged_checkpoint(tmp_path: Path, size: int, caplog: pytest.LogCaptureFixture) -> None:
+    checkpoints = Checkpoints(tmp_path, keep_last=3)
+    for step in (1, 2, 3):
+        checkpoints.save({"step": step}, step, best=False)
+    newest = tmp_path / "step-00000003.pt"
+    newest.write_bytes(newest.read_bytes()[:size])
+    assert checkpoints.find("auto") == {"step": 2}
+    assert "step-00000003.pt is not a readable" in caplog.text
+    assert [step for step, _ in checkpoints.steps()] == [1, 2]
+    for _, path in checkpoints.steps():
+        path.write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"step-00000002\.pt"):
+        checkpoints.find("auto")
+
+
 def test_the_last_and_the_best_are_kept(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep_last=2)
     assert checkpoints.steps() == []

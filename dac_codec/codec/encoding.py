@@ -19,7 +19,7 @@ from dac_codec import audio, bitstream, inference, pretrained
 from dac_codec.audio.samples import block_length, blocks
 from dac_codec.bitstream import GainSource, Header, LegacyFile
 from dac_codec.codec.file import DacFile, PathOrFile, open_for_writing
-from dac_codec.codec.models import FINGERPRINT_BYTES, choose_quantizers, load_model, network_errors
+from dac_codec.codec.models import FINGERPRINT_BYTES, MOST_GAIN_DB, choose_quantizers, load_model, network_errors
 from dac_codec.common.errors import AudioError
 from dac_codec.common.progress import track
 from dac_codec.common.streams import CountingWriter
@@ -207,13 +207,21 @@ class Measured(NamedTuple):
 
 
 def measure(samples: Iterable[audio.Audio], sample_rate: int, channels: int, model_rate: int) -> Measured:
-    """Measure samples [C, t] after resampling them to the model's rate."""
+    """Measure samples [C, t] after resampling them to the model's rate.
+
+    Raises an AudioError if they need a gain that `decompress` refuses.
+    """
     loudness = audio.LoudnessMeter(model_rate, channels)
     spectrum = audio.BandwidthMeter(model_rate, channels)
     for block in _resampled(samples, sample_rate, model_rate, channels):
         loudness.push(block)
         spectrum.push(block)
     gain_db = audio.gain_to(TARGET_LUFS, loudness.loudness(), loudness.peak)
+    if abs(gain_db) > MOST_GAIN_DB:
+        raise AudioError(
+            f"the audio needs a gain of {gain_db:.0f} dB, expected {-MOST_GAIN_DB} to {MOST_GAIN_DB} dB; full "
+            "scale must be 1.0"
+        )
     bandwidth = spectrum.bandwidth(gain_db)
     if bandwidth is None or not audio.leaves_room(min(sample_rate, model_rate), bandwidth):
         return Measured(gain_db, None)

@@ -34,7 +34,8 @@ def choose_quantizers(model: DAC, n_quantizers: int | None, bitrate: float | Non
             raise DacError("give n_quantizers or bitrate, not both")
         lowest = model.config.bitrate(1)
         if not bitrate >= lowest:
-            raise DacError(f"a bitrate of {bitrate:g} bit/s is too low: one codebook takes {lowest:.0f} bit/s")
+            kbps = lowest / 1000
+            raise DacError(f"a bitrate of {bitrate / 1000:g} kbit/s is too low: one codebook takes {kbps:.2f} kbit/s")
         return int(min(model.n_codebooks, bitrate / lowest + 1e-9))
     try:
         return checked_quantizers(n_quantizers, model.n_codebooks)

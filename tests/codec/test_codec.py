@@ -155,6 +155,12 @@ def test_audio_that_is_not_finite(model: DAC, value: float) -> None:
         compress((wave, 44100), model)
 
 
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
+def test_audio_whose_gain_no_file_can_hold(model: DAC) -> None:
+    with pytest.raises(AudioError, match=r"a gain of -7.. dB, expected -700 to 700 dB"):
+        compress((1e38 * noise(1, 44100), 44100), model)
+
+
 def test_other_weights_are_refused_by_name(model: DAC) -> None:
     file = compress((noise(1, 600), 44100), model)
     other = golden_model("24khz")
@@ -332,6 +338,8 @@ def test_inconsistent_files(model: DAC) -> None:
     ):
         with pytest.raises(kind, match=message):
             decompress(DacFile(replace(file.header, **changes), file.codes), model)
+    with pytest.raises(BitstreamError, match="5000 samples per channel at 44100 Hz take 10 frames, found 5"):
+        decompress(DacFile(file.header, file.codes[..., :5]), model)
     crowd = DacFile(replace(file.header, channels=1025), file.codes.expand(1025, -1, -1))
     with pytest.raises(BitstreamError, match="1025 channels, expected at most 1024"):
         decompress(crowd, model)

@@ -98,7 +98,7 @@ def compress(
         try:
             n_quantizers = codec.choose_quantizers(loaded, quantizers, None if bitrate is None else 1000 * bitrate)
         except DacError as error:
-            raise click.UsageError(str(error)) from error
+            raise click.UsageError(str(error).replace("n_quantizers", "--quantizers")) from error
         show_progress = not quiet and len(jobs.jobs) == 1
 
         def open_input(job: Job) -> audio.Reader:
@@ -214,9 +214,8 @@ def decompress(
                     raise TruncatedBitstreamError(f"{kept} (--allow-truncated accepts this)")
                 warnings.warn(kept, stacklevel=1)
             if result.gaps and not allow_gaps:
-                raise BitstreamError(
-                    f"{len(result.gaps)} gaps are concealed in {job.target_name} (--allow-gaps accepts this)"
-                )
+                gaps = "1 gap is" if len(result.gaps) == 1 else f"{len(result.gaps)} gaps are"
+                raise BitstreamError(f"{gaps} concealed in {job.target_name} (--allow-gaps accepts this)")
             sizes = f"{format_size(job.input_size())} -> {result.duration:.2f} s"
             return f"{sizes} ({', '.join(notes)})" if notes else sizes
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.resources
 import os
 from contextlib import suppress
@@ -115,8 +116,10 @@ def _load(name_or_path: str | os.PathLike[str], progress: bool) -> DAC:
     path = expanded(name_or_path)
     if path.is_file():
         return build(read_pth(path))
-    names = ", ".join(info.name for info in available())
-    raise CheckpointError(f"There is no model, file or folder called {str(path)!r}; the models' names are {names}")
+    names = [info.name for info in available()]
+    close = difflib.get_close_matches(str(name_or_path), names, 1)
+    hint = f"did you mean {close[0]}?" if close else f"the models' names are {', '.join(names)}"
+    raise CheckpointError(f"There is no model, file or folder called {str(path)!r}; {hint}")
 
 
 def _bundled_folders() -> dict[str, Path]:

@@ -79,6 +79,11 @@ def test_missing_path(tmp_path: Path) -> None:
         load("x" * 5000)
 
 
+def test_a_mistyped_name_gets_a_suggestion() -> None:
+    with pytest.raises(CheckpointError, match=r"called 'dac-mini-44kHz'; did you mean dac-mini-44khz\?"):
+        load("dac-mini-44kHz")
+
+
 def test_a_path_is_not_a_name() -> None:
     with pytest.raises(CheckpointError, match="no model, file or folder called '44khz'"):
         load(Path("44khz"))

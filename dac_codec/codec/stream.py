@@ -310,8 +310,9 @@ class _MemoryReader:
         low, high, size = int(self._codes.min(initial=0)), int(self._codes.max(initial=0)), file.header.codebook_size
         if not 0 <= low <= high < size:
             raise BitstreamError(f"codes must be in 0..{size - 1}, found {low}..{high}")
-        if file.header.n_samples is not None:
-            file.header.check_length(file.header.n_samples, self._codes.shape[-1])
+        n_samples, n_frames = file.header.n_samples, self._codes.shape[-1]
+        if n_samples is not None and n_frames < min(file.header.possible_frames(n_samples)):
+            file.header.check_length(n_samples, n_frames)
 
     def seek_frame(self, frame: int) -> int:
         self._first_frame = min(frame, self._codes.shape[-1])

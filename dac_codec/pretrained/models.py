@@ -118,8 +118,10 @@ def _load(name_or_path: str | os.PathLike[str], progress: bool) -> DAC:
         return build(read_pth(path))
     names = [info.name for info in available()]
     close = difflib.get_close_matches(str(name_or_path), names, 1)
-    hint = f"did you mean {close[0]}?" if close else f"the models' names are {', '.join(names)}"
-    raise CheckpointError(f"There is no model, file or folder called {str(path)!r}; {hint}")
+    hint = f"did you mean {close[0]}? The" if close else "the"
+    raise CheckpointError(
+        f"There is no model, file or folder called {str(path)!r}; {hint} models' names are {', '.join(names)}"
+    )
 
 
 def _bundled_folders() -> dict[str, Path]:

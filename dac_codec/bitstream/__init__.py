@@ -1,21 +1,24 @@
 """The .dac file format, as bytes and integer arrays. FORMAT.md is the specification."""
 
-from dac_codec.bitstream.chunks import default_chunk_frames
-from dac_codec.bitstream.container import Reader, Writer, dumps, loads
-from dac_codec.bitstream.header import MAGIC, VERSION, GainSource, Header
+from dac_codec.bitstream.chunks import Chunk, default_chunk_frames
+from dac_codec.bitstream.container import Loaded, Reader, Writer, dumps, loads
+from dac_codec.bitstream.header import MAGIC, VERSION, Coding, GainSource, Header, LevelParameters
 from dac_codec.bitstream.legacy import LegacyFile, is_legacy, read_legacy, write_legacy
 from dac_codec.bitstream.packing import pack, packed_size, unpack
-from dac_codec.bitstream.recovery import Chunk, Gap, GapReason
+from dac_codec.bitstream.recovery import Gap, GapReason
 
 __all__ = [
     "MAGIC",
     "VERSION",
     "Chunk",
+    "Coding",
     "GainSource",
     "Gap",
     "GapReason",
     "Header",
     "LegacyFile",
+    "LevelParameters",
+    "Loaded",
     "Reader",
     "Writer",
     "default_chunk_frames",

@@ -6,7 +6,7 @@ import io
 import os
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from dac_codec.bitstream.chunks import (
     MAX_CHUNK_CODES,
     MAX_PAYLOAD,
     TOO_NEW,
+    Chunk,
     ChunkKind,
     decode_codes,
     decode_end,
@@ -23,9 +24,9 @@ from dac_codec.bitstream.chunks import (
     encode_key,
 )
 from dac_codec.bitstream.fields import CRC_BYTES, StreamReader, crc32c, encode_varint
-from dac_codec.bitstream.header import Header, encode_header, read_header
+from dac_codec.bitstream.header import Coding, Header, encode_header, read_header
 from dac_codec.bitstream.positions import checksum_prefix
-from dac_codec.bitstream.recovery import Chunk, Gap, Resynchronizer
+from dac_codec.bitstream.recovery import Gap, Resynchronizer
 from dac_codec.common.errors import BitstreamError, TruncatedBitstreamError
 from dac_codec.common.streams import write_all
 
@@ -48,6 +49,7 @@ class Writer:
     """
 
     def __init__(self, stream: BinaryIO, header: Header, chunk_frames: int | None = None) -> None:
+        _check_coding(header)
         max_frames = MAX_CHUNK_CODES // (header.channels * header.n_codebooks)
         if chunk_frames is None:
             chunk_frames = min(default_chunk_frames(header.model_sample_rate, header.hop_length), max_frames // 8 * 8)
@@ -56,7 +58,7 @@ class Writer:
         self.header = header
         self.chunk_frames = chunk_frames
         self._stream = stream
-        self._pending: list[npt.NDArray[np.uint16]] = []
+        self._pending: list[npt.NDArray[np.int32]] = []
         self._n_pending = 0
         self._n_frames = 0
         self._closed = False
@@ -76,7 +78,7 @@ class Writer:
         if self._n_frames + self._n_pending + codes.shape[-1] > self.header.max_frames():
             raise BitstreamError(f"more frames than the {self.header.n_samples} samples in the header take")
         # A copy, because the caller may reuse the array before the chunk is full.
-        self._pending.append(codes.astype(np.uint16))
+        self._pending.append(codes.astype(np.int32))
         self._n_pending += codes.shape[-1]
         if self._n_pending >= self.chunk_frames:
             self._write_pending(whole_chunks_only=True)
@@ -160,8 +162,7 @@ class Writer:
 class Reader:
     """Reads a .dac file from a binary stream, chunk by chunk.
 
-    Iterating yields the codes of one chunk at a time, uint16 [C, N, F] with F >= 1, as soon as its last byte has
-    arrived, and raises at the first damage. `events` continues after damage instead. Either is a single pass that holds
+    Iterating yields one `Chunk` at a time, as soon as its last byte has arrived, and raises at the first damage. `events` continues after damage instead. Either is a single pass that holds
     one chunk in memory, whatever length the file claims; only `seek_frame` seeks in the stream. Iterating reads to the
     end of the stream, because bytes after END are an error.
 
@@ -183,6 +184,7 @@ class Reader:
         self._stream = stream
         self._source = StreamReader(stream)
         self.header = read_header(self._source)
+        _check_coding(self.header)
         self.n_samples = self.header.n_samples
         self.complete = False
         self._n_frames = 0  # before the next chunk
@@ -190,7 +192,7 @@ class Reader:
         self._first_chunk = stream.tell() if seekable is not None and seekable() else None
         self._chunks = self._read_chunks()
 
-    def __iter__(self) -> Iterator[npt.NDArray[np.uint16]]:
+    def __iter__(self) -> Iterator[Chunk]:
         return self._chunks
 
     def events(self) -> Iterator[Chunk | Gap]:
@@ -250,7 +252,7 @@ class Reader:
         prefix = checksum_prefix(self._n_frames) if kind in (ChunkKind.CODES, ChunkKind.END) else b""
         return kind, size, prefix + encode_varint(key)
 
-    def _read_chunks(self) -> Iterator[npt.NDArray[np.uint16]]:
+    def _read_chunks(self) -> Iterator[Chunk]:
         header, source = self.header, self._source
         while True:
             kind, size, covered = self._read_key()
@@ -268,14 +270,34 @@ class Reader:
             codes = decode_codes(header, payload)
             if self._n_frames + codes.shape[-1] > header.max_frames():
                 raise BitstreamError(f"the file holds more frames than its {header.n_samples} samples take")
+            first_frame = self._n_frames
             self._n_frames += codes.shape[-1]
-            yield codes
+            yield Chunk(first_frame, codes)
         n_samples = decode_end(header, payload)
         header.check_length(n_samples, self._n_frames)
         if not source.at_end():
             raise BitstreamError("the file continues after its END chunk")
         self.n_samples = n_samples
         self.complete = True
+
+
+def _check_coding(header: Header) -> None:
+    if header.coding is not Coding.FIXED:
+        raise BitstreamError(f"coding {header.coding:d} is not supported by this version")
+
+
+class Loaded(NamedTuple):
+    """The content of a file.
+
+    Attributes:
+        header: the header of the file; its `n_samples` is not None.
+        codes: int32 [C, N, F]; -1 where a frame has no code.
+        levels: band levels in steps, int8 [C, bands, W]; None if the file has none.
+    """
+
+    header: Header
+    codes: npt.NDArray[np.int32]
+    levels: npt.NDArray[np.int8] | None = None
 
 
 def dumps(header: Header, codes: npt.NDArray[np.integer[Any]]) -> bytes:
@@ -290,8 +312,8 @@ def dumps(header: Header, codes: npt.NDArray[np.integer[Any]]) -> bytes:
     return stream.getvalue()
 
 
-def loads(data: bytes, allow_truncated: bool = False) -> tuple[Header, npt.NDArray[np.uint16]]:
-    """Return the header and the codes [C, N, F] of the .dac file `data`.
+def loads(data: bytes, allow_truncated: bool = False) -> Loaded:
+    """Return the content of the .dac file `data`.
 
     If the header of the file leaves `n_samples` open, the value of END is filled in.
 
@@ -306,11 +328,11 @@ def loads(data: bytes, allow_truncated: bool = False) -> tuple[Header, npt.NDArr
     """
     reader = Reader(io.BytesIO(data))
     header = reader.header
-    chunks = [np.zeros((header.channels, header.n_codebooks, 0), dtype=np.uint16)]
+    chunks = [np.zeros((header.channels, header.n_codebooks, 0), dtype=np.int32)]
     n_samples: int | None = None
     try:
         for chunk in reader:  # not extend(), which would lose the chunks before a truncation
-            chunks.append(chunk)
+            chunks.append(chunk.codes)
         n_samples = reader.n_samples
     except TruncatedBitstreamError:
         if not allow_truncated:
@@ -320,4 +342,4 @@ def loads(data: bytes, allow_truncated: bool = False) -> tuple[Header, npt.NDArr
         n_samples = header.covered_samples(codes.shape[-1])
         if header.n_samples is not None:
             n_samples = min(n_samples, header.n_samples)
-    return replace(header, n_samples=n_samples), codes
+    return Loaded(replace(header, n_samples=n_samples), codes)

@@ -24,10 +24,10 @@ def describe(data: bytes) -> dict[str, Any]:
     else:
         truncated = False
         try:
-            header, codes = loads(data)
+            header, codes, _ = loads(data)
         except TruncatedBitstreamError:
             truncated = True
-            header, codes = loads(data, allow_truncated=True)
+            header, codes, _ = loads(data, allow_truncated=True)
         fields = _fields(header, codes.shape[-1], truncated)
     pcm_size = 2 * fields["channels"] * fields["n_samples"]
     return {**fields, "size": len(data), "pcm_size": pcm_size, "ratio": pcm_size / len(data)}

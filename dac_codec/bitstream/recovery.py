@@ -22,6 +22,7 @@ from dac_codec.bitstream.chunks import (
     MAX_CHUNK_CODES,
     MAX_PAYLOAD,
     TOO_NEW,
+    Chunk,
     ChunkKind,
     decode_codes,
     decode_end,
@@ -49,19 +50,6 @@ class GapReason(Enum):
     """No bytes are there in place of the chunks."""
     DAMAGED = "damaged"
     """The bytes in place of the chunks are damaged."""
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """An intact chunk of codes.
-
-    Attributes:
-        first_frame: number of frames before the chunk.
-        codes: uint16 [C, N, F], F >= 1.
-    """
-
-    first_frame: int
-    codes: npt.NDArray[np.uint16]
 
 
 @dataclass(frozen=True)
@@ -94,7 +82,7 @@ class _Found:
     """A CODES or END chunk with a valid checksum, and the number of frames before it. END has no codes."""
 
     position: int
-    codes: npt.NDArray[np.uint16] | None = None
+    codes: npt.NDArray[np.int32] | None = None
     n_samples: int | None = None
     after_damage: bool = False
 

@@ -27,11 +27,18 @@ class DacFile:
 
     Attributes:
         header: metadata of the file.
-        codes: [C, N, F], int64.
+        codes: [C, N, F], int64; -1 where a frame has no code. The codes of a frame are its first `n_codes`.
+        levels: band levels in steps, [C, bands, W], int8; None if there are none.
     """
 
     header: Header
     codes: Tensor
+    levels: Tensor | None = None
+
+    @property
+    def n_codes(self) -> Tensor:
+        """Number of codes of each frame, [C, F], int64."""
+        return (self.codes >= 0).sum(1)
 
     @property
     def sample_rate(self) -> int:
@@ -89,8 +96,10 @@ class DacFile:
             raise BitstreamError(
                 "a file of descript-audio-codec: use decompress() to decode it, or `dac-codec convert` to convert it"
             )
-        header, codes = bitstream.loads(data, allow_truncated)
-        return cls(header, torch.from_numpy(codes.astype(np.int64)))
+        header, codes, levels = bitstream.loads(data, allow_truncated)
+        return cls(
+            header, torch.from_numpy(codes.astype(np.int64)), None if levels is None else torch.from_numpy(levels)
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to a file atomically.

@@ -11,7 +11,6 @@ from contextlib import ExitStack
 from typing import Any, BinaryIO, cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -256,11 +255,11 @@ class DacStream:
                                 warnings.warn(self._gap_message(event), stacklevel=2)
                         yield event
                     return
-                position = self._reader.seek_frame(part.first_frame) if part.first_frame and self.seekable else 0
-                for codes in self._reader:
+                if part.first_frame and self.seekable:
+                    self._reader.seek_frame(part.first_frame)
+                for chunk in self._reader:
                     check_stop()
-                    yield Chunk(position, codes)
-                    position += codes.shape[-1]
+                    yield chunk
         except TruncatedBitstreamError as error:
             self.cut = error
 
@@ -306,7 +305,7 @@ class _MemoryReader:
 
     def __init__(self, file: DacFile) -> None:
         self.header, self.n_samples = file.header, file.n_samples
-        self._codes, self._first_frame = file.codes.numpy(), 0
+        self._codes, self._first_frame = file.codes.numpy().astype(np.int32), 0
         low, high, size = int(self._codes.min(initial=0)), int(self._codes.max(initial=0)), file.header.codebook_size
         if not 0 <= low <= high < size:
             raise BitstreamError(f"codes must be in 0..{size - 1}, found {low}..{high}")
@@ -318,8 +317,8 @@ class _MemoryReader:
         self._first_frame = min(frame, self._codes.shape[-1])
         return self._first_frame
 
-    def __iter__(self) -> Iterator[npt.NDArray[np.uint16]]:
+    def __iter__(self) -> Iterator[Chunk]:
         n_frames = self._codes.shape[-1]
         size = -(-n_frames // 100)  # steps of the progress bar
         for start in range(self._first_frame, n_frames, max(1, size)):
-            yield self._codes[..., start : start + size].astype(np.uint16)
+            yield Chunk(start, self._codes[..., start : start + size])

@@ -162,9 +162,10 @@ class Writer:
 class Reader:
     """Reads a .dac file from a binary stream, chunk by chunk.
 
-    Iterating yields one `Chunk` at a time, as soon as its last byte has arrived, and raises at the first damage. `events` continues after damage instead. Either is a single pass that holds
-    one chunk in memory, whatever length the file claims; only `seek_frame` seeks in the stream. Iterating reads to the
-    end of the stream, because bytes after END are an error.
+    Iterating yields one `Chunk` at a time, as soon as its last byte has arrived, and raises at the first damage.
+    `events` continues after damage instead. Either is a single pass that holds one chunk in memory, whatever length the
+    file claims; only `seek_frame` seeks in the stream. Iterating reads to the end of the stream, because bytes after
+    END are an error.
 
     Args:
         stream: a binary stream, positioned at the first byte of the file.

@@ -41,11 +41,18 @@ class Chunk:
         codes: int32 [C, N, F], F >= 1; -1 where a frame has no code.
         levels: band levels in steps, int8 [C, bands, w], of the w windows that begin in the chunk; None if the file has
             none.
+        missing_layers: numbers, from 1, of the layers that were lost or damaged. Their codes are -1, their levels 0.
     """
 
     first_frame: int
     codes: npt.NDArray[np.int32]
     levels: npt.NDArray[np.int8] | None = None
+    missing_layers: tuple[int, ...] = ()
+
+    @property
+    def n_frames(self) -> int:
+        """Number of frames F."""
+        return self.codes.shape[-1]
 
 
 def default_chunk_frames(model_sample_rate: int, hop_length: int) -> int:

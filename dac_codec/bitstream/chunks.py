@@ -52,7 +52,7 @@ class Chunk:
     @property
     def n_frames(self) -> int:
         """Number of frames F."""
-        return self.codes.shape[-1]
+        return int(self.codes.shape[-1])
 
 
 def default_chunk_frames(model_sample_rate: int, hop_length: int) -> int:

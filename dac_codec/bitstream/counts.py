@@ -1,7 +1,7 @@
 """Coding of the numbers of codes per frame: each given that of the frame before, by counts that adapt.
 
-A number n after a number p has the weight W(p, n), which begins as FIRST_WEIGHTS[min(|n - p|, 5)] and grows by INCREMENT
-each time. Before the first frame p is N. FORMAT.md, "Numbers of codes", is the specification.
+A number n after a number p has the weight W(p, n), which begins as FIRST_WEIGHTS[min(|n - p|, 5)] and grows by
+INCREMENT each time. Before the first frame p is N. FORMAT.md, "Numbers of codes", is the specification.
 """
 
 from __future__ import annotations

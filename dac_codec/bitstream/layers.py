@@ -10,11 +10,12 @@ The codes are coded and decoded in `coded`. FORMAT.md, "CODES with coding 1", is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from dac_codec.bitstream.chunks import MAX_CHUNK_CODES, MAX_PAYLOAD
-from dac_codec.bitstream.fields import CRC_BYTES, FieldReader, crc32c, encode_varint
+from dac_codec.bitstream.fields import CRC_BYTES, FieldReader, crc32c, decode_varint, encode_varint
 from dac_codec.bitstream.header import Header
 from dac_codec.common.errors import BitstreamError
 
@@ -28,6 +29,8 @@ ANCILLARY_REPEAT = 2
 """Type of an ANCILLARY chunk that repeats the first layer of a chunk before it."""
 
 _WHAT = "a chunk of codes"
+# A coded number takes at most 16 bits, and the state of the coder 4 bytes.
+_MAX_BYTES_PER_COUNT = 6
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,69 @@ def covered_size(payload: bytes) -> int:
     return len(payload) - fields.left
 
 
+class Head(NamedTuple):
+    """The fields of the payload of a CODES chunk before the first layer."""
+
+    n_inside: int
+    """Number of layers in the chunk."""
+    n_frames: int
+    """Number of frames F."""
+    counts: tuple[int | bytes, ...]
+    """As in `CodedChunk`."""
+    checks: tuple[tuple[int, int], ...]
+    """Size and CRC of each layer but the first."""
+    n_layer_1: int
+    """Size of the first layer."""
+    n_payload: int
+    """Size of the payload."""
+
+
+def read_head(header: Header, take: Callable[[int], bytes]) -> Head:
+    """Read the head of a payload; `take` returns its next bytes. Reads nothing beyond the head.
+
+    Raises:
+        BitstreamError: the head is invalid.
+    """
+    n_read = 0
+
+    def counted(size: int) -> bytes:
+        nonlocal n_read
+        n_read += size
+        return take(size)
+
+    def varint() -> int:
+        return decode_varint(lambda: counted(1)[0], _WHAT)
+
+    n_inside = varint()
+    if not 1 <= n_inside <= n_layers(header):
+        raise BitstreamError(f"a chunk must hold 1..{n_layers(header)} layers, found {n_inside}")
+    n_covered = varint()
+    n_covered += n_read
+    n_frames = varint()
+    if not 1 <= n_frames <= max_chunk_frames(header):
+        raise BitstreamError(f"a chunk must hold 1..{max_chunk_frames(header)} frames, found {n_frames}")
+    counts: list[int | bytes] = []
+    for _ in range(header.channels):
+        value = varint()
+        if value > header.n_codebooks + 1:
+            raise BitstreamError(f"a frame has at most {header.n_codebooks} codes, found {value - 1}")
+        if value:
+            counts.append(value - 1)
+            continue
+        size = varint()
+        if size > _MAX_BYTES_PER_COUNT * n_frames:
+            raise BitstreamError(f"the numbers of codes of {n_frames} frames can't take {size} bytes")
+        counts.append(counted(size))
+    checks = []
+    for _ in range(1, n_inside):
+        size = varint()
+        checks.append((size, int.from_bytes(counted(CRC_BYTES), "little") if size else 0))
+    if n_read > n_covered:
+        raise BitstreamError(f"{_WHAT} is too short for its fields")
+    n_payload = n_covered + sum(size for size, _ in checks)
+    return Head(n_inside, n_frames, tuple(counts), tuple(checks), n_covered - n_read, n_payload)
+
+
 def decode_payload(header: Header, first_frame: int, payload: bytes) -> tuple[CodedChunk, BitstreamError | None]:
     """Parse the payload of a CODES chunk whose checksum is valid.
 
@@ -123,30 +189,20 @@ def decode_payload(header: Header, first_frame: int, payload: bytes) -> tuple[Co
     Raises:
         BitstreamError: the payload is invalid.
     """
-    outer = FieldReader(payload, _WHAT)
-    n_inside = outer.varint()
-    if not 1 <= n_inside <= n_layers(header):
-        raise BitstreamError(f"a chunk must hold 1..{n_layers(header)} layers, found {n_inside}")
-    fields = FieldReader(outer.take(outer.varint()), _WHAT)
-    n_frames = fields.varint()
-    if not 1 <= n_frames <= max_chunk_frames(header):
-        raise BitstreamError(f"a chunk must hold 1..{max_chunk_frames(header)} frames, found {n_frames}")
-    counts = tuple(_decode_counts(fields, header.n_codebooks) for _ in range(header.channels))
-    sums = []
-    for _ in range(1, n_inside):
-        size = fields.varint()
-        sums.append((size, int.from_bytes(fields.take(CRC_BYTES), "little") if size else 0))
-    layers: list[bytes | None] = [fields.take(fields.left)]
+    fields = FieldReader(payload, _WHAT)
+    head = read_head(header, fields.take)
+    if head.n_payload != len(payload):
+        raise BitstreamError(f"a chunk of codes describes {head.n_payload} bytes, found {len(payload)}")
+    layers: list[bytes | None] = [fields.take(head.n_layer_1)]
     error = None
-    for number, (size, checksum) in enumerate(sums, 2):
-        layer = outer.take(size)
+    for number, (size, checksum) in enumerate(head.checks, 2):
+        layer = fields.take(size)
         intact = crc32c(layer) == checksum
         layers.append(layer if intact else None)
         if not intact and error is None:
             error = BitstreamError(f"layer {number} of the chunk at frame {first_frame} is damaged")
-    outer.expect_end()
-    missing = (None,) * (n_layers(header) - n_inside)
-    return CodedChunk(first_frame, n_frames, counts, (*layers, *missing), n_inside), error
+    missing = (None,) * (n_layers(header) - head.n_inside)
+    return CodedChunk(first_frame, head.n_frames, head.counts, (*layers, *missing), head.n_inside), error
 
 
 def decode_ancillary(header: Header, payload: bytes) -> CodedChunk | LayerPiece | None:
@@ -208,12 +264,3 @@ def _signed(value: int) -> int:
 
 def _sized(data: bytes) -> bytes:
     return encode_varint(len(data)) + data
-
-
-def _decode_counts(fields: FieldReader, n_codebooks: int) -> int | bytes:
-    value = fields.varint()
-    if value == 0:
-        return fields.take(fields.varint())
-    if value > n_codebooks + 1:
-        raise BitstreamError(f"a frame has at most {n_codebooks} codes, found {value - 1}")
-    return value - 1

@@ -18,6 +18,7 @@ from dac_codec.bitstream.positions import checksum_prefix
 from dac_codec.bitstream.recovery import Gap, GapReason, Resynchronizer
 from dac_codec.common.errors import BitstreamError, TruncatedBitstreamError
 
+
 class Reader:
     """Reads a .dac file from a binary stream, chunk by chunk.
 

@@ -8,6 +8,7 @@ from dac_codec.bitstream.legacy import LegacyFile, is_legacy, read_legacy, write
 from dac_codec.bitstream.packing import pack, packed_size, unpack
 from dac_codec.bitstream.reader import Reader
 from dac_codec.bitstream.recovery import Gap, GapReason
+from dac_codec.bitstream.thinning import Order, thin
 
 __all__ = [
     "MAGIC",
@@ -22,6 +23,7 @@ __all__ = [
     "LegacyFile",
     "LevelParameters",
     "Loaded",
+    "Order",
     "Reader",
     "Writer",
     "default_chunk_frames",
@@ -31,6 +33,7 @@ __all__ = [
     "pack",
     "packed_size",
     "read_legacy",
+    "thin",
     "unpack",
     "write_legacy",
 ]

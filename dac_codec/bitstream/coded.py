@@ -58,7 +58,7 @@ def encode_chunks(header: Header, model: CodeModel, chunks: Sequence[Chunk]) -> 
     result = []
     for index, (chunk, n_codes, counts) in enumerate(zip(chunks, numbers, code_counts(numbers, header), strict=True)):
         planes = coded[index * channels : (index + 1) * channels]
-        sizes = _plane_sizes(n_codes, header.n_codebooks)
+        sizes = plane_sizes(n_codes, header.n_codebooks)
         layers = []
         for first, last in _boundaries(header):
             ours = [channel[plane] for plane in range(first, last) for channel in planes]
@@ -116,7 +116,7 @@ def decoded_counts(header: Header, chunks: Sequence[CodedChunk]) -> list[Counts]
 
 def planes_of(header: Header, chunk: CodedChunk, n_codes: Counts) -> list[list[bytes]]:
     """The coded planes of each channel, in the layers up to the first missing one. Raises BitstreamError."""
-    sizes = _plane_sizes(n_codes, header.n_codebooks)
+    sizes = plane_sizes(n_codes, header.n_codebooks)
     planes: list[list[bytes]] = [[] for _ in range(header.channels)]
     for (first, last), layer in zip(_boundaries(header), chunk.layers, strict=False):
         if layer is None:
@@ -132,7 +132,7 @@ def _boundaries(header: Header) -> Iterator[tuple[int, int]]:
     return pairwise(accumulate(header.layers, initial=0))
 
 
-def _plane_sizes(n_codes: Counts, n_codebooks: int) -> list[int]:
+def plane_sizes(n_codes: Counts, n_codebooks: int) -> list[int]:
     """Number of codes of each plane, in the order of a layer: for each codebook, for each channel."""
     sizes: list[int] = (n_codes[None] > np.arange(n_codebooks)[:, None, None]).sum(2).reshape(-1).tolist()
     return sizes

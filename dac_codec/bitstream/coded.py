@@ -127,6 +127,16 @@ def planes_of(header: Header, chunk: CodedChunk, n_codes: Counts) -> list[list[b
     return planes
 
 
+def bits_by_codebook(header: Header, chunks: Sequence[CodedChunk]) -> list[int]:
+    """Bits of the coded codes of each codebook in all channels. Raises BitstreamError if a chunk is invalid."""
+    bits = [0] * header.n_codebooks
+    for chunk, n_codes in zip(chunks, decoded_counts(header, chunks), strict=True):
+        for channel in planes_of(header, chunk, n_codes):
+            for codebook, plane in enumerate(channel):
+                bits[codebook] += 8 * len(plane)
+    return bits
+
+
 def _boundaries(header: Header) -> Iterator[tuple[int, int]]:
     """First and last codebook, exclusive, of each layer of codes."""
     return pairwise(accumulate(header.layers, initial=0))

@@ -329,9 +329,14 @@ def loads(data: bytes, allow_truncated: bool = False, find_context: FindContext 
         if not allow_truncated:
             raise
     codes = np.concatenate(chunks, axis=-1)
+    all_levels = None if header.levels is None else np.concatenate(levels, axis=-1)
+    return Loaded(with_length(header, n_samples, codes.shape[-1]), codes, all_levels)
+
+
+def with_length(header: Header, n_samples: int | None, n_frames: int) -> Header:
+    """`header` with the length of its file; of a truncated one (`n_samples` is None) that which its frames cover."""
     if n_samples is None:
-        n_samples = header.covered_samples(codes.shape[-1])
+        n_samples = header.covered_samples(n_frames)
         if header.n_samples is not None:
             n_samples = min(n_samples, header.n_samples)
-    all_levels = None if header.levels is None else np.concatenate(levels, axis=-1)
-    return Loaded(replace(header, n_samples=n_samples), codes, all_levels)
+    return replace(header, n_samples=n_samples)

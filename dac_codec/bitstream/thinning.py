@@ -17,6 +17,7 @@ from dac_codec.bitstream.adaptive import AdaptiveModel
 from dac_codec.bitstream.chunks import ChunkKind
 from dac_codec.bitstream.coded import (
     SIDE_BY_SIDE,
+    bits_by_codebook,
     code_counts,
     decoded_counts,
     encode_chunks,
@@ -75,16 +76,6 @@ def thin(
         order = Order.LAYERS if is_layered else Order.TIME
     kept = min(n_codebooks or header.n_codebooks, header.n_codebooks)
     return _file(*_thinned(header, chunks, kept, levels), order)
-
-
-def bits_by_codebook(header: Header, chunks: Sequence[CodedChunk]) -> list[int]:
-    """Bits of the coded codes of each codebook in all channels. Raises BitstreamError if a chunk is invalid."""
-    bits = [0] * header.n_codebooks
-    for chunk, n_codes in zip(chunks, decoded_counts(header, chunks), strict=True):
-        for channel in planes_of(header, chunk, n_codes):
-            for codebook, plane in enumerate(channel):
-                bits[codebook] += 8 * len(plane)
-    return bits
 
 
 def _thin_fixed(reader: Reader, n_codebooks: int | None, bitrate: float | None, order: Order | None) -> bytes:

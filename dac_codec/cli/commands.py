@@ -158,7 +158,7 @@ def compress(
     default=None,
     help="Decode past damage, and fade out where codes are missing. [default: only from a pipe]",
 )
-@click.option("--allow-gaps", is_flag=True, help="Exit with 0 even if gaps were concealed.")
+@click.option("--allow-gaps", is_flag=True, help="Exit with 0 even if gaps were concealed or layers are missing.")
 @click.option("--allow-truncated", is_flag=True, help="Exit with 0 even if a file is truncated.")
 @click.option(
     "--raw",
@@ -216,6 +216,8 @@ def decompress(
             if result.gaps and not allow_gaps:
                 gaps = "1 gap is" if len(result.gaps) == 1 else f"{len(result.gaps)} gaps are"
                 raise BitstreamError(f"{gaps} concealed in {job.target_name} (--allow-gaps accepts this)")
+            if result.missing_layers and result.cut is None and not allow_gaps:
+                raise BitstreamError(f"layers are missing in {job.target_name} (--allow-gaps accepts this)")
             sizes = f"{format_size(job.input_size())} -> {result.duration:.2f} s"
             return f"{sizes} ({', '.join(notes)})" if notes else sizes
 

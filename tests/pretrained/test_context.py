@@ -63,5 +63,5 @@ def test_a_model_without_a_file_has_no_context_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize("data", [b"", NEW.to_bytes()[:-1], b"\0" * 100])
 def test_damaged_context_models_are_refused(folder: Path, data: bytes) -> None:
     (folder / "context.safetensors").write_bytes(data)
-    with pytest.raises(CheckpointError, match="context.safetensors is not a readable safetensors file"):
+    with pytest.raises(CheckpointError, match=r"context\.safetensors is not a readable safetensors file"):
         context_model(folder)

@@ -42,12 +42,13 @@ def _encode(rows: Sequence[Counts], n_codebooks: int) -> list[bytes]:
 
 def decode_counts(coded: Sequence[bytes], lengths: Sequence[int], n_codebooks: int) -> list[Counts]:
     """Decode rows of numbers, given their lengths. Raises BitstreamError if the bytes are not those of such rows."""
-    pairs = list(zip(coded, lengths, strict=True))
-    return [counts for some in _batches(pairs) for counts in _decode(*zip(*some, strict=True), n_codebooks)]
+    rows = list(zip(coded, lengths, strict=True))
+    return [counts for some in _batches(rows) for counts in _decode(some, n_codebooks)]
 
 
-def _decode(coded: Sequence[bytes], lengths: Sequence[int], n_codebooks: int) -> list[Counts]:
-    decoder = range_coder.Decoder(coded)
+def _decode(rows: Sequence[tuple[bytes, int]], n_codebooks: int) -> list[Counts]:
+    decoder = range_coder.Decoder([coded for coded, _ in rows])
+    lengths = [length for _, length in rows]
     found = _run(decoder.decode, lengths, n_codebooks)
     decoder.check_end()
     return [found[:length, index].astype(np.int32) for index, length in enumerate(lengths)]

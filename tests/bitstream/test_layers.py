@@ -219,7 +219,7 @@ def test_planes_of_a_layer(planes: list[tuple[bytes, int]], bits: int) -> None:
 
 @pytest.mark.parametrize(("name", "limit"), [("constant", 157), ("varying", 260)])
 def test_overhead_of_ten_seconds(name: str, limit: int) -> None:
-    """Header, heads, lengths and checksums of a mono clip, besides its planes; and the numbers of codes if they vary."""
+    """All bytes of a mono clip but its planes: header, heads, lengths, checksums, and numbers of codes."""
     header = replace(
         HEADER, model_name="dac-mini-44khz", sample_rate=44100, channels=1, n_samples=441_000, model_sample_rate=44100,
         hop_length=512, n_codebooks=9, codebook_size=1024, layers=(),

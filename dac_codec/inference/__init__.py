@@ -1,7 +1,15 @@
 """Fast inference on whole signals and on streams, with the same result."""
 
 from dac_codec.inference.batches import decode_batch, encode_batch
-from dac_codec.inference.blocks import decode, decode_blocks, decode_range, encode, encode_blocks
+from dac_codec.inference.blocks import (
+    Frames,
+    decode,
+    decode_blocks,
+    decode_range,
+    encode,
+    encode_blocks,
+    encode_frames,
+)
 from dac_codec.inference.decoder import StreamingDecoder
 from dac_codec.inference.encoder import StreamingEncoder
 from dac_codec.inference.look_ahead import (
@@ -15,6 +23,7 @@ from dac_codec.inference.prepared import PreparedDAC, prepare, prepare_cached
 
 __all__ = [
     "Context",
+    "Frames",
     "PreparedDAC",
     "StreamingDecoder",
     "StreamingEncoder",
@@ -27,6 +36,7 @@ __all__ = [
     "encode",
     "encode_batch",
     "encode_blocks",
+    "encode_frames",
     "encoder_context",
     "encoder_look_ahead",
     "prepare",

@@ -25,23 +25,26 @@ from dac_codec.model.checks import checked_quantizers
 
 
 @torch.no_grad()
-def encode_batch(model: DAC, signals: Sequence[Tensor], n_quantizers: int | None = None) -> list[Tensor]:
+def encode_batch(
+    model: DAC, signals: Sequence[Tensor], n_quantizers: int | None = None, n_paths: int = 1
+) -> list[Tensor]:
     """Codes [B, N, F] of each signal [B, 1, T], as `encode` gives them up to rounding, on the CPU.
 
     Args:
         model: any model.
         signals: audio of at least one sample each; all rows, padded to the longest, are processed at once.
         n_quantizers: codebooks to use; None means all.
+        n_paths: paths that are searched, see `PreparedDAC.look_up`.
 
     Raises:
-        ValueError: a wrong shape, or `n_quantizers` out of range.
+        ValueError: a wrong shape, or `n_quantizers` or `n_paths` out of range.
     """
     prepared = prepare_cached(model)
-    network, quantizer = prepared.encoder_network, prepared.folded_quantizer
+    network, look_up = prepared.encoder_network, prepared.look_up(n_paths)
     n_codebooks = checked_quantizers(n_quantizers, model.n_codebooks)
 
     def encode(rows: Tensor) -> Tensor:
-        return quantizer.codes(network.whole(rows.to(network.device, network.dtype)), n_codebooks).cpu()
+        return look_up(network.whole(rows.to(network.device, network.dtype)), n_codebooks).cpu()
 
     signals = [model.preprocess(signal) for signal in signals]
     return _process(signals, encode, encoder_context(model), model.hop_length, 1)

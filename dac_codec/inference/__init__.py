@@ -1,8 +1,7 @@
 """Fast inference on whole signals and on streams, with the same result."""
 
-from dac_codec.inference.batches import decode_batch, encode_batch
+from dac_codec.inference.batches import decode_batch, encode_batch, encode_frames_batch
 from dac_codec.inference.blocks import (
-    Frames,
     decode,
     decode_blocks,
     decode_range,
@@ -11,7 +10,7 @@ from dac_codec.inference.blocks import (
     encode_frames,
 )
 from dac_codec.inference.decoder import StreamingDecoder
-from dac_codec.inference.encoder import StreamingEncoder
+from dac_codec.inference.encoder import Frames, StreamingEncoder
 from dac_codec.inference.look_ahead import (
     Context,
     decoder_context,
@@ -37,6 +36,7 @@ __all__ = [
     "encode_batch",
     "encode_blocks",
     "encode_frames",
+    "encode_frames_batch",
     "encoder_context",
     "encoder_look_ahead",
     "prepare",

@@ -18,13 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dac_codec.inference.encoder import Frames, frame_power
 from dac_codec.inference.look_ahead import Context, decoder_context, encoder_context
 from dac_codec.inference.prepared import prepare_cached
 from dac_codec.model import DAC
 from dac_codec.model.checks import checked_quantizers
 
 
-@torch.no_grad()
 def encode_batch(
     model: DAC, signals: Sequence[Tensor], n_quantizers: int | None = None, n_paths: int = 1
 ) -> list[Tensor]:
@@ -39,15 +39,30 @@ def encode_batch(
     Raises:
         ValueError: a wrong shape, or `n_quantizers` or `n_paths` out of range.
     """
+    return [frames.codes for frames in encode_frames_batch(model, signals, n_quantizers, n_paths)]
+
+
+@torch.no_grad()
+def encode_frames_batch(
+    model: DAC, signals: Sequence[Tensor], n_quantizers: int | None = None, n_paths: int = 1
+) -> list[Frames]:
+    """`encode_batch`, with the errors and the power of all frames of a signal, as `encode_frames` gives them."""
     prepared = prepare_cached(model)
-    network, look_up = prepared.encoder_network, prepared.look_up(n_paths)
+    network, quantizer, look_up = prepared.encoder_network, prepared.folded_quantizer, prepared.look_up(n_paths)
     n_codebooks = checked_quantizers(n_quantizers, model.n_codebooks)
+    scale = quantizer.scale()
 
     def encode(rows: Tensor) -> Tensor:
-        return look_up(network.whole(rows.to(network.device, network.dtype)), n_codebooks).cpu()
+        z = network.whole(rows.to(network.device, network.dtype))
+        codes = look_up(z, n_codebooks)
+        return torch.cat([codes.double(), quantizer.errors(z, codes).double() / scale], 1).cpu()
 
     signals = [model.preprocess(signal) for signal in signals]
-    return _process(signals, encode, encoder_context(model), model.hop_length, 1)
+    both = _process(signals, encode, encoder_context(model), model.hop_length, 1)
+    return [
+        Frames(found[:, :n_codebooks].long(), found[:, n_codebooks:], frame_power(signal, model.hop_length).cpu())
+        for found, signal in zip(both, signals, strict=True)
+    ]
 
 
 @torch.no_grad()

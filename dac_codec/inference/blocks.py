@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dac_codec.inference.decoder import StreamingDecoder
-from dac_codec.inference.encoder import StreamingEncoder
+from dac_codec.inference.encoder import Frames, StreamingEncoder, frame_power
 from dac_codec.inference.look_ahead import decoder_context
 from dac_codec.inference.network import block_samples
 from dac_codec.inference.prepared import prepare_cached
@@ -19,21 +17,6 @@ from dac_codec.model.checks import check_audio
 
 _MIN_BLOCK = 16
 """Frames of a block below which call overhead dominates."""
-
-
-class Frames(NamedTuple):
-    """Encoded frames, on the CPU.
-
-    Attributes:
-        codes: [B, N, F].
-        errors: squared errors of the latents with the first 1 to N codes [B, N, F]; their unit is
-            `FoldedQuantizer.scale`.
-        power: mean square of the samples [B, F]; those after the signal's end are zeros.
-    """
-
-    codes: Tensor
-    errors: Tensor
-    power: Tensor
 
 
 def encode(model: DAC, audio: Tensor, n_quantizers: int | None = None, n_paths: int = 1) -> Tensor:
@@ -127,8 +110,7 @@ def encode_frames(
     waiting: list[Tensor] = []  # power of frames without codes yet
     for stream, block, z in _latents(prepared, blocks, n_quantizers, block_frames, n_paths):
         if block is not None:
-            squares = F.pad(block[:, 0].double().square(), (0, -block.shape[-1] % model.hop_length))
-            waiting.append(squares.unflatten(1, (-1, model.hop_length)).mean(2))
+            waiting.append(frame_power(block, model.hop_length))
         if z.shape[-1]:
             codes = stream.codes(z)
             power = torch.cat(waiting, 1)

@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dac_codec.inference.prepared import prepare_cached
 from dac_codec.inference.stream import Stream
 from dac_codec.model import DAC
 from dac_codec.model.checks import check_samples, checked_quantizers
+
+
+class Frames(NamedTuple):
+    """Encoded frames, on the CPU.
+
+    Attributes:
+        codes: [B, N, F].
+        errors: squared errors of the latents with the first 1 to N codes [B, N, F]; their unit is
+            `FoldedQuantizer.scale`.
+        power: mean square of the samples [B, F]; those after the signal's end are zeros.
+    """
+
+    codes: Tensor
+    errors: Tensor
+    power: Tensor
+
+
+def frame_power(audio: Tensor, hop_length: int) -> Tensor:
+    """Mean square [B, F] of the samples of each frame of audio [B, 1, T]; zeros follow its end."""
+    squares = F.pad(audio[:, 0].double().square(), (0, -audio.shape[-1] % hop_length))
+    return squares.view(len(audio), -1, hop_length).mean(2)
 
 
 class StreamingEncoder(Stream):

@@ -297,8 +297,9 @@ class DacStream:
 
     def _note_run(self, run: MissingLayers, warn: bool) -> None:
         self.missing_layers.append(run)
-        numbers = " and ".join(map(str, run.layers))
-        self._warn(warn, run, "coarser", f": layer {numbers} is missing")
+        *others, last = map(str, run.layers)
+        missing = f"layers {', '.join(others)} and {last} are" if others else f"layer {last} is"
+        self._warn(warn, run, "coarser", f": {missing} missing")
 
     def _warn(self, warn: bool, what: Gap | MissingLayers, how: str, reason: str) -> None:
         assert self.header is not None

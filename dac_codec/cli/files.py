@@ -89,8 +89,8 @@ def convert(
 ) -> None:
     """Thin or reorder .dac files, or convert them to or from the format of descript-audio-codec.
 
-    IN... are .dac files, and folders of them. With --quantizers, --bitrate, --no-levels or --order, the file keeps
-    its format, and no model is needed. Otherwise each file is converted to the other format, with the same codes. Files of
+    IN... are .dac files, and folders of them. With --quantizers, --bitrate, --no-levels or --order, files keep their
+    format, and no model is needed. Otherwise each file is converted to the other format, with the same codes. Files of
     descript-audio-codec don't name their model, so --model is required for them.
     """
     if quantizers is not None and bitrate is not None:

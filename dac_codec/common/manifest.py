@@ -15,19 +15,23 @@ from dac_codec.common.files import expanded
 
 Place: TypeAlias = str | os.PathLike[str]
 """A folder of sound files, or a manifest: a CSV file with the columns path, domain, duration, split and, optionally,
-bandwidth and speaker."""
+bandwidth, speaker and source."""
 
 _COLUMNS = ("path", "domain", "duration", "split")
 
 
 @dataclass(frozen=True)
 class Sound:
-    """A sound file. `duration` is in seconds, as its header or manifest declares; `speaker` is "" if unknown."""
+    """A sound file. `duration` is in seconds, as its header or manifest declares.
+
+    `speaker` (of speech) and `source` (of other sounds: the piece or collection) are "" if unknown.
+    """
 
     path: Path
     domain: str
     duration: float
     speaker: str = ""
+    source: str = ""
 
 
 def read(manifest: Path, least_bandwidth: float = 0.0) -> dict[str, list[Sound]]:
@@ -80,7 +84,9 @@ def _sound(row: Mapping[str, str | None], line: str, folder: Path) -> Sound:
         if not row[name]:
             raise AudioError(f"{line}: the column {name!r} is empty; complete the line, or delete it")
     duration = _number(row, "duration", line, "seconds")
-    return Sound(folder / (row["path"] or ""), row["domain"] or "", duration, row.get("speaker") or "")
+    return Sound(
+        folder / (row["path"] or ""), row["domain"] or "", duration, row.get("speaker") or "", row.get("source") or ""
+    )
 
 
 def _number(row: Mapping[str, str | None], name: str, line: str, unit: str) -> float:

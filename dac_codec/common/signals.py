@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-
 REPEAT_SECONDS = 1.0
-"""A signal that arrives again within this time is taken for the same one: `timeout` sends two, a shell and a user too."""
+"""A signal that arrives again within this time is taken for the same one, as `timeout` sends two."""
 
 _blocks: list[object] = []
 """The blocks of `handled_signals` that are entered."""

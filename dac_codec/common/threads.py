@@ -54,7 +54,7 @@ def check_stop() -> None:
 
 @contextmanager
 def _one_thread() -> Iterator[ThreadPoolExecutor]:
-    """A pool of one thread, which is already running: an interrupt while it starts would leave it unknown to the pool."""
+    """A pool of one thread, which has started: the pool would not wait for one whose start is interrupted."""
     with ThreadPoolExecutor(1) as pool:
         pool.submit(int).result()
         yield pool

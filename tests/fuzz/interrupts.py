@@ -46,7 +46,7 @@ def interrupt(folder: Path, delay: float, n_files: int, n_signals: int) -> tuple
             return None
         for _ in range(n_signals):
             process.send_signal(signal.SIGINT)
-        _, messages = process.communicate(timeout=120)
+        _, messages = process.communicate(timeout=600)
     left = [path.name for path in out.glob("*") if path.suffix != ".dac"] + [path.name for path in out.glob(".*.tmp")]
     # A process that has not yet installed its handlers is ended by the signal itself, which a shell calls 130 too.
     code = 128 + signal.SIGINT if process.returncode == -signal.SIGINT else process.returncode
@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "in").mkdir()
-        sound = 0.1 * np.random.default_rng(0).standard_normal((44100 * 60, 1)).astype(np.float32)
+        sound = 0.1 * np.random.default_rng(0).standard_normal((44100 * 10, 1)).astype(np.float32)
         for index in range(3):
             soundfile.write(folder / "in" / f"{index}.wav", sound, 44100)
         longest = time.perf_counter()

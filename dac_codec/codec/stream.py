@@ -29,6 +29,8 @@ from dac_codec.common.threads import check_stop
 from dac_codec.model import DAC
 
 _LEGACY_PREFIX_BYTES = 6
+_SILENCE_SECONDS, _SILENCE_PER_SECOND = 10.0, 60.0
+"""Longest silence that all gaps of a stream may ask for: at its beginning, and more for each second of codes read."""
 _MAX_PADDING_FRAMES = 2
 """Frames at the end of a file that may decode to nothing but padding."""
 
@@ -245,15 +247,20 @@ class DacStream:
         are added to `gaps`.
         """
         self.gaps, self.cut = [], None
+        n_missing = n_read = 0
         try:
             with prefix_errors(self._name):
                 if conceal and isinstance(self._reader, bitstream.Reader):
                     for event in self._reader.events():
                         check_stop()
                         if isinstance(event, Gap):
+                            n_missing += event.n_frames
+                            self._check_silence(n_missing, n_read)
                             self.gaps += [event] if any(_clip([event], part.first_frame, part.last_frame)) else []
                             if warn:
                                 warnings.warn(self._gap_message(event), stacklevel=2)
+                        else:
+                            n_read += _n_frames(event)
                         yield event
                     return
                 position = self._reader.seek_frame(part.first_frame) if part.first_frame and self.seekable else 0
@@ -263,6 +270,17 @@ class DacStream:
                     position += codes.shape[-1]
         except TruncatedBitstreamError as error:
             self.cut = error
+
+    def _check_silence(self, n_missing: int, n_read: int) -> None:
+        """Raise a BitstreamError if gaps of `n_missing` frames are more than `n_read` frames of codes justify."""
+        assert self.header is not None
+        missing, held = (n / self.header.frame_rate for n in (n_missing, n_read))
+        most = _SILENCE_SECONDS + _SILENCE_PER_SECOND * held
+        if missing > most:
+            raise BitstreamError(
+                f"{missing:.3g} s are missing after {held:.3g} s of codes, expected at most {most:.3g} s: the gap is "
+                "not believed"
+            )
 
     def _gap_message(self, gap: Gap) -> str:
         assert self.header is not None

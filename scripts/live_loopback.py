@@ -78,8 +78,8 @@ def receive(connection: socket.socket, model: DAC) -> tuple[audio.Audio, list[tu
 
     with connection, connection.makefile("rb") as stream:
         reader = bitstream.Reader(stream)
-        for codes in reader:
-            note(decoder.push(torch.from_numpy(codes.astype(np.int64))))
+        for chunk in reader:
+            note(decoder.push(torch.from_numpy(chunk.codes.astype(np.int64))))
     note(decoder.flush())
     # The last frame is padded.
     return np.concatenate(pieces, axis=1)[:, : reader.n_samples], arrivals

@@ -33,12 +33,28 @@ _MAX_CHANNELS = (1 << 16) - 1
 _MAX_PLANES = 1 << 16
 _MAX_NAME_BYTES = 64
 _FINGERPRINT_BYTES = 8
-_CODING_FIXED_WIDTH = 0
 _EXTENSION_MODEL_NAME = 1
 _EXTENSION_GAIN_SOURCE = 2
 _EXTENSION_BANDWIDTH = 3
-_EXTENSIONS = (_EXTENSION_MODEL_NAME, _EXTENSION_GAIN_SOURCE, _EXTENSION_BANDWIDTH)
+_EXTENSION_CONTEXT = 4
+_EXTENSION_LAYERS = 5
+_EXTENSION_LEVELS = 6
+_EXTENSIONS = range(_EXTENSION_MODEL_NAME, _EXTENSION_LEVELS + 1)
+_MAX_LAYERS = 32
+_MAX_LAYERED_CODEBOOKS = 64
+_MAX_BANDS = 256
+_MAX_WINDOW = 1 << 10
+_DEFAULT_LAYERS = 3
 _FRAME_TOLERANCE = 1
+
+
+class Coding(IntEnum):
+    """How chunks store codes."""
+
+    FIXED = 0
+    """Fixed width: every frame has a code of every codebook."""
+    LAYERED = 1
+    """Layers of entropy-coded codes, coarse first; the number of codes may vary from frame to frame."""
 
 
 class GainSource(IntEnum):
@@ -48,6 +64,57 @@ class GainSource(IntEnum):
     """The loudness and peak of the whole signal."""
     BEGINNING = 1
     """The beginning of a stream. The loudness of the rest may differ."""
+
+
+@dataclass(frozen=True)
+class LevelParameters:
+    """Resolution of the band levels of a file. Validated on construction.
+
+    Attributes:
+        hop: frames from one window to the next, 1..1024. Window j is centred on the first sample of frame j * hop.
+        window: length of a window in frames, 1..1024.
+        bands: number of bands, 1..256.
+        step_db: size of a step in dB, above 0. Rounded to float32, as stored.
+        lowest: lowest level in steps, -128..0.
+        highest: highest level in steps, 0..127.
+
+    Raises:
+        BitstreamError: a field is outside of its range.
+    """
+
+    hop: int = 4
+    window: int = 8
+    bands: int = 20
+    step_db: float = 3.0
+    lowest: int = -5
+    highest: int = 1
+
+    def __post_init__(self) -> None:
+        for field, low, high in (
+            ("hop", 1, _MAX_WINDOW),
+            ("window", 1, _MAX_WINDOW),
+            ("bands", 1, _MAX_BANDS),
+            ("lowest", -128, 0),
+            ("highest", 0, 127),
+        ):
+            object.__setattr__(self, field, checked_integer(getattr(self, field), f"levels: {field}", low, high))
+        object.__setattr__(self, "step_db", checked_float32(self.step_db, "levels: step_db"))
+        if self.step_db <= 0:
+            raise BitstreamError(f"levels: step_db must be above 0, found {self.step_db}")
+
+    def n_windows(self, n_frames: int) -> int:
+        """Windows of the first `n_frames` frames of a file: ceil(n_frames / hop)."""
+        return -(-n_frames // self.hop)
+
+
+def default_layers(n_codebooks: int) -> tuple[int, ...]:
+    """Return the codebooks of each layer: three layers of about the same size.
+
+    >>> default_layers(9), default_layers(7), default_layers(2)
+    ((3, 3, 3), (3, 2, 2), (1, 1))
+    """
+    n_layers = min(_DEFAULT_LAYERS, n_codebooks)
+    return tuple(n_codebooks // n_layers + (layer < n_codebooks % n_layers) for layer in range(n_layers))
 
 
 @dataclass(frozen=True)
@@ -64,11 +131,16 @@ class Header:
             to float32, as stored.
         model_sample_rate: rate at which the model works, in Hz, 1..2^24-1.
         hop_length: samples at `model_sample_rate` per frame, 1..model_sample_rate.
-        n_codebooks: codes per frame and channel. `channels * n_codebooks` is at most 65536.
+        n_codebooks: codes per frame and channel; the most of any frame if they vary. `channels * n_codebooks` is at
+            most 65536; with the coding LAYERED, `n_codebooks` is at most 64.
         codebook_size: entries of each codebook, 2..65536; every code is below it.
         gain_source: what the gain was computed from; informative.
         bandwidth: frequency in Hz above which the original has no energy, 1..2^24-1; None if there is none or it is
             unknown.
+        coding: how chunks store the codes. The fields after it are only for `Coding.LAYERED`.
+        context_fingerprint: 8 bytes that identify the context model of the codes; None for adaptive statistics.
+        layers: codebooks of each layer, coarse first; their sum is `n_codebooks`. Empty for `default_layers`.
+        levels: resolution of the band levels; None if there are none.
 
     Raises:
         BitstreamError: a field is outside of its range.
@@ -86,11 +158,13 @@ class Header:
     codebook_size: int
     gain_source: GainSource = GainSource.WHOLE
     bandwidth: int | None = None
+    coding: Coding = Coding.FIXED
+    context_fingerprint: bytes | None = None
+    layers: tuple[int, ...] = ()
+    levels: LevelParameters | None = None
 
     def __post_init__(self) -> None:
-        fingerprint = self.model_fingerprint
-        if not isinstance(fingerprint, bytes) or len(fingerprint) != _FINGERPRINT_BYTES:
-            raise BitstreamError(f"model_fingerprint must be {_FINGERPRINT_BYTES} bytes, found {fingerprint!r}")
+        _check_fingerprint("model_fingerprint", self.model_fingerprint)
         _check_model_name(self.model_name)
         self._check_integer("sample_rate", 1, _MAX_SAMPLE_RATE)
         self._check_integer("channels", 1, _MAX_CHANNELS)
@@ -113,6 +187,26 @@ class Header:
         if self.bandwidth is not None:
             self._check_integer("bandwidth", 1, _MAX_SAMPLE_RATE)
         object.__setattr__(self, "gain_db", checked_float32(self.gain_db, "gain_db"))
+        self._check_integer("coding", 0, max(Coding))
+        object.__setattr__(self, "coding", Coding(self.coding))
+        self._check_layers()
+
+    def _check_layers(self) -> None:
+        if self.coding is Coding.FIXED:
+            if self.context_fingerprint is not None or self.layers or self.levels is not None:
+                raise BitstreamError("context_fingerprint, layers and levels need the coding LAYERED")
+            return
+        self._check_integer("n_codebooks", 1, _MAX_LAYERED_CODEBOOKS)
+        if self.context_fingerprint is not None:
+            _check_fingerprint("context_fingerprint", self.context_fingerprint)
+        layers = self.layers or default_layers(self.n_codebooks)
+        layers = tuple(checked_integer(layer, "layers", 1, self.n_codebooks) for layer in layers)
+        if len(layers) > _MAX_LAYERS or sum(layers) != self.n_codebooks:
+            raise BitstreamError(
+                f"layers must be at most {_MAX_LAYERS} numbers with the sum {self.n_codebooks} of n_codebooks, "
+                f"found {layers}"
+            )
+        object.__setattr__(self, "layers", layers)
 
     def _check_integer(self, field: str, low: int, high: int) -> None:
         object.__setattr__(self, field, checked_integer(getattr(self, field), field, low, high))
@@ -158,6 +252,11 @@ class Header:
             )
 
 
+def _check_fingerprint(field: str, value: bytes) -> None:
+    if not isinstance(value, bytes) or len(value) != _FINGERPRINT_BYTES:
+        raise BitstreamError(f"{field} must be {_FINGERPRINT_BYTES} bytes, found {value!r}")
+
+
 def _check_model_name(name: str) -> None:
     if not isinstance(name, str):
         raise BitstreamError(f"model_name must be a string, found {name!r}")
@@ -185,13 +284,16 @@ def encode_header(header: Header) -> bytes:
             encode_varint(header.hop_length),
             encode_varint(header.n_codebooks),
             encode_varint(header.codebook_size),
-            bytes([_CODING_FIXED_WIDTH]),
+            bytes([header.coding]),
         )
     )
     extensions = {
         _EXTENSION_MODEL_NAME: header.model_name.encode(),
         _EXTENSION_GAIN_SOURCE: bytes([header.gain_source]) if header.gain_source else b"",
         _EXTENSION_BANDWIDTH: b"" if header.bandwidth is None else encode_varint(header.bandwidth),
+        _EXTENSION_CONTEXT: header.context_fingerprint or b"",
+        _EXTENSION_LAYERS: b"".join(map(encode_varint, header.layers)),
+        _EXTENSION_LEVELS: b"" if header.levels is None else _encode_levels(header.levels),
     }
     for tag, value in extensions.items():
         if value:
@@ -240,9 +342,10 @@ def read_header(source: StreamReader) -> Header:
 def _read_coding_and_extensions(fields: FieldReader) -> dict[str, Any]:
     """Check the coding, and read the extensions to the end of the header. Unknown extensions are skipped."""
     coding = fields.take(1)[0]
-    if coding != _CODING_FIXED_WIDTH:
+    if coding > max(Coding):
         raise BitstreamError(
-            f"the codes are stored with coding {coding}, this package reads coding {_CODING_FIXED_WIDTH}"
+            f"the codes are stored with coding {coding}, this version reads codings 0 to {max(Coding):d}: "
+            "a newer version of this package may read it"
         )
     found: dict[int, bytes] = {}
     while fields.left:
@@ -262,4 +365,33 @@ def _read_coding_and_extensions(fields: FieldReader) -> dict[str, Any]:
         field = FieldReader(found[_EXTENSION_BANDWIDTH], "the bandwidth in the header")
         bandwidth = field.varint()
         field.expect_end()
-    return {"model_name": name, "gain_source": source, "bandwidth": bandwidth}
+    common = {"model_name": name, "gain_source": source, "bandwidth": bandwidth, "coding": coding}
+    return common if coding == Coding.FIXED else {**common, **_layered_fields(found)}
+
+
+def _layered_fields(found: dict[int, bytes]) -> dict[str, Any]:
+    if not found.get(_EXTENSION_LAYERS):
+        raise BitstreamError("the header does not give the layers of its codes")
+    layers = FieldReader(found[_EXTENSION_LAYERS], "the layers in the header")
+    sizes = []
+    while layers.left:
+        sizes.append(layers.varint())
+    return {
+        "context_fingerprint": found.get(_EXTENSION_CONTEXT),
+        "layers": tuple(sizes),
+        "levels": _decode_levels(found[_EXTENSION_LEVELS]) if _EXTENSION_LEVELS in found else None,
+    }
+
+
+def _encode_levels(levels: LevelParameters) -> bytes:
+    # The lowest level is not above 0, so its sign is not stored.
+    integers = (levels.hop, levels.window, levels.bands, -levels.lowest, levels.highest)
+    return b"".join(map(encode_varint, integers)) + FLOAT32.pack(levels.step_db)
+
+
+def _decode_levels(data: bytes) -> LevelParameters:
+    fields = FieldReader(data, "the extension for levels in the header")
+    hop, window, bands, lowest, highest = (fields.varint() for _ in range(5))
+    (step_db,) = FLOAT32.unpack(fields.take(FLOAT32.size))
+    fields.expect_end()
+    return LevelParameters(hop, window, bands, step_db, -lowest, highest)

@@ -55,8 +55,8 @@ def pack(codes: npt.NDArray[np.integer[Any]], bits: int) -> bytes:
     return np.packbits(as_bits.reshape(n_planes, n_codes * bits), axis=-1).tobytes()
 
 
-def unpack(data: bytes, bits: int, shape: tuple[int, ...]) -> npt.NDArray[np.uint16]:
-    """Return the uint16 codes of `shape` [..., F] in `data`, the inverse of `pack`.
+def unpack(data: bytes, bits: int, shape: tuple[int, ...]) -> npt.NDArray[np.int32]:
+    """Return the int32 codes of `shape` [..., F] in `data`, the inverse of `pack`.
 
     The length of `data` must match `shape`, so memory is bounded by the size of `data`.
 
@@ -65,7 +65,7 @@ def unpack(data: bytes, bits: int, shape: tuple[int, ...]) -> npt.NDArray[np.uin
             match `shape`, or a padding bit is set.
 
     >>> unpack(bytes.fromhex("6c"), bits=2, shape=(3,))
-    array([1, 2, 3], dtype=uint16)
+    array([1, 2, 3], dtype=int32)
     """
     _check_bits(bits)
     if not shape or min(shape) < 0:
@@ -83,7 +83,7 @@ def unpack(data: bytes, bits: int, shape: tuple[int, ...]) -> npt.NDArray[np.uin
         raise BitstreamError("packed codes have padding bits that are not zero")
     wide = np.zeros((n_planes, n_codes, MAX_BITS), dtype=np.uint8)
     wide[..., MAX_BITS - bits :] = as_bits[:, : n_codes * bits].reshape(n_planes, n_codes, bits)
-    return np.packbits(wide, axis=-1).view(">u2").astype(np.uint16).reshape(shape)
+    return np.packbits(wide, axis=-1).view(">u2").astype(np.int32).reshape(shape)
 
 
 def _check_bits(bits: int) -> None:

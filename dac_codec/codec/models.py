@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 
 from dac_codec import pretrained
 from dac_codec.audio.samples import MAX_CHANNELS
-from dac_codec.bitstream import Header, LegacyFile
+from dac_codec.bitstream import CodeModel, Coding, Header, LegacyFile
 from dac_codec.common.errors import BitstreamError, DacError, ModelMismatchError
 from dac_codec.inference.prepared import is_on, prepare_cached
 from dac_codec.model import DAC
@@ -100,6 +101,34 @@ def load_model(
 def best_device() -> torch.device:
     """The default device: a CUDA device if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def find_context(model: str | os.PathLike[str] | DAC | None = None) -> Callable[[Header], CodeModel]:
+    """A function that finds the context model of a file: beside `model`, else beside the model that the file names.
+
+    The function raises a ModelMismatchError if there is none.
+    """
+
+    def find(header: Header) -> CodeModel:
+        named = header.model_name if header.model_name in {info.name for info in pretrained.available()} else None
+        source = named if model is None else model
+        found = None if source is None else pretrained.context_model(source, header.context_fingerprint)
+        if found is None:
+            context = "" if header.context_fingerprint is None else header.context_fingerprint.hex()
+            raise ModelMismatchError(
+                f"the codes of {model_id(header)} were coded with the context model {context}, which is not beside the "
+                "weights: pass the model whose folder contains it"
+            )
+        return found
+
+    return find
+
+
+def with_layers(header: Header, model: DAC) -> tuple[Header, CodeModel | None]:
+    """`header` with the coding LAYERED, and the context model beside the weights; None if there is none."""
+    context = pretrained.context_model(model)
+    fingerprint = None if context is None else context.fingerprint
+    return replace(header, coding=Coding.LAYERED, context_fingerprint=fingerprint), context
 
 
 def model_id(header: Header) -> str:

@@ -255,7 +255,7 @@ def build(checkpoint: Checkpoint) -> DAC:
         if not weights[name].isfinite().all():
             raise CheckpointError(f"{path}: {name} has values that are not finite; the file is damaged")
     model.load_state_dict(weights, assign=True)
-    model.name = checkpoint.name
+    model.name, model.weights_file = checkpoint.name, path
     return model.eval()
 
 

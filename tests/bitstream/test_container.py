@@ -118,14 +118,14 @@ def test_codes_round_trip(
 
     reader = Reader(pipe)  # type: ignore[arg-type]
     assert reader.n_samples == header.n_samples
-    chunks = list(reader)
-    assert all(chunk.dtype == np.uint16 and chunk.flags.c_contiguous for chunk in chunks)
+    chunks = [chunk.codes for chunk in reader]
+    assert all(chunk.dtype == np.int32 and chunk.flags.c_contiguous for chunk in chunks)
     assert all(chunk.shape[-1] == writer.chunk_frames for chunk in chunks[:-1])
     assert reader.complete
     assert reader.n_samples == n_samples
     np.testing.assert_array_equal(np.concatenate([codes[..., :0], *chunks], axis=-1), codes)
 
-    loaded_header, loaded = loads(data)
+    loaded_header, loaded, _ = loads(data)
     assert loaded_header == replace(header, n_samples=n_samples)
     np.testing.assert_array_equal(loaded, codes)
 
@@ -147,7 +147,7 @@ def test_short_reads_and_short_writes() -> None:
     with Writer(pipe, HEADER) as writer:  # type: ignore[arg-type]
         writer.write(codes)
     assert bytes(pipe.data) == dumps(HEADER, codes)
-    np.testing.assert_array_equal(np.concatenate(list(Reader(pipe)), axis=-1), codes)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(np.concatenate([chunk.codes for chunk in Reader(pipe)], axis=-1), codes)  # type: ignore[arg-type]
 
 
 def test_chunks_are_written_and_read_one_at_a_time() -> None:
@@ -163,7 +163,7 @@ def test_chunks_are_written_and_read_one_at_a_time() -> None:
     writer.close()
 
     read = io.BytesIO(stream.getvalue())
-    first = next(iter(Reader(read)))
+    first = next(iter(Reader(read))).codes
     np.testing.assert_array_equal(first, codes[..., :176])
     assert read.tell() == sizes[1]
 
@@ -209,7 +209,7 @@ def chunk_payloads(data: bytes) -> list[bytes]:
 
 def test_empty_file() -> None:
     header = replace(HEADER, n_samples=0)
-    loaded_header, codes = loads(dumps(header, random_codes(header, 0)))
+    loaded_header, codes, _ = loads(dumps(header, random_codes(header, 0)))
     assert loaded_header == header
     assert codes.shape == (1, 12, 0)
 

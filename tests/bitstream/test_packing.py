@@ -35,7 +35,7 @@ def test_layout_and_round_trip(case: tuple[np.ndarray, int]) -> None:
     assert packed == b"".join(pack_slowly(plane, bits) for plane in planes)
     assert len(packed) == len(planes) * packed_size(codes.shape[-1], bits)
     unpacked = unpack(packed, bits, codes.shape)
-    assert unpacked.dtype == np.uint16
+    assert unpacked.dtype == np.int32
     np.testing.assert_array_equal(unpacked, codes)
 
 

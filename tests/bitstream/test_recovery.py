@@ -294,7 +294,7 @@ def test_flush_writes_pending_frames() -> None:
         writer.flush()
         writer.write(CODES[..., 7:])
     stream.seek(0)
-    assert [chunk.shape[-1] for chunk in Reader(stream)] == [7] + 9 * [400] + [393]
+    assert [chunk.codes.shape[-1] for chunk in Reader(stream)] == [7] + 9 * [400] + [393]
     with pytest.raises(ValueError, match="closed"):
         writer.flush()
 
@@ -307,9 +307,9 @@ def test_seek_frame() -> None:
     for frame in (0, 39, 40, 2017, 3999, 100):
         first = reader.seek_frame(frame)
         assert first == frame // 40 * 40
-        np.testing.assert_array_equal(next(iter(reader)), CODES[..., first : first + 40])
+        np.testing.assert_array_equal(next(iter(reader)).codes, CODES[..., first : first + 40])
     reader.seek_frame(3990)
-    np.testing.assert_array_equal(np.concatenate(list(reader), axis=-1), CODES[..., 3960:])
+    np.testing.assert_array_equal(np.concatenate([chunk.codes for chunk in reader], axis=-1), CODES[..., 3960:])
     assert reader.complete
     reader.seek_frame(2000)
     assert next(reader.events()).first_frame == 2000

@@ -992,6 +992,7 @@ def test_info(compressed: DacFile, cut: Path) -> None:
         "hop_length": 512,
         "gain_db": compressed.header.gain_db,
         "bandwidth": compressed.header.bandwidth,
+        "coding": "fixed width",
         "size": size,
         "pcm_size": 4 * n_samples,
         "ratio": 4 * n_samples / size,
@@ -1202,7 +1203,7 @@ def test_a_pipe_with_lost_chunks_and_no_end(live: bytes, model: Path) -> None:
     assert gap.endswith(" s (lost)")
     assert cut.startswith("Error: <stdin>: the file ends early")
     assert data[:4] == b"RIFF"
-    frames = sum(codes.shape[-1] for codes in itertools.islice(bitstream.Reader(io.BytesIO(live)), 31))
+    frames = sum(chunk.codes.shape[-1] for chunk in itertools.islice(bitstream.Reader(io.BytesIO(live)), 31))
     assert len(data) == 44 + 2 * 512 * frames
 
 

@@ -143,7 +143,7 @@ def test_a_pipe_is_coded_as_it_arrives(causal: bool, rate: int) -> None:
 
     reader_of_codes = bitstream.Reader(io.BytesIO(target.getvalue()))
     assert reader_of_codes.header.n_samples is None
-    assert max(codes.shape[-1] for codes in reader_of_codes) == 5
+    assert max(chunk.codes.shape[-1] for chunk in reader_of_codes) == 5
 
     decoded = io.BytesIO()
     result = decompress_stream(Pipe(target.getvalue(), 100), decoded, model, fmt="raw", subtype="FLOAT")  # type: ignore[arg-type]

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
-from dac_codec import bitstream
+from dac_codec import audio, bitstream
 from dac_codec.bitstream import Coding, Reader, Writer
 from dac_codec.codec import DacFile
 from tests.cli.test_main import (  # noqa: F401
@@ -94,6 +95,28 @@ def test_convert_reorders(layered: DacFile, model: Path) -> None:  # noqa: F811
     result = run("decompress", "-", "-o", "p.wav", "--model", model, "--allow-truncated", stdin=data[: len(data) // 2])
     assert result.exit_code == 0
     assert Path("p.wav").read_bytes() == Path("half.wav").read_bytes()
+
+
+def test_progressive_output(layered: DacFile, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    assert run("convert", "a.dac", "-o", "l.dac", "--order", "layers").exit_code == 0
+    sounds = []
+    write = audio.write
+
+    def noted(target: Path, *arguments: object) -> None:
+        write(target, *arguments)  # type: ignore[arg-type]
+        sounds.append(target.read_bytes())
+
+    monkeypatch.setattr(audio, "write", noted)
+    result = run("decompress", "l.dac", "-o", "p.wav", "--model", model, "--progressive")
+    assert result.exit_code == 0
+    assert "-> 0.46 s" in result.stderr
+    assert len(set(sounds)) == len(sounds) == 3
+    assert run("decompress", "a.dac", "--model", model).exit_code == 0
+    expected, _ = soundfile.read("a.wav")
+    found, _ = soundfile.read("p.wav")
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    for arguments in (("-o", "-"), ("-o", "q.wav", "--start", "1")):
+        assert "--progressive writes whole files" in run("decompress", "l.dac", *arguments, "--progressive").stderr
 
 
 def test_a_damaged_layer(layered: DacFile, model: Path) -> None:  # noqa: F811

@@ -161,6 +161,31 @@ def test_compressing_a_pipe_with_redundancy(model: DAC) -> None:
     assert sizes[1] > 1.2 * sizes[0]
 
 
+def test_passes_are_the_whole_piece(file: DacFile, model: DAC) -> None:
+    data, _ = content(file)
+    ordered = bitstream.thin(data, order=Order.LAYERS)
+    whole, _ = decompress(file, model)
+    for source in (io.BytesIO(data), file):
+        with DacStream(source) as stream:
+            (only,) = stream.passes(model)
+            np.testing.assert_array_equal(only, whole)
+    expected = [decompress(without_layers(file, 0, N_FRAMES, n), model)[0] for n in (3, 6, 9)]
+    for source in (io.BytesIO(ordered), Pipe(ordered)):
+        with DacStream(source) as stream:  # type: ignore[arg-type]
+            for found, wanted in zip(stream.passes(model), expected, strict=True):
+                np.testing.assert_allclose(found, wanted, atol=1e-6)
+    with DacStream(Pipe(ordered[:-40])) as stream:  # type: ignore[arg-type]
+        passes = stream.passes(model)
+        assert next(passes).shape == next(passes).shape == whole.shape
+        with pytest.raises(TruncatedBitstreamError):
+            next(passes)
+    with (
+        DacStream(GOLDEN / "legacy_44khz_stereo_unchunked.dac") as stream,
+        pytest.raises(BitstreamError, match="layers"),
+    ):
+        next(stream.passes(model))
+
+
 # --- context models ---------------------------------------------------------------------------------------------------
 
 

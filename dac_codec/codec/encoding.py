@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -194,6 +194,9 @@ def compress_stream(
             inputs = network_input(samples, header)
             chunk_frames = block_frames = LIVE_CHUNK_FRAMES if chunk_frames is None else chunk_frames
         header, context = (header, None) if rate.is_constant and not redundancy else with_layers(header, model)
+        if block_frames is not None and header.coding is bitstream.Coding.LAYERED and not redundancy:
+            # A layer costs 6 bytes in each of many short chunks, and saves none that are lost as a whole.
+            header = replace(header, layers=(header.n_codebooks,))
 
         def write(codes: Iterable[Tensor], stream: Any) -> None:
             """Write the whole file, with the codes [C, N, f] of each block; band levels would be added here."""

@@ -138,8 +138,7 @@ def fit(
         learning_rate: highest one.
         dropped: share of the chunks whose frames have a random number of codes.
     """
-    chunks = [file[:, at : at + chunk_frames] for file in codes for at in range(0, file.shape[1], chunk_frames)]
-    chunks = [chunk for chunk in chunks if chunk.shape[1] >= _LEAST_FRAMES]
+    chunks = [chunk for chunk in chunks_of(codes, chunk_frames) if chunk.shape[1] >= _LEAST_FRAMES]
     if not chunks:
         raise DacError(f"there are no sounds of {_LEAST_FRAMES} frames or more to train on")
     optimizer = torch.optim.AdamW(network.parameters(), learning_rate, betas=(0.9, 0.98), weight_decay=0.02)
@@ -156,7 +155,7 @@ def fit(
 
 
 def _batch(
-    chunks: Sequence[Codes], n_frames: int, dropped: float, random: np.random.Generator
+    chunks: Sequence[npt.NDArray[np.int32]], n_frames: int, dropped: float, random: np.random.Generator
 ) -> npt.NDArray[np.int64]:
     """Chunks of similar lengths, about `n_frames` in all, as codes [N, B, F]."""
     lengths = np.array([chunk.shape[1] for chunk in chunks])
@@ -173,13 +172,18 @@ def _batch(
     return codes
 
 
-def share_of_bits(coder: CodeModel, codes: Sequence[Codes], model: DAC, chunk_frames: int) -> float:
-    """Bits that coded chunks take, relative to those of codes of fixed length."""
-    chunks = [
+def chunks_of(codes: Sequence[Codes], chunk_frames: int) -> list[npt.NDArray[np.int32]]:
+    """The chunks [N, F] of the codes of files."""
+    return [
         np.ascontiguousarray(file[:, at : at + chunk_frames], np.int32)
         for file in codes
         for at in range(0, file.shape[1], chunk_frames)
     ]
+
+
+def share_of_bits(coder: CodeModel, codes: Sequence[Codes], model: DAC, chunk_frames: int) -> float:
+    """Bits that coded chunks take, relative to those of codes of fixed length."""
+    chunks = chunks_of(codes, chunk_frames)
     n_bytes = sum(len(plane) for planes in coder.encode(chunks) for plane in planes)
     return 8 * n_bytes / (sum(chunk.size for chunk in chunks) * math.log2(model.codebook_size))
 

@@ -141,10 +141,11 @@ def fit(
     chunks = [chunk for chunk in chunks_of(codes, chunk_frames) if chunk.shape[1] >= _LEAST_FRAMES]
     if not chunks:
         raise DacError(f"there are no sounds of {_LEAST_FRAMES} frames or more to train on")
-    optimizer = torch.optim.AdamW(network.parameters(), learning_rate, betas=(0.9, 0.98), weight_decay=0.02)
+    optimizer = torch.optim.AdamW(network.parameters(), learning_rate, betas=(0.9, 0.98), weight_decay=0.1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, learning_rate, n_steps, pct_start=0.1, div_factor=10, final_div_factor=100
     )
+    network.train()
     for _ in track(range(n_steps), lambda _: 1, "training", n_steps, True):
         batch = torch.from_numpy(_batch(chunks, 8 * chunk_frames, dropped, random))
         loss = network(batch).sum() / (batch >= 0).sum()
@@ -152,6 +153,7 @@ def fit(
         loss.backward()
         optimizer.step()
         schedule.step()
+    network.eval()
 
 
 def _batch(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 
 
 def run() -> None:
@@ -10,7 +11,10 @@ def run() -> None:
     # Until it handles signals itself, Ctrl-C ends the process without a traceback from the middle of an import.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from dac_codec.cli.main import main
+    try:
+        from dac_codec.cli.main import main
+    except (ImportError, OSError, MemoryError) as error:  # such as too few file descriptors
+        sys.exit(f"Error: {str(error) or 'not enough memory'}")
 
     main(prog_name="dac-codec")
 

@@ -88,6 +88,7 @@ def compress(
         raise click.UsageError("--quantizers and --bitrate can't be combined")
     jobs = make_jobs(inputs, output, "sound files", find_audio, compressed_names)
     running.finish_if_empty(jobs)
+    running.check_memory()
     from dac_codec import audio, codec, pretrained
     from dac_codec.bitstream.describe import format_size
     from dac_codec.codec import batches
@@ -194,6 +195,7 @@ def decompress(
     """
     jobs = make_jobs(inputs, output, ".dac files", find_dac, decompressed_names)
     running.finish_if_empty(jobs)
+    running.check_memory()
     if raw is not None and any(job.target is not None for job in jobs.jobs):
         raise click.UsageError("--raw only applies to standard output; use -o -")
     from dac_codec import audio, codec
@@ -274,6 +276,7 @@ def info(files: tuple[str, ...], as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array with an object for each model.")
 def models(as_json: bool) -> None:
     """List the named models."""
+    running.check_memory()
     from dac_codec import pretrained
 
     rows = [{**asdict(model), "default": model.name == pretrained.DEFAULT_MODEL} for model in pretrained.available()]
@@ -301,6 +304,7 @@ def convert(inputs: tuple[str, ...], output: str, model: str | None, force: bool
     """
     jobs = make_jobs(inputs, output, ".dac files", find_dac, lambda name: [name])
     running.finish_if_empty(jobs)
+    running.check_memory()
     from dac_codec import bitstream, codec
     from dac_codec.bitstream.describe import format_size
 
@@ -331,6 +335,7 @@ def demo(output: Path, model: str | None, device: str) -> None:
 
     Shows size, speed and quality, and writes original.wav, compressed.dac and decoded.wav to FOLDER.
     """
+    running.check_memory()
     from dac_codec.bitstream.describe import format_size
     from dac_codec.evaluation.demo import run_demo
 
@@ -391,6 +396,7 @@ def evaluate(
     Writes index.html, report.md, report.json and clips.csv to FOLDER. Codecs and metrics that are not installed are
     left out, with a line that says how to install them.
     """
+    running.check_memory()
     from dac_codec.evaluation.report import evaluate as run_evaluation
     from dac_codec.pretrained import DEFAULT_MODEL
 

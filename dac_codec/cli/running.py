@@ -5,6 +5,7 @@ This is the only module of the command line that handles signals.
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import threading
 import warnings
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dac_codec.cli.jobs import Job, JobList, OverwriteGuard
-from dac_codec.common.errors import DacError
+from dac_codec.common.errors import DacError, is_out_of_memory
 from dac_codec.common.signals import handled_signals
 from dac_codec.common.threads import check_stop, parallel_map, prefetch, stoppable
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from dac_codec.model import DAC
 
 _MAX_AT_ONCE = 8  # files; each takes as much memory as one alone
+_HEADROOM_BYTES = 2**29  # that the network needs beyond the libraries
+_LOADING_SECONDS = 120.0  # a library that gets no memory may wait for it forever
 _BATCHED_FILES = 32  # enough for some of similar length
 
 _messages: ContextVar[list[str] | None] = ContextVar("messages", default=None)
@@ -164,6 +167,10 @@ def _caught() -> Iterator[list[Any]]:
         raise
     except (DacError, OSError, MemoryError) as error:
         found[:] = [error]
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        found[:] = [MemoryError()]
 
 
 def _done(work: Callable[[Job], str], guard: OverwriteGuard, job: Job) -> Any:
@@ -240,6 +247,27 @@ def check_device(device: str) -> None:
 
     if device == "cuda" and not torch.cuda.is_available():
         raise DacError("PyTorch finds no CUDA device; leave out --device, or use --device cpu")
+
+
+def check_memory() -> None:
+    """Raise a DacError if a limit on the address space (`ulimit -v`) is too low for PyTorch.
+
+    Native libraries crash or hang where they get no memory, so that a child process tries to load them first.
+    """
+    try:
+        import resource
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    except ImportError:  # on Windows
+        return
+    if limit == resource.RLIM_INFINITY or "torch" in sys.modules:
+        return
+    script = f"import mmap, torch, soundfile, soxr, dac_codec.codec; mmap.mmap(-1, {_HEADROOM_BYTES})"
+    try:
+        subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=_LOADING_SECONDS, check=True)
+    except subprocess.SubprocessError:
+        limited = f"it is limited to {limit // 2**20} MiB (ulimit -v), which is too little"
+        raise DacError(f"not enough memory: {limited}") from None
 
 
 def finish_if_empty(jobs: JobList) -> None:

@@ -11,7 +11,7 @@ import torch
 from dac_codec import pretrained
 from dac_codec.audio.samples import MAX_CHANNELS
 from dac_codec.bitstream import Header, LegacyFile
-from dac_codec.common.errors import BitstreamError, DacError, ModelMismatchError
+from dac_codec.common.errors import BitstreamError, DacError, ModelMismatchError, is_out_of_memory
 from dac_codec.inference.prepared import is_on, prepare_cached
 from dac_codec.model import DAC
 from dac_codec.model.checks import checked_quantizers
@@ -94,6 +94,8 @@ def load_model(
             loaded = loaded.to(device)
         return prepare_cached(loaded, exact=not fast)
     except (RuntimeError, AssertionError) as error:
+        if is_out_of_memory(error):
+            raise DacError("not enough memory for this model on this device") from error
         raise DacError(f"can't use the device {str(device)!r}: {error}") from error
 
 
@@ -171,13 +173,6 @@ def network_errors() -> Iterator[None]:
             reason = str(error).strip().splitlines()[0]
             raise DacError(f"the GPU can't compute this ({reason}): use the device cpu instead") from error
         raise
-
-
-def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an error of PyTorch is for a lack of memory."""
-    return isinstance(error, RuntimeError) and any(
-        text in str(error) for text in ("out of memory", "allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
-    )
 
 
 def _is_of_a_gpu(error: RuntimeError) -> bool:

@@ -121,7 +121,7 @@ def _kept(task: Task) -> Result | None:
         result is None
         or (result.clip, result.domain, result.sources) != (clip.name, clip.domain, list(clip.sources))
         or (result.codec, result.setting) != (task.codec.name, task.setting.name)
-        or (result.measures.keys(), result.sound is not None) != (wanted, task.with_sound)
+        or (set(result.measures), result.sound is not None) != (wanted, task.with_sound)
     ):
         return None
     return result

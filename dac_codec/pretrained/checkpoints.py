@@ -162,7 +162,7 @@ def read_folder(folder: Path) -> Checkpoint:
         raise CheckpointError(f"{folder} has no {WEIGHTS_FILE} beside its {CONFIG_FILE}")
     try:
         tensors = safetensors.torch.load_file(file)
-    except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
+    except (safetensors.SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{file} is not a readable safetensors file: {error}") from error
     return Checkpoint(file, name, config, tensors)
 

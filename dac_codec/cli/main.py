@@ -11,7 +11,6 @@ import errno
 import os
 import sys
 from contextlib import suppress
-from io import TextIOWrapper
 from typing import Any
 
 import click
@@ -30,17 +29,6 @@ class _Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
 
-    def main(self, *args: Any, **kwargs: Any) -> Any:
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, TextIOWrapper):  # a file's name may have characters that the encoding lacks
-                stream.reconfigure(errors="backslashreplace")
-        try:
-            return super().main(*args, **kwargs)
-        except OSError as error:  # of --help and --version
-            _drop_output()
-            click.echo(f"Error: {one_line(error)}", err=True)
-            sys.exit(1)
-
     def invoke(self, ctx: click.Context) -> Any:
         try:
             with stopped_by_signals() as signals:
@@ -49,11 +37,11 @@ class _Commands(click.Group):
             click.echo("Interrupted", err=True)
             raise click.exceptions.Exit(128 + signals[0] if signals else _INTERRUPTED) from None
         except BrokenPipeError:
-            _drop_output()
+            drop_output()
             raise click.exceptions.Exit(_PIPE_CLOSED) from None
         except (DacError, OSError, MemoryError, ImportError) as error:
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EIO):
-                _drop_output()
+                drop_output()
             raise click.ClickException(one_line(error)) from error
         except RuntimeError as error:
             if not is_out_of_memory(error):
@@ -61,7 +49,7 @@ class _Commands(click.Group):
             raise click.ClickException(one_line(MemoryError())) from error
 
 
-def _drop_output() -> None:
+def drop_output() -> None:
     """Write what is left for standard output nowhere; else Python would report at exit that it can't be written."""
     with suppress(OSError):  # no file descriptor
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -146,7 +146,7 @@ def compress_stream(
             header = make_header(model, n_quantizers, reader, Measured(min(gain_db, BEGINNING_MOST_DB), None), None)
             inputs = network_input(samples, header)
             chunk_frames = block_frames = LIVE_CHUNK_FRAMES if chunk_frames is None else chunk_frames
-        with open_for_writing(target) as stream, network_errors():
+        with open_for_writing(target, keep_partial=not reader.rewindable) as stream, network_errors():
             output = CountingWriter(stream)
             writer = bitstream.Writer(output, header, chunk_frames)  # type: ignore[arg-type]
             for codes in inference.encode_blocks(model, inputs, n_quantizers, block_frames):

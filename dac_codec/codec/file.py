@@ -148,17 +148,21 @@ def open_for_reading(source: PathOrFile) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def open_for_writing(target: PathOrFile) -> Iterator[BinaryIO]:
+def open_for_writing(target: PathOrFile, keep_partial: bool = False) -> Iterator[BinaryIO]:
     """A path opened for writing: the file appears when the block ends without an error. A binary stream as it is.
 
-    A device or a named pipe is written directly. Raises a DacError if the file can't be written.
+    `keep_partial` is as for `atomic_write`. A device or a named pipe is written directly. Raises a DacError if the file
+    can't be written.
     """
     if not isinstance(target, (str, os.PathLike)):
         yield target
         return
     path = Path(target)
     try:
-        with nullcontext(path) if is_device(path) else atomic_write(path) as file, file.open("wb") as stream:
+        with (
+            nullcontext(path) if is_device(path) else atomic_write(path, keep_partial) as file,
+            file.open("wb") as stream,
+        ):
             yield stream
     except OSError as error:
         raise DacError(f"can't write {os.fspath(target)}: {error.strerror or error}") from error

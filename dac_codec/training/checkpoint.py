@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from dac_codec import pretrained
 from dac_codec.common.errors import CheckpointError
-from dac_codec.common.files import atomic_write, expanded
+from dac_codec.common.files import atomic_write, expanded, remove_abandoned
 from dac_codec.model import DAC
 from dac_codec.model.discriminator import Discriminator
 from dac_codec.pretrained.checkpoints import unpickle
@@ -280,8 +280,7 @@ def load_discriminator(discriminator: Discriminator, folder: Path) -> list[str]:
 
 def remove_temporaries(folder: Path) -> None:
     """Remove temporary files that a killed process left in a folder."""
-    for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
+    remove_abandoned(folder)
     for path in folder.glob(".saving-*"):
         shutil.rmtree(path, ignore_errors=True)
 

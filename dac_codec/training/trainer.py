@@ -167,7 +167,12 @@ class Trainer:
         stack.enter_context(logging_redirect_tqdm())
         log = None
         if self.fabric.is_global_zero:
-            for folder in (self.checkpoints.folder, self.folder, self.folder / "best", self.folder / "model"):
+            validations = [self.folder / "validation", *self.folder.glob("validation/*/")]
+            for folder in (
+                self.checkpoints.folder,
+                *(self.folder / name for name in ("", "best", "model")),
+                *validations,
+            ):
                 checkpoint.remove_temporaries(folder)
             log = RunLog(self.folder, self.config.logger, self.config.to_dict(), self.step)
             stack.callback(log.close)

@@ -7,6 +7,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,18 @@ import pytest
 import soundfile
 
 from dac_codec.codec import DacFile
-from tests.cli.test_main import compressed, files_below, folder, model, no_gpu, noise, process, tiny, write_dac
+from tests.cli.test_main import (
+    compressed,
+    files_below,
+    folder,
+    model,
+    no_gpu,
+    noise,
+    process,
+    raw_noise,
+    tiny,
+    write_dac,
+)
 from tests.fuzz.interrupts import interrupt, prepare
 from tests.fuzz.limits import MIB, is_one_line, limited
 
@@ -88,3 +100,20 @@ def test_two_interrupts_at_once_are_one_line(delay: float, tmp_path: Path) -> No
     code, messages, left = result
     assert (code, left) == (128 + signal.SIGINT, [])
     assert messages.strip() in ("", "Interrupted")
+
+
+def test_a_killed_recording_can_be_decoded(model: Path) -> None:
+    arguments = ("compress", "-", "-o", "rec.dac", "--model", model, "--raw", "44100,1,s16le", "--chunk-frames", "4")
+    with process(*arguments, stdin=subprocess.PIPE) as recorder:
+        assert recorder.stdin is not None
+        recorder.stdin.write(raw_noise(3))
+        recorder.stdin.flush()
+        while not (Path("rec.dac.part").exists() and Path("rec.dac.part").stat().st_size > 2000):
+            assert recorder.poll() is None
+            time.sleep(0.01)
+        recorder.kill()
+        recorder.wait()
+    assert files_below() == {"rec.dac.part"}
+    with process("decompress", "rec.dac.part", "-o", "rec.wav", "--allow-truncated", "--model", model) as shell:
+        assert shell.wait(60) == 0
+    assert soundfile.info("rec.wav").duration > 0.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -21,7 +22,7 @@ from dac_codec.common.files import atomic_write, is_device
 from dac_codec.common.streams import PathOrFile as PathOrFile
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DacFile:
     """Compressed audio in memory: all that is needed to decode it except the model.
 
@@ -32,6 +33,15 @@ class DacFile:
 
     header: Header
     codes: Tensor
+
+    def __eq__(self, other: object) -> bool:
+        """Whether header and codes are equal."""
+        if not isinstance(other, DacFile):
+            return NotImplemented
+        return self.header == other.header and torch.equal(self.codes.cpu(), other.codes.cpu())
+
+    def __hash__(self) -> int:
+        return hash((self.header, self.codes.shape))
 
     @property
     def sample_rate(self) -> int:
@@ -101,13 +111,16 @@ class DacFile:
         write_bytes(path, self.to_bytes())
 
     @classmethod
-    def load(cls, path: PathOrFile, allow_truncated: bool = False) -> DacFile:
-        """Read a file or a binary file object. Raises the errors of `from_bytes`, or DacError if it can't be opened."""
+    def load(cls, path: PathOrFile | bytes, allow_truncated: bool = False) -> DacFile:
+        """Read a file, bytes or a binary file object.
+
+        Raises the errors of `from_bytes`, or a DacError if the file can't be opened.
+        """
         with open_for_reading(path) as stream:
             return cls.from_bytes(stream.read(), allow_truncated)
 
 
-def load(source: PathOrFile, allow_truncated: bool = False) -> DacFile | LegacyFile:
+def load(source: PathOrFile | bytes, allow_truncated: bool = False) -> DacFile | LegacyFile:
     """Read a .dac file of this package or of descript-audio-codec.
 
     Raises:
@@ -130,12 +143,16 @@ def write_bytes(target: PathOrFile, data: bytes) -> None:
 
 
 @contextmanager
-def open_for_reading(source: PathOrFile) -> Iterator[BinaryIO]:
-    """A path opened for reading; a binary stream as it is. A BitstreamError gets the path prefixed.
+def open_for_reading(source: PathOrFile | bytes) -> Iterator[BinaryIO]:
+    """A path opened for reading; bytes as a stream; a binary stream as it is. A BitstreamError gets the path prefixed.
 
-    Raises a DacError if the file can't be opened.
+    Raises a DacError if the file can't be opened, or `source` is none of these.
     """
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        source = io.BytesIO(source)
     if not isinstance(source, (str, os.PathLike)):
+        if not hasattr(source, "read"):
+            raise DacError(f"the file is a {type(source).__name__}, expected a path, bytes or a binary file object")
         yield source
         return
     with ExitStack() as stack:

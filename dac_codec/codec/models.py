@@ -33,6 +33,8 @@ def choose_quantizers(model: DAC, n_quantizers: int | None, bitrate: float | Non
         if n_quantizers is not None:
             raise DacError("give n_quantizers or bitrate, not both")
         lowest = model.config.bitrate(1)
+        if isinstance(bitrate, bool) or not isinstance(bitrate, (int, float)):
+            raise DacError(f"the bitrate is {bitrate!r}, expected a number of bit/s")
         if not bitrate >= lowest:
             kbps = lowest / 1000
             raise DacError(f"a bitrate of {bitrate / 1000:g} kbit/s is too low: one codebook takes {kbps:.2f} kbit/s")

@@ -109,6 +109,8 @@ def folder_of(name_or_path: str | os.PathLike[str]) -> Path | None:
 
 def _load(name_or_path: str | os.PathLike[str], progress: bool) -> DAC:
     """The model on the CPU."""
+    if not isinstance(name_or_path, (str, os.PathLike)):
+        raise CheckpointError(f"the model is a {type(name_or_path).__name__}, expected a DAC, a name or a path")
     if (folder := folder_of(name_or_path)) is not None:
         return build(read_folder(folder))
     if isinstance(name_or_path, str) and name_or_path in PUBLISHED:

@@ -149,6 +149,7 @@ def compress(
 @options.inputs
 @options.output("The sound file, or a folder for several inputs; - is standard output. [default: beside each input]")
 @options.model
+@options.download
 @options.device
 @options.fast
 @options.force
@@ -172,6 +173,7 @@ def decompress(
     inputs: tuple[str, ...],
     output: str | None,
     model: str | None,
+    download: bool,
     device: str,
     fast: bool,
     force: bool,
@@ -205,7 +207,7 @@ def decompress(
     running.check_device(device)
     subtype = None if raw is None else audio.RAW_ENCODINGS[raw]
     with running.shared_cores(jobs, device) as (n_at_once, batched):
-        model_for = running.model_loader(model, device, not quiet, fast)
+        model_for = running.model_loader(model, device, not quiet, fast, download)
         show_progress = not quiet and len(jobs.jobs) == 1
 
         def summary(job: Job, result: codec.Decompressed, *notes: str) -> str:
@@ -286,7 +288,8 @@ def models(as_json: bool) -> None:
     for row in rows:
         click.echo(
             f"{row['name']:<16}  {row['sample_rate']:>6} Hz  up to {row['bitrate'] / 1000:>5.2f} kbit/s  "
-            f"{row['n_codebooks']:>2} codebooks  {row['where']}{', default' if row['default'] else ''}"
+            f"{row['n_codebooks']:>2} codebooks  {row['where']}"
+            f"{'' if row['verified'] else ', not verified'}{', default' if row['default'] else ''}"
         )
 
 
@@ -294,9 +297,10 @@ def models(as_json: bool) -> None:
 @options.inputs
 @options.output("The converted file, or a folder for several inputs; - is standard output.", required=True)
 @options.model
+@options.download
 @options.force
 @options.quiet
-def convert(inputs: tuple[str, ...], output: str, model: str | None, force: bool, quiet: bool) -> None:
+def convert(inputs: tuple[str, ...], output: str, model: str | None, download: bool, force: bool, quiet: bool) -> None:
     """Convert files to or from the format of descript-audio-codec.
 
     IN... are .dac files, and folders of them; each is converted to the other format, with the same codes. Files of
@@ -308,7 +312,7 @@ def convert(inputs: tuple[str, ...], output: str, model: str | None, force: bool
     from dac_codec import bitstream, codec
     from dac_codec.bitstream.describe import format_size
 
-    model_for = running.model_loader(model, "cpu", progress=not quiet)
+    model_for = running.model_loader(model, "cpu", progress=not quiet, download=download)
 
     def work(job: Job) -> str:
         file = codec.load(job.input())
@@ -401,18 +405,17 @@ def evaluate(
     from dac_codec.pretrained import DEFAULT_MODEL
 
     running.check_device(device)
-    with running.shown_warnings():
-        report = run_evaluation(
-            data,
-            output,
-            codecs,
-            bitrates,
-            model or DEFAULT_MODEL,
-            split,
-            device,
-            progress=not quiet,
-            say=lambda line: warnings.warn(line, stacklevel=2),
-        )
+    report = run_evaluation(
+        data,
+        output,
+        codecs,
+        bitrates,
+        model or DEFAULT_MODEL,
+        split,
+        device,
+        progress=not quiet,
+        say=lambda line: warnings.warn(line, stacklevel=2),
+    )
     if not quiet:
         click.echo(report.table)
         click.echo(f"Open {display_path(report.page)}", err=True)

@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from dac_codec.cli import commands
-from dac_codec.cli.running import one_line, stopped_by_signals
+from dac_codec.cli.running import one_line, shown_warnings, stopped_by_signals
 from dac_codec.common.errors import DacError, is_out_of_memory
 
 _INTERRUPTED = 130  # 128 + SIGINT
@@ -31,7 +31,7 @@ class _Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with stopped_by_signals() as signals:
+            with stopped_by_signals() as signals, shown_warnings():
                 return super().invoke(ctx)
         except KeyboardInterrupt:
             click.echo("Interrupted", err=True)

@@ -14,6 +14,11 @@ model = click.option(
     metavar="MODEL",
     help="A name (see `dac-codec models`), a folder with a saved model, or a .pth file.",
 )
+download = click.option(
+    "--download",
+    is_flag=True,
+    help="Download the weights that a file names, about 300 MB, without asking; otherwise only a terminal is asked.",
+)
 device = click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),

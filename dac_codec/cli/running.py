@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dac_codec.cli.jobs import Job, JobList, OverwriteGuard
-from dac_codec.common.errors import DacError, is_out_of_memory
+from dac_codec.common.errors import CheckpointError, DacError, is_out_of_memory
 from dac_codec.common.signals import handled_signals
 from dac_codec.common.threads import check_stop, parallel_map, prefetch, stoppable
 
@@ -134,7 +134,7 @@ def run(
     failures = [error_line(name, error) for name, error in jobs.failures]
     guard = OverwriteGuard(jobs.jobs, force)
     hide_bar = True if quiet or len(jobs.jobs) == 1 else None  # None: unless it is a terminal
-    with shown_warnings(), ExitStack() as stack:
+    with ExitStack() as stack:
         others: Iterator[Any] | None = None
         if read is not None and summary is not None:
             others = stack.enter_context(closing(_batched(jobs.jobs, guard, work, read, summary, n_at_once)))
@@ -217,14 +217,26 @@ def _batched(
 
 
 def model_loader(
-    given: str | None, device: str, progress: bool, fast: bool = False
+    given: str | None, device: str, progress: bool, fast: bool = False, download: bool = False
 ) -> Callable[[Header | None], DAC | None]:
     """A function that maps a file's header to its model: the given one, else the one that it names, loaded once.
 
     A file of descript-audio-codec has no header; without a given model, it has none. The function raises a
-    ModelMismatchError for a file that names no bundled or published model.
+    ModelMismatchError for a file that names no bundled or published model, and a CheckpointError for one whose model
+    would have to be downloaded, unless `download` is given or the user at a terminal agrees.
     """
     from dac_codec import codec
+
+    refused: set[str] = set()
+
+    def ask(name: str) -> bool:
+        if not download and (name in refused or not _agrees_to_download(name)):
+            refused.add(name)
+            raise CheckpointError(
+                f"the file names the model {name}, whose weights (about 300 MB) are not on this machine; --download "
+                "fetches them"
+            )
+        return True
 
     given_model = None if given is None else codec.load_model(given, device, progress, fast)
     by_name: dict[str, DAC] = {}
@@ -235,10 +247,17 @@ def model_loader(
             return given_model
         with lock:
             if header.model_name not in by_name:
-                by_name[header.model_name] = codec.model_of(header, None, device, progress, fast)
+                by_name[header.model_name] = codec.model_of(header, None, device, progress, fast, ask)
             return by_name[header.model_name]
 
     return model_for
+
+
+def _agrees_to_download(name: str) -> bool:
+    """Ask at a terminal whether to download a model; False where there is none."""
+    if sys.stdin is None or not sys.stdin.isatty() or not sys.stderr.isatty():
+        return False
+    return click.confirm(f"The file names the model {name}. Download its weights, about 300 MB?", err=True)
 
 
 def check_device(device: str) -> None:
@@ -282,9 +301,10 @@ def finish_if_empty(jobs: JobList) -> None:
 @contextmanager
 def shown_warnings() -> Iterator[None]:
     """Show each warning as one line, at once or with the other messages of its job."""
-    from tqdm import tqdm
 
     def show(message: Warning | str, *place: Any, **more: Any) -> None:
+        from tqdm import tqdm
+
         line = f"Warning: {one_line(message)}"
         if (messages := _messages.get()) is None:
             tqdm.write(line, file=sys.stderr)

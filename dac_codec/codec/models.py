@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -11,7 +11,7 @@ import torch
 from dac_codec import pretrained
 from dac_codec.audio.samples import MAX_CHANNELS
 from dac_codec.bitstream import Header, LegacyFile
-from dac_codec.common.errors import BitstreamError, DacError, ModelMismatchError, is_out_of_memory
+from dac_codec.common.errors import BitstreamError, CheckpointError, DacError, ModelMismatchError, is_out_of_memory
 from dac_codec.inference.prepared import is_on, prepare_cached
 from dac_codec.model import DAC
 from dac_codec.model.checks import checked_quantizers
@@ -51,18 +51,34 @@ def model_of(
     device: str | torch.device = "auto",
     progress: bool = False,
     fast: bool = False,
+    ask: Callable[[str], bool] = lambda name: False,
 ) -> DAC:
     """The model for a file: the given one, else the one that the file names; checked against the file.
 
+    Args:
+        header: of the file.
+        model: a loaded model, or an argument of `DAC.from_pretrained`, which may download it.
+        device: as for `load_model`.
+        progress: as for `load_model`.
+        fast: as for `load_model`.
+        ask: whether a published model may be downloaded because the file names it, given its name.
+
     Raises:
         ModelMismatchError: other weights wrote the file, or it names no bundled or published model.
+        CheckpointError: the model that the file names would have to be downloaded, and `ask` refuses.
     """
     if model is None:
         model = header.model_name
         # The name is untrusted: it must not be used as a path.
-        if model not in {info.name for info in pretrained.available()}:
+        known = {info.name: info.where for info in pretrained.available()}
+        if model not in known:
             raise ModelMismatchError(
                 f"the file was written with {model_id(header)}, which is neither bundled nor published: pass its model"
+            )
+        if known[model] == "downloadable" and not ask(model):
+            raise CheckpointError(
+                f"the file was written with {model_id(header)}, whose weights (about 300 MB) are not on this machine: "
+                f"pass the model {model!r} to download them"
             )
     loaded = load_model(model, device, progress, fast)
     check_model(header, loaded)

@@ -81,6 +81,14 @@ def verified_digest(file: Path) -> str:
     return digest
 
 
+def check_digest(file: Path, expected: str | None) -> str:
+    """The SHA-256 of a file; raises a CheckpointError if another one is `expected`, or the file can't be read."""
+    digest = _sha256(file)
+    if expected not in (None, digest):
+        raise CheckpointError(f"{file} has the SHA-256 {digest}, expected {expected}: it is not the published file")
+    return digest
+
+
 def record_digest(file: Path, url: str, digest: str) -> None:
     """Record the SHA-256 of a cached file in a JSON file beside it, unless there is one or the cache is read-only."""
     if not _record_of(file).exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import struct
@@ -24,6 +25,7 @@ from tests.cli.test_main import (
     noise,
     process,
     raw_noise,
+    run,
     tiny,
     write_dac,
 )
@@ -117,3 +119,13 @@ def test_a_killed_recording_can_be_decoded(model: Path) -> None:
     with process("decompress", "rec.dac.part", "-o", "rec.wav", "--allow-truncated", "--model", model) as shell:
         assert shell.wait(60) == 0
     assert soundfile.info("rec.wav").duration > 0.5
+
+
+def test_a_file_starts_no_download_in_a_script(compressed: DacFile) -> None:
+    """The server is unreachable: what is asked for fails to connect."""
+    write_dac("a.dac", DacFile(dataclasses.replace(compressed.header, model_name="24khz"), compressed.codes))
+    result = run("decompress", "a.dac")
+    assert (result.exit_code, len(result.stderr.splitlines())) == (1, 1)
+    assert "whose weights (about 300 MB) are not on this machine; --download fetches them" in result.stderr
+    assert "can't be downloaded" in run("decompress", "a.dac", "--download").stderr
+    assert "24khz             24000 Hz  up to 24.00 kbit/s  32 codebooks  downloadable" in run("models").stdout

@@ -114,6 +114,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         thread.join()
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*not verified")
 HALF = len(TINY_BYTES) // 2
 REST = len(TINY_BYTES) - HALF
 

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -25,6 +26,7 @@ from dac_codec.cli.jobs import (
     find_audio,
     find_dac,
     make_jobs,
+    refuse_dac,
 )
 from dac_codec.common.errors import AudioError, BitstreamError, DacError, TruncatedBitstreamError
 
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
 @options.device
 @options.fast
 @options.force
+@options.skip_existing
 @options.quiet
 def compress(
     inputs: tuple[str, ...],
@@ -71,6 +74,7 @@ def compress(
     device: str,
     fast: bool,
     force: bool,
+    skip_existing: bool,
     quiet: bool,
 ) -> None:
     """Compress sound files to .dac files.
@@ -87,6 +91,7 @@ def compress(
     if quantizers is not None and bitrate is not None:
         raise click.UsageError("--quantizers and --bitrate can't be combined")
     jobs = make_jobs(inputs, output, "sound files", find_audio, compressed_names)
+    running.skip_existing(jobs, skip_existing, force, quiet)
     running.finish_if_empty(jobs)
     running.check_memory()
     from dac_codec import audio, codec, pretrained
@@ -104,6 +109,8 @@ def compress(
 
         def open_input(job: Job) -> audio.Reader:
             source = job.input()
+            if isinstance(source, Path):
+                refuse_dac(source)
             if raw is None or isinstance(source, Path):
                 return audio.Reader(source, job.source_name)
             return audio.Reader.raw(source, *raw, name=job.source_name)
@@ -153,6 +160,7 @@ def compress(
 @options.device
 @options.fast
 @options.force
+@options.skip_existing
 @click.option("--start", metavar="TIME", callback=options.seconds, help="Skip this time: seconds, or h:m:s.")
 @click.option("--duration", metavar="TIME", callback=options.seconds, help="Decode at most this long.")
 @click.option(
@@ -177,6 +185,7 @@ def decompress(
     device: str,
     fast: bool,
     force: bool,
+    skip_existing: bool,
     start: float | None,
     duration: float | None,
     conceal: bool | None,
@@ -196,6 +205,7 @@ def decompress(
     code is 1 unless --allow-gaps is given. A damaged file gives no output unless --conceal is given.
     """
     jobs = make_jobs(inputs, output, ".dac files", find_dac, decompressed_names)
+    running.skip_existing(jobs, skip_existing, force, quiet)
     running.finish_if_empty(jobs)
     running.check_memory()
     if raw is not None and any(job.target is not None for job in jobs.jobs):
@@ -253,12 +263,12 @@ def decompress(
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array with an object for each file.")
 def info(files: tuple[str, ...], as_json: bool) -> None:
-    """Show the metadata of .dac files."""
+    """Show the metadata of .dac files. A folder is searched for them; - is standard input."""
     from dac_codec.bitstream.describe import as_text, describe
 
     failures: list[str] = []
     described: list[dict[str, Any]] = []
-    for name in files:
+    for name in files_of(files, failures):
         try:
             if name == DASH and sys.stdin is None:
                 raise DacError(STDIN_CLOSED)
@@ -272,6 +282,22 @@ def info(files: tuple[str, ...], as_json: bool) -> None:
         texts = [as_text({**fields, "file": display_path(fields["file"])}) for fields in described]
         click.echo("\n\n".join(texts), nl=bool(described))
     running.finish(failures)
+
+
+def files_of(names: tuple[str, ...], failures: list[str]) -> Iterator[str]:
+    """The names, and in place of a folder those of the .dac files in it; a folder without any is a failure."""
+    for name in names:
+        if name == DASH or not Path(name).is_dir():
+            yield name
+            continue
+        try:
+            found = find_dac(Path(name))
+        except OSError as error:
+            failures.append(running.error_line(name, error))
+            continue
+        if not found:
+            failures.append(running.error_line(name, DacError("no .dac files in this folder or below it")))
+        yield from map(str, found)
 
 
 @click.command()
@@ -299,14 +325,24 @@ def models(as_json: bool) -> None:
 @options.model
 @options.download
 @options.force
+@options.skip_existing
 @options.quiet
-def convert(inputs: tuple[str, ...], output: str, model: str | None, download: bool, force: bool, quiet: bool) -> None:
+def convert(
+    inputs: tuple[str, ...],
+    output: str,
+    model: str | None,
+    download: bool,
+    force: bool,
+    skip_existing: bool,
+    quiet: bool,
+) -> None:
     """Convert files to or from the format of descript-audio-codec.
 
     IN... are .dac files, and folders of them; each is converted to the other format, with the same codes. Files of
     descript-audio-codec don't name their model, so --model is required for them.
     """
     jobs = make_jobs(inputs, output, ".dac files", find_dac, lambda name: [name])
+    running.skip_existing(jobs, skip_existing, force, quiet)
     running.finish_if_empty(jobs)
     running.check_memory()
     from dac_codec import bitstream, codec

@@ -19,17 +19,30 @@ download = click.option(
     is_flag=True,
     help="Download the weights that a file names, about 300 MB, without asking; otherwise only a terminal is asked.",
 )
+
+
+def device_name(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    """Check the name of a device."""
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", value, re.ASCII):
+        raise click.BadParameter(f"{value!r} is not one of auto, cpu, cuda, cuda:N, mps", ctx, param)
+    return value
+
+
 device = click.option(
     "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
+    metavar="DEVICE",
+    callback=device_name,
     default="auto",
     show_default=True,
-    help="Where the network runs; auto uses a GPU if there is one.",
+    help="Where the network runs: auto (a GPU if there is one), cpu, cuda, cuda:1 (the second GPU) or mps.",
 )
 fast = click.option(
     "--fast",
     is_flag=True,
     help="Compute in bfloat16 where the processor is faster at that: close to the exact result, but not equal.",
+)
+skip_existing = click.option(
+    "--skip-existing", is_flag=True, help="Leave out inputs whose output exists, as when a run is continued."
 )
 force = click.option("--force", is_flag=True, help="Overwrite existing files.")
 quiet = click.option("--quiet", is_flag=True, help="Show only warnings and errors.")

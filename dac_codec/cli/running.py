@@ -133,6 +133,7 @@ def run(
 
     failures = [error_line(name, error) for name, error in jobs.failures]
     guard = OverwriteGuard(jobs.jobs, force)
+    n_done = 0
     hide_bar = True if quiet or len(jobs.jobs) == 1 else None  # None: unless it is a terminal
     with ExitStack() as stack:
         others: Iterator[Any] | None = None
@@ -141,17 +142,25 @@ def run(
         elif n_at_once > 1:
             others = stack.enter_context(closing(parallel_map(partial(_done, work, guard), jobs.jobs, n_at_once)))
         for job in tqdm(jobs.jobs, unit="file", leave=False, disable=hide_bar):
-            if others is not None:
-                outcome = next(others)
-            else:
-                with _caught() as found, guard.writing(job.target):
-                    found.append(work(job))
-                (outcome,) = found
+            try:
+                if others is not None:
+                    outcome = next(others)
+                else:
+                    with _caught() as found, guard.writing(job.target):
+                        found.append(work(job))
+                    (outcome,) = found
+            except KeyboardInterrupt:
+                if n_done:
+                    message = f"{n_done} of {len(jobs.jobs)} files are done; --skip-existing continues with the others"
+                    click.echo(message, err=True)
+                raise
             for line in job.messages:
                 tqdm.write(line, file=sys.stderr)
             if isinstance(outcome, Exception):
-                failures.append(error_line(job.source_name, outcome))
-            elif not quiet:
+                failures.append(error_line(job.source_name, outcome, job.target_name))
+                continue
+            n_done += 1
+            if not quiet:
                 tqdm.write(f"{job.source_name} -> {job.target_name}  {outcome}", file=sys.stderr)
     finish(failures)
 
@@ -261,11 +270,16 @@ def _agrees_to_download(name: str) -> bool:
 
 
 def check_device(device: str) -> None:
-    """Raise a DacError if `device` is a CUDA device and there is none."""
+    """Raise a DacError if `device` is a device that is not there."""
     import torch
 
-    if device == "cuda" and not torch.cuda.is_available():
+    if device.startswith("cuda") and not torch.cuda.is_available():
         raise DacError("PyTorch finds no CUDA device; leave out --device, or use --device cpu")
+    index = int(device.partition(":")[2] or 0)
+    if device.startswith("cuda") and index >= torch.cuda.device_count():
+        raise DacError(f"PyTorch finds {torch.cuda.device_count()} CUDA devices, and {device} would be another one")
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise DacError("PyTorch finds no MPS device; leave out --device, or use --device cpu")
 
 
 def check_memory() -> None:
@@ -289,10 +303,23 @@ def check_memory() -> None:
         raise DacError(f"not enough memory: {limited}") from None
 
 
+def skip_existing(jobs: JobList, skip: bool, force: bool, quiet: bool) -> None:
+    """With `skip`, leave out the jobs whose output exists and is no input, and say how many.
+
+    Raises a click.UsageError if `force` is given too.
+    """
+    if skip and force:
+        raise click.UsageError("--skip-existing and --force can't be combined")
+    if skip and (n_skipped := jobs.skip_existing()) and not quiet:
+        files = "1 file" if n_skipped == 1 else f"{n_skipped} files"
+        click.echo(f"{files} skipped: the output exists", err=True)
+
+
 def finish_if_empty(jobs: JobList) -> None:
-    """End the run if there are only failures."""
+    """End the run if there are only failures, or nothing is left to do."""
     if not jobs.jobs:
         finish([error_line(name, error) for name, error in jobs.failures])
+        raise click.exceptions.Exit(0)
 
 
 # Messages -------------------------------------------------------------------------------------------------------------
@@ -329,10 +356,11 @@ def finish(failures: list[str]) -> None:
         raise click.exceptions.Exit(1)
 
 
-def error_line(name: str, error: Exception) -> str:
-    """The message of an error, prefixed with the name of its file unless it contains it."""
+def error_line(name: str, error: Exception, target: str | None = None) -> str:
+    """The message of an error, prefixed with the name of its file unless it contains it or is about the output."""
     text = one_line(error)
-    return text if f"{name}:" in text else f"{name}: {text}"
+    of_output = target is not None and text.startswith((f"{target}: can't be written", f"can't write {target}:"))
+    return text if of_output or f"{name}:" in text else f"{name}: {text}"
 
 
 def one_line(error: Warning | Exception | str) -> str:

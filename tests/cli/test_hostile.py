@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 import struct
@@ -14,8 +15,11 @@ from typing import Any
 
 import pytest
 import soundfile
+import torch
 
+from dac_codec import codec, pretrained
 from dac_codec.codec import DacFile
+from dac_codec.model import DAC
 from tests.cli.test_main import (
     compressed,
     files_below,
@@ -128,4 +132,100 @@ def test_a_file_starts_no_download_in_a_script(compressed: DacFile) -> None:
     assert (result.exit_code, len(result.stderr.splitlines())) == (1, 1)
     assert "whose weights (about 300 MB) are not on this machine; --download fetches them" in result.stderr
     assert "can't be downloaded" in run("decompress", "a.dac", "--download").stderr
-    assert "24khz             24000 Hz  up to 24.00 kbit/s  32 codebooks  downloadable" in run("models").stdout
+    assert "32 codebooks  downloadable" in run("models").stdout
+
+
+# Jobs and their messages ---------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_continued(model: Path) -> None:
+    for name in "abc":
+        soundfile.write(f"{name}.wav", noise(3000), 44100)
+    assert run("compress", "a.wav", "--model", model).exit_code == 0
+    before = Path("a.dac").stat().st_mtime_ns
+    result = run("compress", "a.wav", "b.wav", "c.wav", "--model", model, "--skip-existing")
+    assert result.exit_code == 0
+    assert result.stderr.startswith("1 file skipped: the output exists\nb.wav -> b.dac")
+    assert Path("a.dac").stat().st_mtime_ns == before
+    result = run("compress", "a.wav", "b.wav", "c.wav", "--model", model, "--skip-existing")
+    assert (result.exit_code, result.stderr) == (0, "3 files skipped: the output exists\n")
+    assert run("decompress", "a.dac", "b.dac", "--model", model, "--skip-existing", "--force").exit_code == 2
+    result = run("compress", "a.wav", "-o", "a.wav", "--model", model, "--skip-existing")
+    assert "is an input of this run" in result.stderr
+
+
+def test_an_interrupt_says_how_many_files_are_done(
+    tiny: DAC, compressed: DacFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[object] = []
+
+    def compress_stream(source: Any, target: Path, *args: object, **options: object) -> codec.Compressed:
+        calls.append(source)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        codec.write_bytes(target, compressed.to_bytes())
+        return codec.Compressed(compressed.header, compressed.n_samples, 100)
+
+    monkeypatch.setattr(pretrained, "load", lambda *args, **options: tiny)
+    monkeypatch.setattr(codec, "compress_stream", compress_stream)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    for name in "abcd":
+        soundfile.write(f"{name}.wav", noise(3000), 44100)
+    result = run("compress", "a.wav", "b.wav", "c.wav", "d.wav", "--quiet")
+    assert result.exit_code == 130
+    expected = "2 of 4 files are done; --skip-existing continues with the others\nInterrupted\n"
+    assert result.stderr == expected
+
+
+@pytest.mark.parametrize("command", ["compress", "decompress"])
+def test_devices_and_named_pipes_as_outputs(command: str, compressed: DacFile, model: Path) -> None:
+    soundfile.write("a.wav", noise(3000), 44100)
+    write_dac("a.dac", compressed)
+    source = {"compress": "a.wav", "decompress": "a.dac"}[command]
+    assert run(command, source, "-o", "/dev/null", "--model", model).exit_code == 0
+    os.mkfifo("pipe")
+    with (
+        subprocess.Popen(["cat", "pipe"], stdout=subprocess.PIPE) as reader,
+        process(command, source, "-o", "pipe", "--model", model, "--quiet") as shell,
+    ):
+        data, _ = reader.communicate(timeout=60)
+        assert shell.wait(60) == 0
+    assert data.startswith({"compress": b"\x8aDAC", "decompress": b"RIFF"}[command])
+    assert Path("pipe").is_fifo()
+    with process(command, source, "-o", "/dev/full", "--model", model) as shell:
+        _, messages = shell.communicate(timeout=60)
+    (line,) = lines_of(messages)
+    assert line.startswith(("Error: /dev/full: can't be written", "Error: can't write /dev/full:"))
+    assert "No space left" in line
+
+
+@pytest.mark.parametrize(
+    ("device", "code", "message"),
+    [
+        ("cuda:1", 1, "PyTorch finds no CUDA device"),
+        ("mps", 1, "PyTorch finds no MPS device"),
+        ("cuda:x", 2, "is not one of auto, cpu, cuda, cuda:N, mps"),
+        ("cpu", 0, ""),
+    ],
+)
+def test_devices(device: str, code: int, message: str, model: Path) -> None:
+    soundfile.write("a.wav", noise(3000), 44100)
+    result = run("compress", "a.wav", "--device", device, "--model", model)
+    assert result.exit_code == code
+    assert message in result.stderr
+
+
+def test_a_dac_file_is_not_compressed_again(compressed: DacFile, model: Path) -> None:
+    write_dac("a.dac", compressed)
+    result = run("compress", "a.dac", "-o", "b.dac", "--model", model)
+    assert result.exit_code == 1
+    assert result.stderr == "Error: a.dac: the file is a .dac file already; dac-codec decompress makes sound of it\n"
+
+
+def test_info_on_a_folder(compressed: DacFile) -> None:
+    write_dac("x/a.dac", compressed)
+    write_dac("x/y/b.dac", compressed)
+    assert [one["file"] for one in json.loads(run("info", "x", "--json").stdout)] == ["x/a.dac", "x/y/b.dac"]
+    Path("empty").mkdir()
+    result = run("info", "empty")
+    assert (result.exit_code, result.stderr) == (1, "Error: empty: no .dac files in this folder or below it\n")

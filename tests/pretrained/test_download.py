@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from dac_codec.common.errors import CheckpointError
 from dac_codec.model import DAC
@@ -381,8 +380,10 @@ def test_a_full_cache_disk_is_no_broken_connection(
 def test_waiting_for_another_process_is_said(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "_SILENT_WAIT_S", 0.05)
     cache.mkdir()
-    lock = FileLock(cache / "weights.pth.lock", thread_local=False)
-    lock.acquire()
-    threading.Timer(0.5, lock.release).start()
-    with pytest.warns(UserWarning, match=r"waiting for another process .* holds .*weights\.pth\.lock"):
-        load("44khz")
+    script = "import filelock, sys, time\nwith filelock.FileLock(sys.argv[1]): print(flush=True); time.sleep(1)"
+    command = [sys.executable, "-c", script, str(cache / "weights.pth.lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.warns(UserWarning, match=r"waiting for another process .* holds .*weights\.pth\.lock"):
+            load("44khz")

@@ -160,7 +160,5 @@ def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 1 vs 0")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(
-        CheckpointError, match=r"step\.pt: PyTorch couldn't write all of it; check the disk \(\d+ MB are"
-    ):
+    with pytest.raises(CheckpointError, match=r"step\.pt: PyTorch couldn't .* check the disk \(\d+ MB are"):
         checkpoint.save({}, tmp_path / "step.pt")

@@ -74,7 +74,8 @@ class Writer:
         self.sample_rate, self.channels, self.n_samples = int(sample_rate), channels, n_samples
         to_stream = not isinstance(target, str | os.PathLike)
         if fmt is None:
-            fmt = "wav" if to_stream else Path(self.name).suffix
+            suffix = "" if to_stream else Path(self.name).suffix
+            fmt = suffix or ("wav" if to_stream or is_device(Path(self.name)) else "")
         self._container, self._subtype = _file_format(fmt, subtype, self.name, to_stream)
         self._plain = self._container in ("WAV", "RAW") and self._subtype in pcm.WIDTHS
         self._target = target

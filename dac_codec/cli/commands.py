@@ -24,6 +24,7 @@ from dac_codec.cli.jobs import (
     find_audio,
     find_dac,
     make_jobs,
+    refuse_dac,
 )
 from dac_codec.common.errors import AudioError, BitstreamError, DacError, TruncatedBitstreamError
 
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
 @options.device
 @options.fast
 @options.force
+@options.skip_existing
 @options.quiet
 def compress(
     inputs: tuple[str, ...],
@@ -78,6 +80,7 @@ def compress(
     device: str,
     fast: bool,
     force: bool,
+    skip_existing: bool,
     quiet: bool,
 ) -> None:
     """Compress sound files to .dac files.
@@ -99,7 +102,9 @@ def compress(
     if constant and quantizers is not None and bitrate is not None:
         raise click.UsageError("--quantizers and --bitrate can't be combined with --constant")
     jobs = make_jobs(inputs, output, "sound files", find_audio, compressed_names)
+    running.skip_existing(jobs, skip_existing, force, quiet)
     running.finish_if_empty(jobs)
+    running.check_memory()
     from dac_codec import audio, codec, pretrained
     from dac_codec.bitstream.describe import format_size
     from dac_codec.codec import batches
@@ -116,6 +121,8 @@ def compress(
 
         def open_input(job: Job) -> audio.Reader:
             source = job.input()
+            if isinstance(source, Path):
+                refuse_dac(source)
             if raw is None or isinstance(source, Path):
                 return audio.Reader(source, job.source_name)
             return audio.Reader.raw(source, *raw, name=job.source_name)
@@ -167,9 +174,11 @@ def compress(
 @options.inputs
 @options.output("The sound file, or a folder for several inputs; - is standard output. [default: beside each input]")
 @options.model
+@options.download
 @options.device
 @options.fast
 @options.force
+@options.skip_existing
 @click.option("--start", metavar="TIME", callback=options.seconds, help="Skip this time: seconds, or h:m:s.")
 @click.option("--duration", metavar="TIME", callback=options.seconds, help="Decode at most this long.")
 @click.option(
@@ -191,9 +200,11 @@ def decompress(
     inputs: tuple[str, ...],
     output: str | None,
     model: str | None,
+    download: bool,
     device: str,
     fast: bool,
     force: bool,
+    skip_existing: bool,
     start: float | None,
     duration: float | None,
     conceal: bool | None,
@@ -217,7 +228,9 @@ def decompress(
     layers of some chunks are damaged: these are decoded from the coarser ones.
     """
     jobs = make_jobs(inputs, output, ".dac files", find_dac, decompressed_names)
+    running.skip_existing(jobs, skip_existing, force, quiet)
     running.finish_if_empty(jobs)
+    running.check_memory()
     if raw is not None and any(job.target is not None for job in jobs.jobs):
         raise click.UsageError("--raw only applies to standard output; use -o -")
     if progressive and (start is not None or duration is not None or any(job.target is None for job in jobs.jobs)):
@@ -229,7 +242,7 @@ def decompress(
     running.check_device(device)
     subtype = None if raw is None else audio.RAW_ENCODINGS[raw]
     with running.shared_cores(jobs, device) as (n_at_once, batched):
-        model_for = running.model_loader(model, device, not quiet, fast)
+        model_for = running.model_loader(model, device, not quiet, fast, download)
         show_progress = not quiet and len(jobs.jobs) == 1
 
         def summary(job: Job, result: codec.Decompressed, *notes: str) -> str:
@@ -299,6 +312,7 @@ def demo(output: Path, model: str | None, device: str) -> None:
 
     Shows size, speed and quality, and writes original.wav, compressed.dac and decoded.wav to FOLDER.
     """
+    running.check_memory()
     from dac_codec.bitstream.describe import format_size
     from dac_codec.evaluation.demo import run_demo
 
@@ -359,22 +373,22 @@ def evaluate(
     Writes index.html, report.md, report.json and clips.csv to FOLDER. Codecs and metrics that are not installed are
     left out, with a line that says how to install them.
     """
+    running.check_memory()
     from dac_codec.evaluation.report import evaluate as run_evaluation
     from dac_codec.pretrained import DEFAULT_MODEL
 
     running.check_device(device)
-    with running.shown_warnings():
-        report = run_evaluation(
-            data,
-            output,
-            codecs,
-            bitrates,
-            model or DEFAULT_MODEL,
-            split,
-            device,
-            progress=not quiet,
-            say=lambda line: warnings.warn(line, stacklevel=2),
-        )
+    report = run_evaluation(
+        data,
+        output,
+        codecs,
+        bitrates,
+        model or DEFAULT_MODEL,
+        split,
+        device,
+        progress=not quiet,
+        say=lambda line: warnings.warn(line, stacklevel=2),
+    )
     if not quiet:
         click.echo(report.table)
         click.echo(f"Open {display_path(report.page)}", err=True)

@@ -7,7 +7,7 @@ import stat
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -23,6 +23,7 @@ DASH = "-"
 
 STDIN_CLOSED = "standard input is closed; redirect a file to it, or pass files"
 
+_DAC_MAGIC = b"\x8aDAC"
 _STDIN = "<stdin>"
 _STDOUT = "<stdout>"
 
@@ -104,6 +105,17 @@ class JobList:
         """Jobs that can run at once: 1 if two outputs are the same file on a case-insensitive file system, else all."""
         names = [str(_canonical(job.target)).casefold() for job in self.jobs if job.target is not None]
         return len(self.jobs) if len(set(names)) == len(self.jobs) else 1
+
+    def skip_existing(self) -> int:
+        """Leave out the jobs whose output is a file that is no input. Returns their number."""
+        inputs = {_identity(job.source) for job in self.jobs if job.source is not None}
+        left = [
+            job
+            for job in self.jobs
+            if job.target is None or not job.target.is_file() or _identity(job.target) in inputs
+        ]
+        n_skipped, self.jobs = len(self.jobs) - len(left), left
+        return n_skipped
 
     def evenness(self) -> float:
         """Total size of the inputs divided by that of the largest: the number of jobs if they are equally large."""
@@ -253,6 +265,15 @@ def find_dac(folder: Path) -> list[Path]:
     return sorted(path for path in walk_visible(folder) if path.suffix.lower() == ".dac" and path.is_file())
 
 
+def refuse_dac(source: Path) -> None:
+    """Raise a DacError if a sound file is a .dac file. Errors of reading it are left to its reader."""
+    with suppress(OSError):
+        if source.is_file():
+            with source.open("rb") as stream:
+                if stream.read(len(_DAC_MAGIC)) == _DAC_MAGIC:
+                    raise DacError("the file is a .dac file already; dac-codec decompress makes sound of it")
+
+
 class OverwriteGuard:
     """Protects the inputs of a run, what it has already written, and without --force all existing files.
 
@@ -274,7 +295,10 @@ class OverwriteGuard:
             raise DacError(f"{name} is an input of this run and is not overwritten; choose another output")
         if identity in self._outputs:
             raise DacError(f"{name} was already written in this run from another input; the file system ignores case")
-        if not stat.S_ISREG(target.stat().st_mode):
+        mode = target.stat().st_mode
+        if stat.S_ISCHR(mode) or stat.S_ISFIFO(mode):
+            return  # a device or a named pipe: written in place
+        if not stat.S_ISREG(mode):
             raise DacError(f"{name} exists and is not a file; choose another output (- is standard output)")
         if not self._force:
             raise DacError(f"{name} exists; use --force to overwrite it")

@@ -18,10 +18,10 @@ from dac_codec import audio, bitstream, inference
 from dac_codec.codec.decoding import Decompressed, write_blocks
 from dac_codec.codec.encoding import Compressed, make_header, measure, network_input, of_rate
 from dac_codec.codec.file import PathOrFile, open_for_writing
-from dac_codec.codec.models import best_device, is_out_of_memory, network_errors, with_layers
+from dac_codec.codec.models import best_device, network_errors, with_layers
 from dac_codec.codec.rate import Rate
 from dac_codec.codec.stream import DacStream
-from dac_codec.common.errors import DacError
+from dac_codec.common.errors import DacError, is_out_of_memory
 from dac_codec.inference.batches import similar_lengths
 from dac_codec.inference.network import block_samples
 from dac_codec.model import DAC

@@ -49,7 +49,7 @@ class Decompressed:
 
 
 def decompress(
-    file: DacFile | LegacyFile | PathOrFile,
+    file: DacFile | LegacyFile | PathOrFile | bytes,
     model: str | os.PathLike[str] | DAC | None = None,
     device: str | torch.device = "auto",
     progress: bool = False,
@@ -62,7 +62,8 @@ def decompress(
     resampler adds up to 2e-5 of full scale where the two rates have no simple ratio.
 
     Args:
-        file: compressed audio, in memory or as a path or binary file object; files of descript-audio-codec too.
+        file: compressed audio, in memory (also as bytes) or as a path or binary file object; files of
+            descript-audio-codec too.
         model: a loaded model, or an argument of `DAC.from_pretrained`. None: the bundled or published model that the
             file names. Files of descript-audio-codec name none.
         device: "auto" leaves a loaded model where it is, and loads others on a CUDA device if there is one.

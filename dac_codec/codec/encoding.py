@@ -79,7 +79,7 @@ class Compressed:
 
 
 def compress(
-    source: PathOrFile | Waveform,
+    source: PathOrFile | bytes | Waveform,
     model: str | os.PathLike[str] | DAC = pretrained.DEFAULT_MODEL,
     n_quantizers: int | None = None,
     bitrate: float | None = None,
@@ -96,7 +96,7 @@ def compress(
     nothing above some frequency, that is stored too, and `decompress` removes what the network adds there.
 
     Args:
-        source: path of a sound file, a binary file object, or (waveform [C, T] or [T], sample rate in Hz).
+        source: path of a sound file, its bytes, a binary file object, or (waveform [C, T] or [T], sample rate in Hz).
         model: a loaded model, or an argument of `DAC.from_pretrained`.
         n_quantizers: most codebooks to use in a frame; fewer make a smaller file. None: all.
         bitrate: mean bitrate of each channel in bit/s, of the whole file as it is stored, within 1%. With `constant`,
@@ -115,7 +115,8 @@ def compress(
         DacError: an argument is out of range, or two of them exclude each other.
     """
     target = io.BytesIO()
-    waveform = source if isinstance(source, tuple) else audio.read(source)
+    given = _checked(source)
+    waveform = given if isinstance(given, tuple) else audio.read(given)
     loaded = load_model(model, device, progress)
     compress_stream(
         waveform,
@@ -133,7 +134,7 @@ def compress(
 
 
 def compress_stream(
-    source: PathOrFile | Waveform | audio.Reader,
+    source: PathOrFile | bytes | Waveform | audio.Reader,
     target: PathOrFile,
     model: str | os.PathLike[str] | DAC = pretrained.DEFAULT_MODEL,
     n_quantizers: int | None = None,
@@ -212,7 +213,7 @@ def compress_stream(
             return data.getvalue()
 
         network = model, inputs, rate.n_quantizers, block_frames, rate.n_paths
-        with open_for_writing(target) as stream, network_errors():
+        with open_for_writing(target, keep_partial=not reader.rewindable) as stream, network_errors():
             output: Any = CountingWriter(stream)
             if rate.is_constant:
                 write(inference.encode_blocks(*network), output)
@@ -240,13 +241,30 @@ def of_rate(
     return at_size(frames, n_bytes, rate.bitrate / model.config.bitrate(1), content)
 
 
-def _open(source: PathOrFile | Waveform | audio.Reader, stack: ExitStack) -> audio.Reader | _WaveformReader:
+def _checked(source: Any) -> Any:
+    """The source, bytes as a stream; raises an AudioError for what is none."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return io.BytesIO(source)
+    if isinstance(source, tuple) and len(source) != 2:
+        raise AudioError(f"the audio is a tuple of {len(source)}, expected (waveform, sample rate in Hz)")
+    if isinstance(source, (str, os.PathLike, tuple, audio.Reader)) or hasattr(source, "read"):
+        return source
+    raise AudioError(
+        f"the audio is a {type(source).__name__}, expected a path, bytes, a binary file object or (waveform, sample "
+        "rate in Hz)"
+    )
+
+
+def _open(source: PathOrFile | bytes | Waveform | audio.Reader, stack: ExitStack) -> audio.Reader | _WaveformReader:
     """A reader of any source; `stack` closes what is opened here."""
-    if isinstance(source, tuple):
-        waveform, sample_rate = source
-        array = waveform.detach().cpu().numpy() if isinstance(waveform, Tensor) else waveform
-        return _WaveformReader(audio.check(array, sample_rate), sample_rate)
-    return source if isinstance(source, audio.Reader) else stack.enter_context(audio.Reader(source))
+    given = _checked(source)
+    if isinstance(given, tuple):
+        waveform, sample_rate = given
+        if isinstance(waveform, Tensor):
+            waveform = waveform.detach().cpu()
+            waveform = (waveform.float() if waveform.dtype == torch.bfloat16 else waveform).numpy()
+        return _WaveformReader(audio.check(waveform, sample_rate), sample_rate)
+    return given if isinstance(given, audio.Reader) else stack.enter_context(audio.Reader(given))
 
 
 class _WaveformReader:

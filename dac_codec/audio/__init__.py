@@ -5,7 +5,6 @@ error that a caller can cause is an `AudioError`.
 """
 
 from dac_codec.audio.dsp import BandwidthMeter, LowPass, leaves_room, low_pass_reach, windowed_sinc
-from dac_codec.audio.libsndfile import open_file
 from dac_codec.audio.metering import SILENCE_LUFS, LoudnessMeter, apply_gain, gain_to, loudness
 from dac_codec.audio.reading import RAW_ENCODINGS, Reader, find_audio, read
 from dac_codec.audio.resampling import Resampler, resample, resample_windowed_sinc
@@ -29,7 +28,6 @@ __all__ = [
     "leaves_room",
     "loudness",
     "low_pass_reach",
-    "open_file",
     "read",
     "resample",
     "resample_windowed_sinc",

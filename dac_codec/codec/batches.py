@@ -72,7 +72,7 @@ def read_sound(
             writer.write(codes.numpy())
         with open_for_writing(target) as stream:
             stream.write(data.getbuffer())
-        return Compressed(header, n_samples, data.tell())
+        return Compressed(header, n_samples, data.tell(), reader.missing)
 
     return ShortFile(model, n_quantizers, torch.cat(list(network_input(samples, header)), -1), write)
 

@@ -95,14 +95,11 @@ def _utf8(name: str) -> str:
 
 
 def _middle(file: Path, sample_rate: int) -> Audio:
-    with audio.open_file(file) as reader:
-        rate = reader.samplerate
-        n_samples = min(reader.frames, int(EXCERPT_SECONDS * rate))
-        start = (reader.frames - n_samples) // 2
-        if start:
-            reader.seek(start)
-        samples = reader.read(n_samples, dtype="float32", always_2d=True)
-    waveform = audio.check(samples.T, rate, str(file)).mean(0, keepdims=True)
+    with audio.Reader(file) as reader:
+        rate, length = reader.sample_rate, reader.complete_length()
+        n_samples = min(length, int(EXCERPT_SECONDS * rate))
+        samples = reader.excerpt((length - n_samples) // 2, n_samples)
+    waveform = audio.check(samples, rate, str(file)).mean(0, keepdims=True)
     return audio.resample(waveform, rate, sample_rate)
 
 

@@ -121,14 +121,12 @@ def _scan(folder: Path, domain: str, progress: bool) -> tuple[dict[str, list[Sou
 
 
 def _duration(path: Path) -> float | str:
-    """Duration of a file by its header, in seconds, or the reason why it cannot be read."""
+    """Duration of a file in seconds, or the reason why it cannot be read or is not complete."""
     try:
-        with audio.open_file(path) as file:
-            if file.frames <= 0:
-                return f"{path}: no samples"
-            return float(file.frames / file.samplerate)
+        with audio.Reader(path) as reader:
+            return reader.complete_length() / reader.sample_rate
     except AudioError as error:
-        return str(error)
+        return " ".join(str(error).split())
 
 
 def _hash(path: Path) -> float:

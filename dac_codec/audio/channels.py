@@ -1,0 +1,62 @@
+"""Order of the channels: that of a wav file everywhere inside, and that of the format in a file."""
+
+from __future__ import annotations
+
+import soundfile
+
+from dac_codec.audio.ogg import VORBIS_ORDER
+from dac_codec.audio.samples import Audio
+from dac_codec.common.errors import AudioError
+from dac_codec.common.speakers import STANDARD_MASKS, positions, useful_mask
+
+_GET_CHANNEL_MAP, _SET_CHANNEL_MAP = 0x1100, 0x1101  # libsndfile's SFC_GET_CHANNEL_MAP_INFO, SFC_SET_CHANNEL_MAP_INFO
+
+_BIT_OF = {1: 2, 2: 0, 3: 1, 4: 2, 5: 0, 6: 1, 7: 2, 8: 8, 9: 4, 10: 5, 11: 3, 12: 6, 13: 7, 14: 9, 15: 10, 16: 11}
+_BIT_OF |= {17: 12, 18: 14, 19: 13, 20: 15, 21: 17, 22: 16}
+"""Bit of a channel mask for each of libsndfile's speaker positions (SF_CHANNEL_MAP_MONO is 1)."""
+
+_POSITION_OF = {0: 2, 1: 3, 2: 4, 3: 11, 4: 9, 5: 10, 6: 12, 7: 13, 8: 8, 9: 14, 10: 15, 11: 16}
+_POSITION_OF |= {12: 17, 13: 19, 14: 18, 15: 20, 16: 22, 17: 21}
+
+_SIDE_TO_BACK = {0x603: 0x33, 0x607: 0x37, 0x60F: 0x3F}
+"""Masks with speakers at the sides that stand for those with the same ones at the back."""
+
+
+def read_channels(file: soundfile.SoundFile, vorbis_order: bool) -> tuple[int | None, tuple[int, ...] | None]:
+    """The channel mask of an open file (None: unknown), and for each channel its place in the file (None: the same)."""
+    n = file.channels
+    if vorbis_order:
+        return useful_mask(STANDARD_MASKS.get(n), n), VORBIS_ORDER.get(n)
+    if file.format == "FLAC":
+        return useful_mask(STANDARD_MASKS.get(n), n), None
+    numbers = soundfile._ffi.new("int[]", n)
+    if not soundfile._snd.sf_command(file._file, _GET_CHANNEL_MAP, numbers, soundfile._ffi.sizeof(numbers)):
+        return None, None
+    bits = [_BIT_OF.get(number, -1) for number in numbers]
+    if len(set(bits)) < n or -1 in bits:  # libsndfile leaves the map of an aiff file uninitialized
+        return None, None
+    order = tuple(sorted(range(n), key=bits.__getitem__))
+    return useful_mask(sum(1 << bit for bit in bits), n), None if order == tuple(range(n)) else order
+
+
+def to_vorbis_order(audio: Audio) -> Audio:
+    """Put the channels [C, T] of a wav file into the order of Vorbis."""
+    order = VORBIS_ORDER.get(len(audio))
+    return audio if order is None else audio[sorted(range(len(order)), key=order.__getitem__)]
+
+
+def write_mask(file: soundfile.SoundFile, mask: int) -> None:
+    """Store a channel mask in a file that is being written, if its format has room for it."""
+    numbers = soundfile._ffi.new("int[]", [_POSITION_OF[bit] for bit in range(18) if mask >> bit & 1])
+    soundfile._snd.sf_command(file._file, _SET_CHANNEL_MAP, numbers, soundfile._ffi.sizeof(numbers))
+
+
+def check_standard(mask: int | None, channels: int, container: str, name: str) -> None:
+    """Raise an AudioError if a format whose speaker positions follow from the number of channels has others."""
+    standard = STANDARD_MASKS.get(channels)
+    if mask is None or channels <= 2 or standard is None or _SIDE_TO_BACK.get(mask, mask) == standard:
+        return
+    raise AudioError(
+        f"{name}: the channels are {' '.join(positions(mask))}, and {channels} channels in {container} are "
+        f"{' '.join(positions(standard))}; write wav"
+    )

@@ -95,7 +95,9 @@ class FileDecoder:
             self._contents = contents
         self.sample_rate: int = file.samplerate
         self.channels: int = file.channels
-        self.channel_mask, self._order = read_channels(file, self._contents.parts[0].vorbis_order)
+        first = self._contents.parts[0]
+        content = SegmentedStream(self._stream, first.segments)
+        self.channel_mask, self._order = read_channels(file, content, first.vorbis_order)
         self.failure, self.unread, self.note = "", self._contents.unread, self._contents.note
         self._lengths = [_length(file, self._contents.parts[0])]
         for part in self._contents.parts[1:]:

@@ -80,11 +80,7 @@ def find_parts(stream: Stream) -> Contents:
     segments = containers.corrected(stream, start, samples) or _with_long_header(stream, start, samples.begin)
     sizes = None if is_live else (samples.declared, n_present)
     part = Part(tuple(segments), sizes)
-    note = (
-        "the header gives 0 as the size of the samples; all bytes up to the end of the file are read"
-        if samples.declared == 0
-        else ""
-    )
+    note = "the header gives 0 as the size of the samples; read to the end of the file" if samples.declared == 0 else ""
     return Contents((part,), note=note)
 
 

@@ -5,8 +5,9 @@ error that a caller can cause is an `AudioError`.
 """
 
 from dac_codec.audio.dsp import BandwidthMeter, LowPass, leaves_room, low_pass_reach, windowed_sinc
+from dac_codec.audio.folders import find_audio, find_unreadable
 from dac_codec.audio.metering import SILENCE_LUFS, LoudnessMeter, apply_gain, gain_to, loudness
-from dac_codec.audio.reading import RAW_ENCODINGS, Reader, find_audio, read
+from dac_codec.audio.reading import RAW_ENCODINGS, Reader, read
 from dac_codec.audio.resampling import Resampler, resample, resample_windowed_sinc
 from dac_codec.audio.samples import Audio, check
 from dac_codec.audio.writing import Writer, write
@@ -24,6 +25,7 @@ __all__ = [
     "apply_gain",
     "check",
     "find_audio",
+    "find_unreadable",
     "gain_to",
     "leaves_room",
     "loudness",

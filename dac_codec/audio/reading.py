@@ -1,12 +1,10 @@
-"""Sound files and live sound, found in folders, and read in blocks or whole."""
+"""Sound files and live sound, read in blocks or whole."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -16,9 +14,7 @@ from dac_codec.audio import wav
 from dac_codec.audio.decoders import FileDecoder, open_decoder
 from dac_codec.audio.libsndfile import reason
 from dac_codec.audio.samples import MAX_CHANNELS, Audio, check_finite, check_rate
-from dac_codec.audio.writing import WRITABLE
 from dac_codec.common.errors import AudioError
-from dac_codec.common.files import walk_visible
 from dac_codec.common.streams import PathOrFile, name_of
 
 RAW_ENCODINGS = {"s16le": "PCM_16", "s24le": "PCM_24", "s32le": "PCM_32", "f32le": "FLOAT"}
@@ -210,24 +206,3 @@ def read(source: PathOrFile, name: str | None = None) -> tuple[Audio, int]:
     np.concatenate(blocks, axis=1, out=audio)
     check_finite(audio, reader.sample_rate, reader.name)
     return audio, reader.sample_rate
-
-
-def find_audio(folder: str | os.PathLike[str]) -> list[Path]:
-    """List the sound files in a folder and the folders below it, sorted by path.
-
-    Sound files are those with the extension of a format that libsndfile reads. Hidden files and folders are left out,
-    links to folders are followed (see `walk_visible`).
-
-    Raises:
-        AudioError: the folder is missing, is not a folder, or part of it can't be listed.
-    """
-    containers = {container.lower() for container in soundfile.available_formats()} - {"raw"}  # raw: no header
-    extensions = {f".{extension}" for extension in (*containers, *WRITABLE, "aifc")}
-    try:
-        found = walk_visible(folder, follow_links=True)
-        return sorted(path for path in found if path.suffix.lower() in extensions and path.is_file())
-    except OSError as error:
-        raise AudioError(
-            f"{error.filename or folder}: can't be listed ({error.strerror or error}), expected a folder; "
-            "check the path and its access rights"
-        ) from error

@@ -24,6 +24,7 @@ from dac_codec.cli.jobs import (
     display_path,
     find_audio,
     find_dac,
+    find_unreadable_audio,
     make_jobs,
 )
 from dac_codec.common.errors import AudioError, BitstreamError, DacError, TruncatedBitstreamError
@@ -92,7 +93,7 @@ def compress(
         raise click.UsageError("--raw only applies to standard input; use - as the input")
     if quantizers is not None and bitrate is not None:
         raise click.UsageError("--quantizers and --bitrate can't be combined")
-    jobs = make_jobs(inputs, output, "sound files", find_audio, compressed_names)
+    jobs = make_jobs(inputs, output, "sound files", find_audio, compressed_names, find_unreadable_audio)
     running.finish_if_empty(jobs)
     from dac_codec import audio, codec, pretrained
     from dac_codec.bitstream.describe import format_size

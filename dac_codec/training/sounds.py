@@ -117,7 +117,8 @@ def _scan(folder: Path, domain: str, progress: bool) -> tuple[dict[str, list[Sou
     n_val = min(n_val, max(0, len(ranked) - 1))
     splits = {"train": ranked[n_val:], "val": ranked[:n_val]}
     ordered = {name: sorted(group, key=lambda one: one.path) for name, group in splits.items() if group}
-    return ordered, [reason for reason in results if isinstance(reason, str)]
+    reasons = [reason for reason in results if isinstance(reason, str)]
+    return ordered, reasons + [f"{path}: {why}" for path, why in audio.find_unreadable(folder)]
 
 
 def _duration(path: Path) -> float | str:

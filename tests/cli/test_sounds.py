@@ -128,3 +128,35 @@ def test_positions_of_channels_are_kept_and_shown(model: Path) -> None:
     assert run("decompress", "-", "-o", "-", "--model", model, stdin=Path("quad.dac").read_bytes()).stdout_bytes[
         20:22
     ] == (b"\xfe\xff")
+
+
+# Folders -------------------------------------------------------------------------------------------------------------
+
+
+def test_sound_that_a_folder_leaves_out_is_named_and_counted(model: Path) -> None:
+    for name in ("in/a.wav", "in/b.au"):
+        write_sound(name)
+    Path("in/b.au").rename("in/b.snd")
+    Path("in/a.wav").rename("in/a.wave")
+    for name in ("in/x/c.m4a", "in/d.wma", "in/notes.txt"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_bytes(b"something")
+    result = run("compress", "in", "-o", "out", "--model", model)
+    assert result.exit_code == 1
+    assert [line.split(";")[0] for line in lines(result)] == [
+        f"Error: in/{name}: left out: sound in a format that can't be read" for name in ("d.wma", "x/c.m4a")
+    ]
+    assert "2 failed" in result.stderr
+    assert sorted(path.name for path in Path("out").rglob("*.dac")) == ["a.dac", "b.dac"]
+    for name in ("in/x/c.m4a", "in/d.wma"):
+        Path(name).unlink()
+    assert run("compress", "in", "-o", "out", "--model", model, "--force").exit_code == 0
+
+
+def test_a_folder_of_unreadable_sound_says_what_is_in_it() -> None:
+    Path("in").mkdir()
+    Path("in/a.m4a").touch()
+    result = run("compress", "in")
+    assert result.exit_code == 1
+    assert len(lines(result)) == 1
+    assert "in/a.m4a: left out" in lines(result)[0]

@@ -9,6 +9,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import BinaryIO, TypeAlias
 
@@ -20,6 +21,7 @@ from dac_codec.audio.channels import read_channels
 from dac_codec.audio.containers import Stream, has_second_flac
 from dac_codec.audio.parts import Contents, Part, find_mpeg, find_parts, goes_on
 from dac_codec.audio.samples import Audio, block_length
+from dac_codec.common import native
 from dac_codec.common.errors import AudioError
 from dac_codec.common.speakers import useful_mask
 from dac_codec.common.streams import OffsetStream, PathOrFile, SegmentedStream, read_rest, read_some
@@ -83,6 +85,7 @@ class FileDecoder:
 
     def rewind(self) -> None:
         """Return to the first sample."""
+        self._printed: list[str] = []
         with stream_errors(self._name):
             self._contents = _remembered(self._stream, find_parts)
         self._unread_part: Part | None = None
@@ -132,13 +135,15 @@ class FileDecoder:
             file = self._open(part)
             n_left = file.frames  # libsndfile decodes no more, but fills the block with zeros if an error follows
             while n_left and not self.failure:
-                block, self.failure = libsndfile.read_block(file, buffer[:n_left])
+                with self._captured(file.format) as lines:
+                    block, self.failure = libsndfile.read_block(file, buffer[:n_left])
                 self._raise_interruption()
+                self._printed += lines
                 if len(block) == 0:
                     break
                 n_left -= len(block)
                 yield (block if self._order is None else block[:, self._order]).T.copy()
-        self.failure = self.failure or self._contents.failure
+        self.failure = self.failure or self._contents.failure or self._reported_error()
         if file.format == "FLAC" and has_second_flac(self._callbacks, self._callbacks.tell()):
             self.failure, self.unread = "", "another sound file follows"
 
@@ -151,7 +156,8 @@ class FileDecoder:
                 file = self._open(part)
                 if start:
                     file.seek(start)
-                block = file.read(n_part, dtype="float32", always_2d=True)
+                with self._captured(file.format):
+                    block = file.read(n_part, dtype="float32", always_2d=True)
                 self._raise_interruption()
                 pieces.append((block if self._order is None else block[:, self._order]).T)
                 n_samples -= n_part
@@ -167,7 +173,9 @@ class FileDecoder:
         self._callbacks = libsndfile.CallbackStream(SegmentedStream(self._stream, part.segments))
         self._opened.callback(self._callbacks.close)
         try:
-            file = libsndfile.SequentialFile(self._callbacks)
+            with native.captured() as lines:
+                file = libsndfile.SequentialFile(self._callbacks)
+            self._printed += lines
         except soundfile.SoundFileError as error:
             self._raise_interruption()
             raise AudioError(
@@ -179,6 +187,20 @@ class FileDecoder:
         self._opened.callback(file.close)
         self._file = file
         return file
+
+    def _captured(self, fmt: str) -> AbstractContextManager[list[str]]:
+        """Collect what a decoder prints: decoders that print nothing may run in several threads at once."""
+        return contextlib.nullcontext([]) if fmt in _SILENT_FORMATS else native.captured()
+
+    def _reported_error(self) -> str:
+        """The errors that the decoder has printed; other lines of it are notes."""
+        errors = [line for line in self._printed if "error" in line.lower()]
+        if not errors and self._printed and not self.note:
+            self.note = f"the decoder reports: {self._printed[0]}"
+        if not errors:
+            return ""
+        more = f" and {len(errors) - 1} more" if len(errors) > 1 else ""
+        return f"the decoder reports: {errors[0]}{more}"
 
     def _raise_interruption(self) -> None:
         """Raise what `CallbackStream` kept from libsndfile."""
@@ -226,6 +248,9 @@ def _remembered(stream: Stream, find: Callable[[Stream], Contents]) -> Contents:
         _contents[key] = find(stream)
     return _contents[key]
 
+
+_SILENT_FORMATS = ("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC", "OGG")
+"""Formats whose decoders print nothing."""
 
 Decoder: TypeAlias = PcmDecoder | FileDecoder
 

@@ -16,6 +16,7 @@ import click
 
 from dac_codec.cli import commands
 from dac_codec.cli.running import one_line, stopped_by_signals
+from dac_codec.common import native
 from dac_codec.common.errors import DacError
 
 _INTERRUPTED = 130  # 128 + SIGINT
@@ -30,7 +31,7 @@ class _Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with stopped_by_signals() as signals:
+            with stopped_by_signals() as signals, native.apart():
                 return super().invoke(ctx)
         except KeyboardInterrupt:
             click.echo("Interrupted", err=True)

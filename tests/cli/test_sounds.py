@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from click.testing import CliRunner, Result
 
@@ -160,3 +163,48 @@ def test_a_folder_of_unreadable_sound_says_what_is_in_it() -> None:
     assert result.exit_code == 1
     assert len(lines(result)) == 1
     assert "in/a.m4a: left out" in lines(result)[0]
+
+
+# What C libraries print ----------------------------------------------------------------------------------------------
+
+
+def process(*arguments: object, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "dac_codec", *map(str, arguments)]
+    return subprocess.run(command, input=stdin, capture_output=True, check=False)
+
+
+def test_standard_output_carries_only_data(model: Path) -> None:
+    """libsndfile prints to standard output for a damaged sample dump (SDS), which it finds by its content."""
+    soundfile.write("a.sds", 0.1 * np.random.default_rng(0).standard_normal(4000), RATE)
+    content = bytearray(Path("a.sds").read_bytes())
+    whole = process("compress", "a.sds", "-o", "-", "--model", model)
+    assert whole.returncode == 0
+    content[21 + 127] ^= 0x11
+    Path("a.wav").write_bytes(content)
+    for source, stdin in (("a.wav", None), ("-", bytes(content))):
+        result = process("compress", source, "-o", "-", "--model", model, stdin=stdin)
+        assert result.returncode == 1
+        assert DacFile.from_bytes(result.stdout).n_samples == DacFile.from_bytes(whole.stdout).n_samples
+        (line,) = result.stderr.decode().splitlines()
+        assert "the decoder reports: Error A : E1" in line
+
+
+@pytest.mark.skipif("MP3" not in soundfile.available_formats(), reason="this libsndfile has no mp3")
+def test_lines_of_the_mp3_decoder_become_one_of_ours(model: Path) -> None:
+    soundfile.write("a.mp3", 0.1 * np.random.default_rng(0).standard_normal(RATE), RATE)
+    content = bytearray(Path("a.mp3").read_bytes())
+    for position in np.random.default_rng(0).integers(2000, len(content), 300):
+        content[position] ^= 0xFF
+    Path("a.mp3").write_bytes(content)
+    result = process("compress", "a.mp3", "-o", "a.dac", "--model", model)
+    assert result.returncode == 1
+    (line,) = result.stderr.decode().splitlines()
+    assert line.startswith("Error: a.mp3: cut short, damaged")
+    assert Path("a.dac").exists()
+
+
+def test_closed_standard_error_ends(model: Path) -> None:
+    write_sound("a.wav")
+    command = f"exec '{sys.executable}' -m dac_codec compress a.wav --model '{model}' 2>&-"
+    assert subprocess.run(["sh", "-c", command], check=False, timeout=60).returncode == 0
+    assert Path("a.dac").exists()

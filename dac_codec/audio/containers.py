@@ -115,6 +115,8 @@ def has_second_flac(stream: Stream, position: int) -> bool:
 
 
 def _read_at(stream: Stream, position: int, size: int) -> bytes:
+    if position >= 2**63:  # more than a file can have
+        return b""
     stream.seek(position)
     return stream.read(size) or b""
 
@@ -194,6 +196,6 @@ def _find_in_sphere(stream: Stream, start: int) -> Samples | None:
         values = [int(fields.get(name, "1")) for name in ("sample_count", "channel_count", "sample_n_bytes")]
     except (IndexError, ValueError):
         return None
-    if "," in fields.get("sample_coding", ""):
+    if "," in fields.get("sample_coding", "") or min(begin, *values) < 0:
         return None
     return Samples(start + begin, values[0] * values[1] * values[2])

@@ -168,7 +168,7 @@ def patched_tag(frame: bytes, first: Header, n_frames: int, n_bytes: int) -> byt
         return None
     patched = bytearray(frame)
     patched[offset + 8 : offset + 12] = n_frames.to_bytes(4, "big")
-    if frame[offset + 7] & 2:
+    if frame[offset + 7] & 2 and len(frame) >= offset + 16:
         patched[offset + 12 : offset + 16] = min(n_bytes, 2**32 - 1).to_bytes(4, "big")
     return bytes(patched)
 
@@ -197,7 +197,7 @@ def _tag_offset(frame: bytes, header: Header) -> int | None:
 
 def _declared(frame: bytes, offset: int) -> int | None:
     """Number of frames in a tag, or None."""
-    if frame[offset : offset + 4] not in _TAGS or not frame[offset + 7] & 1:
+    if frame[offset : offset + 4] not in _TAGS or len(frame) < offset + 12 or not frame[offset + 7] & 1:
         return None
     return int.from_bytes(frame[offset + 8 : offset + 12], "big")
 

@@ -65,7 +65,7 @@ def find_parts(stream: Stream) -> Contents:
         )
     samples = containers.find_samples(stream, start)
     whole = Contents((Part((range(start, size),)),))
-    if samples is None:
+    if samples is None or samples.begin > size:
         return whole
     n_present = max(0, size - samples.begin)
     if samples.declared == 0 and (samples.end == size or n_present == 0):

@@ -1,16 +1,20 @@
 """The .dac file format, as bytes and integer arrays. FORMAT.md is the specification."""
 
 from dac_codec.bitstream.chunks import Chunk, default_chunk_frames
-from dac_codec.bitstream.container import Loaded, Reader, Writer, dumps, loads
+from dac_codec.bitstream.code_model import CodeModel
+from dac_codec.bitstream.container import Loaded, Writer, dumps, loads, with_length
 from dac_codec.bitstream.header import MAGIC, VERSION, Coding, GainSource, Header, LevelParameters
 from dac_codec.bitstream.legacy import LegacyFile, is_legacy, read_legacy, write_legacy
 from dac_codec.bitstream.packing import pack, packed_size, unpack
+from dac_codec.bitstream.reader import Reader
 from dac_codec.bitstream.recovery import Gap, GapReason
+from dac_codec.bitstream.thinning import Order, thin
 
 __all__ = [
     "MAGIC",
     "VERSION",
     "Chunk",
+    "CodeModel",
     "Coding",
     "GainSource",
     "Gap",
@@ -19,6 +23,7 @@ __all__ = [
     "LegacyFile",
     "LevelParameters",
     "Loaded",
+    "Order",
     "Reader",
     "Writer",
     "default_chunk_frames",
@@ -28,6 +33,8 @@ __all__ = [
     "pack",
     "packed_size",
     "read_legacy",
+    "thin",
     "unpack",
+    "with_length",
     "write_legacy",
 ]

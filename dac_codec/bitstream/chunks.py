@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import numpy as np
 import numpy.typing as npt
 
 from dac_codec.bitstream.fields import FieldReader, encode_varint
-from dac_codec.bitstream.header import Header
+from dac_codec.bitstream.header import Header, LevelParameters
 from dac_codec.bitstream.packing import pack, packed_size, unpack
 from dac_codec.common.errors import BitstreamError
 
@@ -41,11 +41,31 @@ class Chunk:
         codes: int32 [C, N, F], F >= 1; -1 where a frame has no code.
         levels: band levels in steps, int8 [C, bands, w], of the w windows that begin in the chunk; None if the file has
             none.
+        missing_layers: numbers, from 1, of the layers that were lost or damaged. Their codes are -1, their levels 0.
     """
 
     first_frame: int
     codes: npt.NDArray[np.int32]
     levels: npt.NDArray[np.int8] | None = None
+    missing_layers: tuple[int, ...] = ()
+
+    @property
+    def n_frames(self) -> int:
+        """Number of frames F."""
+        return int(self.codes.shape[-1])
+
+    def part(self, first_frame: int, last_frame: int, levels: LevelParameters | None) -> Chunk:
+        """The frames of the file from `first_frame` to `last_frame`, exclusive, of this chunk.
+
+        `levels` are those of the header.
+        """
+        codes = self.codes[..., first_frame - self.first_frame : last_frame - self.first_frame]
+        if levels is None or self.levels is None:
+            return replace(self, first_frame=first_frame, codes=codes)
+        before, first, last = map(levels.n_windows, (self.first_frame, first_frame, last_frame))
+        return replace(
+            self, first_frame=first_frame, codes=codes, levels=self.levels[..., first - before : last - before]
+        )
 
 
 def default_chunk_frames(model_sample_rate: int, hop_length: int) -> int:

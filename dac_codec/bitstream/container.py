@@ -1,10 +1,8 @@
-"""The .dac container: a header, then chunks of packed codes, each with a checksum. FORMAT.md is normative."""
+"""The .dac container: a header, then chunks of codes, each with a checksum. FORMAT.md is normative."""
 
 from __future__ import annotations
 
 import io
-import os
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, BinaryIO, NamedTuple
 
@@ -13,20 +11,19 @@ import numpy.typing as npt
 
 from dac_codec.bitstream.chunks import (
     MAX_CHUNK_CODES,
-    MAX_PAYLOAD,
-    TOO_NEW,
     Chunk,
     ChunkKind,
-    decode_codes,
-    decode_end,
     default_chunk_frames,
     encode_codes,
     encode_key,
 )
-from dac_codec.bitstream.fields import CRC_BYTES, StreamReader, crc32c, encode_varint
-from dac_codec.bitstream.header import Coding, Header, encode_header, read_header
+from dac_codec.bitstream.code_model import CodeModel
+from dac_codec.bitstream.coded import FindContext, check_model, code_model, encode_chunks
+from dac_codec.bitstream.fields import CRC_BYTES, crc32c, encode_varint
+from dac_codec.bitstream.header import Coding, Header, encode_header
+from dac_codec.bitstream.layers import CodedChunk, encode_payload, encode_repeat, max_chunk_frames, side_by_side
 from dac_codec.bitstream.positions import checksum_prefix
-from dac_codec.bitstream.recovery import Gap, Resynchronizer
+from dac_codec.bitstream.reader import Reader
 from dac_codec.common.errors import BitstreamError, TruncatedBitstreamError
 from dac_codec.common.streams import write_all
 
@@ -34,57 +31,89 @@ from dac_codec.common.streams import write_all
 class Writer:
     """Writes codes to a binary stream, chunk by chunk.
 
-    The header is written immediately, each chunk as soon as it is full, the remaining frames and END by `close`. The
-    stream is flushed after every chunk; it is never seeked or closed. As a context manager, the writer closes itself
-    unless an exception is raised: the file then has no END, so that readers report it as truncated.
+    The header is written immediately, each chunk as soon as it is full, the remaining frames and END by `close`. With
+    the coding LAYERED, up to 32 full chunks are held to be coded together; `flush` writes them. The stream is flushed
+    after every chunk; it is never seeked or closed. As a context manager, the writer closes itself unless an exception
+    is raised: the file then has no END, so that readers report it as truncated.
 
     Args:
         stream: a binary stream to write to.
         header: the header of the file.
-        chunk_frames: frames per chunk; None for `default_chunk_frames`. Multiples of 8 waste no bits. Fewer frames
-            lower the latency of a live stream and cost about 7 bytes per chunk.
+        chunk_frames: frames per chunk; None for `default_chunk_frames`. Multiples of 8 waste no bits with the coding
+            FIXED. Fewer frames lower the latency of a live stream, and cost about 7 bytes per chunk with the coding
+            FIXED and about 30 with LAYERED.
+        model: the context model that the header names; None if it names none.
+        redundancy: whether to repeat the first layer of each chunk before the next one, for streams over which single
+            chunks are lost. Only with the coding LAYERED.
 
     Raises:
-        BitstreamError: `chunk_frames` is below 1, or chunks would exceed 2^20 codes.
+        BitstreamError: `chunk_frames` is below 1 or above what the format allows, `model` is not the one that the
+            header names, or the coding can't repeat layers.
     """
 
-    def __init__(self, stream: BinaryIO, header: Header, chunk_frames: int | None = None) -> None:
-        _check_coding(header)
-        max_frames = MAX_CHUNK_CODES // (header.channels * header.n_codebooks)
+    def __init__(
+        self,
+        stream: BinaryIO,
+        header: Header,
+        chunk_frames: int | None = None,
+        model: CodeModel | None = None,
+        redundancy: bool = False,
+    ) -> None:
+        layered = header.coding is Coding.LAYERED
+        max_frames = max_chunk_frames(header) if layered else MAX_CHUNK_CODES // (header.channels * header.n_codebooks)
         if chunk_frames is None:
-            chunk_frames = min(default_chunk_frames(header.model_sample_rate, header.hop_length), max_frames // 8 * 8)
+            typical = default_chunk_frames(header.model_sample_rate, header.hop_length)
+            chunk_frames = min(typical, max(max_frames // 8 * 8, 1))
         if not 1 <= chunk_frames <= max_frames:
             raise BitstreamError(f"chunk_frames must be in 1..{max_frames} for these channels, found {chunk_frames}")
+        if redundancy and not layered:
+            raise BitstreamError("redundancy needs the coding LAYERED: the other one has no layers to repeat")
+        if layered:
+            self._model = code_model(header, None) if model is None else model
+            check_model(header, self._model)
         self.header = header
         self.chunk_frames = chunk_frames
-        self._stream = stream
+        self._redundancy = redundancy
+        self._side_by_side = side_by_side(header) if layered else 1
         self._pending: list[npt.NDArray[np.int32]] = []
         self._n_pending = 0
-        self._n_frames = 0
+        self._levels: list[npt.NDArray[np.int8]] = []
+        self._n_windows = 0  # pushed
+        self._last: CodedChunk | None = None
         self._closed = False
-        write_all(stream, encode_header(header))
+        self._chunks = ChunkWriter(stream, header)
 
-    def write(self, codes: npt.NDArray[np.integer[Any]]) -> None:
-        """Append `codes` [C, N, F] of any F and any integer type.
+    def write(self, codes: npt.NDArray[np.integer[Any]], levels: npt.NDArray[np.integer[Any]] | None = None) -> None:
+        """Append codes, and band levels if the file has them.
+
+        Args:
+            codes: [C, N, F] of any F and any integer type. With the coding LAYERED, -1 where a frame has no code: it
+                has those of the first codebooks.
+            levels: [C, bands, w], in steps, of the next w windows. They may come before the codes or after them: a
+                chunk is written when both are there. None: no windows.
 
         Raises:
-            BitstreamError: `codes` has another shape or type, a code is not in 0..codebook_size-1, or there are more
+            BitstreamError: an array has another shape or type, a code or a level is out of its range, or there are more
                 frames than the header's `n_samples` allows. Nothing is written in these cases.
             ValueError: the writer is closed.
         """
         if self._closed:
             raise ValueError("write to a closed Writer")
         self._check_codes(codes)
-        if self._n_frames + self._n_pending + codes.shape[-1] > self.header.max_frames():
+        if self._chunks.n_frames + self._n_pending + codes.shape[-1] > self.header.max_frames():
             raise BitstreamError(f"more frames than the {self.header.n_samples} samples in the header take")
+        if levels is not None:
+            self._check_levels(levels)
+            self._levels.append(levels.astype(np.int8))
+            self._n_windows += levels.shape[-1]
         # A copy, because the caller may reuse the array before the chunk is full.
         self._pending.append(codes.astype(np.int32))
         self._n_pending += codes.shape[-1]
-        if self._n_pending >= self.chunk_frames:
+        if self._n_pending >= self.chunk_frames * self._side_by_side:
             self._write_pending(whole_chunks_only=True)
 
     def flush(self) -> None:
-        """Write the pending frames, if any, as a chunk of their own.
+        """Write the pending frames, if any, as a chunk of their own; with band levels, those whose levels are there.
 
         Raises:
             ValueError: the writer is closed.
@@ -102,7 +131,7 @@ class Writer:
 
         Raises:
             BitstreamError: `n_samples` is missing, contradicts the header, or does not fit the number of frames
-                written. The file then has no END.
+                written; or band levels are missing. The file then has no END.
         """
         if self._closed:
             return
@@ -117,8 +146,11 @@ class Writer:
             raise BitstreamError(f"the header says {declared} samples per channel, close() was given {n_samples}")
         assert header.n_samples is not None
         self._write_pending(whole_chunks_only=False)
-        header.check_length(header.n_samples, self._n_frames)
-        self._write_chunk(ChunkKind.END, encode_varint(header.n_samples) if declared is None else b"")
+        if self._n_pending:
+            raise BitstreamError(f"the levels of the last {self._n_pending} frames are missing")
+        header.check_length(header.n_samples, self._chunks.n_frames)
+        self._repeat_last()
+        self._chunks.write(ChunkKind.END, encode_varint(header.n_samples) if declared is None else b"")
 
     def __enter__(self) -> Writer:
         return self
@@ -136,155 +168,97 @@ class Writer:
             )
         if not np.issubdtype(codes.dtype, np.integer):
             raise BitstreamError(f"codes must be integers, found {codes.dtype}")
-        if codes.size and not (codes.min() >= 0 and codes.max() < header.codebook_size):
-            raise BitstreamError(f"codes must be in 0..{header.codebook_size - 1}, found {codes.min()}..{codes.max()}")
+        lowest = -1 if header.coding is Coding.LAYERED else 0
+        if codes.size and not (codes.min() >= lowest and codes.max() < header.codebook_size):
+            raise BitstreamError(
+                f"codes must be in {lowest}..{header.codebook_size - 1}, found {codes.min()}..{codes.max()}"
+            )
+        if lowest and ((codes[:, 1:] >= 0) & (codes[:, :-1] < 0)).any():
+            raise BitstreamError("codes must be those of the first codebooks in each frame, found one after a -1")
+
+    def _check_levels(self, levels: npt.NDArray[np.integer[Any]]) -> None:
+        parameters = self.header.levels
+        if parameters is None:
+            raise BitstreamError("levels are given, but the header has no parameters for them")
+        if levels.ndim != 3 or levels.shape[:2] != (self.header.channels, parameters.bands):
+            shape = [self.header.channels, parameters.bands]
+            raise BitstreamError(f"levels must have shape [{shape[0]}, {shape[1]}, w], found {list(levels.shape)}")
+        if not np.issubdtype(levels.dtype, np.integer):
+            raise BitstreamError(f"levels must be integers, found {levels.dtype}")
+        if levels.size and not (levels.min() >= parameters.lowest and levels.max() <= parameters.highest):
+            raise BitstreamError(
+                f"levels must be in {parameters.lowest}..{parameters.highest}, found {levels.min()}..{levels.max()}"
+            )
 
     def _write_pending(self, *, whole_chunks_only: bool) -> None:
-        if not self._n_pending:
+        n_ready = self._n_pending
+        if self.header.levels is not None:
+            n_ready = min(n_ready, max(0, self._n_windows * self.header.levels.hop - self._chunks.n_frames))
+        if not n_ready:
             return
         codes = np.concatenate(self._pending, axis=-1)
-        n_frames = codes.shape[-1]
-        stop = n_frames - n_frames % self.chunk_frames if whole_chunks_only else n_frames
+        stop = n_ready - n_ready % self.chunk_frames if whole_chunks_only else n_ready
+        chunks = []
         for start in range(0, stop, self.chunk_frames):
-            chunk = codes[..., start : min(start + self.chunk_frames, stop)]
-            self._write_chunk(ChunkKind.CODES, encode_codes(self.header, chunk))
-            self._n_frames += chunk.shape[-1]
+            part = codes[..., start : min(start + self.chunk_frames, stop)]
+            first_frame = self._chunks.n_frames + start
+            chunks.append(Chunk(first_frame, part, self._take_levels(first_frame, first_frame + part.shape[-1])))
         self._pending = [codes[..., stop:].copy()]
-        self._n_pending = n_frames - stop
+        self._n_pending -= stop
+        self._write_chunks(chunks)
 
-    def _write_chunk(self, kind: ChunkKind, payload: bytes) -> None:
-        chunk = encode_key(kind, len(payload)) + payload
-        checksum = crc32c(checksum_prefix(self._n_frames) + chunk)
-        write_all(self._stream, chunk + checksum.to_bytes(CRC_BYTES, "little"))
-        self._stream.flush()
+    def _take_levels(self, first_frame: int, last_frame: int) -> npt.NDArray[np.int8] | None:
+        """The levels of the windows that belong to the frames from `first_frame` to `last_frame`, exclusive."""
+        parameters = self.header.levels
+        if parameters is None:
+            return None
+        n_windows = parameters.n_windows(last_frame) - parameters.n_windows(first_frame)
+        empty = np.zeros((self.header.channels, parameters.bands, 0), np.int8)
+        levels = np.concatenate([empty, *self._levels], axis=-1)
+        self._levels = [levels[..., n_windows:].copy()]
+        return levels[..., :n_windows]
+
+    def _write_chunks(self, chunks: list[Chunk]) -> None:
+        if self.header.coding is Coding.FIXED:
+            for chunk in chunks:
+                self._chunks.write(ChunkKind.CODES, encode_codes(self.header, chunk.codes))
+                self._chunks.n_frames += chunk.n_frames
+            return
+        for start in range(0, len(chunks), self._side_by_side):
+            for coded in encode_chunks(self.header, self._model, chunks[start : start + self._side_by_side]):
+                self._repeat_last()
+                self._chunks.write_codes(coded, len(coded.layers))
+                self._last = coded
+
+    def _repeat_last(self) -> None:
+        if self._redundancy and self._last is not None:
+            self._chunks.write(ChunkKind.ANCILLARY, encode_repeat(self._last))
 
 
-class Reader:
-    """Reads a .dac file from a binary stream, chunk by chunk.
-
-    Iterating yields one `Chunk` at a time, as soon as its last byte has arrived, and raises at the first damage.
-    `events` continues after damage instead. Either is a single pass that holds one chunk in memory, whatever length the
-    file claims; only `seek_frame` seeks in the stream. Iterating reads to the end of the stream, because bytes after
-    END are an error.
-
-    Args:
-        stream: a binary stream, positioned at the first byte of the file.
+class ChunkWriter:
+    """Writes a header, and chunks after it, to a binary stream, which is flushed after every chunk.
 
     Attributes:
-        header: the header of the file.
-        n_samples: length in samples per channel; None while unknown. Unverified until the iteration has ended without
-            an error: do not allocate memory for it before.
-        complete: whether END was reached without an error.
-
-    Raises:
-        TruncatedBitstreamError: the stream ends early. Raised after the last intact chunk.
-        BitstreamError: the stream is no .dac file, is damaged, or needs a newer version of this package.
+        n_frames: number of frames before the next chunk.
     """
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: BinaryIO, header: Header) -> None:
+        self.n_frames = 0
         self._stream = stream
-        self._source = StreamReader(stream)
-        self.header = read_header(self._source)
-        _check_coding(self.header)
-        self.n_samples = self.header.n_samples
-        self.complete = False
-        self._n_frames = 0  # before the next chunk
-        seekable = getattr(stream, "seekable", None)
-        self._first_chunk = stream.tell() if seekable is not None and seekable() else None
-        self._chunks = self._read_chunks()
+        write_all(stream, encode_header(header))
 
-    def __iter__(self) -> Iterator[Chunk]:
-        return self._chunks
+    def write(self, kind: ChunkKind, payload: bytes, n_covered: int | None = None) -> None:
+        """Write a chunk. Its checksum covers the first `n_covered` bytes of the payload; None: all of it."""
+        key = encode_key(kind, len(payload))
+        prefix = checksum_prefix(self.n_frames) if kind in (ChunkKind.CODES, ChunkKind.END) else b""
+        checksum = crc32c(prefix + key + payload[:n_covered])
+        write_all(self._stream, key + payload + checksum.to_bytes(CRC_BYTES, "little"))
+        self._stream.flush()
 
-    def events(self) -> Iterator[Chunk | Gap]:
-        """Yield every intact chunk and the gaps between them; damage loses only the chunks that it touches.
-
-        A chunk is yielded as soon as its last byte has arrived, except for the first one after a gap, which the next
-        chunk must confirm. Nothing after END is read. `Resynchronizer` gives the probability of false positives.
-
-        Raises:
-            TruncatedBitstreamError: the stream ends without END. Raised after the last intact chunk.
-            BitstreamError: the file holds a CRITICAL chunk, which only a newer version of this package understands.
-        """
-        recovery = Resynchronizer(self._source, self.header, self._n_frames)
-        yield from recovery.events()
-        self.n_samples, self.complete = recovery.n_samples, recovery.complete
-
-    def seek_frame(self, frame: int) -> int:
-        """Seek to the chunk that holds `frame` and return the number of its first frame; iterating continues there.
-
-        Only the lengths of the chunks before it are read; their checksums are not verified.
-
-        Args:
-            frame: frame number, from 0.
-
-        Raises:
-            TruncatedBitstreamError: the file ends before the frame.
-            BitstreamError: the file does not hold the frame, or a chunk before it is damaged.
-            io.UnsupportedOperation: the stream is not seekable.
-        """
-        if self._first_chunk is None:
-            raise io.UnsupportedOperation("a .dac stream that is not seekable must be read from its beginning")
-        size = self._stream.seek(0, os.SEEK_END)
-        start, self._n_frames = self._stream.seek(self._first_chunk), 0
-        self._chunks = self._read_chunks()
-        while True:
-            kind, payload_size, _ = self._read_key()
-            payload = self._stream.tell()
-            if kind is ChunkKind.CRITICAL:
-                raise BitstreamError(TOO_NEW)
-            if kind is ChunkKind.END or frame < 0:
-                raise BitstreamError(f"frame {frame} asked for, the file holds {self._n_frames}")
-            if payload + payload_size + CRC_BYTES > size:
-                raise TruncatedBitstreamError(f"the file ends early, before frame {frame}")
-            n_frames = self._source.read_varint("a chunk of codes") if kind is ChunkKind.CODES else 0
-            if frame < self._n_frames + n_frames:
-                self._stream.seek(start)
-                return self._n_frames
-            self._n_frames += n_frames
-            start = self._stream.seek(payload + payload_size + CRC_BYTES)
-
-    def _read_key(self) -> tuple[ChunkKind, int, bytes]:
-        """Read the key of a chunk. Return its kind, the payload size, and the bytes that its checksum covers so far."""
-        key = self._source.read_varint("a chunk")
-        kind, size = ChunkKind(key & 3), key >> 2
-        if size > MAX_PAYLOAD:
-            raise BitstreamError(f"a chunk claims a payload of {size} bytes, the format allows {MAX_PAYLOAD}")
-        prefix = checksum_prefix(self._n_frames) if kind in (ChunkKind.CODES, ChunkKind.END) else b""
-        return kind, size, prefix + encode_varint(key)
-
-    def _read_chunks(self) -> Iterator[Chunk]:
-        header, source = self.header, self._source
-        while True:
-            kind, size, covered = self._read_key()
-            source.begin_checksum(covered)
-            if kind is ChunkKind.ANCILLARY:
-                source.skip(size, "an ancillary chunk")
-                source.check_checksum("an ancillary chunk")
-                continue
-            payload = source.read(size, "a chunk")
-            source.check_checksum("a chunk")
-            if kind is ChunkKind.CRITICAL:
-                raise BitstreamError(TOO_NEW)
-            if kind is ChunkKind.END:
-                break
-            codes = decode_codes(header, payload)
-            if self._n_frames + codes.shape[-1] > header.max_frames():
-                raise BitstreamError(f"the file holds more frames than its {header.n_samples} samples take")
-            first_frame = self._n_frames
-            self._n_frames += codes.shape[-1]
-            yield Chunk(first_frame, codes)
-        n_samples = decode_end(header, payload)
-        header.check_length(n_samples, self._n_frames)
-        if not source.at_end():
-            raise BitstreamError("the file continues after its END chunk")
-        self.n_samples = n_samples
-        self.complete = True
-
-
-def _check_coding(header: Header) -> None:
-    if header.coding is not Coding.FIXED:
-        raise BitstreamError(f"coding {header.coding:d} is not supported by this version")
+    def write_codes(self, chunk: CodedChunk, n_inside: int) -> None:
+        """Write a CODES chunk of coding 1 with the first `n_inside` layers of `chunk`."""
+        self.write(ChunkKind.CODES, *encode_payload(chunk, n_inside))
+        self.n_frames += chunk.n_frames
 
 
 class Loaded(NamedTuple):
@@ -301,19 +275,30 @@ class Loaded(NamedTuple):
     levels: npt.NDArray[np.int8] | None = None
 
 
-def dumps(header: Header, codes: npt.NDArray[np.integer[Any]]) -> bytes:
-    """Return a .dac file that holds `codes` [C, N, F]. `header.n_samples` must not be None.
+def dumps(
+    header: Header,
+    codes: npt.NDArray[np.integer[Any]],
+    levels: npt.NDArray[np.integer[Any]] | None = None,
+    model: CodeModel | None = None,
+) -> bytes:
+    """Return a .dac file that holds `codes` [C, N, F], and `levels` [C, bands, W] if the header has their parameters.
+
+    Args:
+        header: its `n_samples` must not be None.
+        codes: as for `Writer.write`.
+        levels: as for `Writer.write`.
+        model: the context model that the header names; None if it names none.
 
     Raises:
-        BitstreamError: `codes` do not fit `header`.
+        BitstreamError: the arguments do not fit `header`.
     """
     stream = io.BytesIO()
-    with Writer(stream, header) as writer:
-        writer.write(codes)
+    with Writer(stream, header, model=model) as writer:
+        writer.write(codes, levels)
     return stream.getvalue()
 
 
-def loads(data: bytes, allow_truncated: bool = False) -> Loaded:
+def loads(data: bytes, allow_truncated: bool = False, find_context: FindContext | None = None) -> Loaded:
     """Return the content of the .dac file `data`.
 
     If the header of the file leaves `n_samples` open, the value of END is filled in.
@@ -322,25 +307,36 @@ def loads(data: bytes, allow_truncated: bool = False) -> Loaded:
         data: all bytes of the file.
         allow_truncated: accept a file whose end is missing. The result then has the codes of its intact chunks, maybe
             none, and `n_samples` is reduced to what they cover. A truncated header remains an error.
+        find_context: as for `Reader`.
 
     Raises:
         TruncatedBitstreamError: `data` ends early.
         BitstreamError: `data` is no .dac file, is damaged, or needs a newer version of this package.
     """
-    reader = Reader(io.BytesIO(data))
+    reader = Reader(io.BytesIO(data), find_context)
     header = reader.header
+    n_bands = 0 if header.levels is None else header.levels.bands
+    levels = [np.zeros((header.channels, n_bands, 0), dtype=np.int8)]
     chunks = [np.zeros((header.channels, header.n_codebooks, 0), dtype=np.int32)]
     n_samples: int | None = None
     try:
         for chunk in reader:  # not extend(), which would lose the chunks before a truncation
             chunks.append(chunk.codes)
+            if chunk.levels is not None:
+                levels.append(chunk.levels)
         n_samples = reader.n_samples
     except TruncatedBitstreamError:
         if not allow_truncated:
             raise
     codes = np.concatenate(chunks, axis=-1)
+    all_levels = None if header.levels is None else np.concatenate(levels, axis=-1)
+    return Loaded(with_length(header, n_samples, codes.shape[-1]), codes, all_levels)
+
+
+def with_length(header: Header, n_samples: int | None, n_frames: int) -> Header:
+    """`header` with the length of its file; of a truncated one (`n_samples` is None) that which its frames cover."""
     if n_samples is None:
-        n_samples = header.covered_samples(codes.shape[-1])
+        n_samples = header.covered_samples(n_frames)
         if header.n_samples is not None:
             n_samples = min(n_samples, header.n_samples)
-    return Loaded(replace(header, n_samples=n_samples), codes)
+    return replace(header, n_samples=n_samples)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from dac_codec.bitstream.container import loads
-from dac_codec.bitstream.header import VERSION, Header
+from dac_codec.bitstream.chunks import Chunk
+from dac_codec.bitstream.coded import bits_by_codebook, decoded_counts
+from dac_codec.bitstream.container import with_length
+from dac_codec.bitstream.header import VERSION, Coding, Header
+from dac_codec.bitstream.layers import CodedChunk, encode_payload
 from dac_codec.bitstream.legacy import LegacyFile, is_legacy, read_legacy
+from dac_codec.bitstream.reader import Reader
 from dac_codec.common.errors import TruncatedBitstreamError
 from dac_codec.common.speakers import describe_mask
 
@@ -20,18 +26,25 @@ def describe(data: bytes) -> dict[str, Any]:
     Raises:
         BitstreamError: `data` is neither, or is damaged. A truncated file is described up to its last complete chunk.
     """
-    if is_legacy(data):
-        fields = _legacy_fields(read_legacy(data))
-    else:
-        truncated = False
-        try:
-            header, codes, _ = loads(data)
-        except TruncatedBitstreamError:
-            truncated = True
-            header, codes, _ = loads(data, allow_truncated=True)
-        fields = _fields(header, codes.shape[-1], truncated)
+    fields = _legacy_fields(read_legacy(data)) if is_legacy(data) else _container_fields(data)
     pcm_size = 2 * fields["channels"] * fields["n_samples"]
     return {**fields, "size": len(data), "pcm_size": pcm_size, "ratio": pcm_size / len(data)}
+
+
+def _container_fields(data: bytes) -> dict[str, Any]:
+    reader = Reader(io.BytesIO(data))
+    layered = reader.header.coding is Coding.LAYERED
+    chunks: list[Chunk | CodedChunk] = []
+    truncated = False
+    try:
+        for chunk in reader.coded() if layered else reader:
+            chunks.append(chunk)
+    except TruncatedBitstreamError:
+        truncated = True
+    n_frames = sum(chunk.n_frames for chunk in chunks)
+    header = with_length(reader.header, None if truncated else reader.n_samples, n_frames)
+    coding = _layered_fields(header, [chunk for chunk in chunks if isinstance(chunk, CodedChunk)]) if layered else {}
+    return {**_fields(header, n_frames, truncated), **coding}
 
 
 def _fields(header: Header, n_frames: int, truncated: bool) -> dict[str, Any]:
@@ -55,7 +68,35 @@ def _fields(header: Header, n_frames: int, truncated: bool) -> dict[str, Any]:
         "hop_length": header.hop_length,
         "gain_db": header.gain_db,
         "bandwidth": header.bandwidth,
+        "coding": "layered" if header.coding is Coding.LAYERED else "fixed width",
     }
+
+
+def _layered_fields(header: Header, chunks: Sequence[CodedChunk]) -> dict[str, Any]:
+    """What a file of coding 1 has besides; its bitrate is the mean of all bytes of its chunks but their checksums."""
+    sizes = np.array([_size(chunk) for chunk in chunks])
+    seconds = np.array([chunk.n_frames for chunk in chunks]) / header.frame_rate
+    n_codes = np.zeros(header.n_codebooks, int)
+    for counts in decoded_counts(header, chunks):
+        n_codes += (counts[None] > np.arange(header.n_codebooks)[:, None, None]).sum((1, 2))
+    bits = bits_by_codebook(header, chunks)
+    n_frames = sum(chunk.n_frames for chunk in chunks)
+    by_layers = any(chunk.n_inside < len(chunk.layers) for chunk in chunks)
+    return {
+        "bitrate": float(8 * sizes.sum() / max(seconds.sum(), 1e-9)),
+        "peak_bitrate": float((8 * sizes / seconds).max(initial=0)),
+        "layers": list(header.layers),
+        "order": "layers" if by_layers else "time",
+        "context_model": "adaptive" if header.context_fingerprint is None else header.context_fingerprint.hex(),
+        "codes_per_frame": float(n_codes.sum() / max(1, n_frames * header.channels)),
+        "bits_by_codebook": [round(bit / n, 3) if bit else None for bit, n in zip(bits, n_codes.tolist(), strict=True)],
+        "levels": None if header.levels is None else asdict(header.levels),
+    }
+
+
+def _size(chunk: CodedChunk) -> int:
+    """Bytes of the payload of a chunk with all its layers."""
+    return len(encode_payload(chunk, len(chunk.layers))[0])
 
 
 def _legacy_fields(file: LegacyFile) -> dict[str, Any]:
@@ -83,6 +124,12 @@ def as_text(fields: dict[str, Any]) -> str:
         "sample_rate": lambda value: f"{value} Hz",
         "duration": lambda value: f"{value:.3f} s",
         "bitrate": lambda value: f"{value / 1000:.2f} kbit/s",
+        "peak_bitrate": lambda value: f"{value / 1000:.2f} kbit/s",
+        "layers": lambda value: f"{' + '.join(map(str, value))} codebooks",
+        "order": lambda value: "layer by layer" if value == "layers" else "by time",
+        "codes_per_frame": lambda value: f"{value:.2f} on average",
+        "bits_by_codebook": lambda value: " ".join("-" if bits is None else f"{bits:.2f}" for bits in value),
+        "levels": lambda value: "none" if value is None else _levels_as_text(**value),
         "model_sample_rate": lambda value: f"{value} Hz",
         "gain_db": lambda value: f"{value:+.2f} dB",
         "channel_mask": lambda value: f"{value:#x} ({describe_mask(value)})",
@@ -95,6 +142,11 @@ def as_text(fields: dict[str, Any]) -> str:
     }
     labels = {key: key.removeprefix("n_").removesuffix("_db").replace("_", " ") for key in fields}
     return "\n".join(f"{labels[key]:<17}  {units.get(key, str)(value)}" for key, value in fields.items())
+
+
+def _levels_as_text(hop: int, window: int, bands: int, step_db: float, lowest: int, highest: int) -> str:
+    decibels = f"{lowest * step_db:g} to {highest * step_db:+g} dB in steps of {step_db:g} dB"
+    return f"{bands} bands, {decibels}, every {hop} frames"
 
 
 def format_size(n_bytes: int) -> str:

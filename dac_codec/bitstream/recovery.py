@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -28,10 +29,23 @@ from dac_codec.bitstream.chunks import (
     decode_end,
     encode_key,
 )
-from dac_codec.bitstream.fields import CRC_BYTES, MAX_VARINT_BYTES, StreamReader, crc32c, decode_varint, with_crc
-from dac_codec.bitstream.header import Header
+from dac_codec.bitstream.fields import CRC_BYTES, MAX_VARINT_BYTES, StreamReader, crc32c, decode_varint
+from dac_codec.bitstream.header import Coding, Header
+from dac_codec.bitstream.layers import (
+    ANCILLARY_LAYER,
+    ANCILLARY_REPEAT,
+    CodedChunk,
+    LayerPiece,
+    covered_size,
+    decode_ancillary,
+    decode_payload,
+    max_chunk_frames,
+    n_layers,
+    read_head,
+)
 from dac_codec.bitstream.packing import packed_size
 from dac_codec.bitstream.positions import checksum_prefix, position_of
+from dac_codec.bitstream.scanning import Buffer, varints
 from dac_codec.common.errors import BitstreamError, TruncatedBitstreamError
 
 MAX_GAP_FRAMES = 1 << 20
@@ -41,6 +55,13 @@ _MAX_CANDIDATES = 256  # followed at a time; only crafted bytes make more
 _SCAN_BYTES = 1024  # bytes scanned for candidates before complete ones are checked
 # The longest key (4 bytes) and frame count (3 bytes) of a CODES chunk; also the size of the smallest CODES chunk.
 _CODES_HEAD = 7
+# The same for coding 1, where number of layers (1 byte) and size of the covered part (4 bytes) precede the frame count.
+_LAYERED_HEAD = 11
+# The longest key and type, and a position below 2^35, of an ANCILLARY chunk that belongs to a CODES chunk.
+_POSITION_BYTES = 5
+_ANCILLARY_HEAD = 5 + _POSITION_BYTES
+
+_Integers = npt.NDArray[np.int64]
 
 
 class GapReason(Enum):
@@ -79,23 +100,29 @@ class _Candidate:
 
 @dataclass(frozen=True)
 class _Found:
-    """A CODES or END chunk with a valid checksum, and the number of frames before it. END has no codes."""
+    """An intact chunk, and the number of frames before it.
+
+    `content` is None for END, which has `n_samples`, and for a chunk to skip. `is_repeat`: it is an ANCILLARY chunk
+    with the first layer of another one.
+    """
 
     position: int
-    codes: npt.NDArray[np.int32] | None = None
+    content: Chunk | CodedChunk | LayerPiece | None = None
     n_samples: int | None = None
+    is_repeat: bool = False
     after_damage: bool = False
 
     @property
     def end(self) -> int:
-        return self.position + (0 if self.codes is None else self.codes.shape[-1])
+        return self.position + (self.content.n_frames if isinstance(self.content, Chunk | CodedChunk) else 0)
 
 
 class Resynchronizer:
     """Reads the chunks of a stream after its header, and continues after damaged and missing ones.
 
-    Where the bytes are no valid chunk, every following byte is tried as the start of a CODES or END chunk. ANCILLARY
-    and CRITICAL chunks are recognized only directly after a valid chunk.
+    Where the bytes are no valid chunk, every following byte is tried as the start of a CODES or END chunk, or of an
+    ANCILLARY chunk that belongs to a CODES chunk. Other ANCILLARY chunks and CRITICAL ones are recognized only directly
+    after a valid chunk.
 
     A chunk whose position lies beyond the next expected frame is held back until the next valid chunk, or the end of
     the stream, confirms it. False positives: damaged bytes with the form of a chunk (about one place in a thousand of
@@ -118,29 +145,42 @@ class Resynchronizer:
         self.n_samples = header.n_samples
         self.complete = False
         self._header = header
+        self._n_layers = n_layers(header)
         self._planes = header.channels * header.n_codebooks
-        self._max_frames = MAX_CHUNK_CODES // self._planes
+        self._layered = header.coding is Coding.LAYERED
+        self._max_frames = max_chunk_frames(header) if self._layered else MAX_CHUNK_CODES // self._planes
         self._end_sizes = range(1, MAX_VARINT_BYTES + 1) if header.n_samples is None else range(1)
         self._end_prefixes = self._prefixes_of_end()
-        self._buffer = _Buffer(source)
+        self._buffer = Buffer(source)
         self._expected = position
         self._has_gap = False
         self._cursor = 0
 
-    def events(self) -> Iterator[Chunk | Gap]:
-        """Yield the intact chunks and the gaps between them, in order. Raises as `Reader.events` does."""
+    def events(self) -> Iterator[Chunk | CodedChunk | LayerPiece | Gap]:
+        """Yield the intact chunks and the gaps between them, in order, and layers with chunks of their own.
+
+        Raises as `Reader.events` does.
+        """
         held: _Found | None = None
+        pieces: list[LayerPiece] = []  # after `held`
         while (found := self._next()) is not None:
+            if isinstance(found.content, LayerPiece):
+                if held is None:
+                    yield found.content
+                else:
+                    pieces.append(found.content)
+                continue
             after_damage = found.after_damage
             if held is not None:
                 if found.position >= held.end:
                     yield from self._accept(held)
-                elif found.position < held.position:
+                    yield from pieces
+                elif found.position < held.position and not found.is_repeat:
                     after_damage = True  # `held` was a false positive
                 else:
                     continue
-                held = None
-            if found.codes is None:
+                held, pieces = None, []
+            if found.content is None:
                 yield from self._gap(found.position, after_damage)
                 self.n_samples, self.complete = found.n_samples, not self._has_gap
                 return
@@ -150,12 +190,13 @@ class Resynchronizer:
                 held = found
         if held is not None:
             yield from self._accept(held)
+            yield from pieces
         raise TruncatedBitstreamError("the file ends early, without a complete END chunk")
 
-    def _accept(self, found: _Found) -> Iterator[Chunk | Gap]:
-        assert found.codes is not None
+    def _accept(self, found: _Found) -> Iterator[Chunk | CodedChunk | Gap]:
+        assert isinstance(found.content, Chunk | CodedChunk)
         yield from self._gap(found.position, found.after_damage)
-        yield Chunk(found.position, found.codes)
+        yield found.content
         self._expected = found.end
 
     def _gap(self, position: int, after_damage: bool) -> Iterator[Gap]:
@@ -167,7 +208,7 @@ class Resynchronizer:
         self._expected = position
 
     def _next(self) -> _Found | None:
-        """Return the next valid CODES or END chunk; None if the stream ends before one."""
+        """Return the next intact chunk, but for those to skip; None if the stream ends before one."""
         damaged = False
         while True:
             self._buffer.drop(self._cursor)
@@ -185,28 +226,31 @@ class Resynchronizer:
             winner = self._search(waiting)
             if winner is None:
                 return None
+            damaged = damaged or winner is not here
             self._cursor = winner.end
-            if winner is not here:
-                found = self._check(winner)
-                assert found is not None
-                return replace(found, after_damage=True)
+            found = self._check(winner)
+            assert found is not None
+            if winner.kind in (ChunkKind.CODES, ChunkKind.END) or found.content is not None:
+                return replace(found, after_damage=damaged)
 
     def _parse(self) -> _Candidate | None:
-        """Return the chunk that the bytes at the cursor describe; reads no byte beyond its key and frame count."""
+        """Return the chunk that the bytes at the cursor describe; reads no byte beyond its key and head."""
         position = start = self._cursor
 
-        def next_byte() -> int:
+        def take(size: int) -> bytes:
             nonlocal position
-            position += 1
+            position += size
             if not self._buffer.fill(position):
                 raise TruncatedBitstreamError("the file ends early, within a chunk")
-            return self._buffer.bytes(position - 1, position)[0]
+            return self._buffer.bytes(position - size, position)
 
         try:
-            key = decode_varint(next_byte, "a chunk")
+            key = decode_varint(lambda: take(1)[0], "a chunk")
             kind, size, payload = ChunkKind(key & 3), key >> 2, position
-            if kind is ChunkKind.CODES and size <= MAX_PAYLOAD:
-                n_frames = decode_varint(next_byte, "a chunk")
+            if kind is ChunkKind.CODES and size <= MAX_PAYLOAD and self._layered:
+                fits = size == read_head(self._header, take).n_payload
+            elif kind is ChunkKind.CODES and size <= MAX_PAYLOAD:
+                n_frames = decode_varint(lambda: take(1)[0], "a chunk")
                 codes_size = self._planes * packed_size(n_frames, self._header.bits_per_code)
                 fits = n_frames <= self._max_frames and size == position - payload + codes_size
             elif kind is ChunkKind.END:
@@ -223,18 +267,46 @@ class Resynchronizer:
         data = self._buffer.bytes(candidate.start, end)
         checksum = int.from_bytes(self._buffer.bytes(end, candidate.end), "little")
         payload = data[candidate.payload - candidate.start :]
+        if candidate.kind in (ChunkKind.ANCILLARY, ChunkKind.CRITICAL):
+            return self._ancillary(candidate.kind, payload) if crc32c(data) == checksum else None
         try:
             if candidate.kind is ChunkKind.END:
                 n_samples = decode_end(self._header, payload)
                 position = self._end_position(data, checksum, n_samples)
                 return None if position is None else _Found(position, n_samples=n_samples)
+            if self._layered:
+                data = data[: candidate.payload - candidate.start + covered_size(payload)]
             position = self._codes_position(data, checksum)
             if position is None:
                 return None
-            found = _Found(position, decode_codes(self._header, payload))
+            content: Chunk | CodedChunk
+            if self._layered:
+                content, _ = decode_payload(self._header, position, payload)
+            else:
+                content = Chunk(position, decode_codes(self._header, payload))
         except BitstreamError:  # invalid content under a valid checksum
             return None
+        found = _Found(position, content)
         return found if found.end <= self._header.max_frames() else None
+
+    def _ancillary(self, kind: ChunkKind, payload: bytes) -> _Found:
+        """An intact chunk with a layer of a chunk before it, or one to skip."""
+        if kind is ChunkKind.CRITICAL:
+            raise BitstreamError(TOO_NEW)
+        content = None
+        if self._layered:
+            with suppress(BitstreamError):
+                content = decode_ancillary(self._header, payload)
+        if isinstance(content, LayerPiece):
+            return _Found(content.first_frame, content)
+        if content is None or not self._may_follow(content):
+            return _Found(self._expected)
+        return _Found(content.first_frame, content, is_repeat=True)
+
+    def _may_follow(self, chunk: CodedChunk) -> bool:
+        """Whether a chunk whose first layer is repeated may be missing here."""
+        start, stop = chunk.first_frame, chunk.first_frame + chunk.n_frames
+        return self._expected <= start <= self._expected + MAX_GAP_FRAMES and stop <= self._header.max_frames()
 
     def _codes_position(self, data: bytes, checksum: int) -> int | None:
         """Return the number of frames before a CODES chunk; None if the checksum is invalid."""
@@ -259,53 +331,66 @@ class Resynchronizer:
             ..[ false candidate, up to 4 MiB ......................... ]
             .......[ true chunk ]     <- complete first, so it is checked first
         """
-        codes_from = end_from = self._cursor + 1
+        scans = [self._codes_candidates, self._end_candidates]
+        if self._layered:
+            scans.append(self._ancillary_candidates)
+        starts = [self._cursor + 1] * len(scans)
         more = True
         while True:
             while waiting and waiting[0].end <= self._buffer.end:
                 candidate = waiting.pop(0)
-                if self._is_ancillary(candidate) or self._check(candidate):
+                if self._check(candidate):
                     return candidate
-            codes, codes_from = self._codes_candidates(codes_from)
-            ends, end_from = self._end_candidates(end_from)
-            for candidate in codes + ends:
-                bisect.insort(waiting, candidate, key=lambda candidate: candidate.end)
+            for index, scan in enumerate(scans):
+                found, starts[index] = scan(starts[index])
+                for candidate in found:
+                    bisect.insort(waiting, candidate, key=lambda candidate: candidate.end)
             del waiting[_MAX_CANDIDATES:]
-            if (waiting and waiting[0].end <= self._buffer.end) or self._buffer.end - end_from >= _SCAN_BYTES:
+            if (waiting and waiting[0].end <= self._buffer.end) or self._buffer.end - min(starts) >= _SCAN_BYTES:
                 continue
             if not more:
                 return None
-            self._buffer.drop(min([codes_from, end_from, *(candidate.start for candidate in waiting)]))
+            self._buffer.drop(min([*starts, *(candidate.start for candidate in waiting)]))
             more = self._buffer.more()
-
-    def _is_ancillary(self, candidate: _Candidate) -> bool:
-        """Whether this is an intact ANCILLARY chunk. Raises BitstreamError for an intact CRITICAL one."""
-        if candidate.kind in (ChunkKind.CODES, ChunkKind.END):
-            return False
-        end = candidate.end - CRC_BYTES
-        data = self._buffer.bytes(candidate.start, end)
-        intact = with_crc(data) == self._buffer.bytes(candidate.start, candidate.end)
-        if intact and candidate.kind is ChunkKind.CRITICAL:
-            raise BitstreamError(TOO_NEW)
-        return intact
 
     def _codes_candidates(self, start: int) -> tuple[list[_Candidate], int]:
         """Return the candidates for CODES that begin at or after `start`, and where to continue the scan."""
-        stop = min(start + _SCAN_BYTES, self._buffer.end - _CODES_HEAD + 1)
+        head = _LAYERED_HEAD if self._layered else _CODES_HEAD
+        stop = min(start + _SCAN_BYTES, self._buffer.end - head + 1)
         if stop <= start:
             return [], start
-        data = np.frombuffer(self._buffer.bytes(start, stop + _CODES_HEAD - 1), np.uint8).astype(np.int64)
+        data = np.frombuffer(self._buffer.bytes(start, stop + head - 1), np.uint8).astype(np.int64)
         places = np.arange(stop - start)
-        key, key_bytes = _varints(data, places, 4)
+        key, key_bytes = varints(data, places, 4)
         places = places[(key_bytes > 0) & (key & 3 == ChunkKind.CODES)]
         size, payloads = key[places] >> 2, places + key_bytes[places]
-        n_frames, bytes_of_frames = _varints(data, payloads, 3)
-        fits = (bytes_of_frames > 0) & (n_frames > 0) & (n_frames <= self._max_frames)
-        fits &= size == bytes_of_frames + self._planes * ((n_frames * self._header.bits_per_code + 7) // 8)
-        return [
-            _Candidate(ChunkKind.CODES, start + int(place), start + int(payload), start + int(payload + n) + CRC_BYTES)
-            for place, payload, n in zip(places[fits], payloads[fits], size[fits], strict=True)
-        ], stop
+        fits = size <= MAX_PAYLOAD
+        at = payloads
+        if self._layered:
+            fits &= (data[at] > 0) & (data[at] <= self._n_layers)
+            n_covered, bytes_of_covered = varints(data, at + 1, 4)
+            fits &= (bytes_of_covered > 0) & (1 + bytes_of_covered + n_covered <= size)
+            at = at + 1 + bytes_of_covered
+        n_frames, bytes_of_frames = varints(data, at, 2 if self._layered else 3)
+        fits &= (bytes_of_frames > 0) & (n_frames > 0) & (n_frames <= self._max_frames)
+        if not self._layered:
+            fits &= size == bytes_of_frames + self._planes * ((n_frames * self._header.bits_per_code + 7) // 8)
+        return _candidates(ChunkKind.CODES, start, places[fits], payloads[fits], size[fits]), stop
+
+    def _ancillary_candidates(self, start: int) -> tuple[list[_Candidate], int]:
+        """Return the candidates for ANCILLARY chunks with a layer, and where to continue the scan."""
+        stop = min(start + _SCAN_BYTES, self._buffer.end - _ANCILLARY_HEAD + 1)
+        if stop <= start:
+            return [], start
+        data = np.frombuffer(self._buffer.bytes(start, stop + _ANCILLARY_HEAD - 1), np.uint8).astype(np.int64)
+        places = np.arange(stop - start)
+        key, key_bytes = varints(data, places, 4)
+        places = places[(key_bytes > 0) & (key & 3 == ChunkKind.ANCILLARY)]
+        size, payloads = key[places] >> 2, places + key_bytes[places]
+        fits = (size <= MAX_PAYLOAD) & ((data[payloads] == ANCILLARY_LAYER) | (data[payloads] == ANCILLARY_REPEAT))
+        position, bytes_of_position = varints(data, payloads + 1, _POSITION_BYTES)
+        fits &= (bytes_of_position > 0) & (position <= self._expected + MAX_GAP_FRAMES)
+        return _candidates(ChunkKind.ANCILLARY, start, places[fits], payloads[fits], size[fits]), stop
 
     def _end_candidates(self, start: int) -> tuple[list[_Candidate], int]:
         """Return the valid END chunks that begin at or after `start`, and where to continue the scan."""
@@ -338,56 +423,12 @@ class Resynchronizer:
         return [key + checksum.to_bytes(CRC_BYTES, "little") for checksum in checksums]
 
 
-class _Buffer:
-    """The bytes of a stream that may be parsed again. Positions count from the first byte read."""
-
-    def __init__(self, source: StreamReader) -> None:
-        self._source = source
-        self._data = bytearray()
-        self._start = 0
-
-    @property
-    def end(self) -> int:
-        """The position after the last buffered byte."""
-        return self._start + len(self._data)
-
-    def bytes(self, start: int, end: int) -> bytes:
-        """Return the buffered bytes from `start` to `end`, exclusive."""
-        with memoryview(self._data) as view:
-            return bytes(view[start - self._start : end - self._start])
-
-    def fill(self, end: int) -> bool:
-        """Read up to `end` and no further; return whether the stream has that many bytes."""
-        self._data += self._source.read_up_to(max(0, end - self.end))
-        return self.end >= end
-
-    def more(self) -> bool:
-        """Read the bytes that have arrived, at least one; return False at the end of the stream."""
-        piece = self._source.read_some()
-        self._data += piece
-        return bool(piece)
-
-    def drop(self, start: int) -> None:
-        """Discard the bytes before `start`."""
-        del self._data[: start - self._start]
-        self._start = max(start, self._start)
-
-
-def _varints(
-    data: npt.NDArray[np.int64], places: npt.NDArray[np.int64], most: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return the values of the varints at `places` in `data`, and their lengths in bytes: 0 where none is valid.
-
-    `most` is the maximum length in bytes.
-    """
-    value = np.zeros_like(places)
-    length = np.zeros_like(places)
-    for position in range(most):
-        byte = data[places + position]
-        open_ = length == 0
-        value[open_] |= (byte[open_] & 0x7F) << 7 * position
-        # A varint is as short as possible: its last byte is zero only if it is the first.
-        ends = open_ & (byte < 0x80)
-        length[ends & ((byte > 0) | (position == 0))] = position + 1
-        length[ends & (byte == 0) & (position > 0)] = -1
-    return value, np.maximum(length, 0)
+def _candidates(
+    kind: ChunkKind, start: int, places: _Integers, payloads: _Integers, sizes: _Integers
+) -> list[_Candidate]:
+    """The candidates at `places` with payloads at `payloads`, both counted from `start`."""
+    ends = payloads + sizes + CRC_BYTES
+    return [
+        _Candidate(kind, start + place, start + payload, start + end)
+        for place, payload, end in zip(places.tolist(), payloads.tolist(), ends.tolist(), strict=True)
+    ]

@@ -1,23 +1,22 @@
-"""The commands of `dac-codec`. What they do to a file is in `codec`, which files they read and write in `jobs`."""
+"""The commands of `dac-codec`; info, convert and models are in `files`.
+
+What they do to a file is in `codec`, which files they read and write in `jobs`.
+"""
 
 from __future__ import annotations
 
-import json
 import signal
-import sys
 import time
 import warnings
-from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from dac_codec.cli import options, running
 from dac_codec.cli.jobs import (
     DASH,
-    STDIN_CLOSED,
     Job,
     compressed_names,
     decompressed_names,
@@ -38,19 +37,23 @@ if TYPE_CHECKING:
 @options.inputs
 @options.output("The .dac file, or a folder for several inputs; - is standard output. [default: beside each input]")
 @options.model
-@click.option("--quantizers", metavar="N", type=click.IntRange(min=1), help="Codebooks to use. [default: all]")
+@options.effort
+@options.quality
 @click.option(
     "--bitrate",
     metavar="KBPS",
     type=click.FloatRange(min=0, min_open=True),
-    help="Highest bitrate of each channel in kbit/s, instead of --quantizers.",
+    help="Mean bitrate of each channel in kbit/s, instead of --quality; the highest with --constant.",
 )
+@click.option("--quantizers", metavar="N", type=click.IntRange(min=1), help="Most codebooks to use. [default: all]")
+@click.option("--constant", is_flag=True, help="Use the same codebooks in every frame, without entropy coding.")
 @click.option(
     "--chunk-frames",
     metavar="N",
     type=click.IntRange(min=1),
     help="Frames per chunk; damage costs whole chunks. [default: 3.5 s; from a pipe, 16]",
 )
+@click.option("--redundancy", is_flag=True, help="Repeat the coarse codes of each chunk, to bridge single lost chunks.")
 @click.option(
     "--raw",
     metavar="RATE,CHANNELS,ENCODING",
@@ -66,9 +69,13 @@ def compress(
     inputs: tuple[str, ...],
     output: str | None,
     model: str | None,
-    quantizers: int | None,
+    effort: int | None,
+    quality: float | None,
     bitrate: float | None,
+    quantizers: int | None,
+    constant: bool,
     chunk_frames: int | None,
+    redundancy: bool,
     raw: tuple[int, int, str] | None,
     allow_truncated: bool,
     device: str,
@@ -82,6 +89,9 @@ def compress(
     standard input. Files whose outputs would have the same name keep their extension: a.wav and a.flac become
     a.wav.dac and a.flac.dac.
 
+    A frame gets as many codes as it needs for --quality, or for the mean --bitrate. From a pipe, every frame has the
+    same number unless one of these is given.
+
     A pipe of wav or raw samples is encoded as it arrives. Its gain is chosen from the first second; after that, output
     is written every 16 frames (186 ms at 44.1 kHz), or --chunk-frames. Ctrl-C ends the recording and keeps it.
 
@@ -91,8 +101,10 @@ def compress(
     """
     if raw is not None and inputs != (DASH,):
         raise click.UsageError("--raw only applies to standard input; use - as the input")
-    if quantizers is not None and bitrate is not None:
-        raise click.UsageError("--quantizers and --bitrate can't be combined")
+    if quality is not None and (bitrate is not None or constant):
+        raise click.UsageError(f"--quality and {'--constant' if constant else '--bitrate'} can't be combined")
+    if constant and quantizers is not None and bitrate is not None:
+        raise click.UsageError("--quantizers and --bitrate can't be combined with --constant")
     jobs = make_jobs(inputs, output, "sound files", find_audio, compressed_names, find_unreadable_audio)
     running.finish_if_empty(jobs)
     from dac_codec import audio, codec, pretrained
@@ -102,8 +114,9 @@ def compress(
     running.check_device(device)
     with running.shared_cores(jobs, device) as (n_at_once, batched):
         loaded = codec.load_model(model or pretrained.DEFAULT_MODEL, device, not quiet, fast)
+        bits = None if bitrate is None else 1000 * bitrate
         try:
-            n_quantizers = codec.choose_quantizers(loaded, quantizers, None if bitrate is None else 1000 * bitrate)
+            rate = codec.choose_rate(loaded, quantizers, bits, quality, constant, effort)
         except DacError as error:
             raise click.UsageError(str(error).replace("n_quantizers", "--quantizers")) from error
         show_progress = not quiet and len(jobs.jobs) == 1
@@ -121,7 +134,7 @@ def compress(
                     raise AudioError(f"{kept} (--allow-truncated accepts this)")
                 warnings.warn(f"{job.source_name}: {kept}", stacklevel=1)
             sizes = f"{format_size(job.input_size())} -> {format_size(result.n_bytes)}"
-            return f"{sizes} ({', '.join((f'{result.header.bitrate / 1000:.1f} kbit/s', *notes))})"
+            return f"{sizes} ({', '.join((f'{result.bitrate / 1000:.1f} kbit/s', *notes))})"
 
         def work(job: Job) -> str:
             started = time.perf_counter()
@@ -134,10 +147,15 @@ def compress(
                         reader,
                         job.output(),
                         loaded,
-                        n_quantizers,
-                        device=device,
-                        progress=show_progress,
-                        chunk_frames=chunk_frames,
+                        quantizers,
+                        bits,
+                        device,
+                        show_progress,
+                        chunk_frames,
+                        redundancy,
+                        effort,
+                        quality,
+                        constant,
                     )
                 except AudioError:
                     if signals:  # before the first sample
@@ -151,8 +169,9 @@ def compress(
 
         def read(job: Job) -> ShortFile | None:
             with open_input(job) as reader:
-                return batches.read_sound(reader, loaded, n_quantizers, chunk_frames)
+                return batches.read_sound(reader, loaded, rate, chunk_frames)
 
+        batched = batched and not redundancy
         running.run(jobs, work, force, quiet, n_at_once, read if batched else None, summary)
 
 
@@ -170,8 +189,9 @@ def compress(
     default=None,
     help="Decode past damage, and fade out where codes are missing. [default: only from a pipe]",
 )
-@click.option("--allow-gaps", is_flag=True, help="Exit with 0 even if gaps were concealed.")
+@click.option("--allow-gaps", is_flag=True, help="Exit with 0 even if gaps were concealed or layers are missing.")
 @click.option("--allow-truncated", is_flag=True, help="Exit with 0 even if a file is truncated.")
+@click.option("--progressive", is_flag=True, help="Write a file ordered by layers again with each layer.")
 @click.option(
     "--raw",
     metavar="ENCODING",
@@ -191,6 +211,7 @@ def decompress(
     conceal: bool | None,
     allow_gaps: bool,
     allow_truncated: bool,
+    progressive: bool,
     raw: str | None,
     quiet: bool,
 ) -> None:
@@ -201,6 +222,8 @@ def decompress(
     truncated file is decoded up to its last complete chunk, with exit code 1 unless --allow-truncated is given. Files
     of descript-audio-codec can be decompressed too; they don't name their model, so --model is required.
 
+    With --progressive, the output of a file ordered by layers is coarse first, and is replaced as each layer is read.
+
     A pipe is decoded as it arrives. Where codes were lost or damaged, the sound fades out and in again, and the exit
     code is 1 unless --allow-gaps is given. A damaged file gives no output unless --conceal is given.
     """
@@ -208,6 +231,8 @@ def decompress(
     running.finish_if_empty(jobs)
     if raw is not None and any(job.target is not None for job in jobs.jobs):
         raise click.UsageError("--raw only applies to standard output; use -o -")
+    if progressive and (start is not None or duration is not None or any(job.target is None for job in jobs.jobs)):
+        raise click.UsageError("--progressive writes whole files, and not to standard output")
     from dac_codec import audio, codec
     from dac_codec.bitstream.describe import format_size
     from dac_codec.codec import batches
@@ -228,6 +253,8 @@ def decompress(
             if result.gaps and not allow_gaps:
                 gaps = "1 gap is" if len(result.gaps) == 1 else f"{len(result.gaps)} gaps are"
                 raise BitstreamError(f"{gaps} concealed in {job.target_name} (--allow-gaps accepts this)")
+            if result.missing_layers and result.cut is None and not allow_gaps:
+                raise BitstreamError(f"layers are missing in {job.target_name} (--allow-gaps accepts this)")
             sizes = f"{format_size(job.input_size())} -> {result.duration:.2f} s"
             return f"{sizes} ({', '.join(notes)})" if notes else sizes
 
@@ -249,89 +276,29 @@ def decompress(
                 )
             return summary(job, result, _speed(result.duration, started))
 
+        def work_progressively(job: Job) -> str:
+            with codec.DacStream(job.input()) as stream:
+                loaded = stream.model(model_for(stream.header), device, show_progress)
+                n_samples = 0
+                for waveform in stream.passes(loaded):
+                    audio.write(job.output(), waveform, stream.sample_rate)
+                    n_samples = waveform.shape[1]
+            return f"{format_size(job.input_size())} -> {n_samples / stream.sample_rate:.2f} s"
+
         def read(job: Job) -> ShortFile | None:
             with codec.DacStream(job.input()) as stream:
                 return batches.read_codes(stream, model_for(stream.header), bool(conceal))
 
-        batched = batched and start is None and duration is None
-        running.run(jobs, work, force, quiet, n_at_once, read if batched else None, summary)
-
-
-@click.command()
-@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path())
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON array with an object for each file.")
-def info(files: tuple[str, ...], as_json: bool) -> None:
-    """Show the metadata of .dac files."""
-    from dac_codec.bitstream.describe import as_text, describe
-
-    failures: list[str] = []
-    described: list[dict[str, Any]] = []
-    for name in files:
-        try:
-            if name == DASH and sys.stdin is None:
-                raise DacError(STDIN_CLOSED)
-            data = sys.stdin.buffer.read() if name == DASH else Path(name).read_bytes()
-            described.append({"file": name, **describe(data)})
-        except (DacError, OSError, MemoryError) as error:
-            failures.append(running.error_line(name, error))
-    if as_json:
-        click.echo(json.dumps(described, indent=2))
-    else:
-        texts = [as_text({**fields, "file": display_path(fields["file"])}) for fields in described]
-        click.echo("\n\n".join(texts), nl=bool(described))
-    running.finish(failures)
-
-
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON array with an object for each model.")
-def models(as_json: bool) -> None:
-    """List the named models."""
-    from dac_codec import pretrained
-
-    rows = [{**asdict(model), "default": model.name == pretrained.DEFAULT_MODEL} for model in pretrained.available()]
-    if as_json:
-        click.echo(json.dumps(rows, indent=2))
-        return
-    for row in rows:
-        click.echo(
-            f"{row['name']:<16}  {row['sample_rate']:>6} Hz  up to {row['bitrate'] / 1000:>5.2f} kbit/s  "
-            f"{row['n_codebooks']:>2} codebooks  {row['where']}{', default' if row['default'] else ''}"
+        batched = batched and start is None and duration is None and not progressive
+        running.run(
+            jobs,
+            work_progressively if progressive else work,
+            force,
+            quiet,
+            n_at_once,
+            read if batched else None,
+            summary,
         )
-
-
-@click.command()
-@options.inputs
-@options.output("The converted file, or a folder for several inputs; - is standard output.", required=True)
-@options.model
-@options.force
-@options.quiet
-def convert(inputs: tuple[str, ...], output: str, model: str | None, force: bool, quiet: bool) -> None:
-    """Convert files to or from the format of descript-audio-codec.
-
-    IN... are .dac files, and folders of them; each is converted to the other format, with the same codes. Files of
-    descript-audio-codec don't name their model, so --model is required for them.
-    """
-    jobs = make_jobs(inputs, output, ".dac files", find_dac, lambda name: [name])
-    running.finish_if_empty(jobs)
-    from dac_codec import bitstream, codec
-    from dac_codec.bitstream.describe import format_size
-
-    model_for = running.model_loader(model, "cpu", progress=not quiet)
-
-    def work(job: Job) -> str:
-        file = codec.load(job.input())
-        loaded = model_for(None if isinstance(file, bitstream.LegacyFile) else file.header)
-        if loaded is None:
-            raise DacError("files of descript-audio-codec don't name their model; use --model")
-        if isinstance(file, bitstream.LegacyFile):
-            data, kind = codec.from_legacy(file, loaded).to_bytes(), "dac_codec"
-        else:
-            data, kind = bitstream.write_legacy(codec.to_legacy(file, loaded)), "descript-audio-codec"
-        codec.write_bytes(job.output(), data)
-        job.flush()
-        return f"{format_size(job.input_size())} -> {format_size(len(data))} (format {kind})"
-
-    running.run(jobs, work, force, quiet)
 
 
 @click.command()

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from dac_codec.cli import commands
+from dac_codec.cli import commands, files
 from dac_codec.cli.running import one_line, stopped_by_signals
 from dac_codec.common import native
 from dac_codec.common.errors import DacError
@@ -53,9 +53,9 @@ def main() -> None:
 for _command in (
     commands.compress,
     commands.decompress,
-    commands.info,
-    commands.models,
-    commands.convert,
+    files.info,
+    files.models,
+    files.convert,
     commands.demo,
     commands.evaluate,
     commands.train,

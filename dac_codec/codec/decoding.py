@@ -16,7 +16,7 @@ from torch import Tensor
 from dac_codec import audio
 from dac_codec.bitstream import Gap, LegacyFile
 from dac_codec.codec.file import DacFile, PathOrFile
-from dac_codec.codec.stream import DacStream
+from dac_codec.codec.stream import DacStream, MissingLayers
 from dac_codec.common.errors import TruncatedBitstreamError
 from dac_codec.common.threads import write_behind
 from dac_codec.model import DAC
@@ -31,6 +31,7 @@ class Decompressed:
         channels: number of channels.
         n_samples: samples per channel that were written.
         gaps: missing codes that were concealed.
+        missing_layers: frames that were decoded without their finer layers, which are missing.
         cut: the error at the end of a truncated file, else None.
     """
 
@@ -38,6 +39,7 @@ class Decompressed:
     channels: int
     n_samples: int
     gaps: tuple[Gap, ...]
+    missing_layers: tuple[MissingLayers, ...]
     cut: TruncatedBitstreamError | None
 
     @property
@@ -155,4 +157,6 @@ def write_blocks(
             n_written += block.shape[1]
         if stream.cut is not None and not allow_truncated:
             raise stream.cut
-    return Decompressed(stream.sample_rate, stream.channels, n_written, tuple(stream.gaps), stream.cut)
+    return Decompressed(
+        stream.sample_rate, stream.channels, n_written, tuple(stream.gaps), tuple(stream.missing_layers), stream.cut
+    )

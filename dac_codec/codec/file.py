@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 import torch
@@ -15,10 +15,11 @@ from torch import Tensor
 
 from dac_codec import bitstream
 from dac_codec.bitstream import Header, LegacyFile
-from dac_codec.codec.models import model_id
+from dac_codec.codec.models import find_context, model_id
 from dac_codec.common.errors import BitstreamError, DacError
 from dac_codec.common.files import atomic_write, is_device
 from dac_codec.common.streams import PathOrFile as PathOrFile
+from dac_codec.model import DAC
 
 
 @dataclass(frozen=True)
@@ -64,60 +65,78 @@ class DacFile:
 
     @property
     def bitrate(self) -> float:
-        """Bitrate of the codes of all channels, in bit/s."""
-        return self.header.bitrate
+        """Mean bitrate of the codes of all channels in bit/s, at ceil(log2(codebook_size)) bits each."""
+        if self.codes.numel() == 0:
+            return self.header.bitrate
+        return self.header.bitrate * float((self.codes >= 0).double().mean())
 
     @property
     def model_id(self) -> str:
         """Name and fingerprint of the weights that wrote the codes, as `name@fingerprint`."""
         return model_id(self.header)
 
-    def to_bytes(self) -> bytes:
+    def to_bytes(self, model: str | os.PathLike[str] | DAC | None = None) -> bytes:
         """The content of a .dac file.
+
+        Args:
+            model: where to find the context model of the codes, if the header names one: beside the weights of this
+                model. None: of the bundled or published model that the header names.
 
         Raises:
             BitstreamError: the codes don't match the header.
+            ModelMismatchError: there is no such context model.
         """
-        return bitstream.dumps(replace(self.header, n_samples=self.n_samples), self.codes.numpy())
+        header = replace(self.header, n_samples=self.n_samples)
+        context = None if header.context_fingerprint is None else find_context(model)(header)
+        levels = None if self.levels is None else self.levels.numpy()
+        return bitstream.dumps(header, self.codes.numpy(), levels, context)
 
     @classmethod
-    def from_bytes(cls, data: bytes, allow_truncated: bool = False) -> DacFile:
+    def from_bytes(
+        cls, data: bytes, allow_truncated: bool = False, model: str | os.PathLike[str] | DAC | None = None
+    ) -> DacFile:
         """Read the content of a .dac file.
 
         Args:
             data: the bytes.
             allow_truncated: whether to read a truncated file up to its last complete chunk.
+            model: as for `to_bytes`.
 
         Raises:
             TruncatedBitstreamError: the file is truncated and `allow_truncated` is False.
+            ModelMismatchError: the context model of the codes is not found.
             BitstreamError: the bytes are not a .dac file, or are damaged.
         """
         if bitstream.is_legacy(data):
             raise BitstreamError(
                 "a file of descript-audio-codec: use decompress() to decode it, or `dac-codec convert` to convert it"
             )
-        header, codes, levels = bitstream.loads(data, allow_truncated)
+        header, codes, levels = bitstream.loads(data, allow_truncated, find_context(model))
         return cls(
             header, torch.from_numpy(codes.astype(np.int64)), None if levels is None else torch.from_numpy(levels)
         )
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to a file atomically.
+    def save(self, path: str | os.PathLike[str], model: str | os.PathLike[str] | DAC | None = None) -> None:
+        """Write to a file atomically. `model` is as for `to_bytes`.
 
         Raises:
             DacError: the file can't be written.
         """
-        write_bytes(path, self.to_bytes())
+        write_bytes(path, self.to_bytes(model))
 
     @classmethod
-    def load(cls, path: PathOrFile, allow_truncated: bool = False) -> DacFile:
+    def load(
+        cls, path: PathOrFile, allow_truncated: bool = False, model: str | os.PathLike[str] | DAC | None = None
+    ) -> DacFile:
         """Read a file or a binary file object. Raises the errors of `from_bytes`, or DacError if it can't be opened."""
         with open_for_reading(path) as stream:
-            return cls.from_bytes(stream.read(), allow_truncated)
+            return cls.from_bytes(stream.read(), allow_truncated, model)
 
 
-def load(source: PathOrFile, allow_truncated: bool = False) -> DacFile | LegacyFile:
-    """Read a .dac file of this package or of descript-audio-codec.
+def load(
+    source: PathOrFile, allow_truncated: bool = False, model: str | os.PathLike[str] | DAC | None = None
+) -> DacFile | LegacyFile:
+    """Read a .dac file of this package or of descript-audio-codec. `model` is as for `DacFile.to_bytes`.
 
     Raises:
         BitstreamError: the file is neither, or is damaged.
@@ -125,7 +144,42 @@ def load(source: PathOrFile, allow_truncated: bool = False) -> DacFile | LegacyF
     """
     with open_for_reading(source) as stream:
         data = stream.read()
-        return bitstream.read_legacy(data) if bitstream.is_legacy(data) else DacFile.from_bytes(data, allow_truncated)
+        if bitstream.is_legacy(data):
+            return bitstream.read_legacy(data)
+        return DacFile.from_bytes(data, allow_truncated, model)
+
+
+def thin(
+    source: PathOrFile,
+    target: PathOrFile,
+    n_quantizers: int | None = None,
+    bitrate: float | None = None,
+    order: Literal["time", "layers"] | None = None,
+) -> int:
+    """Write a .dac file with fewer codebooks, or in another order, without decoding its codes. Needs no model.
+
+    Args:
+        source: a file or a binary file object.
+        target: as for `write_bytes`.
+        n_quantizers: codebooks to keep. A file that has no more keeps all.
+        bitrate: highest mean bitrate of the codes of each channel in bit/s, instead of `n_quantizers`.
+        order: "time"; or "layers": the coarse codes of the whole piece come first, so that the beginning of the file is
+            the whole piece. None: that of the file.
+
+    Returns:
+        The size of the new file in bytes.
+
+    Raises:
+        BitstreamError: the source is not a .dac file of this package, or is truncated or damaged.
+        DacError: an argument is out of range, or a file can't be opened or written.
+    """
+    with open_for_reading(source) as stream:
+        data = stream.read()
+        if bitstream.is_legacy(data):
+            raise BitstreamError("a file of descript-audio-codec can't be thinned: convert it first")
+        thinned = bitstream.thin(data, n_quantizers, bitrate, None if order is None else bitstream.Order(order))
+    write_bytes(target, thinned)
+    return len(thinned)
 
 
 def write_bytes(target: PathOrFile, data: bytes) -> None:

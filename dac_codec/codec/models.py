@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 
 from dac_codec import pretrained
 from dac_codec.audio.samples import MAX_CHANNELS
-from dac_codec.bitstream import Header, LegacyFile
+from dac_codec.bitstream import CodeModel, Coding, Header, LegacyFile
 from dac_codec.common.errors import BitstreamError, DacError, ModelMismatchError
 from dac_codec.inference.prepared import is_on, prepare_cached
 from dac_codec.model import DAC
@@ -102,6 +103,34 @@ def best_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def find_context(model: str | os.PathLike[str] | DAC | None = None) -> Callable[[Header], CodeModel]:
+    """A function that finds the context model of a file: beside `model`, else beside the model that the file names.
+
+    The function raises a ModelMismatchError if there is none.
+    """
+
+    def find(header: Header) -> CodeModel:
+        named = header.model_name if header.model_name in {info.name for info in pretrained.available()} else None
+        source = named if model is None else model
+        found = None if source is None else pretrained.context_model(source, header.context_fingerprint)
+        if found is None:
+            context = "" if header.context_fingerprint is None else header.context_fingerprint.hex()
+            raise ModelMismatchError(
+                f"the codes of {model_id(header)} were coded with the context model {context}, which is not beside the "
+                "weights: pass the model whose folder contains it"
+            )
+        return found
+
+    return find
+
+
+def with_layers(header: Header, model: DAC) -> tuple[Header, CodeModel | None]:
+    """`header` with the coding LAYERED, and the context model beside the weights; None if there is none."""
+    context = pretrained.context_model(model)
+    fingerprint = None if context is None else context.fingerprint
+    return replace(header, coding=Coding.LAYERED, context_fingerprint=fingerprint), context
+
+
 def model_id(header: Header) -> str:
     """Name and fingerprint of a file's model, as `name@fingerprint`."""
     return f"{header.model_name}@{header.model_fingerprint.hex()}"
@@ -120,8 +149,7 @@ def check_model(header: Header, model: DAC) -> None:
             f"the file states {header.model_sample_rate} Hz and {header.hop_length} samples per frame for the model "
             f"{model.name}, expected {model.sample_rate} Hz and {model.hop_length}: the file is wrong"
         )
-    if header.channels > MAX_CHANNELS:
-        raise BitstreamError(f"the file has {header.channels} channels, expected at most {MAX_CHANNELS}")
+    _check_channels(header.channels)
     check_gain(header.gain_db)
 
 
@@ -132,8 +160,12 @@ def check_gain(gain_db: float) -> None:
 
 
 def check_legacy(file: LegacyFile, model: DAC) -> None:
-    """Raise a ModelMismatchError if these weights can't have written a file of descript-audio-codec."""
+    """Raise a ModelMismatchError if these weights can't have written a file of descript-audio-codec.
+
+    Raises a BitstreamError if the file has too many channels.
+    """
     check_not_causal(model)
+    _check_channels(file.channels)
     _check_codes(file.codes.shape[1], int(file.codes.max()) + 1, model)
 
 
@@ -141,6 +173,11 @@ def check_not_causal(model: DAC) -> None:
     """Raise a ModelMismatchError for a causal model, which descript-audio-codec does not have."""
     if model.config.causal:
         raise ModelMismatchError(f"the model {model.name} is causal, which descript-audio-codec does not support")
+
+
+def _check_channels(channels: int) -> None:
+    if channels > MAX_CHANNELS:
+        raise BitstreamError(f"the file has {channels} channels, expected at most {MAX_CHANNELS}")
 
 
 def _check_codes(n_codebooks: int, codebook_size: int, model: DAC) -> None:

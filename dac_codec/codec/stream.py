@@ -8,7 +8,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from dac_codec.bitstream import Chunk, Gap, Header, LegacyFile
 from dac_codec.codec.concealment import Concealer
 from dac_codec.codec.file import DacFile, PathOrFile, open_for_reading, prefix_errors
 from dac_codec.codec.legacy import decode_legacy
-from dac_codec.codec.models import load_model, model_of, network_errors
+from dac_codec.codec.models import find_context, load_model, model_of, network_errors
 from dac_codec.codec.time_range import TimeRange, sample_range, time_range
 from dac_codec.common.errors import BitstreamError, DacError, ModelMismatchError, TruncatedBitstreamError
 from dac_codec.common.progress import track
@@ -27,7 +27,19 @@ from dac_codec.common.streams import PeekableStream, read_rest
 from dac_codec.common.threads import check_stop
 from dac_codec.model import DAC
 
+
+class MissingLayers(NamedTuple):
+    """Frames whose finer layers were lost or damaged: they are decoded with fewer codebooks, or without band levels."""
+
+    first_frame: int
+    n_frames: int
+    layers: tuple[int, ...]
+    """Numbers of the missing layers, from 1."""
+
+
 _LEGACY_PREFIX_BYTES = 6
+_SILENCE_SECONDS, _SILENCE_PER_SECOND = 10.0, 60.0
+"""Longest silence that all gaps of a stream may ask for: at its beginning, and more for each second of codes read."""
 _MAX_PADDING_FRAMES = 2
 """Frames at the end of a file that may decode to nothing but padding."""
 
@@ -46,6 +58,7 @@ class DacStream:
         channels: number of channels.
         seekable: whether the file can be read again, and parts of it skipped; a pipe can't.
         gaps: missing codes found so far by `blocks` or `scan`.
+        missing_layers: frames found so far whose finer layers are missing.
         cut: the error at the end of a truncated file; None unless it has been reached.
 
     Raises:
@@ -55,6 +68,8 @@ class DacStream:
 
     def __init__(self, source: PathOrFile | DacFile | LegacyFile) -> None:
         self.gaps: list[Gap] = []
+        self.missing_layers: list[MissingLayers] = []
+        self._model: str | os.PathLike[str] | DAC | None = None
         self.cut: TruncatedBitstreamError | None = None
         self.header: Header | None = None
         self.seekable = True
@@ -90,6 +105,7 @@ class DacStream:
             CheckpointError: the model can't be loaded.
         """
         if self.header is not None:
+            self._model = model
             return model_of(self.header, model, device, progress)
         if model is None:
             raise ModelMismatchError("files of descript-audio-codec don't name their model: pass the model")
@@ -110,7 +126,7 @@ class DacStream:
         if not self.seekable:
             raise io.UnsupportedOperation("a .dac stream that is not seekable can be read only once")
         self._rewind()
-        return self._length(sum(_n_frames(event) for event in self._events(conceal, TimeRange())))
+        return self._length(sum(event.n_frames for event in self._events(conceal, TimeRange())))
 
     def blocks(
         self,
@@ -122,8 +138,9 @@ class DacStream:
     ) -> Iterator[audio.Audio]:
         """Decode. A truncated file is decoded up to its last complete chunk, and `cut` is set then.
 
-        With `conceal`, missing codes are replaced by the last sound, which fades out within 0.1 s, and a warning is
-        issued. Only frames within the model's `decoder_context` of a gap differ from those of the undamaged file.
+        With `conceal`, missing codes are replaced by the last sound, which fades out within 0.1 s, chunks whose finer
+        layers are damaged are decoded from the coarser ones, and a warning is issued for either. Only frames within the
+        model's `decoder_context` of these differ from those of the undamaged file.
 
         Args:
             model: the model for this file.
@@ -166,8 +183,42 @@ class DacStream:
         if self.header.n_samples is not None:
             last = int(min(self.header.expected_frames(self.header.n_samples), last or math.inf))
         total = None if last is None else last - part.first_frame
-        events = track(self._events(conceal, part, warn=True), _n_frames, "decoding", total, progress)
-        return self._concealer.codes(_clip(events, part.first_frame, part.last_frame))
+        events = track(
+            self._events(conceal, part, warn=True), lambda event: event.n_frames, "decoding", total, progress
+        )
+        return self._concealer.codes(_clip(events, part, self.header))
+
+    def passes(self, model: DAC) -> Iterator[audio.Audio]:
+        """Decode the whole piece as its layers arrive: a file ordered by layers coarse first, then finer each time.
+
+        A file in order of time has one pass.
+
+        Yields:
+            Waveforms [C, T], float32, of the whole piece; the last one is the result of `decompress`.
+
+        Raises:
+            TruncatedBitstreamError: the file ends early. Raised after the passes before that.
+            BitstreamError: the file is damaged or of descript-audio-codec, or contains no audio.
+        """
+        if self.header is None:
+            raise BitstreamError("a file of descript-audio-codec has no layers")
+        if self.seekable:
+            self._rewind()
+        if isinstance(self._reader, _MemoryReader):
+            yield np.concatenate(list(self.blocks(model)), 1)
+            return
+        with prefix_errors(self._name):
+            for chunks in self._reader.passes():
+                if not chunks:
+                    raise BitstreamError("the file contains no audio")
+                codes = np.concatenate([chunk.codes for chunk in chunks], -1)
+                header = bitstream.with_length(self.header, self._reader.n_samples, codes.shape[-1])
+                levels = [torch.from_numpy(chunk.levels) for chunk in chunks if chunk.levels is not None]
+                file = DacFile(
+                    header, torch.from_numpy(codes.astype(np.int64)), torch.cat(levels, -1) if levels else None
+                )
+                with DacStream(file) as stream:
+                    yield np.concatenate(list(stream.blocks(model)), 1)
 
     def restored(self, decoded: Iterable[Tensor]) -> Iterator[audio.Audio]:
         """Audio [C, 1, t] decoded from `codes`, brought to the file's rate, loudness, bandwidth and length [C, t]."""
@@ -235,39 +286,76 @@ class DacStream:
             return
         if self.seekable:
             self._stream.seek(self._origin)
-        self._reader = bitstream.Reader(self._stream)
+        self._reader = bitstream.Reader(self._stream, lambda header: find_context(self._model)(header))
 
     def _events(self, conceal: bool, part: TimeRange, warn: bool = False) -> Iterator[Chunk | Gap]:
         """Chunks and gaps up to the end or a cut; what is far before `part` may be left out.
 
-        With `conceal` every chunk is read, since a gap may hide where later chunks are. Only gaps that overlap `part`
-        are added to `gaps`.
+        With `conceal` every chunk is read, since a gap may hide where later chunks are. Only what overlaps `part` is
+        added to `gaps` and `missing_layers`.
         """
-        self.gaps, self.cut = [], None
+        self.gaps, self.missing_layers, self.cut = [], [], None
         try:
             with prefix_errors(self._name):
                 if conceal and isinstance(self._reader, bitstream.Reader):
-                    for event in self._reader.events():
-                        check_stop()
-                        if isinstance(event, Gap):
-                            self.gaps += [event] if any(_clip([event], part.first_frame, part.last_frame)) else []
-                            if warn:
-                                warnings.warn(self._gap_message(event), stacklevel=2)
-                        yield event
+                    yield from self._noted(self._reader.events(), part, warn)
                     return
                 if part.first_frame and self.seekable:
                     self._reader.seek_frame(part.first_frame)
-                for chunk in self._reader:
-                    check_stop()
-                    yield chunk
+                yield from self._noted(self._reader, part, warn)
         except TruncatedBitstreamError as error:
             self.cut = error
 
-    def _gap_message(self, gap: Gap) -> str:
+    def _check_silence(self, n_missing: int, n_read: int) -> None:
+        """Raise a BitstreamError if gaps of `n_missing` frames are more than `n_read` frames of codes justify."""
+        assert self.header is not None
+        missing, held = (n / self.header.frame_rate for n in (n_missing, n_read))
+        most = _SILENCE_SECONDS + _SILENCE_PER_SECOND * held
+        if missing > most:
+            raise BitstreamError(
+                f"{missing:.3g} s are missing after {held:.3g} s of codes, expected at most {most:.3g} s: the gap is "
+                "not believed"
+            )
+
+    def _noted(self, events: Iterable[Chunk | Gap], part: TimeRange, warn: bool) -> Iterator[Chunk | Gap]:
+        """The same events; `gaps` and `missing_layers` get what is missing in `part`, with warnings."""
+        assert self.header is not None
+        n_missing = n_read = 0
+        run: MissingLayers | None = None  # chunks in succession without the same layers are reported together
+        try:
+            for event in events:
+                check_stop()
+                relevant = any(_clip([event], part, self.header))
+                layers = event.missing_layers if isinstance(event, Chunk) and relevant else ()
+                if run is not None and run.layers != layers:
+                    self._note_run(run, warn)
+                    run = None
+                if isinstance(event, Gap):
+                    n_missing += event.n_frames
+                    self._check_silence(n_missing, n_read)
+                    self.gaps += [event] if relevant else []
+                    self._warn(warn, event, "missing", f" ({event.reason.value})")
+                elif layers:
+                    start = event.first_frame if run is None else run.first_frame
+                    run = MissingLayers(start, event.first_frame + event.n_frames - start, layers)
+                n_read += 0 if isinstance(event, Gap) else event.n_frames
+                yield event
+        finally:
+            if run is not None:
+                self._note_run(run, warn)
+
+    def _note_run(self, run: MissingLayers, warn: bool) -> None:
+        self.missing_layers.append(run)
+        *others, last = map(str, run.layers)
+        missing = f"layers {', '.join(others)} and {last} are" if others else f"layer {last} is"
+        self._warn(warn, run, "coarser", f": {missing} missing")
+
+    def _warn(self, warn: bool, what: Gap | MissingLayers, how: str, reason: str) -> None:
         assert self.header is not None
         rate = self.header.frame_rate
-        missing = f"{gap.n_frames / rate:.3f} s are missing at {gap.first_frame / rate:.3f} s ({gap.reason.value})"
-        return missing if self._name is None else f"{self._name}: {missing}"
+        text = f"{what.n_frames / rate:.3f} s are {how} at {what.first_frame / rate:.3f} s{reason}"
+        if warn:
+            warnings.warn(text if self._name is None else f"{self._name}: {text}", stacklevel=3)
 
     def _length(self, n_frames: int) -> int:
         """Samples per channel of a file that was read to its end and has `n_frames`."""
@@ -280,18 +368,15 @@ class DacStream:
         return covered if known is None else min(covered, known)
 
 
-def _n_frames(event: Chunk | Gap) -> int:
-    return event.codes.shape[-1] if isinstance(event, Chunk) else event.n_frames
-
-
-def _clip(events: Iterable[Chunk | Gap], first: int, last: int | None) -> Iterator[Chunk | Gap]:
-    """The parts of `events` between the frames `first` and `last`, exclusive."""
+def _clip(events: Iterable[Chunk | Gap], part: TimeRange, header: Header) -> Iterator[Chunk | Gap]:
+    """The parts of `events` that belong to `part`."""
+    last = part.last_frame
     for event in events:
-        start, stop = event.first_frame, event.first_frame + _n_frames(event)
-        begin, end = max(first, start), stop if last is None else min(last, stop)
+        start, stop = event.first_frame, event.first_frame + event.n_frames
+        begin, end = max(part.first_frame, start), stop if last is None else min(last, stop)
         if begin < end:
             if isinstance(event, Chunk):
-                yield Chunk(begin, event.codes[..., begin - start : end - start])
+                yield event.part(begin, end, header.levels)
             else:
                 yield Gap(begin, end - begin, event.reason)
         if last is not None and stop >= last:
@@ -306,9 +391,10 @@ class _MemoryReader:
     def __init__(self, file: DacFile) -> None:
         self.header, self.n_samples = file.header, file.n_samples
         self._codes, self._first_frame = file.codes.numpy().astype(np.int32), 0
+        self._levels = None if file.levels is None else file.levels.numpy()
         low, high, size = int(self._codes.min(initial=0)), int(self._codes.max(initial=0)), file.header.codebook_size
-        if not 0 <= low <= high < size:
-            raise BitstreamError(f"codes must be in 0..{size - 1}, found {low}..{high}")
+        if not -1 <= low <= high < size:
+            raise BitstreamError(f"codes must be in -1..{size - 1}, found {low}..{high}")
         n_samples, n_frames = file.header.n_samples, self._codes.shape[-1]
         if n_samples is not None and n_frames < min(file.header.possible_frames(n_samples)):
             file.header.check_length(n_samples, n_frames)
@@ -320,5 +406,6 @@ class _MemoryReader:
     def __iter__(self) -> Iterator[Chunk]:
         n_frames = self._codes.shape[-1]
         size = -(-n_frames // 100)  # steps of the progress bar
+        whole = Chunk(0, self._codes, self._levels)
         for start in range(self._first_frame, n_frames, max(1, size)):
-            yield Chunk(start, self._codes[..., start : start + size])
+            yield whole.part(start, min(start + size, n_frames), self.header.levels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -25,12 +26,14 @@ class DAC(nn.Module):
     Attributes:
         config: shape of the network.
         name: name of the weights; "unnamed" until they are loaded.
+        weights_file: the file that they were read from; None if they were not.
     """
 
     def __init__(self, config: DACConfig) -> None:
         super().__init__()
         self.config = config
         self.name = "unnamed"
+        self.weights_file: Path | None = None
         self.encoder = Encoder(
             config.encoder_dim, config.encoder_rates, config.latent_width, config.activation, config.causal
         )

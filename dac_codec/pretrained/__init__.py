@@ -6,9 +6,12 @@
 - the name of a published model ("44khz", "44khz-16kbps", "24khz", "16khz"), downloaded once into `cache_folder()`;
 - a folder with `config.json` and `model.safetensors`, as `save` writes it;
 - a `.pth` file in the layout of the published weights.
+
+`context_model` finds the context model that lies beside the weights, if there is one.
 """
 
 from dac_codec.pretrained.checkpoints import canonical, save
+from dac_codec.pretrained.context import context_model
 from dac_codec.pretrained.download import cache_folder
 from dac_codec.pretrained.fingerprint import fingerprint
 from dac_codec.pretrained.models import DEFAULT_MODEL, ModelInfo, available, folder_of, load
@@ -19,6 +22,7 @@ __all__ = [
     "available",
     "cache_folder",
     "canonical",
+    "context_model",
     "fingerprint",
     "folder_of",
     "load",

@@ -107,6 +107,17 @@ def folder_of(name_or_path: str | os.PathLike[str]) -> Path | None:
         raise CheckpointError(f"{path} can't be read: {error}") from error
 
 
+def weights_file(name_or_path: str | os.PathLike[str]) -> Path | None:
+    """The file from which `load` reads a model's weights; None if there is none, or it is not downloaded yet."""
+    if (folder := folder_of(name_or_path)) is not None:
+        file = folder / WEIGHTS_FILE
+    elif isinstance(name_or_path, str) and name_or_path in PUBLISHED:
+        file = _cached_file(name_or_path)
+    else:
+        file = expanded(name_or_path)
+    return file if file.is_file() else None
+
+
 def _load(name_or_path: str | os.PathLike[str], progress: bool) -> DAC:
     """The model on the CPU."""
     if (folder := folder_of(name_or_path)) is not None:

@@ -992,6 +992,7 @@ def test_info(compressed: DacFile, cut: Path) -> None:
         "hop_length": 512,
         "gain_db": compressed.header.gain_db,
         "bandwidth": compressed.header.bandwidth,
+        "coding": "fixed width",
         "size": size,
         "pcm_size": 4 * n_samples,
         "ratio": 4 * n_samples / size,

@@ -1,0 +1,105 @@
+"""Entropy coding of codes by counts of those before in the same chunk and plane: for models without a context model.
+
+It saves where codes repeat: in silence, and in steady sounds. ENTROPY.md is the specification.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from dac_codec.bitstream import range_coder
+from dac_codec.bitstream.code_model import INVALID, Codes, presence, split, stacked, streams_of, symbols_of
+from dac_codec.bitstream.range_coder import Bounds, Integers, bounds_of
+from dac_codec.common.errors import BitstreamError
+
+INCREMENT = 2
+"""What a code adds to the counts of its group and of its place there, which begin as numbers of codes."""
+
+REPEAT_COUNT = 16
+"""First count of the symbol for the code of the frame before."""
+
+REPEAT_INCREMENT = 32
+"""What that symbol adds to its count."""
+
+_MOST_COUNTS = 1 << 22
+"""Counts in memory at once: 32 MiB."""
+
+
+class AdaptiveModel:
+    """Adaptive counts of order 0.
+
+    Args:
+        codebook_size: K.
+    """
+
+    fingerprint = None
+
+    def __init__(self, codebook_size: int) -> None:
+        self.codebook_size = codebook_size
+        self.group_size = 1 << ((codebook_size - 1).bit_length() + 1) // 2
+        self.n_groups = -(-codebook_size // self.group_size)
+
+    def encode(self, chunks: Sequence[Codes]) -> list[list[bytes]]:
+        """As `CodeModel.encode`."""
+        coded: list[list[bytes]] = []
+        for some in self._batches([chunk.shape[0] for chunk in chunks]):
+            codes = stacked(chunks[some], self.codebook_size)
+            n_chunks = codes.shape[2]
+            streams = self._encoded(codes.transpose(1, 0, 2).reshape(codes.shape[1], codes.shape[0] * n_chunks))
+            coded += [streams[index::n_chunks][: len(chunk)] for index, chunk in enumerate(chunks[some])]
+        return coded
+
+    def decode(self, chunks: Sequence[Sequence[bytes]], n_codes: Sequence[npt.NDArray[np.integer]]) -> list[Codes]:
+        """As `CodeModel.decode`."""
+        decoded: list[Codes] = []
+        for some in self._batches([len(planes) for planes in chunks]):
+            present = presence(chunks[some], n_codes[some])
+            n_planes, n_frames, n_chunks = present.shape
+            decoder = range_coder.Decoder(streams_of(chunks[some], n_planes))
+            codes = self._run(present.transpose(1, 0, 2).reshape(n_frames, n_planes * n_chunks), decoder.decode)
+            decoder.check_end()
+            decoded += split(
+                codes.reshape(n_frames, n_planes, n_chunks).transpose(1, 0, 2), chunks[some], n_codes[some]
+            )
+        return decoded
+
+    def _encoded(self, codes: Integers) -> list[bytes]:
+        """The bytes of planes of codes [F, L]."""
+        symbols = symbols_of(codes, codes, self.group_size, self.n_groups)
+        order = (symbol for pair in zip(*symbols, strict=True) for symbol in pair)
+        encoder = range_coder.Encoder(2 * len(codes), codes.shape[1])
+        self._run(codes >= 0, lambda bounds, present: encoder.encode(bounds, next(order), present))
+        return encoder.finish()
+
+    def _batches(self, n_planes: Sequence[int]) -> Iterator[slice]:
+        """Chunks whose counts fit into memory together."""
+        most = max(1, _MOST_COUNTS // (self.n_groups * self.group_size * max(1, *n_planes)))
+        return (slice(start, start + most) for start in range(0, len(n_planes), most))
+
+    def _run(
+        self, present: npt.NDArray[np.bool_], code: Callable[[Bounds, npt.NDArray[np.bool_]], Integers]
+    ) -> Integers:
+        """Code the codes of L planes side by side; returns them [F, L]. `code` returns the next symbols."""
+        n_frames, n_streams = present.shape
+        size = self.n_groups * self.group_size
+        second_counts = np.repeat(np.arange(size)[None] < self.codebook_size, n_streams, 0).astype(np.float64)
+        second_counts = second_counts.reshape(n_streams, self.n_groups, self.group_size)
+        first_counts = np.concatenate((second_counts.sum(2), np.full((n_streams, 1), float(REPEAT_COUNT))), 1)
+        codes = np.full((n_frames + 1, n_streams), -1, np.int64)
+        rows = np.arange(n_streams)
+        for frame in range(n_frames):
+            first = code(bounds_of(first_counts), present[frame])
+            repeated = first == self.n_groups
+            first_counts[rows, first] += np.where(repeated, REPEAT_INCREMENT, INCREMENT) * present[frame]
+            group = np.minimum(first, self.n_groups - 1)
+            new = present[frame] & ~repeated
+            second = code(bounds_of(second_counts[rows, group]), new)
+            second_counts[rows, group, second] += INCREMENT * new
+            found = np.where(repeated, codes[frame - 1], group * self.group_size + second)
+            if ((found < 0) | (found >= self.codebook_size))[present[frame]].any():
+                raise BitstreamError(INVALID)
+            codes[frame] = np.where(present[frame], found, -1)
+        return codes[:-1]

@@ -1,0 +1,164 @@
+"""Chunks of coding 1: from codes and band levels to coded layers, and back. Many chunks are coded side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate, pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from dac_codec.bitstream.adaptive import AdaptiveModel
+from dac_codec.bitstream.band_levels import decode_levels, encode_levels
+from dac_codec.bitstream.chunks import Chunk
+from dac_codec.bitstream.code_model import CodeModel
+from dac_codec.bitstream.counts import decode_counts, encode_counts
+from dac_codec.bitstream.header import Header
+from dac_codec.bitstream.layers import CodedChunk, join_planes, n_layers, split_planes
+from dac_codec.common.errors import BitstreamError
+
+FindContext = Callable[[Header], CodeModel]
+"""Returns the context model of a file; raises a DacError if there is none."""
+
+Counts = npt.NDArray[np.int32]
+
+
+def code_model(header: Header, find_context: FindContext | None) -> CodeModel:
+    """Return the model that codes the codes of a file. `find_context` is called if that is a context model.
+
+    Raises:
+        BitstreamError: the file needs a context model, and `find_context` is None or returns another one.
+    """
+    if header.context_fingerprint is None:
+        return AdaptiveModel(header.codebook_size)
+    wanted = header.context_fingerprint.hex()
+    if find_context is None:
+        raise BitstreamError(f"the codes were coded with the context model {wanted}, which is not given")
+    model = find_context(header)
+    check_model(header, model)
+    return model
+
+
+def check_model(header: Header, model: CodeModel) -> None:
+    """Raise a BitstreamError unless `model` is the one that the header names."""
+    names = [None if name is None else name.hex() for name in (header.context_fingerprint, model.fingerprint)]
+    if names[0] != names[1]:
+        found, wanted = (name or "of adaptive counts" for name in (names[1], names[0]))
+        raise BitstreamError(f"the header names the context model {wanted}, found the model {found}")
+
+
+def encode_chunks(header: Header, model: CodeModel, chunks: Sequence[Chunk]) -> list[CodedChunk]:
+    """Code chunks, which must be valid."""
+    channels = header.channels
+    numbers = [(chunk.codes >= 0).sum(1, dtype=np.int32) for chunk in chunks]
+    coded = model.encode([channel for chunk in chunks for channel in chunk.codes])
+    result = []
+    for index, (chunk, n_codes, counts) in enumerate(zip(chunks, numbers, code_counts(numbers, header), strict=True)):
+        planes = coded[index * channels : (index + 1) * channels]
+        sizes = plane_sizes(n_codes, header.n_codebooks)
+        layers = []
+        for first, last in _boundaries(header):
+            ours = [channel[plane] for plane in range(first, last) for channel in planes]
+            layers.append(join_planes(ours, sizes[first * channels : last * channels], header.bits_per_code))
+        if header.levels is not None:
+            assert chunk.levels is not None
+            layers.append(encode_levels(header.levels, chunk.levels))
+        n_frames = chunk.codes.shape[-1]
+        result.append(CodedChunk(chunk.first_frame, n_frames, counts, tuple(layers), n_layers(header)))
+    return result
+
+
+def decode_chunks(header: Header, model: CodeModel, chunks: Sequence[CodedChunk]) -> list[Chunk]:
+    """Decode chunks as far as their layers are there.
+
+    Raises:
+        BitstreamError: a chunk is invalid.
+    """
+    planes: list[list[bytes]] = []
+    numbers = decoded_counts(header, chunks)
+    for chunk, n_codes in zip(chunks, numbers, strict=True):
+        planes += planes_of(header, chunk, n_codes)
+    codes = model.decode(planes, [row for n_codes in numbers for row in n_codes])
+    result = []
+    for index, (chunk, n_codes) in enumerate(zip(chunks, numbers, strict=True)):
+        found = np.full((header.channels, header.n_codebooks, n_codes.shape[1]), -1, np.int32)
+        for channel in range(header.channels):
+            some = codes[index * header.channels + channel]
+            found[channel, : len(some)] = some
+        if found.max() >= header.codebook_size:
+            raise BitstreamError(f"codes must be below the codebook size {header.codebook_size}, found {found.max()}")
+        result.append(Chunk(chunk.first_frame, found, _levels(header, chunk), _unused_layers(header, chunk)))
+    return result
+
+
+def code_counts(numbers: Sequence[Counts], header: Header) -> list[tuple[int | bytes, ...]]:
+    """The numbers of codes [C, F] of each chunk as `CodedChunk.counts`."""
+    rows = [row for n_codes in numbers for row in n_codes]
+    coded = iter(encode_counts([row for row in rows if row.min() < row.max()], header.n_codebooks))
+    counts = [int(row[0]) if row.min() == row.max() else next(coded) for row in rows]
+    return [tuple(counts[start : start + header.channels]) for start in range(0, len(counts), header.channels)]
+
+
+def decoded_counts(header: Header, chunks: Sequence[CodedChunk]) -> list[Counts]:
+    """The numbers of codes [C, F] of each chunk. Raises BitstreamError if they are invalid."""
+    rows = [(counts, chunk.n_frames) for chunk in chunks for counts in chunk.counts]
+    coded = [(counts, n_frames) for counts, n_frames in rows if isinstance(counts, bytes)]
+    decoded = iter(decode_counts([counts for counts, _ in coded], [size for _, size in coded], header.n_codebooks))
+    numbers = [
+        np.full(n_frames, counts, np.int32) if isinstance(counts, int) else next(decoded) for counts, n_frames in rows
+    ]
+    channels = header.channels
+    return [np.stack(numbers[start : start + channels]) for start in range(0, len(numbers), channels)]
+
+
+def planes_of(header: Header, chunk: CodedChunk, n_codes: Counts) -> list[list[bytes]]:
+    """The coded planes of each channel, in the layers up to the first missing one. Raises BitstreamError."""
+    sizes = plane_sizes(n_codes, header.n_codebooks)
+    planes: list[list[bytes]] = [[] for _ in range(header.channels)]
+    for (first, last), layer in zip(_boundaries(header), chunk.layers, strict=False):
+        if layer is None:
+            break
+        ours = split_planes(layer, sizes[first * header.channels : last * header.channels], header.bits_per_code)
+        for index, plane in enumerate(ours):
+            planes[index % header.channels].append(plane)
+    return planes
+
+
+def bits_by_codebook(header: Header, chunks: Sequence[CodedChunk]) -> list[int]:
+    """Bits of the coded codes of each codebook in all channels. Raises BitstreamError if a chunk is invalid."""
+    bits = [0] * header.n_codebooks
+    for chunk, n_codes in zip(chunks, decoded_counts(header, chunks), strict=True):
+        for channel in planes_of(header, chunk, n_codes):
+            for codebook, plane in enumerate(channel):
+                bits[codebook] += 8 * len(plane)
+    return bits
+
+
+def _boundaries(header: Header) -> Iterator[tuple[int, int]]:
+    """First and last codebook, exclusive, of each layer of codes."""
+    return pairwise(accumulate(header.layers, initial=0))
+
+
+def plane_sizes(n_codes: Counts, n_codebooks: int) -> list[int]:
+    """Number of codes of each plane, in the order of a layer: for each codebook, for each channel."""
+    sizes: list[int] = (n_codes[None] > np.arange(n_codebooks)[:, None, None]).sum(2).reshape(-1).tolist()
+    return sizes
+
+
+def _levels(header: Header, chunk: CodedChunk) -> npt.NDArray[np.int8] | None:
+    """The band levels [C, bands, w] of a chunk, all 0 if they are missing; None if the file has none."""
+    if header.levels is None:
+        return None
+    last = chunk.first_frame + chunk.n_frames
+    n_windows = header.levels.n_windows(last) - header.levels.n_windows(chunk.first_frame)
+    data = chunk.layers[-1]
+    if data is None:
+        return np.zeros((header.channels, header.levels.bands, n_windows), np.int8)
+    return decode_levels(header.levels, data, header.channels, n_windows)
+
+
+def _unused_layers(header: Header, chunk: CodedChunk) -> tuple[int, ...]:
+    """Numbers, from 1, of the layers that don't contribute: missing ones, and those of codes after one."""
+    missing = chunk.missing_layers
+    first = min(missing, default=0)
+    return tuple(n for n in range(1, len(chunk.layers) + 1) if n in missing or 0 < first <= n <= len(header.layers))

@@ -1,0 +1,178 @@
+"""Entropy coding of symbols with known frequencies: a range coder (rANS) whose streams are coded side by side.
+
+A symbol takes the part [start, start + frequency) of 2^16. Coding it turns the state x of a stream into
+
+    (x // frequency) 2^16 + x mod frequency + start
+
+and decoding reverses that: the low 16 bits of the state are in the symbol's part. States stay below 2^32; words of 16
+bits are moved out before the state would exceed that, and back in when it falls below 2^16. The encoder works from the
+last symbol to the first, so that the decoder works from the first to the last. Source: J. Duda, "Asymmetric numeral
+systems" (arXiv 1311.2540). Everything is integer arithmetic: every machine gives the same bytes. ENTROPY.md is the
+specification.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dac_codec.common.errors import BitstreamError
+
+BITS = 16
+"""Frequencies of a symbol's alternatives sum to 2^BITS."""
+
+_TOTAL = 1 << BITS
+_WORD = _TOTAL - 1
+_STATE_BYTES = 4
+
+Integers = npt.NDArray[np.int64]
+Bounds = npt.NDArray[np.float64]
+"""Integers of at most 2^16, as float64: numpy divides those faster."""
+
+
+def bounds_of(weights: npt.NDArray[Any]) -> Bounds:
+    """The parts of 2^16 in proportion to integer weights [..., K]: symbol k has [b_k, b_(k + 1)), none empty.
+
+    b_k = floor(C_k (2^16 - K) / C_K) + k, where C_k is the sum of the first k weights. Float64 computes it exactly for
+    1 <= C_K < 2^36.
+
+    Returns:
+        b_0 .. b_K [..., K + 1].
+    """
+    n_symbols = weights.shape[-1]
+    bounds = np.zeros((*weights.shape[:-1], n_symbols + 1))
+    cumulative = bounds[..., 1:]
+    np.cumsum(weights, -1, out=cumulative)
+    total = cumulative[..., -1:].copy()
+    cumulative *= _TOTAL - n_symbols
+    cumulative /= total
+    np.floor(cumulative, out=cumulative)
+    cumulative += np.arange(1.0, n_symbols + 1)
+    return bounds
+
+
+class Encoder:
+    """Codes the symbols of L streams, in the order in which they will be decoded.
+
+    Args:
+        n_steps: most symbols of a stream.
+        n_streams: L.
+    """
+
+    def __init__(self, n_steps: int, n_streams: int) -> None:
+        self._starts = np.zeros((n_steps, n_streams), np.int64)
+        self._frequencies = np.zeros_like(self._starts)
+        self._step = 0
+
+    def encode(self, bounds: Bounds, symbols: Integers, present: npt.NDArray[np.bool_]) -> Integers:
+        """Add a symbol to each stream.
+
+        Args:
+            bounds: of the symbols [L, K + 1], as `bounds_of` returns them.
+            symbols: [L].
+            present: [L], whether a stream has a symbol here.
+
+        Returns:
+            The symbols.
+        """
+        starts, frequencies = parts(bounds, symbols)
+        self._starts[self._step] = starts
+        self._frequencies[self._step] = frequencies * present
+        self._step += 1
+        return symbols
+
+    def finish(self) -> list[bytes]:
+        """The bytes of each stream."""
+        return encode(self._starts[: self._step], self._frequencies[: self._step])
+
+
+def parts(bounds: Bounds, symbols: Integers) -> tuple[Integers, Integers]:
+    """Starts and frequencies [n] of symbols [n] with bounds [n, K + 1]."""
+    at = np.arange(len(symbols)) * bounds.shape[1] + symbols
+    flat = bounds.reshape(-1)
+    starts = flat[at].astype(np.int64)
+    return starts, flat[at + 1].astype(np.int64) - starts
+
+
+def encode(starts: Integers, frequencies: Integers) -> list[bytes]:
+    """Code the symbols of L streams.
+
+    Args:
+        starts: [S, L], in the order in which they will be decoded.
+        frequencies: [S, L]; 0 where a stream has no symbol at that step.
+
+    Returns:
+        The bytes of each stream; none for a stream without symbols.
+    """
+    n_steps, n_streams = frequencies.shape
+    states = np.zeros(n_streams, np.int64)
+    words = np.zeros((n_streams, n_steps), ">u2")
+    first_word = np.full(n_streams, n_steps)
+    for step in range(n_steps - 1, -1, -1):
+        frequency = frequencies[step]
+        present = frequency > 0
+        full = np.flatnonzero((states >> BITS >= frequency) & present)
+        first_word[full] -= 1
+        words[full, first_word[full]] = states[full] & _WORD
+        states[full] >>= BITS
+        quotient, rest = np.divmod(states, np.maximum(frequency, 1))
+        np.copyto(states, (quotient << BITS) + rest + starts[step], where=present)
+    return [
+        state.to_bytes(_STATE_BYTES, "big").lstrip(b"\0") + row[at:].tobytes()
+        for state, row, at in zip(states.tolist(), words, first_word, strict=True)
+    ]
+
+
+class Decoder:
+    """Decodes L streams side by side, a symbol of each at a time.
+
+    Args:
+        streams: the bytes of each, as `encode` returns them. Beyond its bytes, a stream decodes to arbitrary symbols:
+            `check_end` detects that.
+
+    Raises:
+        BitstreamError: a stream starts with a zero byte.
+    """
+
+    def __init__(self, streams: Sequence[bytes]) -> None:
+        if any(stream[:1] == b"\0" for stream in streams):
+            raise BitstreamError("a coded plane starts with a zero byte")
+        heads = [len(stream) if len(stream) <= _STATE_BYTES else _STATE_BYTES - len(stream) % 2 for stream in streams]
+        self._states = np.array(
+            [int.from_bytes(stream[:head], "big") for stream, head in zip(streams, heads, strict=True)], np.int64
+        )
+        bodies = [stream[head:] for stream, head in zip(streams, heads, strict=True)]
+        # The word behind the last one is read, and not used.
+        self._words = np.frombuffer(b"".join(bodies) + bytes(2), ">u2").astype(np.int64)
+        self._ends = np.cumsum([len(body) // 2 for body in bodies], dtype=np.int64)
+        self._positions = np.concatenate((np.zeros(1, np.int64), self._ends[:-1]))[: len(bodies)]
+
+    def decode(self, bounds: Bounds, present: npt.NDArray[np.bool_], streams: slice = slice(None)) -> Integers:
+        """Decode the next symbol of each stream.
+
+        Args:
+            bounds: of the symbols [n, K + 1], as `bounds_of` returns them.
+            present: [n], whether a stream has a symbol here.
+            streams: which n streams.
+
+        Returns:
+            Symbols [n]; any of 0..K-1 where none is present.
+        """
+        states, positions = self._states[streams], self._positions[streams]
+        slots = states & _WORD
+        symbols: Integers = (bounds[:, 1:] <= slots[:, None]).sum(1)
+        starts, frequencies = parts(bounds, symbols)
+        updated = frequencies * (states >> BITS) + slots - starts
+        empty = (updated < _TOTAL) & (positions < self._ends[streams]) & present
+        updated = np.where(empty, updated << BITS | self._words[positions], updated)
+        np.copyto(states, updated, where=present)
+        positions += empty
+        return symbols
+
+    def check_end(self) -> None:
+        """Raise a BitstreamError unless each stream ends with its last symbol."""
+        if self._states.any() or (self._positions != self._ends).any():
+            raise BitstreamError("a coded plane does not end with its last code")

@@ -1,0 +1,159 @@
+"""Smaller and reordered .dac files, without decoding their codes: fewer codebooks, and layer by layer.
+
+order of time      CODES 1 2 3 | CODES 1 2 3 | END             the digits are layers
+order of layers    CODES 1 | CODES 1 | 2 | 2 | 3 | 3 | END     the beginning is the whole piece, coarse
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+from enum import Enum
+
+import numpy as np
+
+from dac_codec.bitstream.adaptive import AdaptiveModel
+from dac_codec.bitstream.chunks import ChunkKind
+from dac_codec.bitstream.coded import (
+    bits_by_codebook,
+    code_counts,
+    decoded_counts,
+    encode_chunks,
+    plane_sizes,
+    planes_of,
+)
+from dac_codec.bitstream.container import ChunkWriter, Writer
+from dac_codec.bitstream.header import Coding, Header
+from dac_codec.bitstream.layers import CodedChunk, encode_layer, join_planes, n_layers, side_by_side
+from dac_codec.bitstream.reader import Reader
+from dac_codec.common.errors import BitstreamError, DacError
+
+
+class Order(Enum):
+    """Order of the layers of a file."""
+
+    TIME = "time"
+    """All layers of a chunk are in the chunk."""
+    LAYERS = "layers"
+    """The first layers of all chunks come first, then the second ones, and so on."""
+
+
+def thin(
+    data: bytes,
+    n_codebooks: int | None = None,
+    bitrate: float | None = None,
+    order: Order | None = None,
+    levels: bool = True,
+) -> bytes:
+    """Return a .dac file with the first codebooks of the file `data`, in the same chunks.
+
+    Args:
+        data: all bytes of a file.
+        n_codebooks: codebooks to keep. A file that has no more keeps all.
+        bitrate: highest mean bitrate of the codes of each channel in bit/s, instead of `n_codebooks`.
+        order: order of the layers; None for that of the file. A file of fixed width gets layers for `Order.LAYERS`.
+        levels: whether to keep the band levels.
+
+    Raises:
+        DacError: the arguments contradict each other, `n_codebooks` is below 1, or `bitrate` is too low.
+        BitstreamError: `data` is no .dac file, is truncated or damaged.
+    """
+    if n_codebooks is not None and bitrate is not None:
+        raise DacError("give n_codebooks or bitrate, not both")
+    if n_codebooks is not None and n_codebooks < 1:
+        raise DacError(f"n_codebooks must be at least 1, found {n_codebooks}")
+    reader = Reader(io.BytesIO(data))
+    if reader.header.coding is Coding.FIXED:
+        return _thin_fixed(reader, n_codebooks, bitrate, order)
+    chunks = list(reader.coded())
+    header = replace(reader.header, n_samples=reader.n_samples)
+    if bitrate is not None:
+        n_codebooks = _affordable(bits_by_codebook(header, chunks), _seconds(header, chunks), bitrate, header.channels)
+    is_layered = any(chunk.n_inside < len(chunk.layers) for chunk in chunks)
+    if order is None:
+        order = Order.LAYERS if is_layered else Order.TIME
+    kept = min(n_codebooks or header.n_codebooks, header.n_codebooks)
+    return _file(*_thinned(header, chunks, kept, levels), order)
+
+
+def _thin_fixed(reader: Reader, n_codebooks: int | None, bitrate: float | None, order: Order | None) -> bytes:
+    chunks = list(reader)
+    header = replace(reader.header, n_samples=reader.n_samples)
+    if bitrate is not None:
+        per_codebook = header.bits_per_code * header.frame_rate
+        n_codebooks = _affordable([per_codebook] * header.n_codebooks, 1.0, bitrate, 1)
+    kept = min(n_codebooks or header.n_codebooks, header.n_codebooks)
+    header = replace(header, n_codebooks=kept)
+    chunks = [replace(chunk, codes=chunk.codes[:, :kept]) for chunk in chunks]
+    if order is Order.LAYERS:
+        header = replace(header, coding=Coding.LAYERED)
+        model = AdaptiveModel(header.codebook_size)
+        coded: list[CodedChunk] = []
+        step = side_by_side(header)
+        for start in range(0, len(chunks), step):
+            coded += encode_chunks(header, model, chunks[start : start + step])
+        return _file(header, coded, order)
+    target = io.BytesIO()
+    with Writer(target, header, max((chunk.n_frames for chunk in chunks), default=1)) as writer:
+        for chunk in chunks:
+            writer.write(chunk.codes)
+            writer.flush()
+    return target.getvalue()
+
+
+def _affordable(bits: Sequence[float], seconds: float, bitrate: float, channels: int) -> int:
+    """How many codebooks of `bits` fit into a bitrate of each channel."""
+    rates = np.cumsum(bits) / max(seconds, 1e-9) / channels
+    if not bitrate >= rates[0]:
+        kbps = rates[0] / 1000
+        raise DacError(f"a bitrate of {bitrate / 1000:g} kbit/s is too low: one codebook takes {kbps:.2f} kbit/s")
+    return int((rates <= bitrate * (1 + 1e-9)).sum())
+
+
+def _seconds(header: Header, chunks: Sequence[CodedChunk]) -> float:
+    return sum(chunk.n_frames for chunk in chunks) / header.frame_rate
+
+
+def _thinned(
+    header: Header, chunks: Sequence[CodedChunk], n_codebooks: int, levels: bool
+) -> tuple[Header, list[CodedChunk]]:
+    """A header and chunks with the first `n_codebooks` codebooks."""
+    layers: list[int] = []
+    for layer in header.layers:
+        if sum(layers) < n_codebooks:
+            layers.append(min(layer, n_codebooks - sum(layers)))
+    new_header = replace(
+        header, n_codebooks=n_codebooks, layers=tuple(layers), levels=header.levels if levels else None
+    )
+    numbers = decoded_counts(header, chunks)
+    cut = [np.minimum(n_codes, n_codebooks) for n_codes in numbers]
+    result = []
+    for chunk, n_codes, counts in zip(chunks, numbers, code_counts(cut, new_header), strict=True):
+        kept = list(chunk.layers[: len(layers)])
+        if layers[-1] < header.layers[len(layers) - 1]:
+            first = n_codebooks - layers[-1]
+            planes = planes_of(header, chunk, n_codes)
+            ours = [channel[codebook] for codebook in range(first, n_codebooks) for channel in planes]
+            sizes = plane_sizes(n_codes, n_codebooks)[first * header.channels :]
+            kept[-1] = join_planes(ours, sizes, header.bits_per_code)
+        if new_header.levels is not None:
+            kept.append(chunk.layers[-1])
+        result.append(replace(chunk, counts=counts, layers=tuple(kept), n_inside=len(kept)))
+    return new_header, result
+
+
+def _file(header: Header, chunks: Sequence[CodedChunk], order: Order) -> bytes:
+    """The bytes of a file; `header.n_samples` must not be None."""
+    if header.n_samples is None:
+        raise BitstreamError("n_samples must be known")
+    target = io.BytesIO()
+    writer = ChunkWriter(target, header)
+    for chunk in chunks:
+        writer.write_codes(chunk, n_layers(header) if order is Order.TIME else 1)
+    if order is Order.LAYERS:
+        for number in range(2, n_layers(header) + 1):
+            for chunk in chunks:
+                writer.write(ChunkKind.ANCILLARY, encode_layer(chunk, number))
+    writer.write(ChunkKind.END, b"")
+    return target.getvalue()

@@ -23,6 +23,7 @@ from dac_codec.cli.jobs import (
     display_path,
     find_audio,
     find_dac,
+    find_unreadable_audio,
     make_jobs,
     refuse_dac,
 )
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     callback=options.raw_audio,
     help="Standard input is samples without a header; ENCODING is s16le, s24le, s32le or f32le.",
 )
+@click.option("--allow-truncated", is_flag=True, help="Exit with 0 even if a sound file is cut short or damaged.")
 @options.device
 @options.fast
 @options.force
@@ -77,6 +79,7 @@ def compress(
     chunk_frames: int | None,
     redundancy: bool,
     raw: tuple[int, int, str] | None,
+    allow_truncated: bool,
     device: str,
     fast: bool,
     force: bool,
@@ -94,6 +97,10 @@ def compress(
 
     A pipe of wav or raw samples is encoded as it arrives. Its gain is chosen from the first second; after that, output
     is written every 16 frames (186 ms at 44.1 kHz), or --chunk-frames. Ctrl-C ends the recording and keeps it.
+
+    A sound file that is cut short or damaged is compressed as far as it can be read, with exit code 1 unless
+    --allow-truncated is given; so is the first of several sound files that were joined into one and can't be read as
+    one.
     """
     if raw is not None and inputs != (DASH,):
         raise click.UsageError("--raw only applies to standard input; use - as the input")
@@ -101,7 +108,7 @@ def compress(
         raise click.UsageError(f"--quality and {'--constant' if constant else '--bitrate'} can't be combined")
     if constant and quantizers is not None and bitrate is not None:
         raise click.UsageError("--quantizers and --bitrate can't be combined with --constant")
-    jobs = make_jobs(inputs, output, "sound files", find_audio, compressed_names)
+    jobs = make_jobs(inputs, output, "sound files", find_audio, compressed_names, find_unreadable_audio)
     running.skip_existing(jobs, skip_existing, force, quiet)
     running.finish_if_empty(jobs)
     running.check_memory()
@@ -124,10 +131,15 @@ def compress(
             if isinstance(source, Path):
                 refuse_dac(source)
             if raw is None or isinstance(source, Path):
-                return audio.Reader(source, job.source_name)
-            return audio.Reader.raw(source, *raw, name=job.source_name)
+                return audio.Reader(source, job.source_name, warn=False)
+            return audio.Reader.raw(source, *raw, name=job.source_name, warn=False)
 
         def summary(job: Job, result: codec.Compressed, *notes: str) -> str:
+            if result.missing:
+                kept = f"{result.missing}; {job.target_name} contains the {result.duration:.2f} s that were read"
+                if not allow_truncated:
+                    raise AudioError(f"{kept} (--allow-truncated accepts this)")
+                warnings.warn(f"{job.source_name}: {kept}", stacklevel=1)
             sizes = f"{format_size(job.input_size())} -> {format_size(result.n_bytes)}"
             return f"{sizes} ({', '.join((f'{result.bitrate / 1000:.1f} kbit/s', *notes))})"
 

@@ -27,7 +27,10 @@ _DAC_MAGIC = b"\x8aDAC"
 _STDIN = "<stdin>"
 _STDOUT = "<stdout>"
 
-_AUDIO_SUFFIXES = (".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".rf64", ".w64", ".wav")
+_AUDIO_SUFFIXES = (
+    *(".aif", ".aifc", ".aiff", ".au", ".bwf", ".caf", ".flac", ".mp2", ".mp3", ".nist", ".oga", ".ogg", ".opus"),
+    *(".rf64", ".snd", ".sph", ".w64", ".wav", ".wave"),
+)
 """Suffixes that may precede `.dac` in a file's name (song.wav.dac)."""
 
 
@@ -129,6 +132,7 @@ def make_jobs(
     what: str,
     find: Callable[[Path], list[Path]],
     names: Callable[[str], list[str]],
+    find_unreadable: Callable[[Path], list[tuple[Path, str]]] = lambda folder: [],
 ) -> JobList:
     """Find the input files, and choose the name of each output.
 
@@ -139,6 +143,7 @@ def make_jobs(
         find: lists the files in a folder and below it.
         names: maps a file's name to candidates for its output's name; files whose outputs would collide use their next
             candidates.
+        find_unreadable: lists what `find` leaves out although it should not, and why.
 
     Raises:
         click.UsageError: the inputs and the output don't match.
@@ -159,10 +164,12 @@ def make_jobs(
         root = argument if is_folder else argument.parent
         try:
             files = find(argument) if is_folder else [argument]
+            unreadable = find_unreadable(argument) if is_folder else []
         except (DacError, OSError) as error:
             failures.append((display_path(argument), error))
             continue
-        if not files:
+        failures += [(display_path(path), DacError(f"left out: {why}")) for path, why in unreadable]
+        if not files and not unreadable:
             failures.append((display_path(argument), DacError(f"no {what} in this folder or below it")))
         for file in files:
             if output is None or into_folder:
@@ -258,6 +265,13 @@ def find_audio(folder: Path) -> list[Path]:
     from dac_codec import audio
 
     return audio.find_audio(folder)
+
+
+def find_unreadable_audio(folder: Path) -> list[tuple[Path, str]]:
+    """What `find_audio` leaves out although it is sound, and why."""
+    from dac_codec import audio
+
+    return audio.find_unreadable(folder)
 
 
 def find_dac(folder: Path) -> list[Path]:

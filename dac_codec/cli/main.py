@@ -17,6 +17,7 @@ import click
 
 from dac_codec.cli import commands, files
 from dac_codec.cli.running import one_line, shown_warnings, stopped_by_signals
+from dac_codec.common import native
 from dac_codec.common.errors import DacError, is_out_of_memory
 
 _INTERRUPTED = 130  # 128 + SIGINT
@@ -31,7 +32,7 @@ class _Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with stopped_by_signals() as signals, shown_warnings():
+            with stopped_by_signals() as signals, shown_warnings(), native.apart():
                 return super().invoke(ctx)
         except KeyboardInterrupt:
             click.echo("Interrupted", err=True)

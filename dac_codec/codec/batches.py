@@ -77,7 +77,7 @@ def read_sound(reader: audio.Reader, model: DAC, rate: Rate, chunk_frames: int |
         data = of_rate(model, [frames], rate, header, content)
         with open_for_writing(target) as stream:
             stream.write(data)
-        return Compressed(header, n_samples, len(data))
+        return Compressed(header, n_samples, len(data), reader.missing)
 
     return ShortFile(model, rate, torch.cat(list(network_input(samples, header)), -1), write)
 

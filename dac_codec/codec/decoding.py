@@ -149,9 +149,10 @@ def write_blocks(
     first = next(iterator)  # before the target is opened: an error here leaves no file
     # A pipe is written by this thread, where Ctrl-C can interrupt it.
     is_file = isinstance(target, (str, os.PathLike)) and (Path(target).is_file() or not Path(target).exists())
+    mask = None if stream.header is None else stream.header.channel_mask
     n_written = 0
     with (
-        audio.Writer(target, stream.sample_rate, stream.channels, n_samples, fmt, subtype) as writer,
+        audio.Writer(target, stream.sample_rate, stream.channels, n_samples, fmt, subtype, mask) as writer,
         write_behind(writer.write) if is_file else nullcontext(writer.write) as write,
     ):
         for block in chain([first], iterator):

@@ -59,11 +59,13 @@ class Compressed:
         header: header of the file; `n_samples` is None if the source was a pipe.
         n_samples: samples per channel.
         n_bytes: size of the file.
+        missing: what is missing from the source, as in `audio.Reader`; "" if nothing is.
     """
 
     header: Header
     n_samples: int
     n_bytes: int
+    missing: str = ""
 
     @property
     def duration(self) -> float:
@@ -176,7 +178,7 @@ def compress_stream(
         reader = _open(source, stack)
         rate = choose_rate(model, n_quantizers, bitrate, quality, constant, effort, live=not reader.rewindable)
         if reader.rewindable:
-            counted = _Counted(reader.blocks(warn=False), reader.n_samples, "measuring", progress)
+            counted = _Counted(reader.blocks(), reader.n_samples, "measuring", progress)
             with prefetch(counted) as samples:
                 measured = measure(samples, reader.sample_rate, reader.channels, model.sample_rate)
             header = make_header(model, rate.n_quantizers, reader, measured, counted.n_samples)
@@ -224,7 +226,7 @@ def compress_stream(
                 write(in_bucket(inference.encode_frames(*network), per_frame, frame_rate), output)
             else:
                 write_all(output, of_rate(model, inference.encode_frames(*network), rate, header, content))
-        return Compressed(header, counted.n_samples, output.n_bytes)
+        return Compressed(header, counted.n_samples, output.n_bytes, reader.missing)
 
 
 def of_rate(
@@ -272,12 +274,14 @@ class _WaveformReader:
 
     name = "audio"
     rewindable = True
+    channel_mask = None
+    missing = ""
 
     def __init__(self, waveform: audio.Audio, sample_rate: int) -> None:
         self._waveform, self.sample_rate = waveform, sample_rate
         self.channels, self.n_samples = waveform.shape
 
-    def blocks(self, warn: bool = True) -> Iterator[audio.Audio]:
+    def blocks(self) -> Iterator[audio.Audio]:
         return blocks(self._waveform, block_length(self.channels))
 
     def rewind(self) -> None:
@@ -359,6 +363,7 @@ def make_header(
         codebook_size=model.codebook_size,
         gain_source=GainSource.BEGINNING if n_samples is None else GainSource.WHOLE,
         bandwidth=measured.bandwidth,
+        channel_mask=None if isinstance(source, LegacyFile) else source.channel_mask,
     )
 
 

@@ -24,6 +24,7 @@ PAGES = sorted(
         *ROOT.glob("docs/**/*.md"),
         *ROOT.glob("checkpoints/*/*.md"),
         ROOT / "dac_codec/bitstream/FORMAT.md",
+        ROOT / "dac_codec/bitstream/ENTROPY.md",
         ROOT / "dac_codec/evaluation/NOTICE.md",
     ]
 )

@@ -17,9 +17,6 @@ from dac_codec.bitstream.layers import CodedChunk, join_planes, n_layers, split_
 from dac_codec.bitstream.levels import Levels, decode_levels, encode_levels
 from dac_codec.common.errors import BitstreamError
 
-SIDE_BY_SIDE = 32
-"""Most chunks that are coded together: more gain little speed."""
-
 FindContext = Callable[[Header], CodeModel]
 """Returns the context model of a file; raises a DacError if there is none."""
 

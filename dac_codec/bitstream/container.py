@@ -18,10 +18,10 @@ from dac_codec.bitstream.chunks import (
     encode_key,
 )
 from dac_codec.bitstream.code_model import CodeModel
-from dac_codec.bitstream.coded import SIDE_BY_SIDE, FindContext, check_model, code_model, encode_chunks
+from dac_codec.bitstream.coded import FindContext, check_model, code_model, encode_chunks
 from dac_codec.bitstream.fields import CRC_BYTES, crc32c, encode_varint
 from dac_codec.bitstream.header import Coding, Header, encode_header
-from dac_codec.bitstream.layers import CodedChunk, encode_payload, encode_repeat, max_chunk_frames
+from dac_codec.bitstream.layers import CodedChunk, encode_payload, encode_repeat, max_chunk_frames, side_by_side
 from dac_codec.bitstream.positions import checksum_prefix
 from dac_codec.bitstream.reader import Reader
 from dac_codec.common.errors import BitstreamError, TruncatedBitstreamError
@@ -74,7 +74,7 @@ class Writer:
         self.header = header
         self.chunk_frames = chunk_frames
         self._redundancy = redundancy
-        self._side_by_side = SIDE_BY_SIDE if layered else 1
+        self._side_by_side = side_by_side(header) if layered else 1
         self._pending: list[npt.NDArray[np.int32]] = []
         self._n_pending = 0
         self._levels: list[npt.NDArray[np.int8]] = []

@@ -6,7 +6,8 @@ INCREMENT each time. Before the first frame p is N. FORMAT.md, "Numbers of codes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +18,18 @@ from dac_codec.bitstream.range_coder import Bounds, Integers, bounds_of
 FIRST_WEIGHTS = (32, 12, 6, 3, 2, 1)
 INCREMENT = 8
 
+_SIDE_BY_SIDE = 256
+
 Counts = npt.NDArray[np.int32]
+Row = TypeVar("Row")
 
 
 def encode_counts(rows: Sequence[Counts], n_codebooks: int) -> list[bytes]:
     """Code rows of numbers [F] in 0..n_codebooks, of any length each. Returns the bytes of each row."""
-    if not rows:
-        return []
+    return [coded for some in _batches(rows) for coded in _encode(some, n_codebooks)]
+
+
+def _encode(rows: Sequence[Counts], n_codebooks: int) -> list[bytes]:
     longest = max(map(len, rows))
     encoder = range_coder.Encoder(longest, len(rows))
     padded = np.zeros((longest, len(rows)), np.int64)
@@ -36,12 +42,21 @@ def encode_counts(rows: Sequence[Counts], n_codebooks: int) -> list[bytes]:
 
 def decode_counts(coded: Sequence[bytes], lengths: Sequence[int], n_codebooks: int) -> list[Counts]:
     """Decode rows of numbers, given their lengths. Raises BitstreamError if the bytes are not those of such rows."""
-    if not coded:
-        return []
-    decoder = range_coder.Decoder(coded)
+    rows = list(zip(coded, lengths, strict=True))
+    return [counts for some in _batches(rows) for counts in _decode(some, n_codebooks)]
+
+
+def _decode(rows: Sequence[tuple[bytes, int]], n_codebooks: int) -> list[Counts]:
+    decoder = range_coder.Decoder([coded for coded, _ in rows])
+    lengths = [length for _, length in rows]
     found = _run(decoder.decode, lengths, n_codebooks)
     decoder.check_end()
     return [found[:length, index].astype(np.int32) for index, length in enumerate(lengths)]
+
+
+def _batches(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    """Rows whose weights fit into memory together."""
+    return (rows[start : start + _SIDE_BY_SIDE] for start in range(0, len(rows), _SIDE_BY_SIDE))
 
 
 def _run(

@@ -41,6 +41,7 @@ _EXTENSION_LAYERS = 5
 _EXTENSION_LEVELS = 6
 _EXTENSIONS = range(_EXTENSION_MODEL_NAME, _EXTENSION_LEVELS + 1)
 _MAX_LAYERS = 32
+_MAX_LAYERED_CODEBOOKS = 64
 _MAX_LEVEL_HOP = 64
 _MAX_BANDS = 256
 _MAX_BANDS_PER_FRAME = 16
@@ -142,7 +143,8 @@ class Header:
             to float32, as stored.
         model_sample_rate: rate at which the model works, in Hz, 1..2^24-1.
         hop_length: samples at `model_sample_rate` per frame, 1..model_sample_rate.
-        n_codebooks: codes per frame and channel. `channels * n_codebooks` is at most 65536.
+        n_codebooks: codes per frame and channel; the most of any frame if they vary. `channels * n_codebooks` is at
+            most 65536; with the coding LAYERED, `n_codebooks` is at most 64.
         codebook_size: entries of each codebook, 2..65536; every code is below it.
         gain_source: what the gain was computed from; informative.
         bandwidth: frequency in Hz above which the original has no energy, 1..2^24-1; None if there is none or it is
@@ -206,6 +208,7 @@ class Header:
             if self.context_fingerprint is not None or self.layers or self.levels is not None:
                 raise BitstreamError("context_fingerprint, layers and levels need the coding LAYERED")
             return
+        self._check_integer("n_codebooks", 1, _MAX_LAYERED_CODEBOOKS)
         if self.context_fingerprint is not None:
             _check_fingerprint("context_fingerprint", self.context_fingerprint)
         layers = self.layers or default_layers(self.n_codebooks)

@@ -10,10 +10,17 @@ from dataclasses import replace
 from typing import BinaryIO, TypeVar
 
 from dac_codec.bitstream.chunks import MAX_PAYLOAD, TOO_NEW, Chunk, ChunkKind, decode_codes, decode_end
-from dac_codec.bitstream.coded import SIDE_BY_SIDE, FindContext, code_model, decode_chunks
+from dac_codec.bitstream.coded import FindContext, code_model, decode_chunks
 from dac_codec.bitstream.fields import CRC_BYTES, StreamReader, encode_varint
 from dac_codec.bitstream.header import Coding, read_header
-from dac_codec.bitstream.layers import CodedChunk, LayerPiece, covered_size, decode_ancillary, decode_payload
+from dac_codec.bitstream.layers import (
+    CodedChunk,
+    LayerPiece,
+    covered_size,
+    decode_ancillary,
+    decode_payload,
+    side_by_side,
+)
 from dac_codec.bitstream.positions import checksum_prefix
 from dac_codec.bitstream.recovery import Gap, GapReason, Resynchronizer
 from dac_codec.common.errors import BitstreamError, TruncatedBitstreamError
@@ -127,7 +134,7 @@ class Reader:
     @property
     def _read_ahead(self) -> int:
         """Most chunks to read ahead: none if the next one may be awaited."""
-        return 1 if self.header.coding is Coding.FIXED or self._first_chunk is None else SIDE_BY_SIDE
+        return 1 if self.header.coding is Coding.FIXED or self._first_chunk is None else side_by_side(self.header)
 
     def _decoded(self) -> Iterator[Chunk]:
         if self.header.coding is Coding.FIXED:

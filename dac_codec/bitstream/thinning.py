@@ -16,7 +16,6 @@ import numpy as np
 from dac_codec.bitstream.adaptive import AdaptiveModel
 from dac_codec.bitstream.chunks import ChunkKind
 from dac_codec.bitstream.coded import (
-    SIDE_BY_SIDE,
     bits_by_codebook,
     code_counts,
     decoded_counts,
@@ -26,7 +25,7 @@ from dac_codec.bitstream.coded import (
 )
 from dac_codec.bitstream.container import ChunkWriter, Writer
 from dac_codec.bitstream.header import Coding, Header
-from dac_codec.bitstream.layers import CodedChunk, encode_layer, join_planes, n_layers
+from dac_codec.bitstream.layers import CodedChunk, encode_layer, join_planes, n_layers, side_by_side
 from dac_codec.bitstream.reader import Reader
 from dac_codec.common.errors import BitstreamError, DacError
 
@@ -91,8 +90,9 @@ def _thin_fixed(reader: Reader, n_codebooks: int | None, bitrate: float | None, 
         header = replace(header, coding=Coding.LAYERED)
         model = AdaptiveModel(header.codebook_size)
         coded: list[CodedChunk] = []
-        for start in range(0, len(chunks), SIDE_BY_SIDE):
-            coded += encode_chunks(header, model, chunks[start : start + SIDE_BY_SIDE])
+        step = side_by_side(header)
+        for start in range(0, len(chunks), step):
+            coded += encode_chunks(header, model, chunks[start : start + step])
         return _file(header, coded, order)
     target = io.BytesIO()
     with Writer(target, header, max((chunk.n_frames for chunk in chunks), default=1)) as writer:

@@ -1,23 +1,22 @@
-"""The commands of `dac-codec`. What they do to a file is in `codec`, which files they read and write in `jobs`."""
+"""The commands of `dac-codec`; info, convert and models are in `files`.
+
+What they do to a file is in `codec`, which files they read and write in `jobs`.
+"""
 
 from __future__ import annotations
 
-import json
 import signal
-import sys
 import time
 import warnings
-from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from dac_codec.cli import options, running
 from dac_codec.cli.jobs import (
     DASH,
-    STDIN_CLOSED,
     Job,
     compressed_names,
     decompressed_names,
@@ -50,6 +49,7 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     help="Frames per chunk; damage costs whole chunks. [default: 3.5 s; from a pipe, 16]",
 )
+@click.option("--redundancy", is_flag=True, help="Repeat the coarse codes of each chunk, to bridge single lost chunks.")
 @click.option(
     "--raw",
     metavar="RATE,CHANNELS,ENCODING",
@@ -67,6 +67,7 @@ def compress(
     quantizers: int | None,
     bitrate: float | None,
     chunk_frames: int | None,
+    redundancy: bool,
     raw: tuple[int, int, str] | None,
     device: str,
     fast: bool,
@@ -126,6 +127,7 @@ def compress(
                         device=device,
                         progress=show_progress,
                         chunk_frames=chunk_frames,
+                        redundancy=redundancy,
                     )
                 except AudioError:
                     if signals:  # before the first sample
@@ -141,6 +143,7 @@ def compress(
             with open_input(job) as reader:
                 return batches.read_sound(reader, loaded, n_quantizers, chunk_frames)
 
+        batched = batched and not redundancy
         running.run(jobs, work, force, quiet, n_at_once, read if batched else None, summary)
 
 
@@ -245,83 +248,6 @@ def decompress(
 
         batched = batched and start is None and duration is None
         running.run(jobs, work, force, quiet, n_at_once, read if batched else None, summary)
-
-
-@click.command()
-@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path())
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON array with an object for each file.")
-def info(files: tuple[str, ...], as_json: bool) -> None:
-    """Show the metadata of .dac files."""
-    from dac_codec.bitstream.describe import as_text, describe
-
-    failures: list[str] = []
-    described: list[dict[str, Any]] = []
-    for name in files:
-        try:
-            if name == DASH and sys.stdin is None:
-                raise DacError(STDIN_CLOSED)
-            data = sys.stdin.buffer.read() if name == DASH else Path(name).read_bytes()
-            described.append({"file": name, **describe(data)})
-        except (DacError, OSError, MemoryError) as error:
-            failures.append(running.error_line(name, error))
-    if as_json:
-        click.echo(json.dumps(described, indent=2))
-    else:
-        texts = [as_text({**fields, "file": display_path(fields["file"])}) for fields in described]
-        click.echo("\n\n".join(texts), nl=bool(described))
-    running.finish(failures)
-
-
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON array with an object for each model.")
-def models(as_json: bool) -> None:
-    """List the named models."""
-    from dac_codec import pretrained
-
-    rows = [{**asdict(model), "default": model.name == pretrained.DEFAULT_MODEL} for model in pretrained.available()]
-    if as_json:
-        click.echo(json.dumps(rows, indent=2))
-        return
-    for row in rows:
-        click.echo(
-            f"{row['name']:<16}  {row['sample_rate']:>6} Hz  up to {row['bitrate'] / 1000:>5.2f} kbit/s  "
-            f"{row['n_codebooks']:>2} codebooks  {row['where']}{', default' if row['default'] else ''}"
-        )
-
-
-@click.command()
-@options.inputs
-@options.output("The converted file, or a folder for several inputs; - is standard output.", required=True)
-@options.model
-@options.force
-@options.quiet
-def convert(inputs: tuple[str, ...], output: str, model: str | None, force: bool, quiet: bool) -> None:
-    """Convert files to or from the format of descript-audio-codec.
-
-    IN... are .dac files, and folders of them; each is converted to the other format, with the same codes. Files of
-    descript-audio-codec don't name their model, so --model is required for them.
-    """
-    jobs = make_jobs(inputs, output, ".dac files", find_dac, lambda name: [name])
-    running.finish_if_empty(jobs)
-    from dac_codec import bitstream, codec
-    from dac_codec.bitstream.describe import format_size
-
-    model_for = running.model_loader(model, "cpu", progress=not quiet)
-
-    def work(job: Job) -> str:
-        file = codec.load(job.input())
-        loaded = model_for(None if isinstance(file, bitstream.LegacyFile) else file.header)
-        if loaded is None:
-            raise DacError("files of descript-audio-codec don't name their model; use --model")
-        if isinstance(file, bitstream.LegacyFile):
-            data, kind = codec.from_legacy(file, loaded).to_bytes(), "dac_codec"
-        else:
-            data, kind = bitstream.write_legacy(codec.to_legacy(file, loaded)), "descript-audio-codec"
-        codec.write_bytes(job.output(), data)
-        job.flush()
-        return f"{format_size(job.input_size())} -> {format_size(len(data))} (format {kind})"
-
-    running.run(jobs, work, force, quiet)
 
 
 @click.command()

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from dac_codec.cli import commands
+from dac_codec.cli import commands, files
 from dac_codec.cli.running import one_line, stopped_by_signals
 from dac_codec.common.errors import DacError
 
@@ -52,9 +52,9 @@ def main() -> None:
 for _command in (
     commands.compress,
     commands.decompress,
-    commands.info,
-    commands.models,
-    commands.convert,
+    files.info,
+    files.models,
+    files.convert,
     commands.demo,
     commands.evaluate,
     commands.train,

@@ -6,7 +6,7 @@ In memory (`compress`, `decompress`, `DacFile`) or block by block, in memory tha
 
 from dac_codec.codec.decoding import Decompressed, decompress, decompress_stream
 from dac_codec.codec.encoding import Compressed, compress, compress_stream
-from dac_codec.codec.file import DacFile, load, write_bytes
+from dac_codec.codec.file import DacFile, load, thin, write_bytes
 from dac_codec.codec.legacy import from_legacy, to_legacy
 from dac_codec.codec.models import choose_quantizers, load_model, model_of
 from dac_codec.codec.stream import DacStream
@@ -25,6 +25,7 @@ __all__ = [
     "load",
     "load_model",
     "model_of",
+    "thin",
     "to_legacy",
     "write_bytes",
 ]

@@ -19,7 +19,14 @@ from dac_codec import audio, bitstream, inference, pretrained
 from dac_codec.audio.samples import block_length, blocks
 from dac_codec.bitstream import GainSource, Header, LegacyFile
 from dac_codec.codec.file import DacFile, PathOrFile, open_for_writing
-from dac_codec.codec.models import FINGERPRINT_BYTES, MOST_GAIN_DB, choose_quantizers, load_model, network_errors
+from dac_codec.codec.models import (
+    FINGERPRINT_BYTES,
+    MOST_GAIN_DB,
+    choose_quantizers,
+    load_model,
+    network_errors,
+    with_layers,
+)
 from dac_codec.common.errors import AudioError
 from dac_codec.common.progress import track
 from dac_codec.common.streams import CountingWriter
@@ -105,6 +112,7 @@ def compress_stream(
     device: str | torch.device = "auto",
     progress: bool = False,
     chunk_frames: int | None = None,
+    redundancy: bool = False,
 ) -> Compressed:
     """Compress a sound file or a pipe block by block, in memory that does not grow with its length.
 
@@ -118,6 +126,8 @@ def compress_stream(
         source: as for `compress`, or a reader at its beginning.
         target: a path, where the file appears complete or not at all, or a binary stream, which is not closed.
         chunk_frames: frames per chunk, all of which one damaged byte costs; None: 3.5 s, and 16 frames for a pipe.
+        redundancy: whether to repeat the coarse codes of each chunk with the next one, for streams over which single
+            chunks are lost: a reader then decodes a lost chunk from these.
 
     Raises:
         AudioError: the audio changes while it is read.
@@ -146,9 +156,10 @@ def compress_stream(
             header = make_header(model, n_quantizers, reader, Measured(min(gain_db, BEGINNING_MOST_DB), None), None)
             inputs = network_input(samples, header)
             chunk_frames = block_frames = LIVE_CHUNK_FRAMES if chunk_frames is None else chunk_frames
+        header, context = with_layers(header, model) if redundancy else (header, None)
         with open_for_writing(target) as stream, network_errors():
             output = CountingWriter(stream)
-            writer = bitstream.Writer(output, header, chunk_frames)  # type: ignore[arg-type]
+            writer = bitstream.Writer(output, header, chunk_frames, context, redundancy)  # type: ignore[arg-type]
             for codes in inference.encode_blocks(model, inputs, n_quantizers, block_frames):
                 writer.write(codes.numpy())
                 if block_frames is not None:

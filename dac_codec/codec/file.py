@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 import torch
@@ -145,6 +145,39 @@ def load(
         if bitstream.is_legacy(data):
             return bitstream.read_legacy(data)
         return DacFile.from_bytes(data, allow_truncated, model)
+
+
+def thin(
+    source: PathOrFile,
+    target: PathOrFile,
+    n_quantizers: int | None = None,
+    bitrate: float | None = None,
+    order: Literal["time", "layers"] | None = None,
+) -> int:
+    """Write a .dac file with fewer codebooks, or in another order, without decoding its codes. Needs no model.
+
+    Args:
+        source: a file or a binary file object.
+        target: as for `write_bytes`.
+        n_quantizers: codebooks to keep. A file that has no more keeps all.
+        bitrate: highest mean bitrate of the codes of each channel in bit/s, instead of `n_quantizers`.
+        order: "time"; or "layers": the coarse codes of the whole piece come first, so that the beginning of the file is
+            the whole piece. None: that of the file.
+
+    Returns:
+        The size of the new file in bytes.
+
+    Raises:
+        BitstreamError: the source is not a .dac file of this package, or is truncated or damaged.
+        DacError: an argument is out of range, or a file can't be opened or written.
+    """
+    with open_for_reading(source) as stream:
+        data = stream.read()
+        if bitstream.is_legacy(data):
+            raise BitstreamError("a file of descript-audio-codec can't be thinned: convert it first")
+        thinned = bitstream.thin(data, n_quantizers, bitrate, None if order is None else bitstream.Order(order))
+    write_bytes(target, thinned)
+    return len(thinned)
 
 
 def write_bytes(target: PathOrFile, data: bytes) -> None:

@@ -34,6 +34,10 @@ def to_legacy(file: DacFile, model: DAC) -> LegacyFile:
     check_not_causal(model)
     if file.codes.shape[-1] == 0:
         raise BitstreamError("the file contains no audio")
+    if int(file.codes.min()) < 0:
+        raise BitstreamError(
+            "the number of codes varies from frame to frame, which the format of descript-audio-codec does not allow"
+        )
     with network_errors():
         decoded = inference.decode(model, file.codes)[:, 0].numpy()
     loudness = [audio.loudness(channel[None], model.sample_rate) for channel in decoded]

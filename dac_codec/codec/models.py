@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 
 from dac_codec import pretrained
 from dac_codec.audio.samples import MAX_CHANNELS
-from dac_codec.bitstream import CodeModel, Header, LegacyFile
+from dac_codec.bitstream import CodeModel, Coding, Header, LegacyFile
 from dac_codec.common.errors import BitstreamError, DacError, ModelMismatchError
 from dac_codec.inference.prepared import is_on, prepare_cached
 from dac_codec.model import DAC
@@ -121,6 +122,13 @@ def find_context(model: str | os.PathLike[str] | DAC | None = None) -> Callable[
         return found
 
     return find
+
+
+def with_layers(header: Header, model: DAC) -> tuple[Header, CodeModel | None]:
+    """`header` with the coding LAYERED, and the context model beside the weights; None if there is none."""
+    context = pretrained.context_model(model)
+    fingerprint = None if context is None else context.fingerprint
+    return replace(header, coding=Coding.LAYERED, context_fingerprint=fingerprint), context
 
 
 def model_id(header: Header) -> str:

@@ -94,7 +94,7 @@ def main() -> None:
     fixed = [[bytes.fromhex(plane) for plane in line.split()] for line in sys.stdin]
     for name, planes in zip(coders, fixed, strict=True):
         (found,) = coders[name].decode([planes], n_codes[:1])
-        print(name, "fixed bytes", found.tolist())
+        print(name, "fixed bytes", *found.tolist(), sep="\n")
 
 
 if __name__ == "__main__":

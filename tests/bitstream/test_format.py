@@ -104,8 +104,8 @@ def decode_by_format_md(data: bytes) -> dict[str, Any]:
     return found
 
 
-def example() -> bytes:
-    (block,) = re.findall(r"```hex\n(.*?)```", FORMAT, flags=re.DOTALL)
+def example(coding: int = 0) -> bytes:
+    block = re.findall(r"```hex\n(.*?)```", FORMAT, flags=re.DOTALL)[coding]
     return bytes.fromhex("".join(line.split("#")[0] for line in block.splitlines()))
 
 

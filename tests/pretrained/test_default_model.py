@@ -27,7 +27,7 @@ def demo() -> tuple[npt.NDArray[np.float32], int]:
 
 def test_its_files_and_their_size() -> None:
     folder = Path(__file__).parents[2] / "checkpoints" / DEFAULT_MODEL
-    files = {"config.json", "model.safetensors", "discriminator.safetensors", "MODEL_CARD.md"}
+    files = {"config.json", "model.safetensors", "context.safetensors", "discriminator.safetensors", "MODEL_CARD.md"}
     assert {path.name for path in folder.iterdir()} == files
     assert sum((folder / file).stat().st_size for file in files) <= 16 * 2**20
 

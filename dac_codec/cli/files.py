@@ -1,0 +1,123 @@
+"""The commands of `dac-codec` that neither compress nor decompress: info, convert, models."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from dac_codec.cli import options, running
+from dac_codec.cli.jobs import DASH, STDIN_CLOSED, Job, display_path, find_dac, make_jobs
+from dac_codec.common.errors import DacError
+
+
+@click.command()
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path())
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array with an object for each file.")
+def info(files: tuple[str, ...], as_json: bool) -> None:
+    """Show the metadata of .dac files."""
+    from dac_codec.bitstream.describe import as_text, describe
+
+    failures: list[str] = []
+    described: list[dict[str, Any]] = []
+    for name in files:
+        try:
+            if name == DASH and sys.stdin is None:
+                raise DacError(STDIN_CLOSED)
+            data = sys.stdin.buffer.read() if name == DASH else Path(name).read_bytes()
+            described.append({"file": name, **describe(data)})
+        except (DacError, OSError, MemoryError) as error:
+            failures.append(running.error_line(name, error))
+    if as_json:
+        click.echo(json.dumps(described, indent=2))
+    else:
+        texts = [as_text({**fields, "file": display_path(fields["file"])}) for fields in described]
+        click.echo("\n\n".join(texts), nl=bool(described))
+    running.finish(failures)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array with an object for each model.")
+def models(as_json: bool) -> None:
+    """List the named models."""
+    from dac_codec import pretrained
+
+    rows = [{**asdict(model), "default": model.name == pretrained.DEFAULT_MODEL} for model in pretrained.available()]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        click.echo(
+            f"{row['name']:<16}  {row['sample_rate']:>6} Hz  up to {row['bitrate'] / 1000:>5.2f} kbit/s  "
+            f"{row['n_codebooks']:>2} codebooks  {row['where']}{', default' if row['default'] else ''}"
+        )
+
+
+@click.command()
+@options.inputs
+@options.output("The converted file, or a folder for several inputs; - is standard output.", required=True)
+@options.model
+@click.option("--quantizers", metavar="N", type=click.IntRange(min=1), help="Keep the first N codebooks.")
+@click.option(
+    "--bitrate",
+    metavar="KBPS",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Keep the codebooks that fit into this mean bitrate of each channel in kbit/s.",
+)
+@click.option(
+    "--order",
+    type=click.Choice(["time", "layers"]),
+    help="Order of the codes: by time, or layer by layer, so that the beginning of the file is the whole piece.",
+)
+@options.force
+@options.quiet
+def convert(
+    inputs: tuple[str, ...],
+    output: str,
+    model: str | None,
+    quantizers: int | None,
+    bitrate: float | None,
+    order: Literal["time", "layers"] | None,
+    force: bool,
+    quiet: bool,
+) -> None:
+    """Thin or reorder .dac files, or convert them to or from the format of descript-audio-codec.
+
+    IN... are .dac files, and folders of them. With --quantizers, --bitrate or --order, codes are left out or reordered;
+    no model is needed. Otherwise each file is converted to the other format, with the same codes. Files of
+    descript-audio-codec don't name their model, so --model is required for them.
+    """
+    if quantizers is not None and bitrate is not None:
+        raise click.UsageError("--quantizers and --bitrate can't be combined")
+    jobs = make_jobs(inputs, output, ".dac files", find_dac, lambda name: [name])
+    running.finish_if_empty(jobs)
+    from dac_codec import bitstream, codec
+    from dac_codec.bitstream.describe import format_size
+
+    model_for = running.model_loader(model, "cpu", progress=not quiet)
+
+    def thin(job: Job) -> str:
+        rate = None if bitrate is None else 1000 * bitrate
+        size = codec.thin(job.input(), job.output(), quantizers, rate, order)
+        job.flush()
+        return f"{format_size(job.input_size())} -> {format_size(size)}"
+
+    def work(job: Job) -> str:
+        file = codec.load(job.input(), model=model)
+        loaded = model_for(None if isinstance(file, bitstream.LegacyFile) else file.header)
+        if loaded is None:
+            raise DacError("files of descript-audio-codec don't name their model; use --model")
+        if isinstance(file, bitstream.LegacyFile):
+            data, kind = codec.from_legacy(file, loaded).to_bytes(), "dac_codec"
+        else:
+            data, kind = bitstream.write_legacy(codec.to_legacy(file, loaded)), "descript-audio-codec"
+        codec.write_bytes(job.output(), data)
+        job.flush()
+        return f"{format_size(job.input_size())} -> {format_size(len(data))} (format {kind})"
+
+    is_thinned = quantizers is not None or bitrate is not None or order is not None
+    running.run(jobs, thin if is_thinned else work, force, quiet)

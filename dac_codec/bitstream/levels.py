@@ -24,13 +24,13 @@ from dac_codec.bitstream.header import LevelParameters
 from dac_codec.bitstream.range_coder import Bounds, Integers, bounds_of
 from dac_codec.common.errors import BitstreamError
 
-TIME_WEIGHTS = (256, 20, 14, 8, 1)
+TIME_WEIGHTS = (256, 37, 14, 8, 1)
 """By the distance of a level to that of the window before, 4 for larger ones."""
 
-BAND_WEIGHTS = (256, 8, 20, 18, 8)
+BAND_WEIGHTS = (256, 3, 15, 23, 5)
 """By the distance of a level to that of the band below, 4 for larger ones."""
 
-ZERO_WEIGHTS = ((83, 16), (18, 16), (20, 16), (7, 16))
+ZERO_WEIGHTS = ((89, 16), (14, 16), (29, 16), (5, 16))
 """Of level 0, and of any other, where of the neighbours: none is 0; that below is; that before is; both are."""
 
 FIRST_TOTAL = 1024

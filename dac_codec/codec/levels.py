@@ -16,6 +16,8 @@ all levels are 0, the output is the input, bit for bit. LEVELS.md is the specifi
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 import numpy.typing as npt
 
@@ -100,6 +102,11 @@ class LevelFilter:
         """Set the levels [C, bands, w] of the windows that are centred on frames from `first_frame` on."""
         first = self._parameters.n_windows(first_frame)
         self._levels.update((first + index, levels[..., index]) for index in range(levels.shape[-1]))
+
+    def blocks(self, audio: Iterable[Audio]) -> Iterator[Audio]:
+        """Filter whole audio, in blocks [C, t]. The levels of a block's frames are set when it is taken."""
+        yield from map(self.push, audio)
+        yield self.flush()
 
     def push(self, block: Audio) -> Audio:
         """Take a block [C, t]; return the output that is complete [C, u], u >= 0. The levels of its frames are set."""

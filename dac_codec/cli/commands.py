@@ -36,13 +36,16 @@ if TYPE_CHECKING:
 @options.inputs
 @options.output("The .dac file, or a folder for several inputs; - is standard output. [default: beside each input]")
 @options.model
-@click.option("--quantizers", metavar="N", type=click.IntRange(min=1), help="Codebooks to use. [default: all]")
+@options.effort
+@options.quality
 @click.option(
     "--bitrate",
     metavar="KBPS",
     type=click.FloatRange(min=0, min_open=True),
-    help="Highest bitrate of each channel in kbit/s, instead of --quantizers.",
+    help="Mean bitrate of each channel in kbit/s, instead of --quality; the highest with --constant.",
 )
+@click.option("--quantizers", metavar="N", type=click.IntRange(min=1), help="Most codebooks to use. [default: all]")
+@click.option("--constant", is_flag=True, help="Use the same codebooks in every frame, without entropy coding.")
 @click.option(
     "--chunk-frames",
     metavar="N",
@@ -64,8 +67,11 @@ def compress(
     inputs: tuple[str, ...],
     output: str | None,
     model: str | None,
-    quantizers: int | None,
+    effort: int | None,
+    quality: float | None,
     bitrate: float | None,
+    quantizers: int | None,
+    constant: bool,
     chunk_frames: int | None,
     redundancy: bool,
     raw: tuple[int, int, str] | None,
@@ -80,13 +86,18 @@ def compress(
     standard input. Files whose outputs would have the same name keep their extension: a.wav and a.flac become
     a.wav.dac and a.flac.dac.
 
+    A frame gets as many codes as it needs for --quality, or for the mean --bitrate. From a pipe, every frame has the
+    same number unless one of these is given.
+
     A pipe of wav or raw samples is encoded as it arrives. Its gain is chosen from the first second; after that, output
     is written every 16 frames (186 ms at 44.1 kHz), or --chunk-frames. Ctrl-C ends the recording and keeps it.
     """
     if raw is not None and inputs != (DASH,):
         raise click.UsageError("--raw only applies to standard input; use - as the input")
-    if quantizers is not None and bitrate is not None:
-        raise click.UsageError("--quantizers and --bitrate can't be combined")
+    if quality is not None and (bitrate is not None or constant):
+        raise click.UsageError(f"--quality and {'--constant' if constant else '--bitrate'} can't be combined")
+    if constant and quantizers is not None and bitrate is not None:
+        raise click.UsageError("--quantizers and --bitrate can't be combined with --constant")
     jobs = make_jobs(inputs, output, "sound files", find_audio, compressed_names)
     running.finish_if_empty(jobs)
     from dac_codec import audio, codec, pretrained
@@ -96,8 +107,9 @@ def compress(
     running.check_device(device)
     with running.shared_cores(jobs, device) as (n_at_once, batched):
         loaded = codec.load_model(model or pretrained.DEFAULT_MODEL, device, not quiet, fast)
+        bits = None if bitrate is None else 1000 * bitrate
         try:
-            n_quantizers = codec.choose_quantizers(loaded, quantizers, None if bitrate is None else 1000 * bitrate)
+            rate = codec.choose_rate(loaded, quantizers, bits, quality, constant, effort)
         except DacError as error:
             raise click.UsageError(str(error).replace("n_quantizers", "--quantizers")) from error
         show_progress = not quiet and len(jobs.jobs) == 1
@@ -110,7 +122,7 @@ def compress(
 
         def summary(job: Job, result: codec.Compressed, *notes: str) -> str:
             sizes = f"{format_size(job.input_size())} -> {format_size(result.n_bytes)}"
-            return f"{sizes} ({', '.join((f'{result.header.bitrate / 1000:.1f} kbit/s', *notes))})"
+            return f"{sizes} ({', '.join((f'{result.bitrate / 1000:.1f} kbit/s', *notes))})"
 
         def work(job: Job) -> str:
             started = time.perf_counter()
@@ -123,11 +135,15 @@ def compress(
                         reader,
                         job.output(),
                         loaded,
-                        n_quantizers,
-                        device=device,
-                        progress=show_progress,
-                        chunk_frames=chunk_frames,
-                        redundancy=redundancy,
+                        quantizers,
+                        bits,
+                        device,
+                        show_progress,
+                        chunk_frames,
+                        redundancy,
+                        effort,
+                        quality,
+                        constant,
                     )
                 except AudioError:
                     if signals:  # before the first sample
@@ -141,7 +157,7 @@ def compress(
 
         def read(job: Job) -> ShortFile | None:
             with open_input(job) as reader:
-                return batches.read_sound(reader, loaded, n_quantizers, chunk_frames)
+                return batches.read_sound(reader, loaded, rate, chunk_frames)
 
         batched = batched and not redundancy
         running.run(jobs, work, force, quiet, n_at_once, read if batched else None, summary)
@@ -163,6 +179,7 @@ def compress(
 )
 @click.option("--allow-gaps", is_flag=True, help="Exit with 0 even if gaps were concealed or layers are missing.")
 @click.option("--allow-truncated", is_flag=True, help="Exit with 0 even if a file is truncated.")
+@click.option("--progressive", is_flag=True, help="Write a file ordered by layers again with each layer.")
 @click.option(
     "--raw",
     metavar="ENCODING",
@@ -182,6 +199,7 @@ def decompress(
     conceal: bool | None,
     allow_gaps: bool,
     allow_truncated: bool,
+    progressive: bool,
     raw: str | None,
     quiet: bool,
 ) -> None:
@@ -192,6 +210,8 @@ def decompress(
     truncated file is decoded up to its last complete chunk, with exit code 1 unless --allow-truncated is given. Files
     of descript-audio-codec can be decompressed too; they don't name their model, so --model is required.
 
+    With --progressive, the output of a file ordered by layers is coarse first, and is replaced as each layer is read.
+
     A pipe is decoded as it arrives. Where codes were lost or damaged, the sound fades out and in again, and the exit
     code is 1 unless --allow-gaps is given. A damaged file gives no output unless --conceal is given.
     """
@@ -199,6 +219,8 @@ def decompress(
     running.finish_if_empty(jobs)
     if raw is not None and any(job.target is not None for job in jobs.jobs):
         raise click.UsageError("--raw only applies to standard output; use -o -")
+    if progressive and (start is not None or duration is not None or any(job.target is None for job in jobs.jobs)):
+        raise click.UsageError("--progressive writes whole files, and not to standard output")
     from dac_codec import audio, codec
     from dac_codec.bitstream.describe import format_size
     from dac_codec.codec import batches
@@ -242,12 +264,29 @@ def decompress(
                 )
             return summary(job, result, _speed(result.duration, started))
 
+        def work_progressively(job: Job) -> str:
+            with codec.DacStream(job.input()) as stream:
+                loaded = stream.model(model_for(stream.header), device, show_progress)
+                n_samples = 0
+                for waveform in stream.passes(loaded):
+                    audio.write(job.output(), waveform, stream.sample_rate)
+                    n_samples = waveform.shape[1]
+            return f"{format_size(job.input_size())} -> {n_samples / stream.sample_rate:.2f} s"
+
         def read(job: Job) -> ShortFile | None:
             with codec.DacStream(job.input()) as stream:
                 return batches.read_codes(stream, model_for(stream.header), bool(conceal))
 
-        batched = batched and start is None and duration is None
-        running.run(jobs, work, force, quiet, n_at_once, read if batched else None, summary)
+        batched = batched and start is None and duration is None and not progressive
+        running.run(
+            jobs,
+            work_progressively if progressive else work,
+            force,
+            quiet,
+            n_at_once,
+            read if batched else None,
+            summary,
+        )
 
 
 @click.command()

@@ -26,6 +26,18 @@ fast = click.option(
     is_flag=True,
     help="Compute in bfloat16 where the processor is faster at that: close to the exact result, but not equal.",
 )
+effort = click.option(
+    "--effort",
+    metavar="0..3",
+    type=click.IntRange(0, 3),
+    help="How long to search for better codes, at the same size. [default: 1; 0 for a pipe and with --constant]",
+)
+quality = click.option(
+    "--quality",
+    metavar="Q",
+    type=float,
+    help="Larger is better: each step halves or doubles the error that a code has to save. [default: 5]",
+)
 force = click.option("--force", is_flag=True, help="Overwrite existing files.")
 quiet = click.option("--quiet", is_flag=True, help="Show only warnings and errors.")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,9 +16,10 @@ from torch import Tensor
 
 from dac_codec import audio, bitstream, inference
 from dac_codec.codec.decoding import Decompressed, write_blocks
-from dac_codec.codec.encoding import Compressed, make_header, measure, network_input
+from dac_codec.codec.encoding import Compressed, make_header, measure, network_input, of_rate
 from dac_codec.codec.file import PathOrFile, open_for_writing
-from dac_codec.codec.models import best_device, is_out_of_memory, network_errors
+from dac_codec.codec.models import best_device, is_out_of_memory, network_errors, with_layers
+from dac_codec.codec.rate import Rate
 from dac_codec.codec.stream import DacStream
 from dac_codec.common.errors import DacError
 from dac_codec.inference.batches import similar_lengths
@@ -33,11 +34,11 @@ class ShortFile(NamedTuple):
     """A short file that was read."""
 
     model: DAC
-    n_quantizers: int | None
-    """Codebooks to encode it with; None: it is decoded."""
+    rate: Rate | None
+    """How it is encoded; None: it is decoded."""
     signal: Tensor
     """Input of the network: audio [C, 1, T] or codes [C, N, F]."""
-    write: Callable[[Tensor, PathOrFile], Any]
+    write: Callable[[Any, PathOrFile], Any]
     """Writes the network's output; results and errors are those of `compress_stream` or `decompress_stream`."""
 
 
@@ -46,9 +47,7 @@ def uses_batches(device: str) -> bool:
     return (best_device() if device == "auto" else torch.device(device)).type != "cpu"
 
 
-def read_sound(
-    reader: audio.Reader, model: DAC, n_quantizers: int, chunk_frames: int | None = None
-) -> ShortFile | None:
+def read_sound(reader: audio.Reader, model: DAC, rate: Rate, chunk_frames: int | None = None) -> ShortFile | None:
     """Read and measure a sound file; None if it is long or a pipe, for `compress_stream` from its beginning.
 
     Its output has the bytes of `compress_stream`, unless two entries of a codebook are equally near.
@@ -64,17 +63,23 @@ def read_sound(
         if n_samples > most:  # more than its header declares
             return None
     measured = measure(samples, reader.sample_rate, reader.channels, model.sample_rate)
-    header = make_header(model, n_quantizers, reader, measured, n_samples)
+    header = make_header(model, rate.n_quantizers, reader, measured, n_samples)
+    header, context = (header, None) if rate.is_constant else with_layers(header, model)
 
-    def write(codes: Tensor, target: PathOrFile) -> Compressed:
+    def content(codes: Iterable[Tensor]) -> bytes:
         data = io.BytesIO()
-        with bitstream.Writer(data, header, chunk_frames) as writer:
-            writer.write(codes.numpy())
-        with open_for_writing(target) as stream:
-            stream.write(data.getbuffer())
-        return Compressed(header, n_samples, data.tell())
+        with bitstream.Writer(data, header, chunk_frames, context) as writer:
+            for block in codes:
+                writer.write(block.numpy())
+        return data.getvalue()
 
-    return ShortFile(model, n_quantizers, torch.cat(list(network_input(samples, header)), -1), write)
+    def write(frames: inference.Frames, target: PathOrFile) -> Compressed:
+        data = of_rate(model, [frames], rate, header, content)
+        with open_for_writing(target) as stream:
+            stream.write(data)
+        return Compressed(header, n_samples, len(data))
+
+    return ShortFile(model, rate, torch.cat(list(network_input(samples, header)), -1), write)
 
 
 def read_codes(stream: DacStream, model: DAC | None, conceal: bool = False) -> ShortFile | None:
@@ -97,32 +102,34 @@ def read_codes(stream: DacStream, model: DAC | None, conceal: bool = False) -> S
     return ShortFile(model, None, codes, write)
 
 
-def compute(files: Sequence[ShortFile]) -> list[Tensor | DacError]:
-    """The codes [C, N, F] of each sound, and the audio [C, 1, T] of each .dac file; or the error of its batch."""
-    outputs: list[Tensor | DacError] = [DacError()] * len(files)
-    groups: dict[tuple[DAC, int | None, int], list[int]] = defaultdict(list)
+def compute(files: Sequence[ShortFile]) -> list[inference.Frames | Tensor | DacError]:
+    """The frames of each sound, and the audio [C, 1, T] of each .dac file; or the error of its batch."""
+    outputs: list[inference.Frames | Tensor | DacError] = [DacError()] * len(files)
+    groups: dict[tuple[DAC, Rate | None, int], list[int]] = defaultdict(list)
     for index, file in enumerate(files):
-        groups[file.model, file.n_quantizers, file.signal.shape[1]].append(index)
-    for (model, n_quantizers, _), group in groups.items():
-        hop = 1 if n_quantizers is None else model.hop_length
+        groups[file.model, file.rate, file.signal.shape[1]].append(index)
+    for (model, rate, _), group in groups.items():
+        hop = 1 if rate is None else model.hop_length
         signals = [files[index].signal for index in group]
         shapes = [(len(signal), -(-signal.shape[-1] // hop)) for signal in signals]
         for batch in similar_lengths(shapes, block_samples(model.device) // model.hop_length):
-            found = _compute_batch(model, n_quantizers, [signals[place] for place in batch])
+            found = _compute_batch(model, rate, [signals[place] for place in batch])
             for place, output in zip(batch, found, strict=True):
                 outputs[group[place]] = output
     return outputs
 
 
-def _compute_batch(model: DAC, n_quantizers: int | None, signals: list[Tensor]) -> Sequence[Tensor | DacError]:
+def _compute_batch(
+    model: DAC, rate: Rate | None, signals: list[Tensor]
+) -> Sequence[inference.Frames | Tensor | DacError]:
     """The output of the network for each signal: one by one if there is not enough memory for all."""
     try:
         with network_errors():
-            if n_quantizers is None:
+            if rate is None:
                 return inference.decode_batch(model, signals)
-            return inference.encode_batch(model, signals, n_quantizers)
+            return inference.encode_frames_batch(model, signals, rate.n_quantizers, rate.n_paths)
     except DacError as error:
         if len(signals) == 1 or not is_out_of_memory(error.__cause__):
             return [error] * len(signals)
     # Not in the handler, where the error would keep the tensors of the failed batch.
-    return [output for signal in signals for output in _compute_batch(model, n_quantizers, [signal])]
+    return [output for signal in signals for output in _compute_batch(model, rate, [signal])]

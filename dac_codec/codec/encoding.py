@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,15 +22,16 @@ from dac_codec.codec.file import DacFile, PathOrFile, open_for_writing
 from dac_codec.codec.models import (
     FINGERPRINT_BYTES,
     MOST_GAIN_DB,
-    choose_quantizers,
     load_model,
     network_errors,
     with_layers,
 )
+from dac_codec.codec.rate import Rate, at_quality, at_size, choose_rate, in_bucket
 from dac_codec.common.errors import AudioError
 from dac_codec.common.progress import track
-from dac_codec.common.streams import CountingWriter
+from dac_codec.common.streams import CountingWriter, write_all
 from dac_codec.common.threads import check_stop, prefetch
+from dac_codec.inference import Frames
 from dac_codec.model import DAC
 
 TARGET_LUFS = -16.0
@@ -69,6 +70,13 @@ class Compressed:
         """Length in seconds."""
         return self.n_samples / self.header.sample_rate
 
+    @property
+    def bitrate(self) -> float:
+        """Bits per second of all channels: of constant codes without overhead, else of the file."""
+        if self.header.coding is bitstream.Coding.FIXED or not self.n_samples:
+            return self.header.bitrate
+        return 8 * self.n_bytes / self.duration
+
 
 def compress(
     source: PathOrFile | Waveform,
@@ -77,6 +85,9 @@ def compress(
     bitrate: float | None = None,
     device: str | torch.device = "auto",
     progress: bool = False,
+    effort: int | None = None,
+    quality: float | None = None,
+    constant: bool = False,
 ) -> DacFile:
     """Compress audio.
 
@@ -87,20 +98,38 @@ def compress(
     Args:
         source: path of a sound file, a binary file object, or (waveform [C, T] or [T], sample rate in Hz).
         model: a loaded model, or an argument of `DAC.from_pretrained`.
-        n_quantizers: codebooks to use; fewer make a smaller file. None: all.
-        bitrate: highest bitrate of each channel in bit/s, instead of `n_quantizers`.
+        n_quantizers: most codebooks to use in a frame; fewer make a smaller file. None: all.
+        bitrate: mean bitrate of each channel in bit/s, of the whole file as it is stored, within 1%. With `constant`,
+            the highest bitrate of the codes, instead of `n_quantizers`.
         device: "auto" leaves a loaded model where it is, and loads others on a CUDA device if there is one.
         progress: whether to show a progress bar (on a terminal).
+        effort: how many paths through the codebooks are searched, 0 to 3: 1, 4, 16 or 64. None: 1, and 0 with
+            `constant`.
+        quality: error that a code has to save, on a scale where each step is a factor of two: frames get more codes
+            where they save more. None: `rate.DEFAULT_QUALITY`, unless there is a bitrate.
+        constant: whether every frame has `n_quantizers` codes, packed without entropy coding.
 
     Raises:
         AudioError: the audio can't be read, is empty, or is not finite.
         CheckpointError: the model can't be loaded.
-        DacError: `n_quantizers` or `bitrate` is out of the model's range.
+        DacError: an argument is out of range, or two of them exclude each other.
     """
     target = io.BytesIO()
     waveform = source if isinstance(source, tuple) else audio.read(source)
-    compress_stream(waveform, target, model, n_quantizers, bitrate, device, progress)
-    return DacFile.from_bytes(target.getvalue())
+    loaded = load_model(model, device, progress)
+    compress_stream(
+        waveform,
+        target,
+        loaded,
+        n_quantizers,
+        bitrate,
+        device,
+        progress,
+        effort=effort,
+        quality=quality,
+        constant=constant,
+    )
+    return DacFile.from_bytes(target.getvalue(), model=loaded)
 
 
 def compress_stream(
@@ -113,12 +142,18 @@ def compress_stream(
     progress: bool = False,
     chunk_frames: int | None = None,
     redundancy: bool = False,
+    effort: int | None = None,
+    quality: float | None = None,
+    constant: bool = False,
 ) -> Compressed:
     """Compress a sound file or a pipe block by block, in memory that does not grow with its length.
 
     A file is read twice, first for its loudness and bandwidth; the result equals that of `compress`. A pipe of plain
     samples (wav or raw) is encoded as it arrives: its gain is chosen from the first second and is at most +12 dB, which
-    the header states. Samples are written once `chunk_frames` frames and the encoder's look-ahead have arrived.
+    the header states. Samples are written once `chunk_frames` frames and the encoder's look-ahead have arrived. It has
+    the same number of codes in every frame, unless `quality` or `bitrate` is given; the latter is then the mean of the
+    codes at log2(codebook size) bits each, from the first seconds on. A file's `bitrate` needs memory: 22 MB per hour
+    and channel with 9 codebooks at 86 frames per second.
 
     The arguments and errors of `compress` apply, and these:
 
@@ -136,14 +171,14 @@ def compress_stream(
         BrokenPipeError: the reader of a stream closed it.
     """
     model = load_model(model, device, progress)
-    n_quantizers = choose_quantizers(model, n_quantizers, bitrate)
     with ExitStack() as stack:
         reader = _open(source, stack)
+        rate = choose_rate(model, n_quantizers, bitrate, quality, constant, effort, live=not reader.rewindable)
         if reader.rewindable:
             counted = _Counted(reader.blocks(warn=False), reader.n_samples, "measuring", progress)
             with prefetch(counted) as samples:
                 measured = measure(samples, reader.sample_rate, reader.channels, model.sample_rate)
-            header = make_header(model, n_quantizers, reader, measured, counted.n_samples)
+            header = make_header(model, rate.n_quantizers, reader, measured, counted.n_samples)
             reader.rewind()
             counted = _Counted(reader.blocks(), header.n_samples, "encoding", progress)
             inputs = stack.enter_context(prefetch(network_input(counted, header)))
@@ -153,21 +188,56 @@ def compress_stream(
             beginning, samples = _beginning(counted, reader.sample_rate)
             gain_db, _ = measure([beginning], reader.sample_rate, reader.channels, model.sample_rate)
             # The bandwidth stays open: later samples may have a higher one than the beginning.
-            header = make_header(model, n_quantizers, reader, Measured(min(gain_db, BEGINNING_MOST_DB), None), None)
+            header = make_header(
+                model, rate.n_quantizers, reader, Measured(min(gain_db, BEGINNING_MOST_DB), None), None
+            )
             inputs = network_input(samples, header)
             chunk_frames = block_frames = LIVE_CHUNK_FRAMES if chunk_frames is None else chunk_frames
-        header, context = with_layers(header, model) if redundancy else (header, None)
-        with open_for_writing(target) as stream, network_errors():
-            output = CountingWriter(stream)
-            writer = bitstream.Writer(output, header, chunk_frames, context, redundancy)  # type: ignore[arg-type]
-            for codes in inference.encode_blocks(model, inputs, n_quantizers, block_frames):
-                writer.write(codes.numpy())
+        header, context = (header, None) if rate.is_constant and not redundancy else with_layers(header, model)
+
+        def write(codes: Iterable[Tensor], stream: Any) -> None:
+            """Write the whole file, with the codes [C, N, f] of each block; band levels would be added here."""
+            writer = bitstream.Writer(stream, header, chunk_frames, context, redundancy)
+            for block in codes:
+                writer.write(block.numpy())
                 if block_frames is not None:
                     writer.flush()
             if header.n_samples not in (None, counted.n_samples):
                 raise AudioError(f"{reader.name}: changed while it was read; try again when it is complete")
             writer.close(counted.n_samples)
+
+        def content(codes: Iterable[Tensor]) -> bytes:
+            data = io.BytesIO()
+            write(codes, data)
+            return data.getvalue()
+
+        network = model, inputs, rate.n_quantizers, block_frames, rate.n_paths
+        with open_for_writing(target) as stream, network_errors():
+            output: Any = CountingWriter(stream)
+            if rate.is_constant:
+                write(inference.encode_blocks(*network), output)
+            elif rate.quality is not None:
+                write(at_quality(inference.encode_frames(*network), rate.quality), output)
+            elif rate.bitrate is not None and block_frames is not None:
+                frame_rate, per_frame = model.config.frame_rate, rate.bitrate / model.config.bitrate(1)
+                write(in_bucket(inference.encode_frames(*network), per_frame, frame_rate), output)
+            else:
+                write_all(output, of_rate(model, inference.encode_frames(*network), rate, header, content))
         return Compressed(header, counted.n_samples, output.n_bytes)
+
+
+def of_rate(
+    model: DAC, frames: Iterable[Frames], rate: Rate, header: Header, content: Callable[[Iterable[Tensor]], bytes]
+) -> bytes:
+    """The file of all frames of a sound, given its content for the codes [C, N, f] of each block."""
+    if rate.is_constant:
+        return content(block.codes for block in frames)
+    if rate.quality is not None:
+        return content(at_quality(frames, rate.quality))
+    assert rate.bitrate is not None
+    assert header.n_samples is not None
+    n_bytes = rate.bitrate * header.channels * header.n_samples / header.sample_rate / 8
+    return at_size(frames, n_bytes, rate.bitrate / model.config.bitrate(1), content)
 
 
 def _open(source: PathOrFile | Waveform | audio.Reader, stack: ExitStack) -> audio.Reader | _WaveformReader:

@@ -65,8 +65,10 @@ class DacFile:
 
     @property
     def bitrate(self) -> float:
-        """Bitrate of the codes of all channels, in bit/s."""
-        return self.header.bitrate
+        """Mean bitrate of the codes of all channels in bit/s, at ceil(log2(codebook_size)) bits each."""
+        if self.codes.numel() == 0:
+            return self.header.bitrate
+        return self.header.bitrate * float((self.codes >= 0).double().mean())
 
     @property
     def model_id(self) -> str:

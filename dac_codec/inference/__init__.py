@@ -1,9 +1,16 @@
 """Fast inference on whole signals and on streams, with the same result."""
 
-from dac_codec.inference.batches import decode_batch, encode_batch
-from dac_codec.inference.blocks import decode, decode_blocks, decode_range, encode, encode_blocks
+from dac_codec.inference.batches import decode_batch, encode_batch, encode_frames_batch
+from dac_codec.inference.blocks import (
+    decode,
+    decode_blocks,
+    decode_range,
+    encode,
+    encode_blocks,
+    encode_frames,
+)
 from dac_codec.inference.decoder import StreamingDecoder
-from dac_codec.inference.encoder import StreamingEncoder
+from dac_codec.inference.encoder import Frames, StreamingEncoder
 from dac_codec.inference.look_ahead import (
     Context,
     decoder_context,
@@ -15,6 +22,7 @@ from dac_codec.inference.prepared import PreparedDAC, prepare, prepare_cached
 
 __all__ = [
     "Context",
+    "Frames",
     "PreparedDAC",
     "StreamingDecoder",
     "StreamingEncoder",
@@ -27,6 +35,8 @@ __all__ = [
     "encode",
     "encode_batch",
     "encode_blocks",
+    "encode_frames",
+    "encode_frames_batch",
     "encoder_context",
     "encoder_look_ahead",
     "prepare",

@@ -18,33 +18,51 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dac_codec.inference.encoder import Frames, frame_power
 from dac_codec.inference.look_ahead import Context, decoder_context, encoder_context
 from dac_codec.inference.prepared import prepare_cached
 from dac_codec.model import DAC
 from dac_codec.model.checks import checked_quantizers
 
 
-@torch.no_grad()
-def encode_batch(model: DAC, signals: Sequence[Tensor], n_quantizers: int | None = None) -> list[Tensor]:
+def encode_batch(
+    model: DAC, signals: Sequence[Tensor], n_quantizers: int | None = None, n_paths: int = 1
+) -> list[Tensor]:
     """Codes [B, N, F] of each signal [B, 1, T], as `encode` gives them up to rounding, on the CPU.
 
     Args:
         model: any model.
         signals: audio of at least one sample each; all rows, padded to the longest, are processed at once.
         n_quantizers: codebooks to use; None means all.
+        n_paths: paths that are searched, see `PreparedDAC.look_up`.
 
     Raises:
-        ValueError: a wrong shape, or `n_quantizers` out of range.
+        ValueError: a wrong shape, or `n_quantizers` or `n_paths` out of range.
     """
+    return [frames.codes for frames in encode_frames_batch(model, signals, n_quantizers, n_paths)]
+
+
+@torch.no_grad()
+def encode_frames_batch(
+    model: DAC, signals: Sequence[Tensor], n_quantizers: int | None = None, n_paths: int = 1
+) -> list[Frames]:
+    """`encode_batch`, with the errors and the power of all frames of a signal, as `encode_frames` gives them."""
     prepared = prepare_cached(model)
-    network, quantizer = prepared.encoder_network, prepared.folded_quantizer
+    network, quantizer, look_up = prepared.encoder_network, prepared.folded_quantizer, prepared.look_up(n_paths)
     n_codebooks = checked_quantizers(n_quantizers, model.n_codebooks)
+    scale = quantizer.scale()
 
     def encode(rows: Tensor) -> Tensor:
-        return quantizer.codes(network.whole(rows.to(network.device, network.dtype)), n_codebooks).cpu()
+        z = network.whole(rows.to(network.device, network.dtype))
+        codes = look_up(z, n_codebooks)
+        return torch.cat([codes.double(), quantizer.errors(z, codes).double() / scale], 1).cpu()
 
     signals = [model.preprocess(signal) for signal in signals]
-    return _process(signals, encode, encoder_context(model), model.hop_length, 1)
+    both = _process(signals, encode, encoder_context(model), model.hop_length, 1)
+    return [
+        Frames(found[:, :n_codebooks].long(), found[:, n_codebooks:], frame_power(signal, model.hop_length).cpu())
+        for found, signal in zip(both, signals, strict=True)
+    ]
 
 
 @torch.no_grad()

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from dac_codec.inference.decoder import StreamingDecoder
-from dac_codec.inference.encoder import StreamingEncoder
+from dac_codec.inference.encoder import Frames, StreamingEncoder, frame_power
 from dac_codec.inference.look_ahead import decoder_context
 from dac_codec.inference.network import block_samples
+from dac_codec.inference.prepared import prepare_cached
 from dac_codec.model import DAC
 from dac_codec.model.checks import check_audio
 
@@ -18,14 +19,16 @@ _MIN_BLOCK = 16
 """Frames of a block below which call overhead dominates."""
 
 
-def encode(model: DAC, audio: Tensor, n_quantizers: int | None = None) -> Tensor:
-    """Codes [B, N, F] of audio [B, 1, T], as `model.encode` gives them (see `StreamingEncoder`), on the CPU.
+def encode(model: DAC, audio: Tensor, n_quantizers: int | None = None, n_paths: int = 1) -> Tensor:
+    """Codes [B, N, F] of audio [B, 1, T], on the CPU.
+
+    With one path they are those of `model.encode`, see `StreamingEncoder`; more are searched as in `PathSearch`.
 
     Raises:
-        ValueError: a wrong shape, integer samples, or `n_quantizers` out of range.
+        ValueError: a wrong shape, integer samples, or `n_quantizers` or `n_paths` out of range.
     """
     check_audio(audio)
-    return torch.cat(list(encode_blocks(model, [audio], n_quantizers)), -1)
+    return torch.cat(list(encode_blocks(model, [audio], n_quantizers, n_paths=n_paths)), -1)
 
 
 def decode(model: DAC, codes: Tensor) -> Tensor:
@@ -63,7 +66,11 @@ def decode_range(model: DAC, codes: Tensor, first_frame: int, last_frame: int) -
 
 
 def encode_blocks(
-    model: DAC, blocks: Iterable[Tensor], n_quantizers: int | None = None, block_frames: int | None = None
+    model: DAC,
+    blocks: Iterable[Tensor],
+    n_quantizers: int | None = None,
+    block_frames: int | None = None,
+    n_paths: int = 1,
 ) -> Iterator[Tensor]:
     """Encode a signal block by block.
 
@@ -72,21 +79,57 @@ def encode_blocks(
         blocks: audio [B, 1, t], of any lengths.
         n_quantizers: codebooks to use; None means all.
         block_frames: frames per call of the network; None means the fastest number.
+        n_paths: paths that are searched.
 
     Yields:
         Codes [B, N, f], f > 0, on the CPU; concatenated, the result of `encode` for the concatenated blocks.
 
     Raises:
-        ValueError: a wrong shape, or `n_quantizers` out of range.
+        ValueError: a wrong shape, or `n_quantizers` or `n_paths` out of range.
     """
+    for stream, _, z in _latents(model, blocks, n_quantizers, block_frames, n_paths):
+        if z.shape[-1]:
+            yield stream.codes(z).cpu()
+
+
+def encode_frames(
+    model: DAC,
+    blocks: Iterable[Tensor],
+    n_quantizers: int | None = None,
+    block_frames: int | None = None,
+    n_paths: int = 1,
+) -> Iterator[Frames]:
+    """`encode_blocks`, with what a choice of the number of codes per frame needs to know.
+
+    Yields:
+        Frames, at least one at once.
+    """
+    prepared = prepare_cached(model)
+    quantizer = prepared.folded_quantizer
+    scale = quantizer.scale()
+    waiting: list[Tensor] = []  # power of frames without codes yet
+    for stream, block, z in _latents(prepared, blocks, n_quantizers, block_frames, n_paths):
+        if block is not None:
+            waiting.append(frame_power(block, model.hop_length))
+        if z.shape[-1]:
+            codes = stream.codes(z)
+            power = torch.cat(waiting, 1)
+            waiting = [power[:, z.shape[-1] :]]
+            yield Frames(codes.cpu(), (quantizer.errors(z, codes) / scale).cpu(), power[:, : z.shape[-1]].cpu())
+
+
+@torch.no_grad()
+def _latents(
+    model: DAC, blocks: Iterable[Tensor], n_quantizers: int | None, block_frames: int | None, n_paths: int
+) -> Iterator[tuple[StreamingEncoder, Tensor | None, Tensor]]:
+    """The encoder, each block of audio (None at the end) and the latents [B, D, f], f >= 0, known after it."""
     stream: StreamingEncoder | None = None
     for block in _regroup(blocks, model.hop_length, model, block_frames):
         if stream is None:
-            stream = StreamingEncoder(model, n_quantizers, block.shape[0])
-        if (codes := stream.push(block)).shape[-1]:
-            yield codes.cpu()
-    if stream is not None and (codes := stream.flush()).shape[-1]:
-        yield codes.cpu()
+            stream = StreamingEncoder(model, n_quantizers, block.shape[0], n_paths)
+        yield stream, block, stream.push_latents(block)
+    if stream is not None:
+        yield stream, None, stream.flush_latents()
 
 
 def decode_blocks(model: DAC, codes: Iterable[Tensor], at_once: bool = False) -> Iterator[Tensor]:

@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dac_codec.inference.prepared import prepare_cached
 from dac_codec.inference.stream import Stream
 from dac_codec.model import DAC
 from dac_codec.model.checks import check_samples, checked_quantizers
+
+
+class Frames(NamedTuple):
+    """Encoded frames, on the CPU.
+
+    Attributes:
+        codes: [B, N, F].
+        errors: squared errors of the latents with the first 1 to N codes [B, N, F]; their unit is
+            `FoldedQuantizer.scale`.
+        power: mean square of the samples [B, F]; those after the signal's end are zeros.
+    """
+
+    codes: Tensor
+    errors: Tensor
+    power: Tensor
+
+
+def frame_power(audio: Tensor, hop_length: int) -> Tensor:
+    """Mean square [B, F] of the samples of each frame of audio [B, 1, T]; zeros follow its end."""
+    squares = F.pad(audio[:, 0].double().square(), (0, -audio.shape[-1] % hop_length))
+    return squares.view(len(audio), -1, hop_length).mean(2)
 
 
 class StreamingEncoder(Stream):
@@ -22,17 +46,19 @@ class StreamingEncoder(Stream):
         model: any model; one that is not prepared is prepared with `exact=True`.
         n_quantizers: codebooks to use; None means all.
         batch_size: signals in parallel.
+        n_paths: paths that are searched, see `PreparedDAC.look_up`.
 
     Raises:
-        ValueError: `n_quantizers` is not between 1 and the number of codebooks, or `batch_size` is less than 1.
+        ValueError: `n_quantizers` is not between 1 and the number of codebooks, or `batch_size` or `n_paths` is less
+            than 1.
     """
 
-    def __init__(self, model: DAC, n_quantizers: int | None = None, batch_size: int = 1) -> None:
+    def __init__(self, model: DAC, n_quantizers: int | None = None, batch_size: int = 1, n_paths: int = 1) -> None:
         self.n_quantizers = checked_quantizers(n_quantizers, model.n_codebooks)
         self._hop_length = model.hop_length
         prepared = prepare_cached(model)
         super().__init__(prepared.encoder_network.new_stream(), batch_size)
-        self._quantizer = prepared.folded_quantizer
+        self._look_up = prepared.look_up(n_paths)
 
     def push(self, chunk: Tensor) -> Tensor:
         """Take the next samples.
@@ -46,12 +72,7 @@ class StreamingEncoder(Stream):
         Raises:
             ValueError: a wrong shape, integer samples, or the signal has ended.
         """
-        self._check_open()
-        if chunk.ndim != 3 or chunk.shape[:2] != (self.batch_size, 1):
-            raise ValueError(f"a chunk must be [{self.batch_size}, 1, t], not {list(chunk.shape)}")
-        check_samples(chunk)
-        self._n_taken += chunk.shape[-1]
-        return self._step(chunk, last=False)
+        return self.codes(self.push_latents(chunk))
 
     def flush(self) -> Tensor:
         """End the signal, zero-padded to a whole frame as in `model.preprocess`.
@@ -62,6 +83,19 @@ class StreamingEncoder(Stream):
         Raises:
             ValueError: the signal has ended.
         """
+        return self.codes(self.flush_latents())
+
+    def push_latents(self, chunk: Tensor) -> Tensor:
+        """`push`, but for the latents [B, D, f]; `codes` gives the codes."""
+        self._check_open()
+        if chunk.ndim != 3 or chunk.shape[:2] != (self.batch_size, 1):
+            raise ValueError(f"a chunk must be [{self.batch_size}, 1, t], not {list(chunk.shape)}")
+        check_samples(chunk)
+        self._n_taken += chunk.shape[-1]
+        return self._step(chunk, last=False)
+
+    def flush_latents(self) -> Tensor:
+        """`flush`, but for the latents [B, D, f]."""
         self._check_open()
         self._ended = True
         missing = -self._n_taken % self._hop_length
@@ -69,9 +103,14 @@ class StreamingEncoder(Stream):
         return self._step(torch.zeros(self.batch_size, 1, missing), last=self._n_taken > 0)
 
     @torch.no_grad()
-    def _step(self, audio: Tensor, last: bool) -> Tensor:
-        z = self._network.step(audio, last)
+    def codes(self, z: Tensor) -> Tensor:
+        """The codes [B, N, f] of latents [B, D, f]."""
         if z.shape[-1] == 0:
             return torch.empty(self.batch_size, self.n_quantizers, 0, dtype=torch.int64, device=self.device)
+        return self._look_up(z, self.n_quantizers)
+
+    @torch.no_grad()
+    def _step(self, audio: Tensor, last: bool) -> Tensor:
+        z = self._network.step(audio, last)
         self._n_given += z.shape[-1]
-        return self._quantizer.codes(z, self.n_quantizers)
+        return z

@@ -6,6 +6,7 @@ import copy
 import threading
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Literal, TypeVar, get_args
 from weakref import WeakKeyDictionary
 
@@ -17,6 +18,7 @@ from dac_codec.inference.memory import keep_freed_memory
 from dac_codec.inference.network import Network
 from dac_codec.inference.precision import pinned_precision
 from dac_codec.inference.quantizer import FoldedQuantizer
+from dac_codec.inference.search import PathSearch
 from dac_codec.model import DAC, Encoded
 from dac_codec.model.checks import check_latents, checked_quantizers
 from dac_codec.model.checksums import checksums
@@ -25,6 +27,9 @@ from dac_codec.model.decoder import pad_to_length
 Precision = Literal["auto", "float32", "bfloat16"]
 
 Part = TypeVar("Part")
+
+LookUp = Callable[[Tensor, int], Tensor]
+"""Latents [B, D, F] and a number of codebooks n to codes [B, n, F]."""
 
 _preparing = threading.RLock()
 """Threads that need the same part at once wait for one of them to prepare it."""
@@ -74,6 +79,21 @@ class PreparedDAC(DAC):
     def folded_quantizer(self) -> FoldedQuantizer:
         """The prepared quantizer."""
         return self._part("quantizer", lambda: FoldedQuantizer(self.quantizer, self._exact))
+
+    def look_up(self, n_paths: int = 1) -> LookUp:
+        """How codes are found: greedily with one path, otherwise by the search of `PathSearch`.
+
+        Codebooks without projections are always searched greedily.
+
+        Raises:
+            ValueError: `n_paths` is less than 1.
+        """
+        if n_paths < 1:
+            raise ValueError(f"n_paths must be at least 1, not {n_paths}")
+        if n_paths == 1 or not self.folded_quantizer.has_projections:
+            return self.folded_quantizer.codes
+        search = self._part("search", lambda: PathSearch(self.quantizer, self._exact))
+        return partial(search.codes, n_paths=n_paths)
 
     def _part(self, name: str, make: Callable[[], Part]) -> Part:
         """A prepared part, made at its first use in any thread and any mode."""

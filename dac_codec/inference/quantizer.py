@@ -8,9 +8,10 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
 from dac_codec.inference.precision import pinned_precision
+from dac_codec.inference.search import projection
 from dac_codec.model.checks import check_codes
 from dac_codec.model.quantizer import Encoded, MovingAverageQuantize, ResidualVectorQuantize
 
@@ -25,7 +26,7 @@ class _Codebook(NamedTuple):
         entries: [K, dim].
         keys: entries as columns [dim, K], L2-normalized for cosine look-up.
         offset: half of the keys' squared lengths, negative [K].
-        outputs: entries projected to latents [K, D].
+        outputs: entries projected to latents [K + 1, D], and zeros for no code.
         corrections: what choosing an entry subtracts from the look-up inputs of all codebooks [K, N * dim].
     """
 
@@ -64,13 +65,13 @@ class FoldedQuantizer:
             return
         self._dtype = stages[0].codebook.weight.dtype
         dtype = torch.float32 if self._dtype in (torch.bfloat16, torch.float16) else self._dtype
-        projections = [_projection(stage.in_proj) for stage in stages]
+        projections = [projection(stage.in_proj) for stage in stages]
         weight = torch.cat([weight for weight, _ in projections])
         self._projection = weight.to(dtype)
         self._bias = torch.cat([bias for _, bias in projections]).to(dtype)
         self._codebooks = []
         for stage in stages:
-            out_weight, out_bias = _projection(stage.out_proj)
+            out_weight, out_bias = projection(stage.out_proj)
             entries = stage.codebook.weight.detach().double()
             outputs = entries @ out_weight.t() + out_bias
             keys = F.normalize(entries) if self._is_cosine else entries
@@ -79,7 +80,7 @@ class FoldedQuantizer:
                     entries.to(dtype, copy=True),
                     keys.t().to(dtype).contiguous(),
                     (keys.pow(2).sum(1) / -2).to(dtype),
-                    outputs.to(dtype),
+                    F.pad(outputs, (0, 0, 0, 1)).to(dtype),
                     (outputs @ weight.t()).to(dtype),
                 )
             )
@@ -103,6 +104,11 @@ class FoldedQuantizer:
             z, latents, error = (tensor.to(self._dtype) for tensor in (self.decode(codes), latents, error))
             return Encoded(z, codes, latents, error, error.clone())
 
+    @property
+    def has_projections(self) -> bool:
+        """Whether the codebooks have a space of their own; not those learned by moving averages."""
+        return self._unfolded is None
+
     def codes(self, z: Tensor, n_quantizers: int) -> Tensor:
         """Codes [B, n_quantizers, F] of latents [B, D, F]."""
         with pinned_precision(self._device, self._is_exact):
@@ -111,15 +117,35 @@ class FoldedQuantizer:
                 return codes
             return self._look_up(z, n_quantizers)[0]
 
+    def errors(self, z: Tensor, codes: Tensor) -> Tensor:
+        """Squared errors [B, n, F] of latents [B, D, F] with the first 1 to n of their codes [B, n, F]."""
+        with pinned_precision(self._device, self._is_exact):
+            errors = []
+            for index, stage_codes in enumerate(codes.unbind(1)):
+                z = z - rearrange(F.embedding(stage_codes, self._outputs(index)), "b f d -> b d f")
+                errors.append(z.square().sum(1))
+            return torch.stack(errors, 1)
+
+    def scale(self) -> float:
+        """Mean square of the latents that the first codebook alone gives: the unit of errors, whatever the model."""
+        return float(self._outputs(0)[: self.codebook_size].square().sum(1).mean())
+
+    def _outputs(self, index: int) -> Tensor:
+        """What each entry of a codebook adds to the latents, [K, D] or more rows."""
+        if self._unfolded is not None:
+            return self._unfolded.stages()[index].codebook.weight.detach()
+        return self._codebooks[index].outputs
+
     def decode(self, codes: Tensor) -> Tensor:
-        """Latents [B, D, F] of codes [B, n, F]. Raises ValueError as `check_codes` does."""
+        """Latents [B, D, F] of codes [B, n, F], -1 for no code. Raises ValueError as `check_codes` does."""
         with pinned_precision(self._device, self._is_exact):
             if self._unfolded is not None:
                 return self._unfolded.from_codes(codes)[0]
             check_codes(codes, self.n_codebooks, self.codebook_size)
-            z = F.embedding(codes[:, 0].long(), self._codebooks[0].outputs)
+            rows = codes.long().remainder(self.codebook_size + 1)  # -1 is the last row
+            z = F.embedding(rows[:, 0], self._codebooks[0].outputs)
             for index in range(1, codes.shape[1]):
-                z += F.embedding(codes[:, index].long(), self._codebooks[index].outputs)
+                z += F.embedding(rows[:, index], self._codebooks[index].outputs)
             return rearrange(z, "b f d -> b d f")
 
     def _look_up(self, z: Tensor, n_quantizers: int) -> tuple[Tensor, Tensor]:
@@ -152,10 +178,3 @@ class FoldedQuantizer:
             torch.argmax(torch.addmm(codebook.offset, points, codebook.keys), 1, out=codes[index])
             later = slice((index + 1) * width, inputs.shape[1])
             inputs[:, later] -= F.embedding(codes[index], codebook.corrections[:, later])
-
-
-def _projection(conv: nn.Module) -> tuple[Tensor, Tensor]:
-    """Weight [O, I] and bias [O] of a 1x1 convolution, in double precision."""
-    assert isinstance(conv, nn.Conv1d)
-    assert conv.bias is not None
-    return conv.weight.detach().double().squeeze(2), conv.bias.detach().double()

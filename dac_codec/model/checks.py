@@ -32,7 +32,10 @@ def check_latents(z: Tensor, width: int) -> None:
 
 
 def check_codes(codes: Tensor, n_codebooks: int, codebook_size: int) -> None:
-    """Raise a ValueError unless codes are non-empty integers [B, n, F], n <= n_codebooks, each below codebook_size."""
+    """Raise a ValueError unless codes are non-empty integers [B, n, F], n <= n_codebooks, each below codebook_size.
+
+    A frame may have fewer codes: -1 in the place of its last ones, or of all.
+    """
     if codes.ndim != 3 or not 1 <= codes.shape[1] <= n_codebooks or codes.numel() == 0:
         raise ValueError(
             f"codes must be [B, 1..{n_codebooks}, F] with at least one frame for this model, not {list(codes.shape)}"
@@ -40,8 +43,13 @@ def check_codes(codes: Tensor, n_codebooks: int, codebook_size: int) -> None:
     if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
         raise ValueError(f"codes must be integers, not {codes.dtype}; convert them with codes.long() if they are whole")
     codes = codes.long()  # PyTorch has no min() for some integer types.
-    if int(codes.min()) < 0 or int(codes.max()) >= codebook_size:
-        raise ValueError(f"codes must be between 0 and {codebook_size - 1} for this model")
+    lowest = int(codes.min())
+    if lowest < -1 or int(codes.max()) >= codebook_size:
+        raise ValueError(
+            f"codes must be between 0 and {codebook_size - 1} for this model, or -1 where a frame has no code"
+        )
+    if lowest < 0 and bool(((codes[:, :-1] < 0) & (codes[:, 1:] >= 0)).any()):
+        raise ValueError("codes must be -1 in all codebooks after the last code of a frame")
 
 
 def checked_quantizers(n_quantizers: SupportsIndex | None, n_codebooks: int) -> int:

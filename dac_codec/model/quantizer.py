@@ -222,18 +222,24 @@ class ResidualVectorQuantize(nn.Module):
     def from_codes(self, codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Latents of codes [B, n, F], n <= N.
 
+        A code of -1 adds nothing: a frame with fewer codes has the latents that these have alone.
+
         Returns:
-            z [B, D, F], the chosen entries [B, n * codebook_dim, F], and the codes.
+            z [B, D, F], the chosen entries [B, n * codebook_dim, F], 0 where there are none, and the codes.
 
         Raises:
             ValueError: as `check_codes` does.
         """
         check_codes(codes, self.n_codebooks, self.codebook_size)
         codes = codes.long()
-        entries = [stage.entries(part) for stage, part in zip(self.stages(), codes.unbind(1), strict=False)]
+        absent, present = codes < 0, codes.clamp(min=0)
+        entries = [stage.entries(part) for stage, part in zip(self.stages(), present.unbind(1), strict=False)]
         with without_autocast(codes.device):
             parts = [stage.out_proj(part) for stage, part in zip(self.stages(), entries, strict=False)]
-            return reduce(torch.add, parts), torch.cat(entries, 1), codes
+        if absent.any():
+            for found in (entries, parts):
+                found[:] = [part.masked_fill(absent[:, index, None], 0) for index, part in enumerate(found)]
+        return reduce(torch.add, parts), torch.cat(entries, 1), codes
 
     def from_latents(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Quantize look-up inputs [B, n * codebook_dim, F]: latents already projected to the codebooks' spaces.

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dac_codec.inference import quantizer
 from dac_codec.inference.quantizer import FoldedQuantizer
-from dac_codec.model import DACConfig
+from dac_codec.model import DAC, DACConfig
 from tests.conftest import GOLDEN, golden_model
 from tests.inference.networks import TINY, lively, noise
 
@@ -73,7 +73,7 @@ def test_number_of_frames_at_once_has_no_effect(name: str, n_frames: int, monkey
     assert max(largest) <= 100
 
 
-@pytest.mark.parametrize("codes", [torch.full((1, 2, 3), 1024), torch.full((1, 2, 3), -1), torch.zeros(1, 4, 3).long()])
+@pytest.mark.parametrize("codes", [torch.full((1, 2, 3), 1024), torch.full((1, 2, 3), -2), torch.zeros(1, 4, 3).long()])
 @pytest.mark.parametrize("model", MODELS)
 def test_wrong_codes(model: torch.nn.Module, codes: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="codes must be"):
@@ -83,3 +83,22 @@ def test_wrong_codes(model: torch.nn.Module, codes: torch.Tensor) -> None:
 def test_latent_width_differs_from_codebook_dim() -> None:
     config = DACConfig(encoder_dim=4, encoder_rates=(2,), decoder_dim=8, decoder_rates=(2,), n_codebooks=2)
     assert FoldedQuantizer(lively(config).quantizer).codes(noise(1, 8, 5), 1).shape == (1, 1, 5)
+
+
+@given(st.sampled_from(MODELS), st.lists(st.integers(0, 3), min_size=1, max_size=8))
+@settings(deadline=None, max_examples=40)
+@torch.no_grad()
+def test_frames_of_fewer_codes(model: DAC, n_codes: list[int]) -> None:
+    """A frame with n codes has the latents of its first n codes."""
+    whole = model.encode(noise(1, 1, 6 * len(n_codes))).codes
+    codes = whole.masked_fill(torch.arange(3)[:, None] >= torch.tensor(n_codes), -1)
+    z, entries, _ = model.quantizer.from_codes(codes)
+    assert torch.allclose(FoldedQuantizer(model.quantizer).decode(codes), z, atol=1e-12)
+    for frame, n in enumerate(n_codes):
+        if n:
+            alone = model.quantizer.from_codes(whole[:, :n, frame : frame + 1])
+            assert torch.allclose(z[..., frame], alone[0][..., 0], atol=1e-12)
+            assert torch.equal(entries[:, : alone[1].shape[1], frame], alone[1][..., 0])
+        width = entries.shape[1] // 3
+        assert not entries[:, n * width :, frame].any()
+        assert n or not z[..., frame].any()

@@ -189,7 +189,8 @@ def test_audio_is_padded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (torch.zeros(1, 5, 2).long(), "1..4"),
         (torch.full((1, 2, 2), 1024), "1023"),
-        (torch.full((1, 2, 2), -1), "between 0"),
+        (torch.full((1, 2, 2), -2), "between 0"),
+        (torch.tensor([[[0], [-1], [0]]]), "after the last code"),
         (torch.full((1, 2, 2), 1024, dtype=torch.uint16), "1023"),
         (torch.zeros(1, 4, 0).long(), "at least one frame"),
         (torch.zeros(0, 4, 2).long(), "at least one frame"),

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
+from dac_codec import inference
 from dac_codec.audio import Audio
 from dac_codec.bitstream import Header
 from dac_codec.bitstream.levels import Levels, first_counts
 from dac_codec.codec.levels import band_edges, bark_share, root_hann
+from dac_codec.model import DAC
 
 NOISE_WEIGHT = 2.0
 """Cost in dB of raising the squared error by its mean."""
@@ -25,6 +30,40 @@ _FLOOR = 4e-5
 _SHORT_WINDOWS = 4
 
 Floats = npt.NDArray[np.float64]
+
+
+def codes_and_levels(
+    model: DAC, header: Header, codes: Iterable[Tensor], originals: Iterator[Tensor]
+) -> Iterator[tuple[Tensor, Levels]]:
+    """Decode codes as they come, and choose the levels of the windows that are complete.
+
+    Args:
+        model: the model.
+        header: of the file.
+        codes: of a whole sound, [C, N, f] in blocks.
+        originals: the network's input [C, 1, t] in blocks. They are taken as far as the codes are decoded; where they
+            end, zeros follow.
+
+    Yields:
+        Each block of codes, and the levels [C, bands, w] of the next w windows; at last no codes, and the other levels.
+    """
+    decoder = inference.StreamingDecoder(model, header.channels)
+    analyzer = LevelAnalyzer(header)
+    n_missing = 0  # decoded samples whose originals have not been taken
+
+    def levels_of(decoded: Tensor) -> Levels:
+        nonlocal n_missing
+        n_missing += decoded.shape[-1]
+        original = [np.zeros((header.channels, 0), np.float32)]
+        while n_missing > 0 and (block := next(originals, None)) is not None:
+            original.append(block[:, 0].numpy())
+            n_missing -= block.shape[-1]
+        return analyzer.push(np.concatenate(original, 1), decoded[:, 0].cpu().numpy())
+
+    for block in codes:
+        yield block, levels_of(decoder.push(block))
+    rest = levels_of(decoder.flush())
+    yield block[..., :0], np.concatenate((rest, analyzer.flush()), -1)
 
 
 class LevelAnalyzer:

@@ -93,7 +93,7 @@ def result(folder: Path) -> dict[str, float] | None:
     log = folder / "log.jsonl"
     try:
         lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DacError(f"can't read {log}: {error}") from error
     validations: list[dict[str, float]] = [line for line in lines if "val/mel_distance" in line]
     seconds = [line["step_seconds"] for line in lines if "step_seconds" in line]

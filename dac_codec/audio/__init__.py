@@ -8,11 +8,12 @@ from dac_codec.audio.dsp import BandwidthMeter, LowPass, leaves_room, low_pass_r
 from dac_codec.audio.libsndfile import open_file
 from dac_codec.audio.metering import SILENCE_LUFS, LoudnessMeter, apply_gain, gain_to, loudness
 from dac_codec.audio.reading import RAW_ENCODINGS, Reader, find_audio, read
-from dac_codec.audio.resampling import Resampler, resample, resample_windowed_sinc
-from dac_codec.audio.samples import Audio, check
+from dac_codec.audio.resampling import Resampler, check_windowed_sinc, resample, resample_windowed_sinc
+from dac_codec.audio.samples import MAX_CHANNELS, Audio, check
 from dac_codec.audio.writing import Writer, write
 
 __all__ = [
+    "MAX_CHANNELS",
     "RAW_ENCODINGS",
     "SILENCE_LUFS",
     "Audio",
@@ -24,6 +25,7 @@ __all__ = [
     "Writer",
     "apply_gain",
     "check",
+    "check_windowed_sinc",
     "find_audio",
     "gain_to",
     "leaves_room",

@@ -12,6 +12,7 @@ from dac_codec.audio.samples import Audio, block_length, blocks, check_rate
 from dac_codec.common.errors import AudioError
 
 _MAX_RATIO = 1000  # beyond it, a sample rate is a mistake and the output would not fit in memory
+_MAX_PHASES = 2**18  # seconds of computing; the rates in use take some hundreds
 
 
 def resample(audio: Audio, from_rate: int, to_rate: int, n_samples: int | None = None) -> Audio:
@@ -108,7 +109,7 @@ def resample_windowed_sinc(audio: Audio, from_rate: int, to_rate: int) -> Audio:
         [C, floor(T * to_rate / from_rate)] float32; `audio` itself where the rates are equal.
 
     Raises:
-        AudioError: rates that are not positive integers or are more than a factor of 1000 apart, or no samples.
+        AudioError: the errors of `check_windowed_sinc`, or no samples.
     """
     zeros, rolloff = 24, 0.945
     from_rate, to_rate = _check_rates(from_rate, to_rate)
@@ -116,8 +117,7 @@ def resample_windowed_sinc(audio: Audio, from_rate: int, to_rate: int) -> Audio:
         return audio
     if audio.shape[1] == 0:
         raise AudioError("resample: no samples, expected at least one")
-    divisor = math.gcd(from_rate, to_rate)
-    old, new = from_rate // divisor, to_rate // divisor
+    old, new = check_windowed_sinc(from_rate, to_rate)
     cutoff = min(old, new) * rolloff  # zero crossings of the sinc per `old` input samples
     width = math.ceil(zeros * old / cutoff)  # reach of the window, in input samples on either side
     taps = np.arange(-width, width + 1)
@@ -139,6 +139,23 @@ def resample_windowed_sinc(audio: Audio, from_rate: int, to_rate: int) -> Audio:
         n_outputs = -(-(output.shape[1] - phase) // new)
         output[:, phase::new] = windows[:, start::old][:, :n_outputs] @ kernel
     return output
+
+
+def check_windowed_sinc(from_rate: int, to_rate: int) -> tuple[int, int]:
+    """The two rates of `resample_windowed_sinc`, which takes a filter for each phase of the output, in lowest terms.
+
+    Raises:
+        AudioError: rates that are not positive integers, are more than a factor of 1000 apart, or take more than 2^18
+            filters.
+    """
+    from_rate, to_rate = _check_rates(from_rate, to_rate)
+    divisor = math.gcd(from_rate, to_rate)
+    if from_rate != to_rate and to_rate // divisor > _MAX_PHASES:
+        raise AudioError(
+            f"resample: from {from_rate} Hz to {to_rate} Hz takes {to_rate // divisor} filters, expected at most "
+            f"{_MAX_PHASES}; check the sample rate that the file declares"
+        )
+    return from_rate // divisor, to_rate // divisor
 
 
 def _check_rates(from_rate: int, to_rate: int) -> tuple[int, int]:

@@ -19,6 +19,9 @@ from dac_codec.inference.prepared import prepare_cached
 from dac_codec.model import DAC
 from dac_codec.model.layers import convolutions
 
+_FRAMES_AT_ONCE = 256
+"""Frames of windows that are decoded in one pass: a pass for each window of one frame would take hours."""
+
 
 def to_legacy(file: DacFile, model: DAC) -> LegacyFile:
     """Convert a file to descript-audio-codec's format, with the same codes.
@@ -86,22 +89,43 @@ def decode_legacy(file: LegacyFile, model: DAC) -> audio.Audio:
         ModelMismatchError: the model can't have written the file.
     """
     check_legacy(file, model)
+    audio.check_windowed_sinc(model.sample_rate, file.sample_rate)
+    tolerance = 2 * model.hop_length * max(1, file.sample_rate // model.sample_rate)
+    _check_length(file, file.codes.shape[-1] * model.hop_length * file.sample_rate // model.sample_rate, tolerance)
     decode = _padded(model) if file.padding else _unpadded(model)
     codes = torch.from_numpy(file.codes.astype(np.int64))
     with torch.no_grad(), network_errors():
-        windows = [decode(window.to(model.device)).cpu() for window in codes.split(file.chunk_length, -1)]
-    decoded = torch.cat(windows, -1)[:, 0].numpy()
+        decoded = _windows(codes, file.chunk_length, lambda windows: decode(windows.to(model.device)).cpu())[
+            :, 0
+        ].numpy()
     levelled = []
     for channel, level in zip(decoded, np.broadcast_to(file.input_db, (file.channels,)), strict=True):
         gain_db = float(level) - audio.loudness(channel[None], model.sample_rate)
         check_gain(gain_db)
         levelled.append(audio.apply_gain(channel[None], gain_db))
     waveform = audio.resample_windowed_sinc(np.concatenate(levelled), model.sample_rate, file.sample_rate)
-    # Odd strides can leave the end a few samples short.
-    missing = file.original_length - waveform.shape[-1]
-    if missing > 2 * model.hop_length * max(1, file.sample_rate // model.sample_rate):
-        raise BitstreamError(f"the file claims {file.original_length} samples, but its codes give {waveform.shape[-1]}")
+    missing = _check_length(file, waveform.shape[-1], tolerance)  # odd strides can leave the end a few samples short
     return np.pad(waveform[:, : file.original_length], ((0, 0), (0, max(0, missing))))
+
+
+def _check_length(file: LegacyFile, n_samples: int, tolerance: int) -> int:
+    """The samples that `n_samples` lack; raises a BitstreamError if they are more than `tolerance`."""
+    missing = file.original_length - n_samples
+    if missing > tolerance:
+        raise BitstreamError(f"the file claims {file.original_length} samples, but its codes give {n_samples}")
+    return missing
+
+
+def _windows(codes: Tensor, length: int, decode: Callable[[Tensor], Tensor]) -> Tensor:
+    """Decode the windows of `length` frames of codes [C, N, F] on their own, short ones together; audio [C, 1, T]."""
+    channels, _, n_frames = codes.shape
+    n_at_once = max(1, _FRAMES_AT_ONCE // (channels * length))
+    windows = codes.split(length, -1)
+    whole = windows[: n_frames // length]
+    groups = [whole[first : first + n_at_once] for first in range(0, len(whole), n_at_once)]
+    groups += [windows[len(whole) :]] if n_frames % length else []
+    decoded = [piece for group in groups for piece in decode(torch.cat(group)).split(channels)]
+    return torch.cat(decoded, -1)
 
 
 def _padded(model: DAC) -> Callable[[Tensor], Tensor]:

@@ -149,8 +149,7 @@ def check_model(header: Header, model: DAC) -> None:
             f"the file states {header.model_sample_rate} Hz and {header.hop_length} samples per frame for the model "
             f"{model.name}, expected {model.sample_rate} Hz and {model.hop_length}: the file is wrong"
         )
-    if header.channels > MAX_CHANNELS:
-        raise BitstreamError(f"the file has {header.channels} channels, expected at most {MAX_CHANNELS}")
+    _check_channels(header.channels)
     check_gain(header.gain_db)
 
 
@@ -161,8 +160,12 @@ def check_gain(gain_db: float) -> None:
 
 
 def check_legacy(file: LegacyFile, model: DAC) -> None:
-    """Raise a ModelMismatchError if these weights can't have written a file of descript-audio-codec."""
+    """Raise a ModelMismatchError if these weights can't have written a file of descript-audio-codec.
+
+    Raises a BitstreamError if the file has too many channels.
+    """
     check_not_causal(model)
+    _check_channels(file.channels)
     _check_codes(file.codes.shape[1], int(file.codes.max()) + 1, model)
 
 
@@ -170,6 +173,11 @@ def check_not_causal(model: DAC) -> None:
     """Raise a ModelMismatchError for a causal model, which descript-audio-codec does not have."""
     if model.config.causal:
         raise ModelMismatchError(f"the model {model.name} is causal, which descript-audio-codec does not support")
+
+
+def _check_channels(channels: int) -> None:
+    if channels > MAX_CHANNELS:
+        raise BitstreamError(f"the file has {channels} channels, expected at most {MAX_CHANNELS}")
 
 
 def _check_codes(n_codebooks: int, codebook_size: int, model: DAC) -> None:

@@ -39,6 +39,8 @@ class MissingLayers(NamedTuple):
 
 
 _LEGACY_PREFIX_BYTES = 6
+_SILENCE_SECONDS, _SILENCE_PER_SECOND = 10.0, 60.0
+"""Longest silence that all gaps of a stream may ask for: at its beginning, and more for each second of codes read."""
 _MAX_PADDING_FRAMES = 2
 """Frames at the end of a file that may decode to nothing but padding."""
 
@@ -316,9 +318,21 @@ class DacStream:
         except TruncatedBitstreamError as error:
             self.cut = error
 
+    def _check_silence(self, n_missing: int, n_read: int) -> None:
+        """Raise a BitstreamError if gaps of `n_missing` frames are more than `n_read` frames of codes justify."""
+        assert self.header is not None
+        missing, held = (n / self.header.frame_rate for n in (n_missing, n_read))
+        most = _SILENCE_SECONDS + _SILENCE_PER_SECOND * held
+        if missing > most:
+            raise BitstreamError(
+                f"{missing:.3g} s are missing after {held:.3g} s of codes, expected at most {most:.3g} s: the gap is "
+                "not believed"
+            )
+
     def _noted(self, events: Iterable[Chunk | Gap], part: TimeRange, warn: bool) -> Iterator[Chunk | Gap]:
         """The same events; `gaps` and `missing_layers` get what is missing in `part`, with warnings."""
         assert self.header is not None
+        n_missing = n_read = 0
         run: MissingLayers | None = None  # chunks in succession without the same layers are reported together
         try:
             for event in events:
@@ -329,11 +343,14 @@ class DacStream:
                     self._note_run(run, warn)
                     run = None
                 if isinstance(event, Gap):
+                    n_missing += event.n_frames
+                    self._check_silence(n_missing, n_read)
                     self.gaps += [event] if relevant else []
                     self._warn(warn, event, "missing", f" ({event.reason.value})")
                 elif layers:
                     start = event.first_frame if run is None else run.first_frame
                     run = MissingLayers(start, event.first_frame + event.n_frames - start, layers)
+                n_read += 0 if isinstance(event, Gap) else event.n_frames
                 yield event
         finally:
             if run is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,19 +14,25 @@ from dac_codec.common.files import expanded
 
 Place: TypeAlias = str | os.PathLike[str]
 """A folder of sound files, or a manifest: a CSV file with the columns path, domain, duration, split and, optionally,
-bandwidth and speaker."""
+bandwidth, speaker and source."""
 
+_MOST = 1e9
+"""Upper limit of durations and bandwidths: 32 years, and more than any sample rate."""
 _COLUMNS = ("path", "domain", "duration", "split")
 
 
 @dataclass(frozen=True)
 class Sound:
-    """A sound file. `duration` is in seconds, as its header or manifest declares; `speaker` is "" if unknown."""
+    """A sound file. `duration` is in seconds, as its header or manifest declares.
+
+    `speaker` (of speech) and `source` (of other sounds: the piece or collection) are "" if unknown.
+    """
 
     path: Path
     domain: str
     duration: float
     speaker: str = ""
+    source: str = ""
 
 
 def read(manifest: Path, least_bandwidth: float = 0.0) -> dict[str, list[Sound]]:
@@ -79,8 +84,12 @@ def _sound(row: Mapping[str, str | None], line: str, folder: Path) -> Sound:
     for name in _COLUMNS:
         if not row[name]:
             raise AudioError(f"{line}: the column {name!r} is empty; complete the line, or delete it")
+        if "\0" in (row[name] or ""):
+            raise AudioError(f"{line}: the column {name!r} has a zero byte; correct the line, or delete it")
     duration = _number(row, "duration", line, "seconds")
-    return Sound(folder / (row["path"] or ""), row["domain"] or "", duration, row.get("speaker") or "")
+    return Sound(
+        folder / (row["path"] or ""), row["domain"] or "", duration, row.get("speaker") or "", row.get("source") or ""
+    )
 
 
 def _number(row: Mapping[str, str | None], name: str, line: str, unit: str) -> float:
@@ -88,7 +97,7 @@ def _number(row: Mapping[str, str | None], name: str, line: str, unit: str) -> f
     try:
         value = float(row[name] or "")
     except ValueError:
-        value = math.nan
-    if not 0.0 < value < math.inf:
+        value = 0.0
+    if not 0.0 < value <= _MOST:
         raise AudioError(f"{line}: the {name} is {row[name]!r}, expected a positive number of {unit}")
     return value

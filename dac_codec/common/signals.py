@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+REPEAT_SECONDS = 1.0
+"""A signal that arrives again within this time is taken for the same one, as `timeout` sends two."""
+
+_blocks: list[object] = []
+"""The blocks of `handled_signals` that are entered."""
+_handled: dict[int, float] = {}
+"""When a signal was handled last in these blocks."""
 
 
 @contextmanager
@@ -14,6 +24,9 @@ def handled_signals(
     handler: Callable[[int], None], *names: str, keep_ignored: bool = True
 ) -> Iterator[Callable[[], None]]:
     """Call `handler` with the number of each of these signals that arrives within the block.
+
+    A signal that is repeated within `REPEAT_SECONDS` is dropped, also after `handler` restored the previous handlers
+    if those are of this function.
 
     Does nothing outside the main thread, which alone can set handlers.
 
@@ -31,13 +44,23 @@ def handled_signals(
         while previous:
             signal.signal(*previous.popitem())
 
+    def handle(number: int, frame: object) -> None:
+        now = time.monotonic()
+        if now - _handled.get(number, -math.inf) >= REPEAT_SECONDS:
+            _handled[number] = now
+            handler(number)
+
+    if not _blocks:
+        _handled.clear()
+    _blocks.append(handle)
     if threading.current_thread() is threading.main_thread():
         for name in names:
             number = getattr(signal, name, None)
             ignored = (None, signal.SIG_IGN) if keep_ignored else (None,)
             if number is not None and signal.getsignal(number) not in ignored:
-                previous[number] = signal.signal(number, lambda number, frame: handler(number))
+                previous[number] = signal.signal(number, handle)
     try:
         yield restore
     finally:
         restore()
+        _blocks.remove(handle)

@@ -53,6 +53,14 @@ def check_stop() -> None:
 
 
 @contextmanager
+def _one_thread() -> Iterator[ThreadPoolExecutor]:
+    """A pool of one thread, which has started: the pool would not wait for one whose start is interrupted."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(int).result()
+        yield pool
+
+
+@contextmanager
 def prefetch(items: Iterable[T]) -> Iterator[Iterator[T]]:
     """The same items, while a thread makes the next one.
 
@@ -60,12 +68,12 @@ def prefetch(items: Iterable[T]) -> Iterator[Iterator[T]]:
     then closes `items` if it is a generator.
     """
     iterator = iter(items)
-    try:
-        with ThreadPoolExecutor(1) as pool:
+    with _one_thread() as pool:
+        try:
             yield _prefetched(pool, iterator)
-    finally:
-        if hasattr(iterator, "close"):
-            iterator.close()
+        finally:
+            if hasattr(iterator, "close"):  # in the thread, so after the item that is being made
+                pool.submit(copy_context().run, iterator.close).result()
 
 
 def _prefetched(pool: ThreadPoolExecutor, iterator: Iterator[T]) -> Iterator[T]:
@@ -93,7 +101,7 @@ def write_behind(call: Callable[[T], object]) -> Iterator[Callable[[T], None]]:
             running.result()
         running = pool.submit(copy_context().run, call, value)
 
-    with ThreadPoolExecutor(1) as pool:
+    with _one_thread() as pool:
         yield submit
         if running is not None:
             running.result()
@@ -117,8 +125,10 @@ def parallel_map(work: Callable[[T], R], items: Sequence[T], n_at_once: int) -> 
         return work(item)
 
     with ThreadPoolExecutor(n_at_once) as pool:
-        results = [pool.submit(copy_context().run, one, item) for item in items]
+        results: list[Future[R]] = []
         try:
+            for item in items:
+                results.append(pool.submit(copy_context().run, one, item))
             for result in results:
                 yield result.result()
         finally:

@@ -12,8 +12,9 @@ import numpy as np
 
 from dac_codec import audio
 from dac_codec.audio import Audio
+from dac_codec.common import manifest as manifests
 from dac_codec.common.errors import AudioError
-from dac_codec.common.manifest import read_split
+from dac_codec.common.manifest import Sound, read_split
 from dac_codec.evaluation.metrics import SPEECH, SPEECH_HIGH
 
 EXCERPT_SECONDS = 10.0
@@ -140,6 +141,32 @@ def held_out_clips(
         clips += [Clip(f"{domain}-{index:02}", domain, *part) for index, part in enumerate(parts)]
     spoken = [clip for clip in clips if clip.domain == SPEECH] if any(by_domain.get(SPEECH, ())) else []
     return clips + [_at_speed(clip, speed, sample_rate) for speed in SPEEDS for clip in spoken]
+
+
+def held_out_notes(manifest: Path, split: str = "test") -> list[str]:
+    """For each domain of a split, a sentence that says whether its speakers, or sources, are in other splits too.
+
+    Raises:
+        AudioError: the manifest can't be read.
+    """
+    splits = manifests.read(manifest)
+    others = {_origin(one) for name, sounds in splits.items() if name != split for one in sounds}
+    notes = []
+    for domain in sorted({one.domain for one in splits.get(split, [])}):
+        origins = {_origin(one) for one in splits[split] if one.domain == domain}
+        kind = "speakers" if any(kind == "speaker" for kind, _ in origins) else "sources"
+        if ("", "") in origins:
+            notes.append(f"{domain}: the manifest names no {kind}, so that they may be in other splits too.")
+        elif met := origins & others:
+            notes.append(f"{domain}: {len(met)} of {len(origins)} {kind} are in other splits too.")
+        else:
+            count = f"1 {kind[:-1]}" if len(origins) == 1 else f"{len(origins)} {kind}"
+            notes.append(f"{domain}: {count}, none of which is in another split.")
+    return notes
+
+
+def _origin(one: Sound) -> tuple[str, str]:
+    return ("speaker", one.speaker) if one.speaker else ("source", one.source) if one.source else ("", "")
 
 
 def _at_speed(clip: Clip, speed: float, sample_rate: int) -> Clip:

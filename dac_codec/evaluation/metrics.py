@@ -37,8 +37,8 @@ VISQOL_WORST = 1.0
 PESQ_WORST = 0.999 + 4 / (1 + math.exp(1.3669 * 0.5 + 3.8224))
 """The lower end of PESQ-WB's scale, 1.04: the lowest raw score, -0.5, mapped as in ITU-T P.862.2."""
 
-_VISQOL_SAMPLES = 3840 + 44 * 960
-"""At 48 kHz: 45 windows of 80 ms with a hop of 20 ms, one patch of ViSQOL."""
+_VISQOL_SECONDS = 0.08 + 44 * 0.02
+"""45 windows of 80 ms with a hop of 20 ms, one patch of ViSQOL."""
 
 _STOI_SAMPLES = 256 + 29 * 128
 """At 10 kHz: 30 frames of 256 samples with a hop of 128, one segment of STOI."""
@@ -104,16 +104,31 @@ def visqol(decoded: Audio, original: Audio, sample_rate: int) -> float:
     Raises:
         DacError: visqol-python is not installed.
     """
-    scorer = _visqol()
+    return _visqol("audio", 48000, decoded, original, sample_rate)
+
+
+def visqol_speech(decoded: Audio, original: Audio, sample_rate: int) -> float:
+    """ViSQOL v3 in speech mode of a clip [1, T], mean opinion score 1 to 5, at 16 kHz, as `visqol` otherwise.
+
+    The similarity is mapped to a score by the polynomial, not by the lattice network, which needs one more package.
+
+    Raises:
+        DacError: visqol-python is not installed.
+    """
+    return _visqol("speech", 16000, decoded, original, sample_rate)
+
+
+def _visqol(mode: str, rate: int, decoded: Audio, original: Audio, sample_rate: int) -> float:
+    scorer = _visqol_scorer(mode)
     if not _varies(original):
         return math.nan
-    reference, estimate = (audio.resample(one, sample_rate, 48000)[0].astype(np.float64) for one in (original, decoded))
-    if len(reference) < _VISQOL_SAMPLES:
+    reference, estimate = (audio.resample(one, sample_rate, rate)[0].astype(np.float64) for one in (original, decoded))
+    if len(reference) < _VISQOL_SECONDS * rate:
         return math.nan
     if not _varies(decoded):
         return VISQOL_WORST
     try:
-        return float(scorer.measure_from_arrays(reference, estimate, 48000).moslqo)
+        return float(scorer.measure_from_arrays(reference, estimate, rate).moslqo)
     except ValueError:  # too short
         return math.nan
 
@@ -228,6 +243,16 @@ METRICS = (
     Metric("waveform_l1", "waveform L1", "", False, "mean absolute difference", waveform_l1),
     Metric("si_sdr", "SI-SDR", "dB", True, "Le Roux et al. 2019", si_sdr),
     Metric("visqol", "ViSQOL, audio mode", "MOS", True, "Chinen et al. 2020", visqol, package="visqol-python"),
+    Metric(
+        "visqol_speech",
+        "ViSQOL, speech mode",
+        "MOS",
+        True,
+        "Chinen et al. 2020",
+        visqol_speech,
+        SPEECH,
+        "visqol-python",
+    ),
     Metric("pesq", "PESQ-WB", "MOS", True, "ITU-T P.862.2", pesq, SPEECH, "pesq"),
     Metric("stoi", "STOI", "", True, "Taal et al. 2011", stoi, SPEECH, "pystoi"),
 )
@@ -265,8 +290,8 @@ def _imported(module: str, package: str) -> Any:
 _mel = lru_cache(maxsize=4)(spectral.mel_distance)
 
 
-@lru_cache(maxsize=1)
-def _visqol() -> Any:
+@lru_cache(maxsize=2)
+def _visqol_scorer(mode: str) -> Any:
     scorer = _imported("visqol", "visqol-python").VisqolApi()
-    scorer.create(mode="audio")
+    scorer.create(mode=mode, use_lattice_model=False)
     return scorer

@@ -12,7 +12,7 @@ import dac_codec
 from dac_codec.codec import write_bytes
 from dac_codec.common.errors import DacError
 from dac_codec.evaluation import figures, summary, tables
-from dac_codec.evaluation.clips import find_clips
+from dac_codec.evaluation.clips import find_clips, held_out_notes
 from dac_codec.evaluation.codecs import make_codecs
 from dac_codec.evaluation.codecs.ours import load
 from dac_codec.evaluation.metrics import Metric, usable_metrics
@@ -96,6 +96,8 @@ def evaluate(
     notes = [note] if (note := summary.without_intervals(means)) else []
     if not differences and len(codecs) > 1:
         notes.append(summary.incomparable(results, codecs[0]))
+    if data.suffix.lower() == ".csv":
+        notes += held_out_notes(data, split)
     facts = {
         "version": dac_codec.__version__,
         "sample_rate": sample_rate,

@@ -17,6 +17,8 @@ from dac_codec.codec import write_bytes
 from dac_codec.evaluation.clips import Clip
 
 _FORMAT = 2
+_MOST = 2**53
+"""Above all counts and amounts: integers up to here are exact as float."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +80,39 @@ class Result:
 
     @classmethod
     def load(cls, path: Path) -> Result | None:
-        """Read from a file; None if it is missing or damaged."""
+        """Read from a file; None if it is missing, damaged or makes no sense."""
         try:
             values = json.loads(path.read_bytes())
-            return cls(**{one.name: values[one.name] for one in fields(cls)})
-        except (OSError, ValueError, KeyError, TypeError):
+            result = cls(**{one.name: values[one.name] for one in fields(cls)})
+            return result if result._makes_sense() else None
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
+
+    def _makes_sense(self) -> bool:
+        """Whether the values have the types and ranges of a measurement. May raise a ValueError if not."""
+        texts = (self.clip, self.domain, self.codec, self.setting)
+        counts = (self.n_bytes, self.n_codebooks, self.codebook_size)
+        amounts = (self.seconds, self.payload_bytes, self.encode_seconds, self.decode_seconds)
+        if not (
+            all(isinstance(value, str) for value in texts)
+            and all(type(value) is int and 0 <= value < _MOST for value in counts)
+            and all(_is_number(value) and 0 <= value < _MOST for value in amounts)
+            and self.seconds > 0
+            and isinstance(self.measures, dict)
+            and all(value is None or _is_number(value) for value in self.measures.values())
+            and isinstance(self.sources, list)
+            and all(isinstance(value, str) for value in self.sources)
+            and (self.sound is None or base64.b64decode(self.sound, validate=True)[:4] == b"fLaC")
+        ):
+            return False
+        if self.codes is None:
+            return True
+        codes = np.frombuffer(base64.b64decode(self.codes, validate=True), "<u2").reshape(self.n_codebooks, -1)
+        return codes.size > 0 and int(codes.max()) < self.codebook_size
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and -_MOST < value < _MOST  # type: ignore[operator]
 
 
 def key(clip: Clip, sample_rate: int, common: str, codec: str, setting: str, metrics: str, with_sound: bool) -> str:

@@ -102,15 +102,29 @@ def run(
         MemoryError: there is not enough memory.
     """
     tasks = list(_tasks(clips, sample_rate, codecs, metrics, cache))
-    todo = [task for task in tasks if Result.load(task.path) is None]
+    todo = [task for task in tasks if _kept(task) is None]
     failures = []
     with progress_bar("evaluating", len(tasks), progress, initial=len(tasks) - len(todo)) as bar:
         for task, failure in _work(todo, min(workers or _cpus(), len(todo))):
             bar.update()
             if failure is not None:
                 failures.append(f"{task.clip.name}, {task.codec.name} {task.setting.name}: {failure}")
-    results = [Result.load(task.path) for task in tasks]
+    results = [_kept(task) for task in tasks]
     return Outcome([one for one in results if one is not None], failures)
+
+
+def _kept(task: Task) -> Result | None:
+    """The result of a task in its file; None if there is none, or it is that of another task."""
+    result, clip = Result.load(task.path), task.clip
+    wanted = {metric.name for metric in METRICS if metric.name in task.metrics and metric.applies_to(clip.domain)}
+    if (
+        result is None
+        or (result.clip, result.domain, result.sources) != (clip.name, clip.domain, list(clip.sources))
+        or (result.codec, result.setting) != (task.codec.name, task.setting.name)
+        or (set(result.measures), result.sound is not None) != (wanted, task.with_sound)
+    ):
+        return None
+    return result
 
 
 def _evaluate(task: Task, warm: set[str]) -> None:

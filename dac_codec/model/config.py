@@ -69,7 +69,7 @@ class DACConfig:
         for name in ("latent_dim", "decoder_dim", "n_codebooks", "codebook_dim", "sample_rate"):
             _check_positive(name, getattr(self, name))
         if not isinstance(self.codebook_size, int) or not 2 <= self.codebook_size <= 65536:
-            raise ValueError(f"codebook_size must be between 2 and 65536, not {self.codebook_size!r}")
+            raise ValueError(f"codebook_size must be between 2 and 65536, not {reprlib.repr(self.codebook_size)}")
         if math.prod(self.encoder_rates) != math.prod(self.decoder_rates):
             raise ValueError(
                 f"encoder_rates {self.encoder_rates} and decoder_rates {self.decoder_rates} have different products"
@@ -80,9 +80,9 @@ class DACConfig:
             raise ValueError(f"quantizer_dropout must be between 0 and 1, not {self.quantizer_dropout}")
         for name, choices in (("activation", Activation), ("lookup", Lookup), ("codebook_learning", CodebookLearning)):
             if getattr(self, name) not in get_args(choices):
-                raise ValueError(f"{name} must be one of {get_args(choices)}, not {getattr(self, name)!r}")
+                raise ValueError(f"{name} must be one of {get_args(choices)}, not {reprlib.repr(getattr(self, name))}")
         if not isinstance(self.causal, bool):
-            raise ValueError(f"causal must be True or False, not {self.causal!r}")
+            raise ValueError(f"causal must be True or False, not {reprlib.repr(self.causal)}")
         if self.codebook_learning == "moving_average" and (
             self.lookup != "euclidean" or self.codebook_dim != self.latent_dim
         ):
@@ -129,11 +129,15 @@ class DACConfig:
         """
         unknown = set(values) - {field.name for field in fields(cls)}
         if unknown:
-            raise ValueError(f"unknown model configuration fields: {', '.join(sorted(map(str, unknown)))}")
+            raise ValueError(f"unknown model configuration fields: {', '.join(sorted(map(_shortened, unknown)))}")
         try:
             return cls(**values)
         except TypeError as error:
             raise ValueError(f"bad model configuration: {error}") from error
+
+
+def _shortened(name: object) -> str:
+    return reprlib.repr(name).strip("'")
 
 
 def _checked_rates(name: str, rates: object, lowest: int) -> tuple[int, ...]:
@@ -146,7 +150,7 @@ def _checked_rates(name: str, rates: object, lowest: int) -> tuple[int, ...]:
 
 def _check_positive(name: str, value: object) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be a positive integer, not {value!r}")
+        raise ValueError(f"{name} must be a positive integer, not {reprlib.repr(value)}")
 
 
 PRESETS: dict[str, DACConfig] = {

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import reprlib
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
@@ -106,7 +107,9 @@ def checked_name(name: object) -> str:
     """Return a model's name; raise a ValueError unless a `.dac` file can hold it: 1 to 64 bytes of printable UTF-8."""
     # Printable text has no lone surrogates, which UTF-8 can't encode.
     if not isinstance(name, str) or not name.isprintable() or not 1 <= len(name.encode()) <= _MAX_NAME_BYTES:
-        raise ValueError(f"the name {name!r} is not 1 to {_MAX_NAME_BYTES} bytes of printable text in UTF-8")
+        raise ValueError(
+            f"the name {reprlib.repr(name)} is not 1 to {_MAX_NAME_BYTES} bytes of printable text in UTF-8"
+        )
     return name
 
 
@@ -140,7 +143,8 @@ def read_config(folder: Path) -> tuple[str, DACConfig]:
         raise CheckpointError(f"{file} describes no model: expected an object with 'format', 'name' and 'model'")
     if content.get("format") != _FORMAT:
         raise CheckpointError(
-            f"{file} has format {content.get('format')!r} and this version reads {_FORMAT}; update dac_codec to read it"
+            f"{file} has format {reprlib.repr(content.get('format'))} and this version reads {_FORMAT}; update "
+            "dac_codec to read it"
         )
     name = content.get("name", _fitting_name(folder.absolute().name))
     try:
@@ -177,7 +181,9 @@ def read_pth(path: Path) -> Checkpoint:
     widths = kwargs.get("codebook_dim")
     if isinstance(widths, (list, tuple)):  # The reference accepts one width per codebook.
         if not widths or len(widths) != kwargs.get("n_codebooks") or any(width != widths[0] for width in widths):
-            raise CheckpointError(f"{path} has codebook_dim {widths}: expected the same width for each codebook")
+            raise CheckpointError(
+                f"{path} has codebook_dim {reprlib.repr(widths)}: expected the same width for each codebook"
+            )
         kwargs["codebook_dim"] = widths[0]
     return Checkpoint(path, _fitting_name(path.stem), _parse_config(kwargs, path), content["state_dict"])
 

@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> None:
     The same command continues a run that was stopped. The arguments are by default those of the process.
 
     Raises:
-        SystemExit: something is wrong; the message says what.
+        SystemExit: something is wrong; the message says what. Or a signal stopped the run: 128 + its number.
     """
     try:
         import hydra
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.argv = [command_line[0], *arguments]
     try:
         hydra.main(version_base="1.3", config_path=str(configs), config_name="train")(task)()
-    except KeyboardInterrupt:  # before the first step; afterwards the run saves its state and returns
+    except KeyboardInterrupt:  # before the first step; afterwards the run saves its state
         sys.exit(130)
     finally:
         sys.argv = command_line
@@ -54,7 +54,9 @@ def _train(config: DictConfig) -> None:
         if missing := OmegaConf.missing_keys(config):
             raise ValueError(f"{', '.join(sorted(missing))} must be given")
         values = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
-        Trainer(TrainConfig.parse(values)).run()
+        number = Trainer(TrainConfig.parse(values)).run()
+        if number is not None:
+            sys.exit(128 + number)
     except ModuleNotFoundError as error:
         sys.exit(f"train: {error.name} is not installed: pip install 'dac_codec[train]'")
     except (DacError, ValueError, OmegaConfBaseException) as error:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import safetensors
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
@@ -25,6 +25,7 @@ from dac_codec.common.files import atomic_write, expanded
 from dac_codec.model import DAC
 from dac_codec.model.discriminator import Discriminator
 from dac_codec.pretrained.checkpoints import unpickle
+from dac_codec.training.optimizers import Muon
 
 logger = logging.getLogger(__name__)
 
@@ -76,15 +77,45 @@ def restore(
     try:
         for name, part in parts.items():
             if name in state or name not in _OPTIONAL:
-                part.load_state_dict(state[name])
+                _restore(part, state[name])
         ema = parts.get("ema")
         if isinstance(ema, AveragedModel) and "ema" not in state:
             ema.module.load_state_dict(state["model"])
-        return state["step"], state["validated"], state["best"], set(state["skipped"])
-    except (KeyError, RuntimeError, ValueError) as error:
+        step, validated, best, skipped = (state[name] for name in ("step", "validated", "best", "skipped"))
+        counts = all(type(value) is int and 0 <= value < 2**53 for value in (step, validated))
+        texts = isinstance(skipped, list) and all(isinstance(value, str) for value in skipped)
+        if not (counts and texts and isinstance(best, float) and best == best):
+            raise ValueError("its step, validated, best or skipped is not of its kind")
+        return step, validated, best, set(skipped)
+    except MemoryError:
+        raise
+    except Exception as error:  # a part that is of another kind can raise anything
         raise CheckpointError(
             f"the checkpoint in {folder} does not fit this configuration: {_first_reason(error)}"
         ) from error
+
+
+def _restore(part: nn.Module | Optimizer, state: Any) -> None:
+    """Load the state of a part. Raises any exception if it is damaged, of another kind or not finite."""
+    if isinstance(part, nn.Module):
+        part.load_state_dict(state)
+        if not all(bool(tensor.isfinite().all()) for tensor in part.state_dict().values()):
+            raise ValueError("it has weights that are not finite")
+        return
+    kinds = [{key: type(value) for key, value in group.items()} for group in part.param_groups]
+    part.load_state_dict(state)
+    for group, kind in zip(part.param_groups, kinds, strict=True):
+        if any(type(group[key]) is not expected for key, expected in kind.items()):
+            raise ValueError("its optimizer has settings of another kind")
+    names = {"average"} if isinstance(part, Muon) else {"step", "exp_avg", "exp_avg_sq"}
+    parameters = {id(parameter) for group in part.param_groups for parameter in group["params"]}
+    for parameter, values in part.state.items():
+        if id(parameter) not in parameters or not isinstance(values, dict) or values.keys() != names:
+            raise ValueError("its optimizer has a state of another kind")
+        for name, value in values.items():
+            shape = () if name == "step" else parameter.shape
+            if not isinstance(value, Tensor) or not value.is_floating_point() or value.shape != shape:
+                raise ValueError(f"its optimizer has no {name} for a weight of {list(parameter.shape)}")
 
 
 class Checkpoints:
@@ -124,7 +155,9 @@ class Checkpoints:
         if resume in ("auto", "never"):
             return self._newest_readable()
         state = load(expanded(resume))
-        if later := [path.name for step, path in steps if step > state.get("step", step)]:
+        if not isinstance(state, dict) or type(state.get("step")) is not int:
+            raise CheckpointError(f"{resume} is not a checkpoint of a training run: it has no step")
+        if later := [path.name for step, path in steps if step > state["step"]]:
             raise CheckpointError(
                 f"{run} has a later step than {resume}: choose another trainer.folder, or remove {', '.join(later)} "
                 "from its checkpoints"
@@ -137,6 +170,8 @@ class Checkpoints:
         for _, path in reversed(self.steps()):
             try:
                 state = load(path)
+                if not isinstance(state, dict) or type(state.get("step")) is not int:
+                    raise CheckpointError(f"{path} is not a checkpoint of a training run: it has no step")
             except CheckpointError as error:
                 damaged.append((path, error))
                 continue
@@ -229,12 +264,16 @@ def load_discriminator(discriminator: Discriminator, folder: Path) -> list[str]:
             metadata = file.metadata() or {}
         tensors = safetensors.torch.load_file(path)
         stored = json.loads(metadata["parts"]) if "parts" in metadata else list(discriminator.parts())
+        if not isinstance(stored, list) or not all(tensor.isfinite().all() for tensor in tensors.values()):
+            raise ValueError("its list of parts is no list, or its weights are not finite")
         for name, part in discriminator.parts().items():
             if name in stored:
                 prefix = f"discriminators.{stored.index(name)}."
                 own = {key.removeprefix(prefix): one for key, one in tensors.items() if key.startswith(prefix)}
                 part.load_state_dict(own)
-    except (safetensors.SafetensorError, OSError, AttributeError, ValueError, RuntimeError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # safetensors and PyTorch raise many types, depending on where the damage is
         raise CheckpointError(f"{path} does not hold these discriminators: {_first_reason(error)}") from error
     return [name for name in discriminator.parts() if name not in stored]
 

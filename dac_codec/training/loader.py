@@ -94,7 +94,7 @@ def _exiting() -> Event:
 
 
 def _ignore_signals(exiting: Event, worker: int) -> None:
-    """Ignore Ctrl-C and SIGTERM, which reach the whole process group, so that the last step gets its data.
+    """Ignore Ctrl-C, SIGTERM and SIGHUP, which reach the whole process group, so that the last step gets its data.
 
     Python ends remaining workers with SIGTERM when their parent exits, and waits for them: then SIGTERM is obeyed.
     """
@@ -103,5 +103,7 @@ def _ignore_signals(exiting: Event, worker: int) -> None:
         if exiting.is_set():
             os._exit(0)
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):  # Windows has no SIGHUP
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     signal.signal(signal.SIGTERM, exit_with_parent)

@@ -69,7 +69,7 @@ def _read_log(folder: Path) -> dict[str, tuple[list[int], list[float]]]:
             for name in values.keys() - _NOT_PLOTTED:
                 curves[name][0].append(int(values["step"]))
                 curves[name][1].append(float(values[name]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DacError(f"{path} is not a training log: {error!r}") from error
     if not curves:
         raise DacError(f"{path} has no metrics yet")

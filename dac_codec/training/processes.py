@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event
@@ -58,14 +59,26 @@ def total(fabric: Fabric, tensor: Tensor) -> Tensor:
     return summed
 
 
+class Stop(Event):
+    """Set once a run is to stop after the current step. `signal` is the one that arrived; a scheduler's if none did."""
+
+    signal: int = signal.SIGTERM
+
+
 @contextmanager
-def stop_signals() -> Iterator[Event]:
-    """An event that Ctrl-C and SIGTERM set, so that no step is interrupted. A second signal has its usual effect."""
-    stop = Event()
+def stop_signals() -> Iterator[Stop]:
+    """An event that Ctrl-C, SIGTERM and SIGHUP set, so that no step is interrupted. A second signal ends the process.
+
+    Ctrl-C and SIGTERM do so also where a shell ignores them; nohup's SIGHUP stays ignored.
+    """
+    stop = Stop()
 
     def handle(number: int) -> None:
+        if stop.is_set():
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+            signal.raise_signal(number)
+        stop.signal = number
         stop.set()
-        restore()
 
-    with handled_signals(handle, "SIGINT", "SIGTERM", keep_ignored=False) as restore:
+    with handled_signals(handle, "SIGINT", "SIGTERM", keep_ignored=False), handled_signals(handle, "SIGHUP"):
         yield stop

@@ -68,7 +68,7 @@ class RunLog:
         """Remove lines of steps after `step`, and damaged lines."""
         if not self.path.exists():
             return
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
         kept = [line for line in lines if line.endswith("\n") and _step_of(line) <= step]
         if len(kept) < len(lines):
             with atomic_write(self.path) as temporary:
@@ -79,7 +79,7 @@ def _step_of(line: str) -> float:
     """The step of a line of the log; infinity for a damaged line."""
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return math.inf
 
 

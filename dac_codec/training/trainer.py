@@ -114,8 +114,11 @@ class Trainer:
 
     # The run ----------------------------------------------------------------------------------------------------------
 
-    def run(self) -> None:
-        """Train to the end of the last phase, or until Ctrl-C or SIGTERM; the state is saved in either case.
+    def run(self) -> int | None:
+        """Train to the end of the last phase, or until Ctrl-C, SIGTERM or SIGHUP; the state is saved in either case.
+
+        Returns:
+            The number of the signal that stopped the run, in its first process; None at the end.
 
         Raises:
             DacError: a loss or gradient is not finite, or a file cannot be read or written.
@@ -149,8 +152,10 @@ class Trainer:
                 self._save(best=False)
                 if self.fabric.is_global_zero:
                     logger.warning("stopped at step %d; the same command with resume=auto continues", self.step)
+                    return stop.signal
             elif self.fabric.is_global_zero:
                 self._export("model")
+        return None
 
     def phase(self, step: int) -> Phase:
         """The phase of a step; the first step is 0."""

@@ -551,6 +551,19 @@ def test_redundancy_bridges_single_chunks(kind: str) -> None:
             assert event.missing_layers == ((2, 3) if is_lost else ())
 
 
+def test_redundancy_adds_a_third() -> None:
+    header = replace(HEADER, channels=1, n_codebooks=9, codebook_size=1024, layers=(), n_samples=None)
+    codes = np.random.default_rng(0).integers(0, 1024, (1, 9, 320))
+    sizes = []
+    for redundancy in (False, True):
+        stream = io.BytesIO()
+        with Writer(stream, header, 16, redundancy=redundancy) as writer:
+            writer.write(codes)
+            writer.close(320 * 320)
+        sizes.append(stream.tell())
+    assert 1.3 < sizes[1] / sizes[0] < 1.4
+
+
 def test_redundancy_after_two_lost_chunks() -> None:
     head, *chunks, end = parts(redundancy=True)
     events, _ = events_of(head + chunks[0] + chunks[1] + b"".join(chunks[4:]) + end)

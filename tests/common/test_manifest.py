@@ -38,6 +38,8 @@ def test_speakers_are_read(tmp_path: Path) -> None:
         (HEADER + "a.wav,speech,-1,train\n", r"line 2: the duration is '-1'"),
         (HEADER + "a.wav,speech,nan,train\n", r"line 2: the duration is 'nan'"),
         (HEADER + "a.wav,speech,inf,train\n", r"line 2: the duration is 'inf'"),
+        (HEADER + "a.wav,speech,1e300,train\n", r"line 2: the duration is '1e300'"),
+        (HEADER + "a\0.wav,speech,1,train\n", r"line 2: the column 'path' has a zero byte"),
         (HEADER + "a.wav,speech,1\n", r"line 2: the column 'split' is empty"),
         (HEADER + ",speech,1,train\n", r"line 2: the column 'path' is empty"),
         ("\udcff\udcfe", "is not a readable manifest"),

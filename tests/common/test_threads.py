@@ -192,3 +192,55 @@ def test_a_flag_stops_only_the_work_of_its_block() -> None:
         with stoppable(), prefetch(iter(check_stop, 0)) as items, pytest.raises(KeyboardInterrupt):
             next(items)
     check_stop()
+
+
+@pytest.mark.parametrize("n_threads_before", [0, 1])
+def test_an_interrupt_while_a_thread_starts_closes_the_generator(
+    n_threads_before: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pool doesn't know a thread whose start was interrupted, and doesn't wait for it."""
+    start, n_started = threading.Thread.start, 0
+    closed: list[int] = []
+
+    def interrupted(thread: threading.Thread) -> None:
+        nonlocal n_started
+        n_started += 1
+        start(thread)
+        if n_started == n_threads_before + 1:
+            raise KeyboardInterrupt
+
+    def items() -> Iterator[int]:
+        try:
+            while True:
+                time.sleep(0.2)
+                yield 1
+        finally:
+            closed.append(1)
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt), prefetch(items()) as numbers:  # noqa: PT012
+        next(numbers)
+        raise KeyboardInterrupt
+    for thread in set(threading.enumerate()) - {threading.current_thread()}:
+        if thread.name.startswith("ThreadPoolExecutor"):
+            thread.join(WAIT_S)
+
+
+def test_an_interrupt_while_threads_start_stops_those_that_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, n_started = threading.Thread.start, 0
+
+    def interrupted(thread: threading.Thread) -> None:
+        nonlocal n_started
+        n_started += 1
+        if n_started == 2:
+            raise KeyboardInterrupt
+        start(thread)
+
+    def endless(_: int) -> None:
+        while True:
+            check_stop()
+            time.sleep(0.001)
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        list(parallel_map(endless, range(3), 3))

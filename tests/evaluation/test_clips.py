@@ -57,6 +57,23 @@ def test_clips_of_a_manifest_have_one_length(manifest: Path, tmp_path: Path) -> 
             clips.find_clips(tmp_path / name, RATE)
 
 
+def test_notes_say_which_domains_are_held_out_as_wholes(tmp_path: Path) -> None:
+    rows = [
+        ("a.wav", "speech", 1.0, "anna", "", "test"),
+        ("b.wav", "speech", 1.0, "bert", "", "test"),
+        ("c.wav", "speech", 1.0, "bert", "", "train"),
+        ("d.wav", "music", 1.0, "", "piece", "test"),
+        ("e.wav", "effects", 1.0, "", "", "test"),
+    ]
+    with (tmp_path / "manifest.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("path", "domain", "duration", "speaker", "source", "split"), *rows])
+    assert clips.held_out_notes(tmp_path / "manifest.csv") == [
+        "effects: the manifest names no sources, so that they may be in other splits too.",
+        "music: 1 source, none of which is in another split.",
+        "speech: 1 of 2 speakers are in other splits too.",
+    ]
+
+
 def test_speakers_give_equally_many_clips_at_each_speed(tmp_path: Path) -> None:
     rows = [("path", "domain", "duration", "speaker", "split")]
     for index, (speaker, pitch) in enumerate([("one", 200.0), ("one", 200.0), ("two", 400.0), ("", 800.0)]):

@@ -20,6 +20,7 @@ PERFECT = {
     "waveform_l1": 0.0,
     "si_sdr": metrics.SI_SDR_LIMIT,
     "visqol": 4.732,
+    "visqol_speech": 5.0,
     "pesq": 4.644,
     "stoi": 1.0,
 }
@@ -65,7 +66,7 @@ def test_silence_has_the_worst_si_sdr() -> None:
     assert math.isnan(metrics.si_sdr(clean, np.zeros_like(clean), RATE))
 
 
-@pytest.mark.parametrize(("name", "worst"), [("visqol", 1.0), ("pesq", 1.0427), ("stoi", 0.0)])
+@pytest.mark.parametrize(("name", "worst"), [("visqol", 1.0), ("visqol_speech", 1.0), ("pesq", 1.0427), ("stoi", 0.0)])
 def test_a_silent_output_is_the_worst_and_a_silent_original_is_undefined(name: str, worst: float) -> None:
     metric = next(one for one in METRICS if one.name == name)
     usable(metric)
@@ -77,7 +78,9 @@ def test_a_silent_output_is_the_worst_and_a_silent_original_is_undefined(name: s
     assert metric.measure(noisy(clean, -20), clean, RATE) >= worst
 
 
-@pytest.mark.parametrize(("name", "seconds"), [("visqol", 0.96), ("pesq", 0.25), ("stoi", 0.42)])
+@pytest.mark.parametrize(
+    ("name", "seconds"), [("visqol", 0.96), ("visqol_speech", 0.96), ("pesq", 0.25), ("stoi", 0.42)]
+)
 def test_short_clips_have_no_score_even_if_the_output_is_silent(name: str, seconds: float) -> None:
     metric = next(one for one in METRICS if one.name == name)
     usable(metric)

@@ -131,6 +131,20 @@ def test_results_are_reused(clips: list[Clip], tmp_path: Path) -> None:
     assert len(codec.done) == 42 + 2 * 2
 
 
+@pytest.mark.parametrize(
+    "change", [{"seconds": 0}, {"clip": "other"}, {"domain": "x"}, {"setting": "x"}, {"measures": {}}, {"codec": "x"}]
+)
+def test_a_kept_result_that_is_not_that_of_its_task_is_computed_again(
+    change: dict[str, Any], clips: list[Clip], tmp_path: Path
+) -> None:
+    codec = Counting()
+    first = evaluated(clips[:1], codec, tmp_path, (2,))
+    (kept,) = tmp_path.glob("*.json")
+    kept.write_text(json.dumps(json.loads(kept.read_text()) | change))
+    assert evaluated(clips[:1], codec, tmp_path, (2,)) == first
+    assert len(codec.done) == 4
+
+
 def test_other_versions_do_not_reuse_results(
     clips: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

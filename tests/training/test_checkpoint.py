@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -40,6 +41,37 @@ def test_a_refused_checkpoint_gives_no_advice_to_unpickle_it(tmp_path: Path) -> 
         checkpoint.load(tmp_path / "step.pt")
     assert "weights_only" not in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step": "3"}, {"step": True}, {"validated": None}, {"best": float("nan")}, {"best": None}, {"skipped": 5},
+        {"skipped": [b"a"]}, {"model": []}, {"model": {"weight": 1}}, {"model": {"weight": torch.ones(2)}},
+        {"model": {"weight": torch.full((1, 2), float("nan")), "bias": torch.ones(1)}}, {"generator_optimizer": 1},
+        {"generator_optimizer": {}}, {"state": {0: {"step": torch.zeros(()), "exp_avg": 1, "exp_avg_sq": 1}}},
+        {"state": {0: 5}}, {"state": {0: {}}}, {"param_groups": 7},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_state_of_another_kind_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
+    model = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.AdamW(model.parameters())
+    parts: dict[str, Any] = {"model": model, "generator_optimizer": optimizer}
+    states = {name: part.state_dict() for name, part in parts.items()}
+    state = {"step": 3, "validated": 0, "best": float("inf"), "skipped": ["a"], **states}
+    assert checkpoint.restore(state, parts, tmp_path) == (3, 0, float("inf"), {"a"})
+    if {"state", "param_groups"} & set(change):
+        change = {"generator_optimizer": states["generator_optimizer"] | change}
+    with pytest.raises(CheckpointError, match="does not fit this configuration"):
+        checkpoint.restore(state | change, parts, tmp_path)
+
+
+@pytest.mark.parametrize("content", [[], {}, {"step": "3"}, 5])
+def test_a_file_that_is_no_state_is_named(content: Any, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match=r"other\.pt is not a checkpoint of a training run"):
+        Checkpoints(tmp_path / "run", 2).find(str(tmp_path / "other.pt"))
 
 
 @pytest.mark.parametrize("size", [0, 100])

@@ -98,19 +98,25 @@ def test_two_processes_are_one_with_twice_the_batch(tmp_path: Path, manifest: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_saves_the_state_and_stops(tmp_path: Path, manifest: Path, number: signal.Signals) -> None:
     arguments = command(f"data.sounds={manifest}", "trainer.folder=run", "trainer.batch_size=1", "trainer.workers=1")
     process = subprocess.Popen(
-        arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=ENVIRONMENT
+        arguments,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=ENVIRONMENT,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )
     log = tmp_path / "run" / "log.jsonl"
     deadline = time.monotonic() + 120
     while not (log.exists() and log.read_text()) and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.2)
     process.send_signal(number)
+    process.send_signal(number)  # as `timeout` does
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, output.decode()
+    assert process.returncode == 128 + number, output.decode()
     assert b"the same command with resume=auto continues" in output
     _, latest = Checkpoints(tmp_path / "run" / "checkpoints", 2).steps()[-1]
     assert checkpoint.load(latest)["step"] == log_of(tmp_path / "run")[-1]["step"]

@@ -1,0 +1,34 @@
+"""Signals that stop a process, and their repetitions."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from dac_codec.common import signals
+from dac_codec.common.signals import handled_signals
+
+pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="signals are POSIX")
+
+
+def test_a_repeated_signal_is_handled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`timeout -s INT` sends two; the second must not interrupt what the first one began."""
+    arrived: list[str] = []
+    with handled_signals(lambda _: arrived.append("outer"), "SIGHUP"):
+        with handled_signals(lambda _: (arrived.append("inner"), restore()), "SIGHUP") as restore:  # type: ignore[arg-type]
+            signal.raise_signal(signal.SIGHUP)
+            signal.raise_signal(signal.SIGHUP)
+            assert arrived == ["inner"]
+            monkeypatch.setattr(signals, "REPEAT_SECONDS", 0.0)
+            signal.raise_signal(signal.SIGHUP)
+        assert arrived == ["inner", "outer"]
+
+
+def test_another_block_handles_the_same_signal_at_once() -> None:
+    arrived: list[int] = []
+    for _ in range(2):
+        with handled_signals(arrived.append, "SIGHUP", "SIGTERM"):
+            signal.raise_signal(signal.SIGHUP)
+            signal.raise_signal(signal.SIGTERM)
+    assert arrived == 2 * [signal.SIGHUP, signal.SIGTERM]

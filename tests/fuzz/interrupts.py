@@ -1,0 +1,87 @@
+"""SIGINT at random moments of `dac-codec compress`: exit code 130, one line, and no file left behind.
+
+    python -m tests.fuzz.interrupts 50
+
+prints each run that ends otherwise, and exits with 1 if there is one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def interruptible() -> None:
+    """Restore SIGINT in a child, which a background job of a shell inherits as ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def interrupt(folder: Path, delay: float, n_files: int, n_signals: int) -> tuple[int, str, list[str]] | None:
+    """Compress the sounds in `folder`/in, and send SIGINT after `delay` seconds.
+
+    Returns:
+        Exit code, standard error, and the files left that are no complete output; None if the run ended before.
+    """
+    inputs = sorted((folder / "in").iterdir())[:n_files]
+    out = folder / "out"
+    shutil.rmtree(out, ignore_errors=True)
+    command = [sys.executable, "-m", "dac_codec", "compress", *map(str, inputs), "-o", f"{out}/", "--quiet"]
+    with subprocess.Popen(
+        [*command, "--model", str(GOLDEN / "dac_44khz_tiny.pth")], stderr=subprocess.PIPE, preexec_fn=interruptible
+    ) as process:
+        time.sleep(delay)
+        if process.poll() is not None:
+            return None
+        for _ in range(n_signals):
+            process.send_signal(signal.SIGINT)
+        _, messages = process.communicate(timeout=600)
+    left = [path.name for path in out.glob("*") if path.suffix != ".dac"] + [path.name for path in out.glob(".*.tmp")]
+    # A process that has not yet installed its handlers is ended by the signal itself, which a shell calls 130 too.
+    code = 128 + signal.SIGINT if process.returncode == -signal.SIGINT else process.returncode
+    return code, messages.decode(), left
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("n", type=int, nargs="?", default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    rng = random.Random(options.seed)
+    n_done = n_bad = 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "in").mkdir()
+        sound = 0.1 * np.random.default_rng(0).standard_normal((44100 * 10, 1)).astype(np.float32)
+        for index in range(3):
+            soundfile.write(folder / "in" / f"{index}.wav", sound, 44100)
+        longest = time.perf_counter()
+        interrupt(folder, 1e-3, 3, 0)
+        longest = time.perf_counter() - longest
+        while n_done < options.n:
+            result = interrupt(folder, rng.uniform(0.03, longest), rng.choice((1, 3)), rng.choice((1, 1, 2)))
+            if result is None:
+                longest *= 0.98
+                continue
+            n_done += 1
+            code, messages, left = result
+            if code != 130 or messages.strip() not in ("", "Interrupted") or left:
+                n_bad += 1
+                print(f"exit code {code}, left {left}, {messages!r}")
+    print(f"{n_done} interrupted, {n_bad} ended otherwise than with 130 and at most one line")
+    return int(n_bad > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -86,8 +86,8 @@ def compress(
     standard input. Files whose outputs would have the same name keep their extension: a.wav and a.flac become
     a.wav.dac and a.flac.dac.
 
-    A frame gets as many codes as it needs for --quality, or for the mean --bitrate. From a pipe, every frame has the same
-    number unless one of these is given.
+    A frame gets as many codes as it needs for --quality, or for the mean --bitrate. From a pipe, every frame has the
+    same number unless one of these is given.
 
     A pipe of wav or raw samples is encoded as it arrives. Its gain is chosen from the first second; after that, output
     is written every 16 frames (186 ms at 44.1 kHz), or --chunk-frames. Ctrl-C ends the recording and keeps it.

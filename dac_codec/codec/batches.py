@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dac_codec import audio, bitstream, inference
 from dac_codec.codec.decoding import Decompressed, write_blocks
-from dac_codec.codec.encoding import Compressed, make_header, measure, network_input, of_rate
+from dac_codec.codec.encoding import Compressed, choose_codes, make_header, measure, network_input
 from dac_codec.codec.file import PathOrFile, open_for_writing
 from dac_codec.codec.models import best_device, is_out_of_memory, network_errors, with_layers
 from dac_codec.codec.rate import Rate
@@ -66,18 +66,17 @@ def read_sound(reader: audio.Reader, model: DAC, rate: Rate, chunk_frames: int |
     header = make_header(model, rate.n_quantizers, reader, measured, n_samples)
     header, context = (header, None) if rate.is_constant else with_layers(header, model)
 
-    def content(codes: Iterable[Tensor]) -> bytes:
+    def write(frames: inference.Frames, target: PathOrFile) -> Compressed:
+        codes: Iterable[Tensor] = [frames.codes]
+        if not rate.is_constant:
+            codes = choose_codes([frames], rate, model, header, context, chunk_frames)
         data = io.BytesIO()
         with bitstream.Writer(data, header, chunk_frames, context) as writer:
             for block in codes:
                 writer.write(block.numpy())
-        return data.getvalue()
-
-    def write(frames: inference.Frames, target: PathOrFile) -> Compressed:
-        data = of_rate(model, [frames], rate, header, content)
         with open_for_writing(target) as stream:
-            stream.write(data)
-        return Compressed(header, n_samples, len(data))
+            stream.write(data.getbuffer())
+        return Compressed(header, n_samples, data.tell())
 
     return ShortFile(model, rate, torch.cat(list(network_input(samples, header)), -1), write)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from dac_codec.codec.models import (
 from dac_codec.codec.rate import Rate, at_quality, at_size, choose_rate, in_bucket
 from dac_codec.common.errors import AudioError
 from dac_codec.common.progress import track
-from dac_codec.common.streams import CountingWriter, write_all
+from dac_codec.common.streams import CountingWriter
 from dac_codec.common.threads import check_stop, prefetch
 from dac_codec.inference import Frames
 from dac_codec.model import DAC
@@ -195,49 +195,60 @@ def compress_stream(
             chunk_frames = block_frames = LIVE_CHUNK_FRAMES if chunk_frames is None else chunk_frames
         header, context = (header, None) if rate.is_constant and not redundancy else with_layers(header, model)
 
-        def write(codes: Iterable[Tensor], stream: Any) -> None:
-            """Write the whole file, with the codes [C, N, f] of each block; band levels would be added here."""
-            writer = bitstream.Writer(stream, header, chunk_frames, context, redundancy)
+        network = model, inputs, rate.n_quantizers, block_frames, rate.n_paths
+        with open_for_writing(target) as stream, network_errors():
+            output = CountingWriter(stream)
+            codes = (
+                inference.encode_blocks(*network)
+                if rate.is_constant
+                else choose_codes(inference.encode_frames(*network), rate, model, header, context, chunk_frames)
+            )
+            writer = bitstream.Writer(output, header, chunk_frames, context, redundancy)  # type: ignore[arg-type]
             for block in codes:
+                # With band levels: `writer.write(codes, levels)` of what `block` decodes to.
                 writer.write(block.numpy())
                 if block_frames is not None:
                     writer.flush()
             if header.n_samples not in (None, counted.n_samples):
                 raise AudioError(f"{reader.name}: changed while it was read; try again when it is complete")
             writer.close(counted.n_samples)
-
-        def content(codes: Iterable[Tensor]) -> bytes:
-            data = io.BytesIO()
-            write(codes, data)
-            return data.getvalue()
-
-        network = model, inputs, rate.n_quantizers, block_frames, rate.n_paths
-        with open_for_writing(target) as stream, network_errors():
-            output: Any = CountingWriter(stream)
-            if rate.is_constant:
-                write(inference.encode_blocks(*network), output)
-            elif rate.quality is not None:
-                write(at_quality(inference.encode_frames(*network), rate.quality), output)
-            elif rate.bitrate is not None and block_frames is not None:
-                frame_rate, per_frame = model.config.frame_rate, rate.bitrate / model.config.bitrate(1)
-                write(in_bucket(inference.encode_frames(*network), per_frame, frame_rate), output)
-            else:
-                write_all(output, of_rate(model, inference.encode_frames(*network), rate, header, content))
         return Compressed(header, counted.n_samples, output.n_bytes)
 
 
-def of_rate(
-    model: DAC, frames: Iterable[Frames], rate: Rate, header: Header, content: Callable[[Iterable[Tensor]], bytes]
-) -> bytes:
-    """The file of all frames of a sound, given its content for the codes [C, N, f] of each block."""
-    if rate.is_constant:
-        return content(block.codes for block in frames)
+def choose_codes(
+    frames: Iterable[Frames],
+    rate: Rate,
+    model: DAC,
+    header: Header,
+    context: bitstream.CodeModel | None,
+    chunk_frames: int | None,
+) -> Iterator[Tensor]:
+    """Codes [C, N, f] with a number per frame that varies, -1 where a frame has none.
+
+    Args:
+        frames: those of the whole sound.
+        rate: which codes are wanted.
+        model: the model.
+        header: of the file.
+        context: the context model that the header names.
+        chunk_frames: as for `compress_stream`.
+    """
     if rate.quality is not None:
-        return content(at_quality(frames, rate.quality))
+        return at_quality(frames, rate.quality)
     assert rate.bitrate is not None
-    assert header.n_samples is not None
+    codes_per_frame = rate.bitrate / model.config.bitrate(1)
+    if header.n_samples is None:
+        return in_bucket(frames, codes_per_frame, model.config.frame_rate)
+
+    def size_of(codes: Iterable[Tensor]) -> int:
+        stream = io.BytesIO()
+        with bitstream.Writer(stream, header, chunk_frames, context) as writer:
+            for block in codes:
+                writer.write(block.numpy())
+        return stream.tell()
+
     n_bytes = rate.bitrate * header.channels * header.n_samples / header.sample_rate / 8
-    return at_size(frames, n_bytes, rate.bitrate / model.config.bitrate(1), content)
+    return at_size(frames, n_bytes, codes_per_frame, size_of)
 
 
 def _open(source: PathOrFile | Waveform | audio.Reader, stack: ExitStack) -> audio.Reader | _WaveformReader:

@@ -37,11 +37,13 @@ _POWER_EXPONENT, _POWER_FLOOR = 0.3, 1e-4
 """Weight of a frame: (its power + the floor) ** the exponent. A floor 24 dB below the mean of the network's input."""
 
 _BUCKET_SECONDS = 2.0
-"""Size of a live stream's bucket, in seconds of its bitrate: a full one multiplies lambda by e ** `_BUCKET_GAIN`."""
+"""Size of a live stream's bucket, in seconds of its bitrate."""
 
 _BUCKET_GAIN = 4.0
-_LAMBDA_PER_CODE = 0.4
-"""Fall of log lambda with the mean number of codes of sound at a fixed quality, roughly."""
+"""A full bucket multiplies lambda by e to this power."""
+
+_DEFAULT_CODES, _LAMBDA_PER_CODE = 8, 0.8
+"""Mean number of codes at the default quality, and the fall of log lambda with it: where a live stream starts."""
 
 _TOLERANCE = 0.005
 """Share by which the size of a file may miss its bitrate."""
@@ -105,56 +107,58 @@ def choose_rate(
 def at_quality(frames: Iterable[Frames], quality: float) -> Iterator[Tensor]:
     """Codes [C, N, f] of each block of frames, -1 where a frame has none."""
     lagrange = _DEFAULT_LAMBDA * 2.0 ** (DEFAULT_QUALITY - quality)
-    for block in frames:
-        yield limited(block.codes, n_codes(weighted_errors(block), lagrange))
+    return (limited(block.codes, n_codes(weighted_errors(block), lagrange)) for block in frames)
 
 
 def in_bucket(frames: Iterable[Frames], codes_per_frame: float, frame_rate: float) -> Iterator[Tensor]:
-    """Codes of a live stream with a mean number of codes per frame and channel, frame by frame.
+    """`at_quality` for a live stream, with a quality that follows a mean number of codes per frame and channel.
 
     After t seconds the mean differs from the wanted one by the level of the bucket over t.
     """
     size = _BUCKET_SECONDS * frame_rate * codes_per_frame
-    level = 0.0
+    start = math.log(_DEFAULT_LAMBDA) + _LAMBDA_PER_CODE * (_DEFAULT_CODES - codes_per_frame)
+    level = 0.0  # in codes
     for block in frames:
-        errors = weighted_errors(block)
-        # With the wanted mean at the default quality being eight codes, roughly.
-        start = math.log(_DEFAULT_LAMBDA) + _LAMBDA_PER_CODE * (8 - codes_per_frame)
-        counts = torch.empty(errors.shape[0], errors.shape[2], dtype=torch.int64)
-        for index in range(errors.shape[2]):
-            lagrange = math.exp(start + _BUCKET_GAIN * level / size)
-            counts[:, index] = n_codes(errors[..., index : index + 1], lagrange)[:, 0]
-            level += float(counts[:, index].double().mean()) - codes_per_frame
-        yield limited(block.codes, counts)
+        counts = []
+        for errors in weighted_errors(block).split(1, -1):
+            counts.append(n_codes(errors, math.exp(start + _BUCKET_GAIN * level / size)))
+            level += float(counts[-1].double().mean()) - codes_per_frame
+        yield limited(block.codes, torch.cat(counts, -1))
 
 
 def at_size(
-    frames: Iterable[Frames], n_bytes: float, codes_per_frame: float, write: Callable[[Iterator[Tensor]], bytes]
-) -> bytes:
-    """A file of a wanted size: one lambda for all frames, by what they take when they are written.
+    frames: Iterable[Frames], n_bytes: float, codes_per_frame: float, size_of: Callable[[Iterable[Tensor]], int]
+) -> Iterator[Tensor]:
+    """`at_quality` for a file, with the quality that gives it a wanted size, within `_TOLERANCE` if possible.
 
     All codes and errors are kept: 8 bytes per codebook and frame, 22 MB per hour and channel with 9 codebooks at 86 Hz.
 
     Args:
         frames: those of the file.
         n_bytes: the wanted size.
-        codes_per_frame: about what that is in mean codes per frame and channel.
-        write: the file's content for codes [C, N, f], block by block.
+        codes_per_frame: about the mean number of codes per frame and channel that this is.
+        size_of: the size of the file for all of its codes.
     """
     kept = [(block.codes.int(), weighted_errors(block).float()) for block in frames]
     if not kept:
-        return write(iter(()))
+        return
     errors = torch.cat([errors for _, errors in kept], -1)
-    tries: list[bytes] = []
-    while True:
+    sizes = [block.shape[-1] for block, _ in kept]
+
+    def with_counts(counts: Tensor) -> Iterator[Tensor]:
+        return (limited(block.long(), part) for (block, _), part in zip(kept, counts.split(sizes, -1), strict=True))
+
+    best: tuple[float, Tensor] | None = None
+    for _ in range(_MOST_TRIES):
         counts = n_codes(errors, _lambda_for(errors, codes_per_frame))
-        parts = counts.split([codes.shape[-1] for codes, _ in kept], -1)
-        tries.append(write(limited(codes.long(), part) for (codes, _), part in zip(kept, parts, strict=True)))
-        ratio, mean = n_bytes / len(tries[-1]), float(counts.double().mean())
-        at_limit = mean == (1 if ratio < 1 else errors.shape[1])
-        if abs(ratio - 1) <= _TOLERANCE or at_limit or len(tries) == _MOST_TRIES:
-            return min(tries, key=lambda data: abs(len(data) - n_bytes))
+        ratio, mean = n_bytes / size_of(with_counts(counts)), float(counts.double().mean())
+        if best is None or abs(ratio - 1) < best[0]:
+            best = abs(ratio - 1), counts
+        if best[0] <= _TOLERANCE or mean == (1 if ratio < 1 else errors.shape[1]):
+            break
         codes_per_frame = min(max(mean * ratio, 1.0), float(errors.shape[1]))
+    assert best is not None
+    yield from with_counts(best[1])
 
 
 def weighted_errors(frames: Frames) -> Tensor:

@@ -62,7 +62,7 @@ def model(tiny: DAC, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def compressed(model: Path) -> DacFile:
     """40 frames of stereo at 44.1 kHz."""
-    return codec.compress((noise(40 * 512 - 100, 2).T, 44100), model, device="cpu")
+    return codec.compress((noise(40 * 512 - 100, 2).T, 44100), model, device="cpu", constant=True)
 
 
 @pytest.fixture(autouse=True)
@@ -193,7 +193,11 @@ def test_version() -> None:
     "arguments",
     [
         ["compress"],
-        ["compress", "a.wav", "--quantizers", "2", "--bitrate", "3"],
+        ["compress", "a.wav", "--quantizers", "2", "--bitrate", "3", "--constant"],
+        ["compress", "a.wav", "--quality", "5", "--bitrate", "3"],
+        ["compress", "a.wav", "--quality", "5", "--constant"],
+        ["compress", "a.wav", "--quality", "nan"],
+        ["compress", "a.wav", "--effort", "4"],
         ["compress", "a.wav", "--quantizers", "0"],
         ["compress", "a.wav", "--bitrate", "-1"],
         ["compress", "a.wav", "--device", "abacus"],
@@ -282,7 +286,9 @@ def test_files_equal_those_of_the_library(model: Path) -> None:
     np.testing.assert_allclose(found.T, np.clip(expected.numpy(), -1, 1), atol=2**-15)
 
 
-@pytest.mark.parametrize(("option", "n_codebooks"), [([], 9), (["--quantizers", "4"], 4), (["--bitrate", "3"], 3)])
+@pytest.mark.parametrize(
+    ("option", "n_codebooks"), [([], 9), (["--quantizers", "4"], 4), (["--bitrate", "3", "--constant"], 3)]
+)
 def test_size_options(option: list[str], n_codebooks: int, model: Path) -> None:
     run("compress", write_sound("a.wav"), "--model", model, *option)
     assert DacFile.load("a.dac").codes.shape[1] == n_codebooks

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from dac_codec import audio, bitstream, inference
 from dac_codec.codec.decoding import Decompressed, write_blocks
 from dac_codec.codec.encoding import Compressed, choose_codes, make_header, measure, network_input
 from dac_codec.codec.file import PathOrFile, open_for_writing
+from dac_codec.codec.level_analysis import NextBlock, with_levels
 from dac_codec.codec.models import best_device, is_out_of_memory, network_errors, with_layers
 from dac_codec.codec.rate import Rate
 from dac_codec.codec.stream import DacStream
@@ -64,21 +66,27 @@ def read_sound(reader: audio.Reader, model: DAC, rate: Rate, chunk_frames: int |
             return None
     measured = measure(samples, reader.sample_rate, reader.channels, model.sample_rate)
     header = make_header(model, rate.n_quantizers, reader, measured, n_samples)
-    header, context = (header, None) if rate.is_constant else with_layers(header, model)
+    context = None
+    if rate.levels or not rate.is_constant:
+        header, context = with_layers(header, model, rate.levels)
+    signal = torch.cat(list(network_input(samples, header)), -1)
+
+    def original() -> NextBlock:
+        return partial(next, iter([signal]), None)
 
     def write(frames: inference.Frames, target: PathOrFile) -> Compressed:
         codes: Iterable[Tensor] = [frames.codes]
         if not rate.is_constant:
-            codes = choose_codes([frames], rate, model, header, context, chunk_frames)
+            codes = choose_codes([frames], rate, model, header, context, chunk_frames, original)
         data = io.BytesIO()
         with bitstream.Writer(data, header, chunk_frames, context) as writer:
-            for block in codes:
-                writer.write(block.numpy())
+            for block, levels in with_levels(model, header, codes, original):
+                writer.write(block.numpy(), levels)
         with open_for_writing(target) as stream:
             stream.write(data.getbuffer())
         return Compressed(header, n_samples, data.tell())
 
-    return ShortFile(model, rate, torch.cat(list(network_input(samples, header)), -1), write)
+    return ShortFile(model, rate, signal, write)
 
 
 def read_codes(stream: DacStream, model: DAC | None, conceal: bool = False) -> ShortFile | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from dac_codec import inference
@@ -15,7 +16,7 @@ from dac_codec.bitstream.levels import Levels, first_counts
 from dac_codec.codec.levels import band_edges, bark_share, root_hann
 from dac_codec.model import DAC
 
-NOISE_WEIGHT = 2.0
+NOISE_WEIGHT = 3.0
 """Cost in dB of raising the squared error by its mean."""
 
 BIT_WEIGHT = 0.015
@@ -31,9 +32,24 @@ _SHORT_WINDOWS = 4
 
 Floats = npt.NDArray[np.float64]
 
+NextBlock = Callable[[], Tensor | None]
+"""Returns the next block of the network's input [C, 1, t]; None if there is none yet, or no more."""
+
+
+def with_levels(
+    model: DAC, header: Header, codes: Iterable[Tensor], original: Callable[[], NextBlock]
+) -> Iterator[tuple[Tensor, Levels | None]]:
+    """Blocks of codes, and the band levels that come with them if the file has any.
+
+    The arguments are those of `codes_and_levels`; `original` is called only then.
+    """
+    if header.levels is None:
+        return ((block, None) for block in codes)
+    return codes_and_levels(model, header, codes, original())
+
 
 def codes_and_levels(
-    model: DAC, header: Header, codes: Iterable[Tensor], originals: Iterator[Tensor]
+    model: DAC, header: Header, codes: Iterable[Tensor], original: NextBlock
 ) -> Iterator[tuple[Tensor, Levels]]:
     """Decode codes as they come, and choose the levels of the windows that are complete.
 
@@ -41,29 +57,29 @@ def codes_and_levels(
         model: the model.
         header: of the file.
         codes: of a whole sound, [C, N, f] in blocks.
-        originals: the network's input [C, 1, t] in blocks. They are taken as far as the codes are decoded; where they
-            end, zeros follow.
+        original: the network's input, at least as far as the codes are decoded, and zeros from its end on.
 
     Yields:
         Each block of codes, and the levels [C, bands, w] of the next w windows; at last no codes, and the other levels.
     """
     decoder = inference.StreamingDecoder(model, header.channels)
     analyzer = LevelAnalyzer(header)
-    n_missing = 0  # decoded samples whose originals have not been taken
+    n_missing = 0  # decoded samples whose original has not been taken
 
     def levels_of(decoded: Tensor) -> Levels:
         nonlocal n_missing
         n_missing += decoded.shape[-1]
-        original = [np.zeros((header.channels, 0), np.float32)]
-        while n_missing > 0 and (block := next(originals, None)) is not None:
-            original.append(block[:, 0].numpy())
+        taken = [np.zeros((header.channels, 0), np.float32)]
+        while n_missing > 0 and (block := original()) is not None:
+            taken.append(block[:, 0].numpy())
             n_missing -= block.shape[-1]
-        return analyzer.push(np.concatenate(original, 1), decoded[:, 0].cpu().numpy())
+        return analyzer.push(np.concatenate(taken, 1), decoded[:, 0].cpu().numpy())
 
     for block in codes:
         yield block, levels_of(decoder.push(block))
     rest = levels_of(decoder.flush())
-    yield block[..., :0], np.concatenate((rest, analyzer.flush()), -1)
+    nothing = torch.zeros(header.channels, header.n_codebooks, 0, dtype=torch.int64)
+    yield nothing, np.concatenate((rest, analyzer.flush()), -1)
 
 
 class LevelAnalyzer:

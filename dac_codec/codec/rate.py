@@ -61,12 +61,14 @@ class Rate:
         n_paths: paths that are searched.
         quality: see `DEFAULT_QUALITY`.
         bitrate: mean of each channel in bit/s.
+        levels: whether band levels are sent too.
     """
 
     n_quantizers: int
     n_paths: int = 1
     quality: float | None = None
     bitrate: float | None = None
+    levels: bool = False
 
     @property
     def is_constant(self) -> bool:
@@ -81,6 +83,7 @@ def choose_rate(
     quality: float | None = None,
     constant: bool = False,
     effort: int | None = None,
+    levels: bool | None = None,
     live: bool = False,
 ) -> Rate:
     """The rate for the arguments of `compress`; `live` for a pipe, which is constant unless a rate is given.
@@ -95,13 +98,15 @@ def choose_rate(
     if quality is not None and (bitrate is not None or constant):
         raise DacError(f"give quality or {'bitrate' if bitrate is not None else 'constant'}, not both")
     if constant or (live and bitrate is None and quality is None):
-        return Rate(choose_quantizers(model, n_quantizers, bitrate), EFFORT_PATHS[effort or 0])
+        return Rate(choose_quantizers(model, n_quantizers, bitrate), EFFORT_PATHS[effort or 0], levels=bool(levels))
     if bitrate is not None:
         choose_quantizers(model, None, bitrate)  # checks that a codebook fits
     elif quality is None:
         quality = DEFAULT_QUALITY
     n_most = choose_quantizers(model, n_quantizers, None)
-    return Rate(n_most, EFFORT_PATHS[1 if effort is None else effort], quality, bitrate)
+    if levels is None:
+        levels = not live and effort != 0
+    return Rate(n_most, EFFORT_PATHS[1 if effort is None else effort], quality, bitrate, levels)
 
 
 def at_quality(frames: Iterable[Frames], quality: float) -> Iterator[Tensor]:

@@ -37,15 +37,17 @@ class Ours(Codec):
         about = f"{model.name}, {model.sample_rate} Hz, {model.n_codebooks} codebooks of {model.codebook_size}"
         if self.effort:
             about += f", effort {self.effort}"
-        return (
-            about if self.by == "codebooks" else f"{about}, entropy coded codes whose number varies from frame to frame"
-        )
+        if self.by != "codebooks":
+            about += ", entropy coded codes whose number varies from frame to frame"
+            about += ", band levels" if self.effort else ""
+        return about
 
     @property
     def fingerprint(self) -> str:
         context = pretrained.context_model(load(self.model, self.device))
         how = "" if self.by == "codebooks" else f" {None if context is None else context.fingerprint.hex()}"
         how = f"{how} effort {self.effort}" if self.effort else how
+        how = f"{how} levels" if self.effort and self.by != "codebooks" else how
         weights = pretrained.fingerprint(load(self.model, self.device)).hex()
         return f"{self.name} {weights}{how} {computed_by(self.device)}"
 

@@ -1,4 +1,4 @@
-"""benchmarks/files.py, effort.py, latency.py, training.py, rank_paths.py, spectrograms.py, and exit statuses of scripts."""
+"""benchmarks/files.py, effort.py, latency.py, training.py; rank_paths.py, spectrograms.py, and exit statuses."""
 
 from __future__ import annotations
 

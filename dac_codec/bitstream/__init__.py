@@ -2,7 +2,7 @@
 
 from dac_codec.bitstream.chunks import Chunk, default_chunk_frames
 from dac_codec.bitstream.code_model import CodeModel
-from dac_codec.bitstream.container import Loaded, Writer, dumps, loads
+from dac_codec.bitstream.container import Loaded, Writer, dumps, loads, with_length
 from dac_codec.bitstream.header import MAGIC, VERSION, Coding, GainSource, Header, LevelParameters
 from dac_codec.bitstream.legacy import LegacyFile, is_legacy, read_legacy, write_legacy
 from dac_codec.bitstream.packing import pack, packed_size, unpack
@@ -35,5 +35,6 @@ __all__ = [
     "read_legacy",
     "thin",
     "unpack",
+    "with_length",
     "write_legacy",
 ]

@@ -91,11 +91,31 @@ class Reader:
         """Yield the chunks of a file of coding 1 without decoding them. Raises what iterating raises."""
         for chunk in complete_chunks(self._read_chunks()):
             assert isinstance(chunk, CodedChunk)
-            if self.complete and chunk.missing_layers:
-                self.complete = False
-                layers = ", ".join(map(str, chunk.missing_layers))
-                raise BitstreamError(f"the file lacks layer {layers} of the chunk at frame {chunk.first_frame}")
+            self._check_layers(chunk)
             yield chunk
+
+    def passes(self) -> Iterator[list[Chunk]]:
+        """Yield all chunks each time that a layer of the whole file has arrived, coarse first; at last with all layers.
+
+        A file in order of time has one pass. Raises what iterating raises.
+        """
+        if self.header.coding is Coding.FIXED:
+            yield list(self)
+            return
+        chunks: dict[int, CodedChunk] = {}
+        number = 1  # of the layer that arrives
+        for event in self._read_chunks():
+            if isinstance(event, CodedChunk):
+                chunks[event.first_frame] = event
+            elif isinstance(event, LayerPiece):
+                if event.number > number:
+                    yield self._decode_all(chunks.values())
+                    number = event.number
+                if event.first_frame in chunks:
+                    chunks[event.first_frame] = _with_layer(chunks[event.first_frame], event)
+        for chunk in chunks.values():
+            self._check_layers(chunk)
+        yield self._decode_all(chunks.values())
 
     def seek_frame(self, frame: int) -> int:
         """Seek to the chunk that holds `frame` and return the number of its first frame; iterating continues there.
@@ -130,6 +150,18 @@ class Reader:
                 return self._n_frames
             self._n_frames += n_frames
             start = self._stream.seek(payload + payload_size + CRC_BYTES)
+
+    def _check_layers(self, chunk: CodedChunk) -> None:
+        """Raise a BitstreamError if the file was read to its end and a layer of `chunk` is missing."""
+        if self.complete and chunk.missing_layers:
+            self.complete = False
+            layers = ", ".join(map(str, chunk.missing_layers))
+            raise BitstreamError(f"the file lacks layer {layers} of the chunk at frame {chunk.first_frame}")
+
+    def _decode_all(self, chunks: Iterable[CodedChunk]) -> list[Chunk]:
+        model = code_model(self.header, self._find_context)
+        batches = _batches(chunks, side_by_side(self.header))
+        return [chunk for batch in batches for chunk in decode_chunks(self.header, model, batch)]
 
     @property
     def _read_ahead(self) -> int:

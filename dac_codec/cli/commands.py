@@ -179,6 +179,7 @@ def compress(
 )
 @click.option("--allow-gaps", is_flag=True, help="Exit with 0 even if gaps were concealed or layers are missing.")
 @click.option("--allow-truncated", is_flag=True, help="Exit with 0 even if a file is truncated.")
+@click.option("--progressive", is_flag=True, help="Write a file ordered by layers again with each layer.")
 @click.option(
     "--raw",
     metavar="ENCODING",
@@ -198,6 +199,7 @@ def decompress(
     conceal: bool | None,
     allow_gaps: bool,
     allow_truncated: bool,
+    progressive: bool,
     raw: str | None,
     quiet: bool,
 ) -> None:
@@ -208,6 +210,8 @@ def decompress(
     truncated file is decoded up to its last complete chunk, with exit code 1 unless --allow-truncated is given. Files
     of descript-audio-codec can be decompressed too; they don't name their model, so --model is required.
 
+    With --progressive, the output of a file ordered by layers is coarse first, and is replaced as each layer is read.
+
     A pipe is decoded as it arrives. Where codes were lost or damaged, the sound fades out and in again, and the exit
     code is 1 unless --allow-gaps is given. A damaged file gives no output unless --conceal is given.
     """
@@ -215,6 +219,8 @@ def decompress(
     running.finish_if_empty(jobs)
     if raw is not None and any(job.target is not None for job in jobs.jobs):
         raise click.UsageError("--raw only applies to standard output; use -o -")
+    if progressive and (start is not None or duration is not None or any(job.target is None for job in jobs.jobs)):
+        raise click.UsageError("--progressive writes whole files, and not to standard output")
     from dac_codec import audio, codec
     from dac_codec.bitstream.describe import format_size
     from dac_codec.codec import batches
@@ -258,12 +264,29 @@ def decompress(
                 )
             return summary(job, result, _speed(result.duration, started))
 
+        def work_progressively(job: Job) -> str:
+            with codec.DacStream(job.input()) as stream:
+                loaded = stream.model(model_for(stream.header), device, show_progress)
+                n_samples = 0
+                for waveform in stream.passes(loaded):
+                    audio.write(job.output(), waveform, stream.sample_rate)
+                    n_samples = waveform.shape[1]
+            return f"{format_size(job.input_size())} -> {n_samples / stream.sample_rate:.2f} s"
+
         def read(job: Job) -> ShortFile | None:
             with codec.DacStream(job.input()) as stream:
                 return batches.read_codes(stream, model_for(stream.header), bool(conceal))
 
-        batched = batched and start is None and duration is None
-        running.run(jobs, work, force, quiet, n_at_once, read if batched else None, summary)
+        batched = batched and start is None and duration is None and not progressive
+        running.run(
+            jobs,
+            work_progressively if progressive else work,
+            force,
+            quiet,
+            n_at_once,
+            read if batched else None,
+            summary,
+        )
 
 
 @click.command()

@@ -186,6 +186,38 @@ class DacStream:
         )
         return self._concealer.codes(_clip(events, part, self.header))
 
+    def passes(self, model: DAC) -> Iterator[audio.Audio]:
+        """Decode the whole piece as its layers arrive: a file ordered by layers coarse first, then finer each time.
+
+        A file in order of time has one pass.
+
+        Yields:
+            Waveforms [C, T], float32, of the whole piece; the last one is the result of `decompress`.
+
+        Raises:
+            TruncatedBitstreamError: the file ends early. Raised after the passes before that.
+            BitstreamError: the file is damaged or of descript-audio-codec, or contains no audio.
+        """
+        if self.header is None:
+            raise BitstreamError("a file of descript-audio-codec has no layers")
+        if self.seekable:
+            self._rewind()
+        if isinstance(self._reader, _MemoryReader):
+            yield np.concatenate(list(self.blocks(model)), 1)
+            return
+        with prefix_errors(self._name):
+            for chunks in self._reader.passes():
+                if not chunks:
+                    raise BitstreamError("the file contains no audio")
+                codes = np.concatenate([chunk.codes for chunk in chunks], -1)
+                header = bitstream.with_length(self.header, self._reader.n_samples, codes.shape[-1])
+                levels = [torch.from_numpy(chunk.levels) for chunk in chunks if chunk.levels is not None]
+                file = DacFile(
+                    header, torch.from_numpy(codes.astype(np.int64)), torch.cat(levels, -1) if levels else None
+                )
+                with DacStream(file) as stream:
+                    yield np.concatenate(list(stream.blocks(model)), 1)
+
     def restored(self, decoded: Iterable[Tensor]) -> Iterator[audio.Audio]:
         """Audio [C, 1, t] decoded from `codes`, brought to the file's rate, loudness, bandwidth and length [C, t]."""
         assert self.header is not None
@@ -297,8 +329,9 @@ class DacStream:
 
     def _note_run(self, run: MissingLayers, warn: bool) -> None:
         self.missing_layers.append(run)
-        numbers = " and ".join(map(str, run.layers))
-        self._warn(warn, run, "coarser", f": layer {numbers} is missing")
+        *others, last = map(str, run.layers)
+        missing = f"layers {', '.join(others)} and {last} are" if others else f"layer {last} is"
+        self._warn(warn, run, "coarser", f": {missing} missing")
 
     def _warn(self, warn: bool, what: Gap | MissingLayers, how: str, reason: str) -> None:
         assert self.header is not None

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -66,13 +67,13 @@ def read_sound(reader: audio.Reader, model: DAC, rate: Rate, chunk_frames: int |
     header = make_header(model, rate.n_quantizers, reader, measured, n_samples)
     header, context = (header, None) if rate.is_constant else with_layers(header, model)
 
+    new_writer = partial(bitstream.Writer, header=header, chunk_frames=chunk_frames, model=context)
+
     def write(frames: inference.Frames, target: PathOrFile) -> Compressed:
-        codes: Iterable[Tensor] = [frames.codes]
-        if not rate.is_constant:
-            codes = choose_codes([frames], rate, model, header, context, chunk_frames)
+        constant = [frames.codes] if rate.is_constant else None
         data = io.BytesIO()
-        with bitstream.Writer(data, header, chunk_frames, context) as writer:
-            for block in codes:
+        with new_writer(data) as writer:
+            for block in constant or choose_codes([frames], rate, model, new_writer):
                 writer.write(block.numpy())
         with open_for_writing(target) as stream:
             stream.write(data.getbuffer())

@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -195,15 +196,18 @@ def compress_stream(
             chunk_frames = block_frames = LIVE_CHUNK_FRAMES if chunk_frames is None else chunk_frames
         header, context = (header, None) if rate.is_constant and not redundancy else with_layers(header, model)
 
+        new_writer = partial(
+            bitstream.Writer, header=header, chunk_frames=chunk_frames, model=context, redundancy=redundancy
+        )
         network = model, inputs, rate.n_quantizers, block_frames, rate.n_paths
         with open_for_writing(target) as stream, network_errors():
             output = CountingWriter(stream)
             codes = (
                 inference.encode_blocks(*network)
                 if rate.is_constant
-                else choose_codes(inference.encode_frames(*network), rate, model, header, context, chunk_frames)
+                else choose_codes(inference.encode_frames(*network), rate, model, new_writer)
             )
-            writer = bitstream.Writer(output, header, chunk_frames, context, redundancy)  # type: ignore[arg-type]
+            writer = new_writer(output)  # type: ignore[arg-type]
             for block in codes:
                 # With band levels: `writer.write(codes, levels)` of what `block` decodes to.
                 writer.write(block.numpy())
@@ -216,12 +220,7 @@ def compress_stream(
 
 
 def choose_codes(
-    frames: Iterable[Frames],
-    rate: Rate,
-    model: DAC,
-    header: Header,
-    context: bitstream.CodeModel | None,
-    chunk_frames: int | None,
+    frames: Iterable[Frames], rate: Rate, model: DAC, new_writer: Callable[[BinaryIO], bitstream.Writer]
 ) -> Iterator[Tensor]:
     """Codes [C, N, f] with a number per frame that varies, -1 where a frame has none.
 
@@ -229,20 +228,19 @@ def choose_codes(
         frames: those of the whole sound.
         rate: which codes are wanted.
         model: the model.
-        header: of the file.
-        context: the context model that the header names.
-        chunk_frames: as for `compress_stream`.
+        new_writer: a writer of the file, for its size.
     """
     if rate.quality is not None:
         return at_quality(frames, rate.quality)
     assert rate.bitrate is not None
     codes_per_frame = rate.bitrate / model.config.bitrate(1)
+    header = new_writer(io.BytesIO()).header
     if header.n_samples is None:
         return in_bucket(frames, codes_per_frame, model.config.frame_rate)
 
     def size_of(codes: Iterable[Tensor]) -> int:
         stream = io.BytesIO()
-        with bitstream.Writer(stream, header, chunk_frames, context) as writer:
+        with new_writer(stream) as writer:
             for block in codes:
                 writer.write(block.numpy())
         return stream.tell()

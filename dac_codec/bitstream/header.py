@@ -39,7 +39,10 @@ _EXTENSION_BANDWIDTH = 3
 _EXTENSION_CONTEXT = 4
 _EXTENSION_LAYERS = 5
 _EXTENSION_LEVELS = 6
-_EXTENSIONS = range(_EXTENSION_MODEL_NAME, _EXTENSION_LEVELS + 1)
+_EXTENSIONS = {
+    0: (_EXTENSION_MODEL_NAME, _EXTENSION_GAIN_SOURCE, _EXTENSION_BANDWIDTH),
+    1: range(_EXTENSION_MODEL_NAME, _EXTENSION_LEVELS + 1),
+}  # by coding
 _MAX_LAYERS = 32
 _MAX_LAYERED_CODEBOOKS = 64
 _MAX_LEVEL_HOP = 64
@@ -363,7 +366,7 @@ def _read_coding_and_extensions(fields: FieldReader) -> dict[str, Any]:
     while fields.left:
         tag = fields.varint()
         value = fields.take(fields.varint())
-        if tag in _EXTENSIONS and tag in found:
+        if tag in _EXTENSIONS[coding] and tag in found:
             raise BitstreamError(f"the header holds extension {tag} twice")
         found[tag] = value
     try:

@@ -73,6 +73,7 @@ def models(as_json: bool) -> None:
     type=click.Choice(["time", "layers"]),
     help="Order of the codes: by time, or layer by layer, so that the beginning of the file is the whole piece.",
 )
+@click.option("--no-levels", is_flag=True, help="Leave out the band levels.")
 @options.force
 @options.quiet
 def convert(
@@ -82,13 +83,14 @@ def convert(
     quantizers: int | None,
     bitrate: float | None,
     order: Literal["time", "layers"] | None,
+    no_levels: bool,
     force: bool,
     quiet: bool,
 ) -> None:
     """Thin or reorder .dac files, or convert them to or from the format of descript-audio-codec.
 
-    IN... are .dac files, and folders of them. With --quantizers, --bitrate or --order, codes are left out or reordered;
-    no model is needed. Otherwise each file is converted to the other format, with the same codes. Files of
+    IN... are .dac files, and folders of them. With --quantizers, --bitrate, --no-levels or --order, files keep their
+    format, and no model is needed. Otherwise each file is converted to the other format, with the same codes. Files of
     descript-audio-codec don't name their model, so --model is required for them.
     """
     if quantizers is not None and bitrate is not None:
@@ -102,7 +104,7 @@ def convert(
 
     def thin(job: Job) -> str:
         rate = None if bitrate is None else 1000 * bitrate
-        size = codec.thin(job.input(), job.output(), quantizers, rate, order)
+        size = codec.thin(job.input(), job.output(), quantizers, rate, order, levels=not no_levels)
         job.flush()
         return f"{format_size(job.input_size())} -> {format_size(size)}"
 
@@ -119,5 +121,5 @@ def convert(
         job.flush()
         return f"{format_size(job.input_size())} -> {format_size(len(data))} (format {kind})"
 
-    is_thinned = quantizers is not None or bitrate is not None or order is not None
+    is_thinned = quantizers is not None or bitrate is not None or order is not None or no_levels
     running.run(jobs, thin if is_thinned else work, force, quiet)

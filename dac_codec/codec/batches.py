@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -74,12 +74,13 @@ def read_sound(reader: audio.Reader, model: DAC, rate: Rate, chunk_frames: int |
     def original() -> NextBlock:
         return partial(next, iter([signal]), None)
 
+    new_writer = partial(bitstream.Writer, header=header, chunk_frames=chunk_frames, model=context)
+
     def write(frames: inference.Frames, target: PathOrFile) -> Compressed:
-        codes: Iterable[Tensor] = [frames.codes]
-        if not rate.is_constant:
-            codes = choose_codes([frames], rate, model, header, context, chunk_frames, original)
+        constant = [frames.codes] if rate.is_constant else None
+        codes = constant or choose_codes([frames], rate, model, new_writer, original)
         data = io.BytesIO()
-        with bitstream.Writer(data, header, chunk_frames, context) as writer:
+        with new_writer(data) as writer:
             for block, levels in with_levels(model, header, codes, original):
                 writer.write(block.numpy(), levels)
         with open_for_writing(target) as stream:

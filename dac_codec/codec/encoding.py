@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -219,17 +219,18 @@ def compress_stream(
 
         if rate.levels and (rate.bitrate is None or not reader.rewindable):
             inputs = _kept(inputs, encoded)
+        new_writer = partial(
+            bitstream.Writer, header=header, chunk_frames=chunk_frames, model=context, redundancy=redundancy
+        )
         network = model, inputs, rate.n_quantizers, block_frames, rate.n_paths
         with open_for_writing(target) as stream, network_errors():
             output = CountingWriter(stream)
             codes = (
                 inference.encode_blocks(*network)
                 if rate.is_constant
-                else choose_codes(
-                    inference.encode_frames(*network), rate, model, header, context, chunk_frames, original
-                )
+                else choose_codes(inference.encode_frames(*network), rate, model, new_writer, original)
             )
-            writer = bitstream.Writer(output, header, chunk_frames, context, redundancy)  # type: ignore[arg-type]
+            writer = new_writer(output)  # type: ignore[arg-type]
             for block, band_levels in with_levels(model, header, codes, original):
                 writer.write(block.numpy(), band_levels)
                 if block_frames is not None:
@@ -251,9 +252,7 @@ def choose_codes(
     frames: Iterable[Frames],
     rate: Rate,
     model: DAC,
-    header: Header,
-    context: bitstream.CodeModel | None,
-    chunk_frames: int | None,
+    new_writer: Callable[[BinaryIO], bitstream.Writer],
     original: Callable[[], NextBlock],
 ) -> Iterator[Tensor]:
     """Codes [C, N, f] with a number per frame that varies, -1 where a frame has none.
@@ -262,15 +261,14 @@ def choose_codes(
         frames: those of the whole sound.
         rate: which codes are wanted.
         model: the model.
-        header: of the file.
-        context: the context model that the header names.
-        chunk_frames: as for `compress_stream`.
+        new_writer: a writer of the file, for its size.
         original: the network's input, from its beginning at each call, if the file has band levels.
     """
     if rate.quality is not None:
         return at_quality(frames, rate.quality)
     assert rate.bitrate is not None
     codes_per_frame = rate.bitrate / model.config.bitrate(1)
+    header = new_writer(io.BytesIO()).header
     if header.n_samples is None:
         return in_bucket(frames, codes_per_frame, model.config.frame_rate)
 
@@ -279,7 +277,7 @@ def choose_codes(
 
     def size_of(codes: Iterable[Tensor]) -> int:
         stream = io.BytesIO()
-        with bitstream.Writer(stream, header, chunk_frames, context) as writer:
+        with new_writer(stream) as writer:
             for band_levels in kept:
                 writer.write(np.zeros((header.channels, header.n_codebooks, 0), np.int32), band_levels)
             blocks = ((block, None) for block in codes) if kept else with_levels(model, header, codes, original)

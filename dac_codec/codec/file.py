@@ -155,6 +155,7 @@ def thin(
     n_quantizers: int | None = None,
     bitrate: float | None = None,
     order: Literal["time", "layers"] | None = None,
+    levels: bool = True,
 ) -> int:
     """Write a .dac file with fewer codebooks, or in another order, without decoding its codes. Needs no model.
 
@@ -165,6 +166,7 @@ def thin(
         bitrate: highest mean bitrate of the codes of each channel in bit/s, instead of `n_quantizers`.
         order: "time"; or "layers": the coarse codes of the whole piece come first, so that the beginning of the file is
             the whole piece. None: that of the file.
+        levels: whether to keep the band levels.
 
     Returns:
         The size of the new file in bytes.
@@ -177,7 +179,7 @@ def thin(
         data = stream.read()
         if bitstream.is_legacy(data):
             raise BitstreamError("a file of descript-audio-codec can't be thinned: convert it first")
-        thinned = bitstream.thin(data, n_quantizers, bitrate, None if order is None else bitstream.Order(order))
+        thinned = bitstream.thin(data, n_quantizers, bitrate, None if order is None else bitstream.Order(order), levels)
     write_bytes(target, thinned)
     return len(thinned)
 

@@ -30,6 +30,9 @@ EFFORT_PATHS = (1, 4, 16, 64)
 DEFAULT_QUALITY = 5.0
 """The sound of all codebooks in every frame of a greedy look-up, at effort 1."""
 
+_MOST_QUALITY = 100
+"""Far beyond the qualities that give all codes, and one per frame."""
+
 _DEFAULT_LAMBDA = 0.0015
 """Lambda of the default quality; one step of quality halves or doubles it."""
 
@@ -93,8 +96,8 @@ def choose_rate(
     """
     if effort is not None and (isinstance(effort, bool) or effort not in range(len(EFFORT_PATHS))):
         raise DacError(f"effort must be between 0 and {len(EFFORT_PATHS) - 1}, not {effort!r}")
-    if quality is not None and not (isinstance(quality, (int, float)) and math.isfinite(quality)):
-        raise DacError(f"quality must be a number, not {quality!r}")
+    if quality is not None and not -_MOST_QUALITY <= quality <= _MOST_QUALITY:
+        raise DacError(f"quality must be between {-_MOST_QUALITY} and {_MOST_QUALITY}, not {quality:g}")
     if quality is not None and (bitrate is not None or constant):
         raise DacError(f"give quality or {'bitrate' if bitrate is not None else 'constant'}, not both")
     if constant or (live and bitrate is None and quality is None):

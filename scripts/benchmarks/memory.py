@@ -34,7 +34,8 @@ import numpy as np
 from report import line, save, speed, table, write
 from timing import positive
 
-from dac_codec import audio, bitstream
+from dac_codec import audio
+from dac_codec.bitstream.describe import describe
 from dac_codec.common.errors import DacError
 from dac_codec.common.scripts import exit_status
 
@@ -260,8 +261,7 @@ def measure(codec: Codec, sound: Path, seconds: int, channels: int) -> Row:
 
 def n_frames(data: bytes) -> int:
     """Return the number of frames in a .dac file, ours or the reference's."""
-    codes = bitstream.read_legacy(data).codes if bitstream.is_legacy(data) else bitstream.loads(data)[1]
-    return int(codes.shape[-1])
+    return int(describe(data)["n_frames"])
 
 
 def cells(row: Row, reference: Row | None) -> list[str]:

@@ -132,6 +132,7 @@ CHECKS: dict[str, Callable[[bytes], object]] = {
     "loads": lambda data: loads(data, find_context=lambda _: CONTEXT),
     "loads truncated": lambda data: loads(data, True, find_context=lambda _: CONTEXT),
     "events": lambda data: list(Reader(io.BytesIO(data), lambda _: CONTEXT).events()),
+    "passes": lambda data: list(Reader(io.BytesIO(data), lambda _: CONTEXT).passes()),
     "thin": lambda data: (thin(data, 2), thin(data, bitrate=2000.0)),
     "reorder": lambda data: thin(data, order=Order.LAYERS),
     "describe": lambda data: as_text(describe(data)),

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dac_codec.bitstream import Reader, Writer, dumps, loads
+from dac_codec.bitstream import Coding, Reader, Writer, dumps, loads
 from dac_codec.bitstream.fields import crc32c, encode_varint, with_crc
 from dac_codec.bitstream.layers import covered_size
 from dac_codec.bitstream.positions import checksum_prefix
@@ -86,6 +86,26 @@ def test_unknown_ancillary_types_are_skipped() -> None:
     data = head() + chunk(b"\x63" + bytes(1000), kind=2) + chunk(NO_CODES) + chunk(b"", kind=2)
     assert loads(data, allow_truncated=True).codes.shape == (1, 2, 3)
     assert [event.first_frame for event in events_of(data)[0]] == [0]
+
+
+def test_extensions_of_coding_1_are_ignored_with_coding_0() -> None:
+    fixed = replace(HEADER, coding=Coding.FIXED, layers=())
+    data = dumps(fixed, random_codes(fixed, 60, lowest=6))
+    size = data[5] + 6
+    extensions = b"\x04\x01a\x05\x00\x06\x02??\x06\x00"
+    changed = with_crc(data[:5] + bytes([data[5] + len(extensions)]) + data[6:size] + extensions) + data[size + 4 :]
+    assert loads(changed).header == fixed
+    layered = dumps(HEADER, CODES)
+    size = layered[5] + 6
+    for extension, message in (
+        (b"\x05\x03\x02\x03\x01", "holds extension 5 twice"),
+        (b"\x04\x01a", "context_fingerprint must be 8 bytes"),
+        (b"\x06\x01\x04", "too short"),
+        (b"\x06\x09\x00\x08\x14\x05\x01\x00\x00\x40\x40", "levels: hop"),
+    ):
+        body = layered[6:size] + extension
+        with pytest.raises(BitstreamError, match=message):
+            loads(with_crc(layered[:5] + bytes([len(body)]) + body) + layered[size + 4 :])
 
 
 def test_layers_of_other_chunks_are_ignored() -> None:

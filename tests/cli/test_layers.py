@@ -15,6 +15,7 @@ import torch
 from dac_codec import audio, bitstream
 from dac_codec.bitstream import Coding, Reader, Writer
 from dac_codec.codec import DacFile
+from tests.bitstream.test_layers import CODES, HEADER, LEVELS, random_levels
 from tests.cli.test_main import (  # noqa: F401
     LEGACY,
     compressed,
@@ -66,6 +67,14 @@ def test_convert_thins(layered: DacFile) -> None:
         assert result.exit_code in (1, 2)
         assert message in result.stderr
     assert not Path("c.dac").exists()
+
+
+def test_convert_leaves_levels_out() -> None:
+    header = replace(HEADER, levels=LEVELS)
+    Path("a.dac").write_bytes(bitstream.dumps(header, CODES, random_levels(header, 60)))
+    assert run("convert", "a.dac", "-o", "b.dac", "--no-levels").exit_code == 0
+    assert Path("b.dac").read_bytes() == bitstream.dumps(replace(header, levels=None), CODES)
+    assert "3 bands, -6 to +3 dB" in run("info", "a.dac").stdout
 
 
 def test_convert_thins_files_of_fixed_width(compressed: DacFile) -> None:  # noqa: F811

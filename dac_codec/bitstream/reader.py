@@ -46,6 +46,7 @@ class Reader:
         n_samples: length in samples per channel; None while unknown. Unverified until the iteration has ended without
             an error: do not allocate memory for it before.
         complete: whether END was reached and nothing was missing.
+        skip_damaged_layers: whether iterating continues after damaged and missing layers, as `events` does; False.
 
     Raises:
         TruncatedBitstreamError: the stream ends early. Raised after the last intact chunk. Of a file that is ordered by
@@ -60,6 +61,7 @@ class Reader:
         self.header = read_header(self._source)
         self.n_samples = self.header.n_samples
         self.complete = False
+        self.skip_damaged_layers = False
         self._n_frames = 0  # before the next chunk
         seekable = getattr(stream, "seekable", None)
         self._first_chunk = stream.tell() if seekable is not None and seekable() else None
@@ -153,7 +155,7 @@ class Reader:
 
     def _check_layers(self, chunk: CodedChunk) -> None:
         """Raise a BitstreamError if the file was read to its end and a layer of `chunk` is missing."""
-        if self.complete and chunk.missing_layers:
+        if self.complete and chunk.missing_layers and not self.skip_damaged_layers:
             self.complete = False
             layers = ", ".join(map(str, chunk.missing_layers))
             raise BitstreamError(f"the file lacks layer {layers} of the chunk at frame {chunk.first_frame}")
@@ -232,7 +234,14 @@ class Reader:
             payload = source.read(size, what)
             if kind is ChunkKind.CODES and layered:
                 source.begin_checksum(covered + payload[: covered_size(payload)])
-            source.check_checksum(what)
+            try:
+                source.check_checksum(what)
+            except TruncatedBitstreamError:
+                raise
+            except BitstreamError:
+                if kind is ChunkKind.ANCILLARY and self.skip_damaged_layers:
+                    continue
+                raise
             if kind is ChunkKind.CRITICAL:
                 raise BitstreamError(TOO_NEW)
             if kind is ChunkKind.END:
@@ -258,7 +267,7 @@ class Reader:
         if self.header.coding is Coding.FIXED:
             return Chunk(self._n_frames, decode_codes(self.header, payload))
         chunk, error = decode_payload(self.header, self._n_frames, payload)
-        if error is not None:
+        if error is not None and not self.skip_damaged_layers:
             raise error
         return chunk
 

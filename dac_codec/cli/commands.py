@@ -220,7 +220,8 @@ def decompress(
     With --progressive, the output of a file ordered by layers is coarse first, and is replaced as each layer is read.
 
     A pipe is decoded as it arrives. Where codes were lost or damaged, the sound fades out and in again, and the exit
-    code is 1 unless --allow-gaps is given. A damaged file gives no output unless --conceal is given.
+    code is 1 unless --allow-gaps is given. A damaged file gives no output unless --conceal is given, or only the finer
+    layers of some chunks are damaged: these are decoded from the coarser ones.
     """
     jobs = make_jobs(inputs, output, ".dac files", find_dac, decompressed_names)
     running.finish_if_empty(jobs)
@@ -282,7 +283,7 @@ def decompress(
 
         def read(job: Job) -> ShortFile | None:
             with codec.DacStream(job.input()) as stream:
-                return batches.read_codes(stream, model_for(stream.header), bool(conceal))
+                return batches.read_codes(stream, model_for(stream.header), conceal)
 
         batched = batched and start is None and duration is None and not progressive
         running.run(

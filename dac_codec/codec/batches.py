@@ -90,7 +90,7 @@ def read_sound(reader: audio.Reader, model: DAC, rate: Rate, chunk_frames: int |
     return ShortFile(model, rate, signal, write)
 
 
-def read_codes(stream: DacStream, model: DAC | None, conceal: bool = False) -> ShortFile | None:
+def read_codes(stream: DacStream, model: DAC | None, conceal: bool | None = False) -> ShortFile | None:
     """Read and check a .dac file; None if it is long, a pipe, of descript-audio-codec, or has no complete chunk.
 
     Its output is written even if the file is truncated; `stream` may be closed before that.

@@ -109,7 +109,8 @@ def decompress_stream(
     Args:
         source: a path, a binary file object, or a stream at its beginning.
         target: a path, where the file appears complete or not at all, or a binary stream, which is not closed.
-        conceal: whether to decode past damage, as for `DacStream.blocks`; None: only if the source is a pipe.
+        conceal: whether to decode past damage, as for `DacStream.blocks`; None: past damaged layers, and past other
+            damage if the source is a pipe.
         allow_truncated: whether to decode a truncated file up to its last complete chunk.
         fmt: a file extension that replaces the target's, as for `audio.Writer`.
         subtype: a sample format, as for `audio.Writer`.
@@ -122,7 +123,8 @@ def decompress_stream(
     """
     with nullcontext(source) if isinstance(source, DacStream) else DacStream(source) as stream:
         loaded = stream.model(model, device, progress)
-        conceal = not stream.seekable if conceal is None else conceal
+        if conceal is None and not stream.seekable:
+            conceal = True
         n_samples = None
         if stream.seekable and start is None and duration is None:
             n_samples = stream.scan(conceal)

@@ -112,14 +112,14 @@ class DacStream:
             raise ModelMismatchError("files of descript-audio-codec don't name their model: pass the model")
         return load_model(model, device, progress)
 
-    def scan(self, conceal: bool = False) -> int:
+    def scan(self, conceal: bool | None = False) -> int:
         """Read and check the whole file without decoding it.
 
         Returns:
             The samples per channel that `blocks` will yield.
 
         Raises:
-            BitstreamError: the file is damaged and `conceal` is False.
+            BitstreamError: the file is damaged, and `conceal` does not allow that.
             io.UnsupportedOperation: the stream is not seekable.
         """
         if self._legacy is not None:
@@ -134,7 +134,7 @@ class DacStream:
         model: DAC,
         start: float | None = None,
         duration: float | None = None,
-        conceal: bool = False,
+        conceal: bool | None = False,
         progress: bool = False,
     ) -> Iterator[audio.Audio]:
         """Decode. A truncated file is decoded up to its last complete chunk, and `cut` is set then.
@@ -147,14 +147,14 @@ class DacStream:
             model: the model for this file.
             start: as for `decompress`.
             duration: as for `decompress`.
-            conceal: whether to decode past damage.
+            conceal: whether to decode past damage. None: only past damaged layers.
             progress: as for `decompress`.
 
         Yields:
             Waveforms [C, t], float32, at the file's rate; concatenated, the result of `decompress`.
 
         Raises:
-            BitstreamError: the file is damaged and `conceal` is False, or contains no complete chunk.
+            BitstreamError: the file is damaged, and `conceal` does not allow that; or it contains no complete chunk.
             ModelMismatchError: other weights wrote the file.
             DacError: `start` or `duration` is out of range.
         """
@@ -170,7 +170,7 @@ class DacStream:
         model: DAC,
         start: float | None = None,
         duration: float | None = None,
-        conceal: bool = False,
+        conceal: bool | None = False,
         progress: bool = False,
     ) -> Iterator[Tensor]:
         """The codes [C, N, f] that `blocks` decodes, with gaps filled; `restored` takes the audio decoded from them."""
@@ -300,7 +300,7 @@ class DacStream:
             self._stream.seek(self._origin)
         self._reader = bitstream.Reader(self._stream, lambda header: find_context(self._model)(header))
 
-    def _events(self, conceal: bool, part: TimeRange, warn: bool = False) -> Iterator[Chunk | Gap]:
+    def _events(self, conceal: bool | None, part: TimeRange, warn: bool = False) -> Iterator[Chunk | Gap]:
         """Chunks and gaps up to the end or a cut; what is far before `part` may be left out.
 
         With `conceal` every chunk is read, since a gap may hide where later chunks are. Only what overlaps `part` is
@@ -309,6 +309,8 @@ class DacStream:
         self.gaps, self.missing_layers, self.cut = [], [], None
         try:
             with prefix_errors(self._name):
+                if isinstance(self._reader, bitstream.Reader):
+                    self._reader.skip_damaged_layers = conceal is None
                 if conceal and isinstance(self._reader, bitstream.Reader):
                     yield from self._noted(self._reader.events(), part, warn)
                     return

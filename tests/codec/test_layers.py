@@ -83,12 +83,22 @@ def test_a_damaged_layer_makes_its_chunk_coarser(file: DacFile, model: DAC, tmp_
     (tmp_path / "a.dac").write_bytes(damaged)
     target = tmp_path / "a.wav"
     with pytest.raises(BitstreamError, match=r"a\.dac: layer 2 of the chunk at frame 24 is damaged"):
-        decompress_stream(tmp_path / "a.dac", target, model)
+        decompress_stream(tmp_path / "a.dac", target, model, conceal=False)
+    with pytest.raises(BitstreamError, match="layer 2"):
+        decompress(tmp_path / "a.dac", model)
     assert not target.exists()
     expected, _ = decompress(without_layers(file, 24, 36, 3), model)
-    for source in (tmp_path / "a.dac", Pipe(bytes(damaged))):
+    damaged_piece = bytearray(bitstream.thin(data, order=Order.LAYERS))
+    damaged_piece[bytes(damaged_piece).index(layers[1]) + 20] ^= 1
+    for source, conceal in (
+        (tmp_path / "a.dac", True),
+        (tmp_path / "a.dac", None),
+        (Pipe(bytes(damaged)), None),
+        (io.BytesIO(damaged_piece), None),
+        (io.BytesIO(damaged_piece), True),
+    ):
         with pytest.warns(UserWarning, match=r"0\.139 s are coarser at 0\.279 s: layers 2 and 3 are missing"):
-            audio, result = decoded(source, model, conceal=True)
+            audio, result = decoded(source, model, conceal=conceal)
         np.testing.assert_allclose(audio, expected, atol=1e-6)
         assert result.missing_layers == ((24, 12, (2, 3)),)
         assert result.gaps == ()

@@ -47,6 +47,9 @@ BEGINNING_SECONDS = 1.0
 BEGINNING_MOST_DB = 12.0
 """Highest gain of a pipe: one that starts with room noise must not overload the network when speech follows."""
 
+_SAME_LEVELS = 0.02
+"""Share by which the number of codes may change without a new count of the bytes of band levels."""
+
 LIVE_CHUNK_FRAMES = 16
 """Frames per chunk of a pipe: 186 ms at 44.1 kHz, with 7 bytes of overhead per 180 bytes of mono. With fewer, the
 overhead of calls dominates the network's time."""
@@ -272,11 +275,16 @@ def choose_codes(
     if header.n_samples is None:
         return in_bucket(frames, codes_per_frame, model.config.frame_rate)
 
-    # Those of other codes take as many bytes, nearly, and to decode takes time.
+    # Those of nearly as many codes take as many bytes, nearly, and to decode takes time.
     kept: list[Levels] = []
+    kept_mean = math.inf
 
-    def size_of(codes: Iterable[Tensor]) -> int:
+    def size_of(codes: Iterable[Tensor], mean: float) -> int:
+        nonlocal kept_mean
         stream = io.BytesIO()
+        if abs(mean / kept_mean - 1) > _SAME_LEVELS:
+            kept.clear()
+            kept_mean = mean
         with new_writer(stream) as writer:
             for band_levels in kept:
                 writer.write(np.zeros((header.channels, header.n_codebooks, 0), np.int32), band_levels)

@@ -144,9 +144,9 @@ def as_text(fields: dict[str, Any]) -> str:
     return "\n".join(f"{labels[key]:<17}  {units.get(key, str)(value)}" for key, value in fields.items())
 
 
-def _levels_as_text(hop: int, window: int, bands: int, step_db: float, lowest: int, highest: int) -> str:
+def _levels_as_text(hop: int, bands: int, top: int, step_db: float, lowest: int, highest: int) -> str:
     decibels = f"{lowest * step_db:g} to {highest * step_db:+g} dB in steps of {step_db:g} dB"
-    return f"{bands} bands, {decibels}, every {hop} frames"
+    return f"{bands} bands up to {top} Hz, {decibels}, every {hop} frames"
 
 
 def format_size(n_bytes: int) -> str:

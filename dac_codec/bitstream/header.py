@@ -47,8 +47,10 @@ _EXTENSIONS = {
 _MAX_CHANNEL_MASK = (1 << 32) - 1
 _MAX_LAYERS = 32
 _MAX_LAYERED_CODEBOOKS = 64
+_MAX_LEVEL_HOP = 64
 _MAX_BANDS = 256
-_MAX_WINDOW = 1 << 10
+_MAX_BANDS_PER_FRAME = 16
+_MAX_LEVELS = 32
 _DEFAULT_LAYERS = 3
 _FRAME_TOLERANCE = 1
 
@@ -73,39 +75,49 @@ class GainSource(IntEnum):
 
 @dataclass(frozen=True)
 class LevelParameters:
-    """Resolution of the band levels of a file. Validated on construction.
+    """Resolution of the band levels of a file. Validated on construction. LEVELS.md has their meaning.
 
     Attributes:
-        hop: frames from one window to the next, 1..1024. Window j is centred on the first sample of frame j * hop.
-        window: length of a window in frames, 1..1024.
-        bands: number of bands, 1..256.
+        hop: frames from one window to the next, 1..64. Window j is centred on the first sample of frame j * hop, and
+            2 * hop frames long.
+        bands: number of bands, 1..256, at most 16 * hop. They are equally wide on the Bark scale.
+        top: upper edge of the last band in Hz, 1..2^24-1; the band also covers what is above.
         step_db: size of a step in dB, above 0. Rounded to float32, as stored.
-        lowest: lowest level in steps, -128..0.
-        highest: highest level in steps, 0..127.
+        lowest: lowest level in steps, -31..0. `highest - lowest` is at most 31.
+        highest: highest level in steps, 0..31.
 
     Raises:
         BitstreamError: a field is outside of its range.
     """
 
     hop: int = 4
-    window: int = 8
-    bands: int = 20
+    bands: int = 40
+    top: int = 16000
     step_db: float = 3.0
-    lowest: int = -5
-    highest: int = 1
+    lowest: int = -10
+    highest: int = 2
 
     def __post_init__(self) -> None:
         for field, low, high in (
-            ("hop", 1, _MAX_WINDOW),
-            ("window", 1, _MAX_WINDOW),
+            ("hop", 1, _MAX_LEVEL_HOP),
             ("bands", 1, _MAX_BANDS),
-            ("lowest", -128, 0),
-            ("highest", 0, 127),
+            ("top", 1, _MAX_SAMPLE_RATE),
+            ("lowest", 1 - _MAX_LEVELS, 0),
+            ("highest", 0, _MAX_LEVELS - 1),
         ):
             object.__setattr__(self, field, checked_integer(getattr(self, field), f"levels: {field}", low, high))
+        most_bands = _MAX_BANDS_PER_FRAME * self.hop
+        if self.bands > most_bands:
+            raise BitstreamError(
+                f"levels: bands must be at most {most_bands} with a hop of {self.hop}, found {self.bands}"
+            )
+        if self.highest - self.lowest >= _MAX_LEVELS:
+            raise BitstreamError(
+                f"levels: there must be at most {_MAX_LEVELS} levels, found {self.lowest}..{self.highest}"
+            )
         object.__setattr__(self, "step_db", checked_float32(self.step_db, "levels: step_db"))
-        if self.step_db <= 0:
-            raise BitstreamError(f"levels: step_db must be above 0, found {self.step_db}")
+        if not 0 < self.step_db < math.inf:
+            raise BitstreamError(f"levels: step_db must be a positive number, found {self.step_db}")
 
     def n_windows(self, n_frames: int) -> int:
         """Windows of the first `n_frames` frames of a file: ceil(n_frames / hop)."""
@@ -408,13 +420,13 @@ def _layered_fields(found: dict[int, bytes]) -> dict[str, Any]:
 
 def _encode_levels(levels: LevelParameters) -> bytes:
     # The lowest level is not above 0, so its sign is not stored.
-    integers = (levels.hop, levels.window, levels.bands, -levels.lowest, levels.highest)
+    integers = (levels.hop, levels.bands, levels.top, -levels.lowest, levels.highest)
     return b"".join(map(encode_varint, integers)) + FLOAT32.pack(levels.step_db)
 
 
 def _decode_levels(data: bytes) -> LevelParameters:
     fields = FieldReader(data, "the extension for levels in the header")
-    hop, window, bands, lowest, highest = (fields.varint() for _ in range(5))
+    hop, bands, top, lowest, highest = (fields.varint() for _ in range(5))
     (step_db,) = FLOAT32.unpack(fields.take(FLOAT32.size))
     fields.expect_end()
-    return LevelParameters(hop, window, bands, step_db, -lowest, highest)
+    return LevelParameters(hop, bands, top, step_db, -lowest, highest)

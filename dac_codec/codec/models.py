@@ -12,6 +12,7 @@ import torch
 from dac_codec import pretrained
 from dac_codec.audio.samples import MAX_CHANNELS
 from dac_codec.bitstream import CodeModel, Coding, Header, LegacyFile
+from dac_codec.codec.levels import level_parameters
 from dac_codec.common.errors import BitstreamError, CheckpointError, DacError, ModelMismatchError, is_out_of_memory
 from dac_codec.inference.prepared import is_on, prepare_cached
 from dac_codec.model import DAC
@@ -144,11 +145,12 @@ def find_context(model: str | os.PathLike[str] | DAC | None = None) -> Callable[
     return find
 
 
-def with_layers(header: Header, model: DAC) -> tuple[Header, CodeModel | None]:
-    """`header` with the coding LAYERED, and the context model beside the weights; None if there is none."""
+def with_layers(header: Header, model: DAC, levels: bool = False) -> tuple[Header, CodeModel | None]:
+    """`header` with the coding LAYERED and maybe band levels, and the context model beside the weights, if any."""
     context = pretrained.context_model(model)
     fingerprint = None if context is None else context.fingerprint
-    return replace(header, coding=Coding.LAYERED, context_fingerprint=fingerprint), context
+    parameters = level_parameters(header.model_sample_rate, header.bandwidth) if levels else None
+    return replace(header, coding=Coding.LAYERED, context_fingerprint=fingerprint, levels=parameters), context
 
 
 def model_id(header: Header) -> str:

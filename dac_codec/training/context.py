@@ -98,7 +98,12 @@ def codes_of(
                 break
             try:
                 excerpt, _ = read_excerpt(sound, model.sample_rate, length, "random", random)
-                found.append(compress((excerpt, model.sample_rate), model).codes[0].numpy().astype(np.int16))
+                found.append(
+                    compress((excerpt, model.sample_rate), model, effort=1, constant=True)
+                    .codes[0]
+                    .numpy()
+                    .astype(np.int16)
+                )
             except DacError as error:
                 print(f"context: {error}", file=sys.stderr)
         codes[domain] = found

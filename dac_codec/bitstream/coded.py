@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from dac_codec.bitstream.adaptive import AdaptiveModel
-from dac_codec.bitstream.band_levels import decode_levels, encode_levels
 from dac_codec.bitstream.chunks import Chunk
 from dac_codec.bitstream.code_model import CodeModel
 from dac_codec.bitstream.counts import decode_counts, encode_counts
 from dac_codec.bitstream.header import Header
 from dac_codec.bitstream.layers import CodedChunk, join_planes, n_layers, split_planes
+from dac_codec.bitstream.levels import Levels, decode_levels, encode_levels
 from dac_codec.common.errors import BitstreamError
 
 FindContext = Callable[[Header], CodeModel]
@@ -52,6 +52,7 @@ def encode_chunks(header: Header, model: CodeModel, chunks: Sequence[Chunk]) -> 
     channels = header.channels
     numbers = [(chunk.codes >= 0).sum(1, dtype=np.int32) for chunk in chunks]
     coded = model.encode([channel for chunk in chunks for channel in chunk.codes])
+    levels = _encoded_levels(header, chunks)
     result = []
     for index, (chunk, n_codes, counts) in enumerate(zip(chunks, numbers, code_counts(numbers, header), strict=True)):
         planes = coded[index * channels : (index + 1) * channels]
@@ -60,9 +61,7 @@ def encode_chunks(header: Header, model: CodeModel, chunks: Sequence[Chunk]) -> 
         for first, last in _boundaries(header):
             ours = [channel[plane] for plane in range(first, last) for channel in planes]
             layers.append(join_planes(ours, sizes[first * channels : last * channels], header.bits_per_code))
-        if header.levels is not None:
-            assert chunk.levels is not None
-            layers.append(encode_levels(header.levels, chunk.levels))
+        layers += levels[index : index + 1]
         n_frames = chunk.codes.shape[-1]
         result.append(CodedChunk(chunk.first_frame, n_frames, counts, tuple(layers), n_layers(header)))
     return result
@@ -80,14 +79,16 @@ def decode_chunks(header: Header, model: CodeModel, chunks: Sequence[CodedChunk]
         planes += planes_of(header, chunk, n_codes)
     codes = model.decode(planes, [row for n_codes in numbers for row in n_codes])
     result = []
-    for index, (chunk, n_codes) in enumerate(zip(chunks, numbers, strict=True)):
+    for index, (chunk, n_codes, levels) in enumerate(
+        zip(chunks, numbers, _decoded_levels(header, chunks), strict=True)
+    ):
         found = np.full((header.channels, header.n_codebooks, n_codes.shape[1]), -1, np.int32)
         for channel in range(header.channels):
             some = codes[index * header.channels + channel]
             found[channel, : len(some)] = some
         if found.max() >= header.codebook_size:
             raise BitstreamError(f"codes must be below the codebook size {header.codebook_size}, found {found.max()}")
-        result.append(Chunk(chunk.first_frame, found, _levels(header, chunk), _unused_layers(header, chunk)))
+        result.append(Chunk(chunk.first_frame, found, levels, _unused_layers(header, chunk)))
     return result
 
 
@@ -145,16 +146,20 @@ def plane_sizes(n_codes: Counts, n_codebooks: int) -> list[int]:
     return sizes
 
 
-def _levels(header: Header, chunk: CodedChunk) -> npt.NDArray[np.int8] | None:
-    """The band levels [C, bands, w] of a chunk, all 0 if they are missing; None if the file has none."""
+def _encoded_levels(header: Header, chunks: Sequence[Chunk]) -> list[bytes]:
+    """The last layer of each chunk; none if the file has no levels."""
     if header.levels is None:
-        return None
-    last = chunk.first_frame + chunk.n_frames
-    n_windows = header.levels.n_windows(last) - header.levels.n_windows(chunk.first_frame)
-    data = chunk.layers[-1]
-    if data is None:
-        return np.zeros((header.channels, header.levels.bands, n_windows), np.int8)
-    return decode_levels(header.levels, data, header.channels, n_windows)
+        return []
+    return encode_levels(header.levels, [chunk.levels for chunk in chunks if chunk.levels is not None])
+
+
+def _decoded_levels(header: Header, chunks: Sequence[CodedChunk]) -> list[Levels] | list[None]:
+    """The band levels [C, bands, w] of each chunk, all 0 where they are missing; None if the file has none."""
+    if header.levels is None:
+        return [None] * len(chunks)
+    count = header.levels.n_windows
+    n_windows = [count(chunk.first_frame + chunk.n_frames) - count(chunk.first_frame) for chunk in chunks]
+    return decode_levels(header.levels, [chunk.layers[-1] or b"" for chunk in chunks], header.channels, n_windows)
 
 
 def _unused_layers(header: Header, chunk: CodedChunk) -> tuple[int, ...]:

@@ -39,14 +39,18 @@ _EXTENSION_BANDWIDTH = 3
 _EXTENSION_CONTEXT = 4
 _EXTENSION_LAYERS = 5
 _EXTENSION_LEVELS = 6
+_EXTENSION_CHANNEL_MASK = 7
 _EXTENSIONS = {
-    0: (_EXTENSION_MODEL_NAME, _EXTENSION_GAIN_SOURCE, _EXTENSION_BANDWIDTH),
-    1: range(_EXTENSION_MODEL_NAME, _EXTENSION_LEVELS + 1),
+    0: (_EXTENSION_MODEL_NAME, _EXTENSION_GAIN_SOURCE, _EXTENSION_BANDWIDTH, _EXTENSION_CHANNEL_MASK),
+    1: range(_EXTENSION_MODEL_NAME, _EXTENSION_CHANNEL_MASK + 1),
 }  # by coding
+_MAX_CHANNEL_MASK = (1 << 32) - 1
 _MAX_LAYERS = 32
 _MAX_LAYERED_CODEBOOKS = 64
+_MAX_LEVEL_HOP = 64
 _MAX_BANDS = 256
-_MAX_WINDOW = 1 << 10
+_MAX_BANDS_PER_FRAME = 16
+_MAX_LEVELS = 32
 _DEFAULT_LAYERS = 3
 _FRAME_TOLERANCE = 1
 
@@ -71,39 +75,49 @@ class GainSource(IntEnum):
 
 @dataclass(frozen=True)
 class LevelParameters:
-    """Resolution of the band levels of a file. Validated on construction.
+    """Resolution of the band levels of a file. Validated on construction. LEVELS.md has their meaning.
 
     Attributes:
-        hop: frames from one window to the next, 1..1024. Window j is centred on the first sample of frame j * hop.
-        window: length of a window in frames, 1..1024.
-        bands: number of bands, 1..256.
+        hop: frames from one window to the next, 1..64. Window j is centred on the first sample of frame j * hop, and
+            2 * hop frames long.
+        bands: number of bands, 1..256, at most 16 * hop. They are equally wide on the Bark scale.
+        top: upper edge of the last band in Hz, 1..2^24-1; the band also covers what is above.
         step_db: size of a step in dB, above 0. Rounded to float32, as stored.
-        lowest: lowest level in steps, -128..0.
-        highest: highest level in steps, 0..127.
+        lowest: lowest level in steps, -31..0. `highest - lowest` is at most 31.
+        highest: highest level in steps, 0..31.
 
     Raises:
         BitstreamError: a field is outside of its range.
     """
 
     hop: int = 4
-    window: int = 8
-    bands: int = 20
+    bands: int = 40
+    top: int = 16000
     step_db: float = 3.0
-    lowest: int = -5
-    highest: int = 1
+    lowest: int = -10
+    highest: int = 2
 
     def __post_init__(self) -> None:
         for field, low, high in (
-            ("hop", 1, _MAX_WINDOW),
-            ("window", 1, _MAX_WINDOW),
+            ("hop", 1, _MAX_LEVEL_HOP),
             ("bands", 1, _MAX_BANDS),
-            ("lowest", -128, 0),
-            ("highest", 0, 127),
+            ("top", 1, _MAX_SAMPLE_RATE),
+            ("lowest", 1 - _MAX_LEVELS, 0),
+            ("highest", 0, _MAX_LEVELS - 1),
         ):
             object.__setattr__(self, field, checked_integer(getattr(self, field), f"levels: {field}", low, high))
+        most_bands = _MAX_BANDS_PER_FRAME * self.hop
+        if self.bands > most_bands:
+            raise BitstreamError(
+                f"levels: bands must be at most {most_bands} with a hop of {self.hop}, found {self.bands}"
+            )
+        if self.highest - self.lowest >= _MAX_LEVELS:
+            raise BitstreamError(
+                f"levels: there must be at most {_MAX_LEVELS} levels, found {self.lowest}..{self.highest}"
+            )
         object.__setattr__(self, "step_db", checked_float32(self.step_db, "levels: step_db"))
-        if self.step_db <= 0:
-            raise BitstreamError(f"levels: step_db must be above 0, found {self.step_db}")
+        if not 0 < self.step_db < math.inf:
+            raise BitstreamError(f"levels: step_db must be a positive number, found {self.step_db}")
 
     def n_windows(self, n_frames: int) -> int:
         """Windows of the first `n_frames` frames of a file: ceil(n_frames / hop)."""
@@ -144,6 +158,8 @@ class Header:
         context_fingerprint: 8 bytes that identify the context model of the codes; None for adaptive statistics.
         layers: codebooks of each layer, coarse first; their sum is `n_codebooks`. Empty for `default_layers`.
         levels: resolution of the band levels; None if there are none.
+        channel_mask: positions of the channels, one bit each, 1..2^32-1 (`common.speakers`); None if they are unknown,
+            or mono or stereo.
 
     Raises:
         BitstreamError: a field is outside of its range.
@@ -165,6 +181,7 @@ class Header:
     context_fingerprint: bytes | None = None
     layers: tuple[int, ...] = ()
     levels: LevelParameters | None = None
+    channel_mask: int | None = None
 
     def __post_init__(self) -> None:
         _check_fingerprint("model_fingerprint", self.model_fingerprint)
@@ -189,6 +206,10 @@ class Header:
         object.__setattr__(self, "gain_source", GainSource(self.gain_source))
         if self.bandwidth is not None:
             self._check_integer("bandwidth", 1, _MAX_SAMPLE_RATE)
+        if self.channel_mask is not None:
+            self._check_integer("channel_mask", 1, _MAX_CHANNEL_MASK)
+            if (n_positions := self.channel_mask.bit_count()) != self.channels:
+                raise BitstreamError(f"channel_mask must have {self.channels} bits set, found {n_positions}")
         object.__setattr__(self, "gain_db", checked_float32(self.gain_db, "gain_db"))
         self._check_integer("coding", 0, max(Coding))
         object.__setattr__(self, "coding", Coding(self.coding))
@@ -297,6 +318,7 @@ def encode_header(header: Header) -> bytes:
         _EXTENSION_CONTEXT: header.context_fingerprint or b"",
         _EXTENSION_LAYERS: b"".join(map(encode_varint, header.layers)),
         _EXTENSION_LEVELS: b"" if header.levels is None else _encode_levels(header.levels),
+        _EXTENSION_CHANNEL_MASK: b"" if header.channel_mask is None else encode_varint(header.channel_mask),
     }
     for tag, value in extensions.items():
         if value:
@@ -363,13 +385,23 @@ def _read_coding_and_extensions(fields: FieldReader) -> dict[str, Any]:
         raise BitstreamError("the model name in the header is not valid UTF-8") from None
     sources = {bytes([source]): source for source in GainSource}
     source = sources.get(found.get(_EXTENSION_GAIN_SOURCE, b""), GainSource.WHOLE)
-    bandwidth = None
-    if _EXTENSION_BANDWIDTH in found:
-        field = FieldReader(found[_EXTENSION_BANDWIDTH], "the bandwidth in the header")
-        bandwidth = field.varint()
-        field.expect_end()
-    common = {"model_name": name, "gain_source": source, "bandwidth": bandwidth, "coding": coding}
+    common = {
+        "model_name": name,
+        "gain_source": source,
+        "bandwidth": _varint_field(found.get(_EXTENSION_BANDWIDTH), "the bandwidth in the header"),
+        "coding": coding,
+        "channel_mask": _varint_field(found.get(_EXTENSION_CHANNEL_MASK), "the channel mask in the header"),
+    }
     return common if coding == Coding.FIXED else {**common, **_layered_fields(found)}
+
+
+def _varint_field(value: bytes | None, name: str) -> int | None:
+    if value is None:
+        return None
+    field = FieldReader(value, name)
+    number = field.varint()
+    field.expect_end()
+    return number
 
 
 def _layered_fields(found: dict[int, bytes]) -> dict[str, Any]:
@@ -388,13 +420,13 @@ def _layered_fields(found: dict[int, bytes]) -> dict[str, Any]:
 
 def _encode_levels(levels: LevelParameters) -> bytes:
     # The lowest level is not above 0, so its sign is not stored.
-    integers = (levels.hop, levels.window, levels.bands, -levels.lowest, levels.highest)
+    integers = (levels.hop, levels.bands, levels.top, -levels.lowest, levels.highest)
     return b"".join(map(encode_varint, integers)) + FLOAT32.pack(levels.step_db)
 
 
 def _decode_levels(data: bytes) -> LevelParameters:
     fields = FieldReader(data, "the extension for levels in the header")
-    hop, window, bands, lowest, highest = (fields.varint() for _ in range(5))
+    hop, bands, top, lowest, highest = (fields.varint() for _ in range(5))
     (step_db,) = FLOAT32.unpack(fields.take(FLOAT32.size))
     fields.expect_end()
-    return LevelParameters(hop, window, bands, step_db, -lowest, highest)
+    return LevelParameters(hop, bands, top, step_db, -lowest, highest)

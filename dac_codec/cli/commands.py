@@ -23,7 +23,9 @@ from dac_codec.cli.jobs import (
     display_path,
     find_audio,
     find_dac,
+    find_unreadable_audio,
     make_jobs,
+    refuse_dac,
 )
 from dac_codec.common.errors import AudioError, BitstreamError, DacError, TruncatedBitstreamError
 
@@ -47,6 +49,11 @@ if TYPE_CHECKING:
 @click.option("--quantizers", metavar="N", type=click.IntRange(min=1), help="Most codebooks to use. [default: all]")
 @click.option("--constant", is_flag=True, help="Use the same codebooks in every frame, without entropy coding.")
 @click.option(
+    "--levels/--no-levels",
+    default=None,
+    help="Send band levels: less noise at 0.7 kbit/s. [default: yes; no for a pipe, with --effort 0 and --constant]",
+)
+@click.option(
     "--chunk-frames",
     metavar="N",
     type=click.IntRange(min=1),
@@ -59,9 +66,11 @@ if TYPE_CHECKING:
     callback=options.raw_audio,
     help="Standard input is samples without a header; ENCODING is s16le, s24le, s32le or f32le.",
 )
+@click.option("--allow-truncated", is_flag=True, help="Exit with 0 even if a sound file is cut short or damaged.")
 @options.device
 @options.fast
 @options.force
+@options.skip_existing
 @options.quiet
 def compress(
     inputs: tuple[str, ...],
@@ -72,12 +81,15 @@ def compress(
     bitrate: float | None,
     quantizers: int | None,
     constant: bool,
+    levels: bool | None,
     chunk_frames: int | None,
     redundancy: bool,
     raw: tuple[int, int, str] | None,
+    allow_truncated: bool,
     device: str,
     fast: bool,
     force: bool,
+    skip_existing: bool,
     quiet: bool,
 ) -> None:
     """Compress sound files to .dac files.
@@ -91,6 +103,10 @@ def compress(
 
     A pipe of wav or raw samples is encoded as it arrives. Its gain is chosen from the first second; after that, output
     is written every 16 frames (186 ms at 44.1 kHz), or --chunk-frames. Ctrl-C ends the recording and keeps it.
+
+    A sound file that is cut short or damaged is compressed as far as it can be read, with exit code 1 unless
+    --allow-truncated is given; so is the first of several sound files that were joined into one and can't be read as
+    one.
     """
     if raw is not None and inputs != (DASH,):
         raise click.UsageError("--raw only applies to standard input; use - as the input")
@@ -98,8 +114,10 @@ def compress(
         raise click.UsageError(f"--quality and {'--constant' if constant else '--bitrate'} can't be combined")
     if constant and quantizers is not None and bitrate is not None:
         raise click.UsageError("--quantizers and --bitrate can't be combined with --constant")
-    jobs = make_jobs(inputs, output, "sound files", find_audio, compressed_names)
+    jobs = make_jobs(inputs, output, "sound files", find_audio, compressed_names, find_unreadable_audio)
+    running.skip_existing(jobs, skip_existing, force, quiet)
     running.finish_if_empty(jobs)
+    running.check_memory()
     from dac_codec import audio, codec, pretrained
     from dac_codec.bitstream.describe import format_size
     from dac_codec.codec import batches
@@ -109,18 +127,25 @@ def compress(
         loaded = codec.load_model(model or pretrained.DEFAULT_MODEL, device, not quiet, fast)
         bits = None if bitrate is None else 1000 * bitrate
         try:
-            rate = codec.choose_rate(loaded, quantizers, bits, quality, constant, effort)
+            rate = codec.choose_rate(loaded, quantizers, bits, quality, constant, effort, levels)
         except DacError as error:
             raise click.UsageError(str(error).replace("n_quantizers", "--quantizers")) from error
         show_progress = not quiet and len(jobs.jobs) == 1
 
         def open_input(job: Job) -> audio.Reader:
             source = job.input()
+            if isinstance(source, Path):
+                refuse_dac(source)
             if raw is None or isinstance(source, Path):
-                return audio.Reader(source, job.source_name)
-            return audio.Reader.raw(source, *raw, name=job.source_name)
+                return audio.Reader(source, job.source_name, warn=False)
+            return audio.Reader.raw(source, *raw, name=job.source_name, warn=False)
 
         def summary(job: Job, result: codec.Compressed, *notes: str) -> str:
+            if result.missing:
+                kept = f"{result.missing}; {job.target_name} contains the {result.duration:.2f} s that were read"
+                if not allow_truncated:
+                    raise AudioError(f"{kept} (--allow-truncated accepts this)")
+                warnings.warn(f"{job.source_name}: {kept}", stacklevel=1)
             sizes = f"{format_size(job.input_size())} -> {format_size(result.n_bytes)}"
             return f"{sizes} ({', '.join((f'{result.bitrate / 1000:.1f} kbit/s', *notes))})"
 
@@ -144,6 +169,7 @@ def compress(
                         effort,
                         quality,
                         constant,
+                        levels,
                     )
                 except AudioError:
                     if signals:  # before the first sample
@@ -167,9 +193,11 @@ def compress(
 @options.inputs
 @options.output("The sound file, or a folder for several inputs; - is standard output. [default: beside each input]")
 @options.model
+@options.download
 @options.device
 @options.fast
 @options.force
+@options.skip_existing
 @click.option("--start", metavar="TIME", callback=options.seconds, help="Skip this time: seconds, or h:m:s.")
 @click.option("--duration", metavar="TIME", callback=options.seconds, help="Decode at most this long.")
 @click.option(
@@ -191,9 +219,11 @@ def decompress(
     inputs: tuple[str, ...],
     output: str | None,
     model: str | None,
+    download: bool,
     device: str,
     fast: bool,
     force: bool,
+    skip_existing: bool,
     start: float | None,
     duration: float | None,
     conceal: bool | None,
@@ -217,7 +247,9 @@ def decompress(
     layers of some chunks are damaged: these are decoded from the coarser ones.
     """
     jobs = make_jobs(inputs, output, ".dac files", find_dac, decompressed_names)
+    running.skip_existing(jobs, skip_existing, force, quiet)
     running.finish_if_empty(jobs)
+    running.check_memory()
     if raw is not None and any(job.target is not None for job in jobs.jobs):
         raise click.UsageError("--raw only applies to standard output; use -o -")
     if progressive and (start is not None or duration is not None or any(job.target is None for job in jobs.jobs)):
@@ -229,7 +261,7 @@ def decompress(
     running.check_device(device)
     subtype = None if raw is None else audio.RAW_ENCODINGS[raw]
     with running.shared_cores(jobs, device) as (n_at_once, batched):
-        model_for = running.model_loader(model, device, not quiet, fast)
+        model_for = running.model_loader(model, device, not quiet, fast, download)
         show_progress = not quiet and len(jobs.jobs) == 1
 
         def summary(job: Job, result: codec.Decompressed, *notes: str) -> str:
@@ -299,6 +331,7 @@ def demo(output: Path, model: str | None, device: str) -> None:
 
     Shows size, speed and quality, and writes original.wav, compressed.dac and decoded.wav to FOLDER.
     """
+    running.check_memory()
     from dac_codec.bitstream.describe import format_size
     from dac_codec.evaluation.demo import run_demo
 
@@ -359,22 +392,22 @@ def evaluate(
     Writes index.html, report.md, report.json and clips.csv to FOLDER. Codecs and metrics that are not installed are
     left out, with a line that says how to install them.
     """
+    running.check_memory()
     from dac_codec.evaluation.report import evaluate as run_evaluation
     from dac_codec.pretrained import DEFAULT_MODEL
 
     running.check_device(device)
-    with running.shown_warnings():
-        report = run_evaluation(
-            data,
-            output,
-            codecs,
-            bitrates,
-            model or DEFAULT_MODEL,
-            split,
-            device,
-            progress=not quiet,
-            say=lambda line: warnings.warn(line, stacklevel=2),
-        )
+    report = run_evaluation(
+        data,
+        output,
+        codecs,
+        bitrates,
+        model or DEFAULT_MODEL,
+        split,
+        device,
+        progress=not quiet,
+        say=lambda line: warnings.warn(line, stacklevel=2),
+    )
     if not quiet:
         click.echo(report.table)
         click.echo(f"Open {display_path(report.page)}", err=True)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -16,12 +17,13 @@ from torch import Tensor
 
 from dac_codec import audio, bitstream, inference
 from dac_codec.codec.decoding import Decompressed, write_blocks
-from dac_codec.codec.encoding import Compressed, make_header, measure, network_input, of_rate
+from dac_codec.codec.encoding import Compressed, choose_codes, make_header, measure, network_input
 from dac_codec.codec.file import PathOrFile, open_for_writing
-from dac_codec.codec.models import best_device, is_out_of_memory, network_errors, with_layers
+from dac_codec.codec.level_analysis import NextBlock, with_levels
+from dac_codec.codec.models import best_device, network_errors, with_layers
 from dac_codec.codec.rate import Rate
 from dac_codec.codec.stream import DacStream
-from dac_codec.common.errors import DacError
+from dac_codec.common.errors import DacError, is_out_of_memory
 from dac_codec.inference.batches import similar_lengths
 from dac_codec.inference.network import block_samples
 from dac_codec.model import DAC
@@ -64,22 +66,28 @@ def read_sound(reader: audio.Reader, model: DAC, rate: Rate, chunk_frames: int |
             return None
     measured = measure(samples, reader.sample_rate, reader.channels, model.sample_rate)
     header = make_header(model, rate.n_quantizers, reader, measured, n_samples)
-    header, context = (header, None) if rate.is_constant else with_layers(header, model)
+    context = None
+    if rate.levels or not rate.is_constant:
+        header, context = with_layers(header, model, rate.levels)
+    signal = torch.cat(list(network_input(samples, header)), -1)
 
-    def content(codes: Iterable[Tensor]) -> bytes:
-        data = io.BytesIO()
-        with bitstream.Writer(data, header, chunk_frames, context) as writer:
-            for block in codes:
-                writer.write(block.numpy())
-        return data.getvalue()
+    def original() -> NextBlock:
+        return partial(next, iter([signal]), None)
+
+    new_writer = partial(bitstream.Writer, header=header, chunk_frames=chunk_frames, model=context)
 
     def write(frames: inference.Frames, target: PathOrFile) -> Compressed:
-        data = of_rate(model, [frames], rate, header, content)
+        constant = [frames.codes] if rate.is_constant else None
+        codes = constant or choose_codes([frames], rate, model, new_writer, original)
+        data = io.BytesIO()
+        with new_writer(data) as writer:
+            for block, levels in with_levels(model, header, codes, original):
+                writer.write(block.numpy(), levels)
         with open_for_writing(target) as stream:
-            stream.write(data)
-        return Compressed(header, n_samples, len(data))
+            stream.write(data.getbuffer())
+        return Compressed(header, n_samples, data.tell(), reader.missing)
 
-    return ShortFile(model, rate, torch.cat(list(network_input(samples, header)), -1), write)
+    return ShortFile(model, rate, signal, write)
 
 
 def read_codes(stream: DacStream, model: DAC | None, conceal: bool | None = False) -> ShortFile | None:

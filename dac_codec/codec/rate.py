@@ -30,6 +30,9 @@ EFFORT_PATHS = (1, 4, 16, 64)
 DEFAULT_QUALITY = 5.0
 """The sound of all codebooks in every frame of a greedy look-up, at effort 1."""
 
+_MOST_QUALITY = 100
+"""Far beyond the qualities that give all codes, and one per frame."""
+
 _DEFAULT_LAMBDA = 0.0015
 """Lambda of the default quality; one step of quality halves or doubles it."""
 
@@ -37,11 +40,13 @@ _POWER_EXPONENT, _POWER_FLOOR = 0.3, 1e-4
 """Weight of a frame: (its power + the floor) ** the exponent. A floor 24 dB below the mean of the network's input."""
 
 _BUCKET_SECONDS = 2.0
-"""Size of a live stream's bucket, in seconds of its bitrate: a full one multiplies lambda by e ** `_BUCKET_GAIN`."""
+"""Size of a live stream's bucket, in seconds of its bitrate."""
 
 _BUCKET_GAIN = 4.0
-_LAMBDA_PER_CODE = 0.4
-"""Fall of log lambda with the mean number of codes of sound at a fixed quality, roughly."""
+"""A full bucket multiplies lambda by e to this power."""
+
+_DEFAULT_CODES, _LAMBDA_PER_CODE = 8, 0.8
+"""Mean number of codes at the default quality, and the fall of log lambda with it: where a live stream starts."""
 
 _TOLERANCE = 0.005
 """Share by which the size of a file may miss its bitrate."""
@@ -59,12 +64,14 @@ class Rate:
         n_paths: paths that are searched.
         quality: see `DEFAULT_QUALITY`.
         bitrate: mean of each channel in bit/s.
+        levels: whether band levels are sent too.
     """
 
     n_quantizers: int
     n_paths: int = 1
     quality: float | None = None
     bitrate: float | None = None
+    levels: bool = False
 
     @property
     def is_constant(self) -> bool:
@@ -79,6 +86,7 @@ def choose_rate(
     quality: float | None = None,
     constant: bool = False,
     effort: int | None = None,
+    levels: bool | None = None,
     live: bool = False,
 ) -> Rate:
     """The rate for the arguments of `compress`; `live` for a pipe, which is constant unless a rate is given.
@@ -88,73 +96,78 @@ def choose_rate(
     """
     if effort is not None and (isinstance(effort, bool) or effort not in range(len(EFFORT_PATHS))):
         raise DacError(f"effort must be between 0 and {len(EFFORT_PATHS) - 1}, not {effort!r}")
-    if quality is not None and not (isinstance(quality, (int, float)) and math.isfinite(quality)):
-        raise DacError(f"quality must be a number, not {quality!r}")
+    if quality is not None and not -_MOST_QUALITY <= quality <= _MOST_QUALITY:
+        raise DacError(f"quality must be between {-_MOST_QUALITY} and {_MOST_QUALITY}, not {quality:g}")
     if quality is not None and (bitrate is not None or constant):
         raise DacError(f"give quality or {'bitrate' if bitrate is not None else 'constant'}, not both")
     if constant or (live and bitrate is None and quality is None):
-        return Rate(choose_quantizers(model, n_quantizers, bitrate), EFFORT_PATHS[effort or 0])
+        return Rate(choose_quantizers(model, n_quantizers, bitrate), EFFORT_PATHS[effort or 0], levels=bool(levels))
     if bitrate is not None:
         choose_quantizers(model, None, bitrate)  # checks that a codebook fits
     elif quality is None:
         quality = DEFAULT_QUALITY
     n_most = choose_quantizers(model, n_quantizers, None)
-    return Rate(n_most, EFFORT_PATHS[1 if effort is None else effort], quality, bitrate)
+    if levels is None:
+        levels = not live and effort != 0
+    return Rate(n_most, EFFORT_PATHS[1 if effort is None else effort], quality, bitrate, levels)
 
 
 def at_quality(frames: Iterable[Frames], quality: float) -> Iterator[Tensor]:
     """Codes [C, N, f] of each block of frames, -1 where a frame has none."""
     lagrange = _DEFAULT_LAMBDA * 2.0 ** (DEFAULT_QUALITY - quality)
-    for block in frames:
-        yield limited(block.codes, n_codes(weighted_errors(block), lagrange))
+    return (limited(block.codes, n_codes(weighted_errors(block), lagrange)) for block in frames)
 
 
 def in_bucket(frames: Iterable[Frames], codes_per_frame: float, frame_rate: float) -> Iterator[Tensor]:
-    """Codes of a live stream with a mean number of codes per frame and channel, frame by frame.
+    """`at_quality` for a live stream, with a quality that follows a mean number of codes per frame and channel.
 
     After t seconds the mean differs from the wanted one by the level of the bucket over t.
     """
     size = _BUCKET_SECONDS * frame_rate * codes_per_frame
-    level = 0.0
+    start = math.log(_DEFAULT_LAMBDA) + _LAMBDA_PER_CODE * (_DEFAULT_CODES - codes_per_frame)
+    level = 0.0  # in codes
     for block in frames:
-        errors = weighted_errors(block)
-        # With the wanted mean at the default quality being eight codes, roughly.
-        start = math.log(_DEFAULT_LAMBDA) + _LAMBDA_PER_CODE * (8 - codes_per_frame)
-        counts = torch.empty(errors.shape[0], errors.shape[2], dtype=torch.int64)
-        for index in range(errors.shape[2]):
-            lagrange = math.exp(start + _BUCKET_GAIN * level / size)
-            counts[:, index] = n_codes(errors[..., index : index + 1], lagrange)[:, 0]
-            level += float(counts[:, index].double().mean()) - codes_per_frame
-        yield limited(block.codes, counts)
+        counts = []
+        for errors in weighted_errors(block).split(1, -1):
+            counts.append(n_codes(errors, math.exp(start + _BUCKET_GAIN * level / size)))
+            level += float(counts[-1].double().mean()) - codes_per_frame
+        yield limited(block.codes, torch.cat(counts, -1))
 
 
 def at_size(
-    frames: Iterable[Frames], n_bytes: float, codes_per_frame: float, write: Callable[[Iterator[Tensor]], bytes]
-) -> bytes:
-    """A file of a wanted size: one lambda for all frames, by what they take when they are written.
+    frames: Iterable[Frames], n_bytes: float, codes_per_frame: float, size_of: Callable[[Iterable[Tensor], float], int]
+) -> Iterator[Tensor]:
+    """`at_quality` for a file, with the quality that gives it a wanted size, within `_TOLERANCE` if possible.
 
     All codes and errors are kept: 8 bytes per codebook and frame, 22 MB per hour and channel with 9 codebooks at 86 Hz.
 
     Args:
         frames: those of the file.
         n_bytes: the wanted size.
-        codes_per_frame: about what that is in mean codes per frame and channel.
-        write: the file's content for codes [C, N, f], block by block.
+        codes_per_frame: about the mean number of codes per frame and channel that this is.
+        size_of: the size of the file for all of its codes, and their mean number per frame and channel.
     """
     kept = [(block.codes.int(), weighted_errors(block).float()) for block in frames]
     if not kept:
-        return write(iter(()))
+        return
     errors = torch.cat([errors for _, errors in kept], -1)
-    tries: list[bytes] = []
-    while True:
+    sizes = [block.shape[-1] for block, _ in kept]
+
+    def with_counts(counts: Tensor) -> Iterator[Tensor]:
+        return (limited(block.long(), part) for (block, _), part in zip(kept, counts.split(sizes, -1), strict=True))
+
+    best: tuple[float, Tensor] | None = None
+    for _ in range(_MOST_TRIES):
         counts = n_codes(errors, _lambda_for(errors, codes_per_frame))
-        parts = counts.split([codes.shape[-1] for codes, _ in kept], -1)
-        tries.append(write(limited(codes.long(), part) for (codes, _), part in zip(kept, parts, strict=True)))
-        ratio, mean = n_bytes / len(tries[-1]), float(counts.double().mean())
-        at_limit = mean == (1 if ratio < 1 else errors.shape[1])
-        if abs(ratio - 1) <= _TOLERANCE or at_limit or len(tries) == _MOST_TRIES:
-            return min(tries, key=lambda data: abs(len(data) - n_bytes))
+        mean = float(counts.double().mean())
+        ratio = n_bytes / size_of(with_counts(counts), mean)
+        if best is None or abs(ratio - 1) < best[0]:
+            best = abs(ratio - 1), counts
+        if best[0] <= _TOLERANCE or mean == (1 if ratio < 1 else errors.shape[1]):
+            break
         codes_per_frame = min(max(mean * ratio, 1.0), float(errors.shape[1]))
+    assert best is not None
+    yield from with_counts(best[1])
 
 
 def weighted_errors(frames: Frames) -> Tensor:

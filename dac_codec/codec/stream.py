@@ -19,6 +19,7 @@ from dac_codec.bitstream import Chunk, Gap, Header, LegacyFile
 from dac_codec.codec.concealment import Concealer
 from dac_codec.codec.file import DacFile, PathOrFile, open_for_reading, prefix_errors
 from dac_codec.codec.legacy import decode_legacy
+from dac_codec.codec.levels import LevelFilter
 from dac_codec.codec.models import find_context, load_model, model_of, network_errors
 from dac_codec.codec.time_range import TimeRange, sample_range, time_range
 from dac_codec.common.errors import BitstreamError, DacError, ModelMismatchError, TruncatedBitstreamError
@@ -50,7 +51,8 @@ class DacStream:
     The files of descript-audio-codec are decoded too, in memory.
 
     Args:
-        source: a path, a binary stream, which is read from its position and not closed, or a file in memory.
+        source: a path, a binary stream, which is read from its position and not closed, or a file in memory, also as
+            bytes.
 
     Attributes:
         header: metadata of the file; None for a file of descript-audio-codec.
@@ -66,7 +68,7 @@ class DacStream:
         DacError: the file can't be opened.
     """
 
-    def __init__(self, source: PathOrFile | DacFile | LegacyFile) -> None:
+    def __init__(self, source: PathOrFile | bytes | DacFile | LegacyFile) -> None:
         self.gaps: list[Gap] = []
         self.missing_layers: list[MissingLayers] = []
         self._model: str | os.PathLike[str] | DAC | None = None
@@ -177,6 +179,7 @@ class DacStream:
         context = inference.decoder_context(model)
         self._part = part = time_range(self.header, context, start, duration)
         self._concealer = Concealer(self.header, context)
+        self._level_filter = None if self.header.levels is None else LevelFilter(self.header, part.first_frame)
         if self.seekable:
             self._rewind()
         last = part.last_frame
@@ -186,7 +189,14 @@ class DacStream:
         events = track(
             self._events(conceal, part, warn=True), lambda event: event.n_frames, "decoding", total, progress
         )
-        return self._concealer.codes(_clip(events, part, self.header))
+        return self._concealer.codes(self._levels_taken(_clip(events, part, self.header)))
+
+    def _levels_taken(self, events: Iterable[Chunk | Gap]) -> Iterator[Chunk | Gap]:
+        """The same events; the filter gets the levels of chunks. Gaps have level 0."""
+        for event in events:
+            if self._level_filter is not None and isinstance(event, Chunk) and event.levels is not None:
+                self._level_filter.add(event.first_frame, event.levels)
+            yield event
 
     def passes(self, model: DAC) -> Iterator[audio.Audio]:
         """Decode the whole piece as its layers arrive: a file ordered by layers coarse first, then finer each time.
@@ -224,7 +234,10 @@ class DacStream:
         """Audio [C, 1, t] decoded from `codes`, brought to the file's rate, loudness, bandwidth and length [C, t]."""
         assert self.header is not None
         empty = True
-        for block in self._at_file_rate(self._concealer.audio(block[:, 0].numpy() for block in decoded), self.header):
+        blocks = self._concealer.audio(block[:, 0].numpy() for block in decoded)
+        if self._level_filter is not None:
+            blocks = self._level_filter.blocks(blocks)
+        for block in self._at_file_rate(blocks, self.header):
             empty = False
             yield block
         if empty:

@@ -57,10 +57,12 @@ def time_range(header: Header, context: Context, start: float | None, duration: 
     if header.bandwidth is not None:
         reach += audio.low_pass_reach(model_rate)
     origin = max(0, (first * model_rate // rate - reach) // step) * step  # at the model's rate
-    first_frame = max(0, origin // hop - context.before)
+    # The filter of the band levels reaches a window to either side.
+    window = 0 if header.levels is None else 2 * header.levels.hop
+    first_frame = max(0, origin // hop - window - context.before)
     last_frame = None
     if stop is not None:
-        last_frame = -(-(-(-stop * model_rate // rate) + reach) // hop) + context.after
+        last_frame = -(-(-(-stop * model_rate // rate) + reach) // hop) + window + context.after
     return TimeRange(first_frame, last_frame, origin - first_frame * hop, origin * rate // model_rate, first, stop)
 
 

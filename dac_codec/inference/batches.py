@@ -50,12 +50,11 @@ def encode_frames_batch(
     prepared = prepare_cached(model)
     network, quantizer, look_up = prepared.encoder_network, prepared.folded_quantizer, prepared.look_up(n_paths)
     n_codebooks = checked_quantizers(n_quantizers, model.n_codebooks)
-    scale = quantizer.scale()
 
     def encode(rows: Tensor) -> Tensor:
         z = network.whole(rows.to(network.device, network.dtype))
         codes = look_up(z, n_codebooks)
-        return torch.cat([codes.double(), quantizer.errors(z, codes).double() / scale], 1).cpu()
+        return torch.cat([codes.double(), quantizer.errors(z, codes).double() / quantizer.scale], 1).cpu()
 
     signals = [model.preprocess(signal) for signal in signals]
     both = _process(signals, encode, encoder_context(model), model.hop_length, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -87,9 +88,14 @@ def encode_blocks(
     Raises:
         ValueError: a wrong shape, or `n_quantizers` or `n_paths` out of range.
     """
-    for stream, _, z in _latents(model, blocks, n_quantizers, block_frames, n_paths):
-        if z.shape[-1]:
-            yield stream.codes(z).cpu()
+    stream: StreamingEncoder | None = None
+    for block in _regroup(blocks, model.hop_length, model, block_frames):
+        if stream is None:
+            stream = StreamingEncoder(model, n_quantizers, block.shape[0], n_paths)
+        if (codes := stream.push(block)).shape[-1]:
+            yield codes.cpu()
+    if stream is not None and (codes := stream.flush()).shape[-1]:
+        yield codes.cpu()
 
 
 def encode_frames(
@@ -104,32 +110,23 @@ def encode_frames(
     Yields:
         Frames, at least one at once.
     """
-    prepared = prepare_cached(model)
-    quantizer = prepared.folded_quantizer
-    scale = quantizer.scale()
-    waiting: list[Tensor] = []  # power of frames without codes yet
-    for stream, block, z in _latents(prepared, blocks, n_quantizers, block_frames, n_paths):
-        if block is not None:
-            waiting.append(frame_power(block, model.hop_length))
-        if z.shape[-1]:
-            codes = stream.codes(z)
-            power = torch.cat(waiting, 1)
-            waiting = [power[:, z.shape[-1] :]]
-            yield Frames(codes.cpu(), (quantizer.errors(z, codes) / scale).cpu(), power[:, : z.shape[-1]].cpu())
-
-
-@torch.no_grad()
-def _latents(
-    model: DAC, blocks: Iterable[Tensor], n_quantizers: int | None, block_frames: int | None, n_paths: int
-) -> Iterator[tuple[StreamingEncoder, Tensor | None, Tensor]]:
-    """The encoder, each block of audio (None at the end) and the latents [B, D, f], f >= 0, known after it."""
+    quantizer = prepare_cached(model).folded_quantizer
     stream: StreamingEncoder | None = None
-    for block in _regroup(blocks, model.hop_length, model, block_frames):
-        if stream is None:
-            stream = StreamingEncoder(model, n_quantizers, block.shape[0], n_paths)
-        yield stream, block, stream.push_latents(block)
-    if stream is not None:
-        yield stream, None, stream.flush_latents()
+    power = torch.empty(0)  # of frames without codes yet
+    for block in chain(_regroup(blocks, model.hop_length, model, block_frames), [None]):
+        if block is not None:
+            if stream is None:
+                stream = StreamingEncoder(model, n_quantizers, block.shape[0], n_paths)
+                power = torch.empty(block.shape[0], 0, dtype=torch.float64)
+            power = torch.cat([power, frame_power(block, model.hop_length).cpu()], 1)
+            z = stream.push_latents(block)
+        elif stream is not None:
+            z = stream.flush_latents()
+        if stream is not None and (n_frames := z.shape[-1]):
+            codes = stream.codes(z)
+            errors = quantizer.errors(z, codes) / quantizer.scale
+            yield Frames(codes.cpu(), errors.cpu(), power[:, :n_frames])
+            power = power[:, n_frames:]
 
 
 def decode_blocks(model: DAC, codes: Iterable[Tensor], at_once: bool = False) -> Iterator[Tensor]:

@@ -92,7 +92,10 @@ class StreamingEncoder(Stream):
             raise ValueError(f"a chunk must be [{self.batch_size}, 1, t], not {list(chunk.shape)}")
         check_samples(chunk)
         self._n_taken += chunk.shape[-1]
-        return self._step(chunk, last=False)
+        with torch.no_grad():
+            z = self._network.step(chunk, last=False)
+        self._n_given += z.shape[-1]
+        return z
 
     def flush_latents(self) -> Tensor:
         """`flush`, but for the latents [B, D, f]."""
@@ -100,7 +103,10 @@ class StreamingEncoder(Stream):
         self._ended = True
         missing = -self._n_taken % self._hop_length
         # An empty signal has no frame: padding alone must not give one.
-        return self._step(torch.zeros(self.batch_size, 1, missing), last=self._n_taken > 0)
+        with torch.no_grad():
+            z = self._network.step(torch.zeros(self.batch_size, 1, missing), last=self._n_taken > 0)
+        self._n_given += z.shape[-1]
+        return z
 
     @torch.no_grad()
     def codes(self, z: Tensor) -> Tensor:
@@ -108,9 +114,3 @@ class StreamingEncoder(Stream):
         if z.shape[-1] == 0:
             return torch.empty(self.batch_size, self.n_quantizers, 0, dtype=torch.int64, device=self.device)
         return self._look_up(z, self.n_quantizers)
-
-    @torch.no_grad()
-    def _step(self, audio: Tensor, last: bool) -> Tensor:
-        z = self._network.step(audio, last)
-        self._n_given += z.shape[-1]
-        return z

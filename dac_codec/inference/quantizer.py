@@ -126,8 +126,9 @@ class FoldedQuantizer:
                 errors.append(z.square().sum(1))
             return torch.stack(errors, 1)
 
+    @property
     def scale(self) -> float:
-        """Mean square of the latents that the first codebook alone gives: the unit of errors, whatever the model."""
+        """Mean square of the latents that the first codebook alone gives: a unit of errors for any model."""
         return float(self._outputs(0)[: self.codebook_size].square().sum(1).mean())
 
     def _outputs(self, index: int) -> Tensor:

@@ -39,7 +39,7 @@ CONTEXT = ContextModel(context_arrays())
 HEADER = Header(
     bytes(8), "tiny", 16000, 2, 60 * 320, -3.5, 16000, 320, 6, 50, coding=Coding.LAYERED, layers=(2, 3, 1)
 )  # fmt: skip
-LEVELS = LevelParameters(hop=4, window=8, bands=3, step_db=1.5, lowest=-4, highest=2)
+LEVELS = LevelParameters(hop=4, bands=3, step_db=1.5, lowest=-4, highest=2)
 
 
 def random_codes(header: Header, n_frames: int, seed: int = 0, lowest: int = 0) -> np.ndarray:
@@ -112,7 +112,7 @@ def headers(draw: st.DrawFn) -> Header:
     cuts = draw(st.sets(st.integers(1, max(1, n_codebooks - 1)), max_size=min(4, n_codebooks - 1)))
     edges = [0, *sorted(cuts), n_codebooks]
     levels = LevelParameters(
-        hop=draw(st.integers(1, 12)), window=draw(st.integers(1, 24)), bands=draw(st.integers(1, 4)),
+        hop=draw(st.integers(1, 12)), bands=draw(st.integers(1, 4)),
         lowest=-draw(st.integers(0, 6)), highest=draw(st.integers(0, 3)),
     )  # fmt: skip
     return replace(
@@ -258,7 +258,8 @@ def test_header_refuses(changes: dict[str, Any], message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"hop": 0}, {"window": 1025}, {"bands": 257}, {"lowest": 1}, {"highest": 128}, {"step_db": 0.0}]
+    "changes",
+    [{"hop": 65}, {"bands": 65}, {"top": 0}, {"lowest": 1}, {"highest": 32}, {"step_db": 0.0}, {"step_db": -1.0}],
 )
 def test_level_parameters_refuse(changes: dict[str, Any]) -> None:
     with pytest.raises(BitstreamError, match=f"levels: {next(iter(changes))}"):
@@ -619,7 +620,7 @@ def test_description() -> None:
     assert (found["coding"], found["layers"], found["order"]) == ("layered", [2, 3, 1], "time")
     assert (found["context_model"], found["n_codebooks"], found["n_frames"]) == ("adaptive", 6, 60)
     assert found["codes_per_frame"] == pytest.approx((CODES >= 0).sum() / 120)
-    assert found["levels"] == {"hop": 4, "window": 8, "bands": 3, "step_db": 1.5, "lowest": -4, "highest": 2}
+    assert found["levels"] == {"hop": 4, "bands": 3, "top": 16000, "step_db": 1.5, "lowest": -4, "highest": 2}
     assert found["bitrate"] == pytest.approx(8 * len(data) / 1.2, rel=0.2)
     assert found["peak_bitrate"] == pytest.approx(found["bitrate"])
     assert len(found["bits_by_codebook"]) == 6

@@ -62,7 +62,7 @@ def model(tiny: DAC, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def compressed(model: Path) -> DacFile:
     """40 frames of stereo at 44.1 kHz."""
-    return codec.compress((noise(40 * 512 - 100, 2).T, 44100), model, device="cpu")
+    return codec.compress((noise(40 * 512 - 100, 2).T, 44100), model, device="cpu", constant=True)
 
 
 @pytest.fixture(autouse=True)
@@ -193,7 +193,11 @@ def test_version() -> None:
     "arguments",
     [
         ["compress"],
-        ["compress", "a.wav", "--quantizers", "2", "--bitrate", "3"],
+        ["compress", "a.wav", "--quantizers", "2", "--bitrate", "3", "--constant"],
+        ["compress", "a.wav", "--quality", "5", "--bitrate", "3"],
+        ["compress", "a.wav", "--quality", "5", "--constant"],
+        ["compress", "a.wav", "--quality", "nan"],
+        ["compress", "a.wav", "--effort", "4"],
         ["compress", "a.wav", "--quantizers", "0"],
         ["compress", "a.wav", "--bitrate", "-1"],
         ["compress", "a.wav", "--device", "abacus"],
@@ -282,10 +286,38 @@ def test_files_equal_those_of_the_library(model: Path) -> None:
     np.testing.assert_allclose(found.T, np.clip(expected.numpy(), -1, 1), atol=2**-15)
 
 
-@pytest.mark.parametrize(("option", "n_codebooks"), [([], 9), (["--quantizers", "4"], 4), (["--bitrate", "3"], 3)])
+@pytest.mark.parametrize(
+    ("option", "n_codebooks"), [([], 9), (["--quantizers", "4"], 4), (["--bitrate", "3", "--constant"], 3)]
+)
 def test_size_options(option: list[str], n_codebooks: int, model: Path) -> None:
     run("compress", write_sound("a.wav"), "--model", model, *option)
     assert DacFile.load("a.dac").codes.shape[1] == n_codebooks
+
+
+def test_rate_options() -> None:
+    time = np.arange(2 * 44100) / 44100
+    soundfile.write("a.wav", 0.3 * np.sin(2 * np.pi * 300 * time * (1 + time)) * np.exp(-3 * time), 44100)
+    sizes = {}
+    for name, options in {
+        "default": [],
+        "constant": ["--constant"],
+        "low": ["--quality", "0"],
+        "slow": ["--quality", "0", "--effort", "2"],
+        "mean": ["--bitrate", "3"],
+    }.items():
+        assert run("compress", "a.wav", "-o", f"{name}.dac", *options, "--quiet").exit_code == 0
+        sizes[name] = Path(f"{name}.dac").stat().st_size
+    files = {name: DacFile.load(f"{name}.dac") for name in sizes}
+    assert files["constant"].n_codes.unique().tolist() == [9]
+    assert sizes["low"] < sizes["default"] < sizes["constant"]
+    assert not torch.equal(files["low"].codes, files["slow"].codes)
+    assert 8 * sizes["mean"] / 2.0 == pytest.approx(3000, rel=0.01)
+    command = ["compress", "-", "-o", "-", "--raw", "44100,1,s16le"]
+    sound = (soundfile.read("a.wav")[0] * 32767).astype("<i2").tobytes()
+    for options, n_different in (([], 1), (["--bitrate", "4"], 2), (["--quality", "2"], 2)):
+        file = DacFile.from_bytes(run(*command, *options, stdin=sound).stdout_bytes)
+        assert len(file.n_codes.unique()) >= n_different
+        assert bool((file.n_codes == 9).all()) is (n_different == 1)
 
 
 def test_output_format_follows_the_extension(model: Path, compressed: DacFile) -> None:
@@ -625,7 +657,7 @@ def test_a_missing_device(model: Path) -> None:
 def test_warnings_are_one_line(model: Path) -> None:
     data = write_sound("a.flac", 20_000).read_bytes()
     Path("a.flac").write_bytes(data[: len(data) // 2])
-    result = run("compress", "a.flac", "--model", model)
+    result = run("compress", "a.flac", "--model", model, "--allow-truncated")
     assert result.exit_code == 0
     assert result.stderr.startswith("Warning: a.flac: cut short")
     assert "UserWarning" not in result.stderr
@@ -846,13 +878,13 @@ def test_files_that_run_at_once_equal_those_that_run_alone(model: Path, monkeypa
         if name.endswith("flac"):
             Path(name).write_bytes(Path(name).read_bytes()[:-10000])
     Path("5.wav").write_bytes(bytes(1000))
-    result = run("compress", *names, "-o", "out", "--model", model)
+    result = run("compress", *names, "-o", "out", "--model", model, "--allow-truncated")
     assert result.exit_code == 1
     lines = [line.replace("Warning: ", "").partition(" ")[0] for line in result.stderr.splitlines()]
     assert lines == ["0.wav", "1.flac:", "1.flac", "2.wav", "3.wav", "4.flac:", "4.flac", "6.wav", "Error:"]
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # as each of three files at once had
     for name in [name for name in names if name != "5.wav"]:
-        assert run("compress", name, "-o", "alone.dac", "--model", model, "--force").exit_code == 0
+        assert run("compress", name, "-o", "alone.dac", "--model", model, "--force", "--allow-truncated").exit_code == 0
         assert Path("out", name).with_suffix(".dac").read_bytes() == Path("alone.dac").read_bytes()
 
 
@@ -870,7 +902,7 @@ def test_files_of_a_batch_equal_those_that_run_alone(model: Path) -> None:
     Path("out").mkdir()
     Path("out/kept.dac").write_bytes(b"kept")
     inputs = ["0.flac", "bad.wav", "1.flac", "kept.wav", "2.flac", "long.wav", "3.flac"]
-    result = run("compress", *inputs, "-o", "out", "--model", model)
+    result = run("compress", *inputs, "-o", "out", "--model", model, "--allow-truncated")
     assert result.exit_code == 1
     lines = [line.replace("Warning: ", "").partition(" ")[0] for line in result.stderr.splitlines()]
     assert lines == ["0.flac", "1.flac:", "1.flac", "2.flac", "long.wav", "3.flac", "Error:", "Error:", "2"]

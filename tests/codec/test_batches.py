@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,8 +19,9 @@ from torch import Tensor
 from dac_codec import audio, codec, inference
 from dac_codec.codec import DacFile, DacStream, batches
 from dac_codec.codec.batches import ShortFile
+from dac_codec.codec.rate import Rate
 from dac_codec.common.errors import DacError
-from dac_codec.inference import prepare
+from dac_codec.inference import Frames, prepare
 from dac_codec.inference.quantizer import FoldedQuantizer
 from dac_codec.model import DAC
 from dac_codec.model.quantizer import ResidualVectorQuantize
@@ -28,6 +30,7 @@ from tests.inference.networks import TINY, lively, noise
 MODEL = lively(replace(TINY, encoder_rates=(3, 5), decoder_rates=(5, 3)))
 OTHER = lively(TINY)
 HOP = MODEL.hop_length
+CONSTANT = Rate(2)
 MOST = 200 * HOP
 """Samples of a batch in these tests; a file is short up to a quarter of that."""
 
@@ -41,13 +44,13 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Rows and samples of each batch that is encoded, padding included."""
     found: list[tuple[int, int]] = []
-    encode_batch = inference.encode_batch
+    encode = inference.encode_frames_batch
 
-    def counting(model: DAC, signals: Sequence[Tensor], n_quantizers: int | None = None) -> list[Tensor]:
+    def counting(model: DAC, signals: Sequence[Tensor], *arguments: int) -> list[Frames]:
         found.append((sum(len(signal) for signal in signals), max(signal.shape[-1] for signal in signals)))
-        return encode_batch(model, signals, n_quantizers)
+        return encode(model, signals, *arguments)
 
-    monkeypatch.setattr(inference, "encode_batch", counting)
+    monkeypatch.setattr(inference, "encode_frames_batch", counting)
     return found
 
 
@@ -61,30 +64,36 @@ def sound_file(channels: int, n_samples: int, seed: int = 0) -> io.BytesIO:
     return stream
 
 
-def read(stream: io.BytesIO, n_quantizers: int = 2) -> ShortFile | None:
+def read(stream: io.BytesIO, rate: Rate = CONSTANT) -> ShortFile | None:
     stream.seek(0)
     with audio.Reader(stream) as reader:
-        return batches.read_sound(reader, MODEL, n_quantizers)
+        return batches.read_sound(reader, MODEL, rate)
 
 
-def short(stream: io.BytesIO) -> ShortFile:
-    sound = read(stream)
+def short(stream: io.BytesIO, rate: Rate = CONSTANT) -> ShortFile:
+    sound = read(stream, rate)
     assert sound is not None
     return sound
 
 
-def successes(outputs: Sequence[Tensor | DacError]) -> list[Tensor]:
-    assert all(isinstance(output, Tensor) for output in outputs)
-    return [output for output in outputs if isinstance(output, Tensor)]
+def successes(outputs: Sequence[Any]) -> list[Any]:
+    assert not any(isinstance(output, DacError) for output in outputs)
+    return list(outputs)
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, MOST // 12 - HOP)), min_size=1, max_size=8))
-def test_files_of_a_batch_equal_those_that_are_done_alone(shapes: list[tuple[int, int]]) -> None:
+@given(
+    st.lists(st.tuples(st.integers(1, 3), st.integers(1, MOST // 12 - HOP)), min_size=1, max_size=8),
+    st.sampled_from(
+        [{"constant": True}, {"quality": -3.0}, {"bitrate": 1.2 * MODEL.config.bitrate(1)}, {"quality": 9, "effort": 0}]
+    ),
+)
+def test_files_of_a_batch_equal_those_that_are_done_alone(shapes: list[tuple[int, int]], wish: dict[str, Any]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(batches, "block_samples", lambda device: MOST)
         files = [sound_file(*shape, seed=seed) for seed, shape in enumerate(shapes)]
-        sounds = [short(file) for file in files]
+        rate = codec.choose_rate(MODEL, 2, **wish)
+        sounds = [short(file, rate) for file in files]
         targets = [io.BytesIO() for _ in files]
         for sound, codes, target in zip(sounds, successes(batches.compute(sounds)), targets, strict=True):
             result = sound.write(codes, target)
@@ -92,7 +101,7 @@ def test_files_of_a_batch_equal_those_that_are_done_alone(shapes: list[tuple[int
         for file, target in zip(files, targets, strict=True):
             alone = io.BytesIO()
             file.seek(0)
-            codec.compress_stream(file, alone, MODEL, 2)
+            codec.compress_stream(file, alone, MODEL, 2, **wish)
             assert target.getvalue() == alone.getvalue()
 
         coded = []
@@ -129,7 +138,7 @@ def test_long_files_are_not_batched(channels: int, n_samples: int, is_short: boo
     assert (read(file) is not None) is is_short
     target = io.BytesIO()
     file.seek(0)
-    codec.compress_stream(file, target, MODEL, 2)
+    codec.compress_stream(file, target, MODEL, 2, constant=True)
     target.seek(0)
     with DacStream(target) as stream:
         assert (batches.read_codes(stream, MODEL) is not None) is is_short
@@ -150,19 +159,19 @@ def test_models_and_numbers_of_codebooks_are_not_mixed() -> None:
 
 def test_pipes_and_legacy_files_are_not_batched(tmp_path: Path) -> None:
     reader = audio.Reader.raw(io.BytesIO(bytes(100)), MODEL.sample_rate, 1)
-    assert batches.read_sound(reader, MODEL, 2) is None
+    assert batches.read_sound(reader, MODEL, CONSTANT) is None
     golden = Path(__file__).parents[1] / "golden" / "legacy_44khz_mono_48k_nq4.dac"
     with DacStream(golden) as stream:
         assert batches.read_codes(stream, MODEL) is None
 
 
 def test_the_error_of_a_batch_is_returned_for_each_of_its_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(model: DAC, signals: Sequence[Tensor], n_quantizers: int | None = None) -> list[Tensor]:
+    def fail(model: DAC, signals: Sequence[Tensor], *arguments: int) -> list[Tensor]:
         if max(signal.shape[-1] for signal in signals) > 100:
             raise RuntimeError("CUDA error: misaligned address")
         return [torch.ones(1)] * len(signals)
 
-    monkeypatch.setattr(inference, "encode_batch", fail)
+    monkeypatch.setattr(inference, "encode_frames_batch", fail)
     sounds = [short(sound_file(1, n_samples)) for n_samples in (400, 50, 500, 60)]
     outputs = batches.compute(sounds)
     assert [isinstance(output, DacError) for output in outputs] == [True, False, True, False]
@@ -170,18 +179,18 @@ def test_the_error_of_a_batch_is_returned_for_each_of_its_files(monkeypatch: pyt
 
 def test_without_enough_memory_files_are_computed_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    encode_batch = inference.encode_batch
+    encode = inference.encode_frames_batch
 
-    def small(model: DAC, signals: Sequence[Tensor], n_quantizers: int | None = None) -> list[Tensor]:
+    def small(model: DAC, signals: Sequence[Tensor], *arguments: int) -> list[Frames]:
         sizes.append(len(signals))
         if len(signals) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-        return encode_batch(model, signals, n_quantizers)
+        return encode(model, signals, *arguments)
 
-    monkeypatch.setattr(inference, "encode_batch", small)
+    monkeypatch.setattr(inference, "encode_frames_batch", small)
     sounds = [short(sound_file(*shape)) for shape in ((1, 370), (1, 380), (2, 350))]
-    for sound, codes in zip(sounds, successes(batches.compute(sounds)), strict=True):
-        assert torch.equal(codes, inference.encode(MODEL, sound.signal, 2))
+    for sound, frames in zip(sounds, successes(batches.compute(sounds)), strict=True):
+        assert torch.equal(frames.codes, inference.encode(MODEL, sound.signal, 2))
     assert sizes == [3, 1, 1, 1]
 
 

@@ -56,6 +56,22 @@ def test_ours_goes_through_the_file_format(model: str) -> None:
     assert coded.payload_bytes < coded.n_bytes < coded.payload_bytes + 100
 
 
+def test_ours_at_a_mean_bitrate() -> None:
+    codecs, _ = make_codecs(["ours-variable", "ours-default", "ours-search"], "dac-mini-44khz", "cpu")
+    variable, default, constant = codecs
+    settings = variable.settings([0.5, 4.0, 2.0, 4.0])
+    assert [(setting.name, setting.value) for setting in settings] == [("2 kbit/s", 2.0), ("4 kbit/s", 4.0)]
+    clip = speech_like(3.0)
+    coded = variable.code(clip, RATE, settings[1])
+    assert 8 * coded.n_bytes / 3.0 == pytest.approx(4000, rel=0.01)
+    assert coded.decoded.shape == clip.shape
+    assert default.settings([1.0, 2.0]) == [Setting("quality 5", 5.0)]
+    assert default.code(clip, RATE, Setting("", 5.0)).n_bytes > default.code(clip, RATE, Setting("", 1.0)).n_bytes
+    assert constant.settings([4.0])[0].name == "5 codebooks"
+    assert "effort 1, entropy coded" in variable.about
+    assert len({codec.fingerprint for codec in codecs}) == 3
+
+
 def test_fingerprints_include_device_and_torch_version(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     (ours,), _ = make_codecs(["ours"], model, "cpu")
     (auto,), _ = make_codecs(["ours"], model, "auto")
@@ -114,7 +130,8 @@ def test_missing_codecs_are_left_out_with_a_line(model: str, tmp_path: Path, mon
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     codecs, missing = make_codecs(NAMES, model, "cpu")
-    assert [codec.name for codec in codecs] == ["ours", "original", "anchor", "noise", "silence"]
+    ours = ["ours", "ours-search", "ours-search-2", "ours-default", "ours-variable", "ours-variable-2"]
+    assert [codec.name for codec in codecs] == [*ours, "original", "anchor", "noise", "silence"]
     assert [line.split()[0] for line in missing] == ["dac", "opus", "mp3", "vorbis", "encodec24", "encodec48", "snac"]
     assert "apt install opus-tools" in missing[1]
     with pytest.raises(DacError, match=r"'flac'.*ours"):

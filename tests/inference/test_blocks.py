@@ -95,7 +95,7 @@ def test_a_range_equals_a_slice_of_the_whole(model: DAC, n_frames: int, data: st
 
 def test_a_range_reads_nothing_beyond_its_context() -> None:
     before, after = decoder_context(MODEL)
-    codes = torch.full((1, 3, 100), -1)  # Invalid codes, which must not be read.
+    codes = torch.full((1, 3, 100), -2)  # Invalid codes, which must not be read.
     codes[..., 50 - before : 52 + after] = 1
     assert inference.decode_range(MODEL, codes, 50, 52).shape == (1, 1, 30)
     with pytest.raises(ValueError, match="between 0"):

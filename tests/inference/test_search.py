@@ -96,7 +96,7 @@ def test_blocks_equal_the_whole(model: DAC, n_paths: int) -> None:
 def test_errors_and_power_of_frames(model: DAC) -> None:
     audio = noise(2, 1, 700)
     z = model.encoder(model.preprocess(audio))
-    unit = FoldedQuantizer(model.quantizer).scale()
+    unit = FoldedQuantizer(model.quantizer).scale
     for sizes in ([1], [10_000]):
         frames = list(inference.encode_frames(model, pieces(audio, sizes), 3, 5, n_paths=2))
         codes, errors, power = (torch.cat(parts, -1) for parts in zip(*frames, strict=True))

@@ -1,4 +1,4 @@
-"""benchmarks/files.py, latency.py and training.py, spectrograms.py, and the exit status of scripts."""
+"""benchmarks/files.py, effort.py, latency.py, training.py; rank_paths.py, spectrograms.py, and exit statuses."""
 
 from __future__ import annotations
 
@@ -25,6 +25,27 @@ def test_the_table_of_several_files() -> None:
     rows = [row.split(" | ") for row in done.stdout.splitlines()]
     assert [len(row) for row in rows[0:1] + rows[2:]] == [5, 5, 5]
     assert [row[:2] for row in rows[2:]] == [["| 2 of 0.2 s", "compress"], ["| 2 of 0.2 s", "decompress"]]
+
+
+def test_the_table_of_efforts() -> None:
+    command = [sys.executable, SCRIPTS / "benchmarks" / "effort.py", "--seconds", "0.3", "--efforts", "0", "1"]
+    done = subprocess.run([*command, "--rounds", "1"], capture_output=True, text=True, check=True)
+    rows = [row.strip("| ").split(" | ") for row in done.stdout.splitlines()[2:]]
+    assert [row[:2] for row in rows] == [[effort, kind] for kind in ("constant", "variable") for effort in "01"]
+    assert rows[0][3] == "1.00"
+
+
+def test_rankings_of_paths(tmp_path: Path) -> None:
+    time = np.arange(22050) / 44100
+    soundfile.write(tmp_path / "a.wav", 0.3 * np.sin(2 * np.pi * 300 * time * (1 + time)), 44100)
+    command = [sys.executable, SCRIPTS / "rank_paths.py", tmp_path, "--paths", "2", "--codebooks", "9", "2"]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert [line.split(":")[0] for line in (lines[0], lines[6])] == [
+        f"all, 1 clips, the first {n} codes" for n in (9, 2)
+    ]
+    names = ["greedy", *(f"{name}, M = 2" for name in ("look-up", "latents", "both", "decoder"))]
+    assert [line[2:20].strip() for line in lines[1:6]] == names
+    assert all(len(line[20:].split()) == 2 for line in lines[1:6])
 
 
 def test_the_latency_table() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from dac_codec.common.errors import DacError
 from dac_codec.evaluation.codecs.commands import MP3, OPUS, VORBIS
@@ -18,7 +19,17 @@ _FIXED: tuple[Codec, ...] = (
     *(Point(name) for name in ABOUT),
 )
 
-NAMES = ("ours", "dac", *(codec.name for codec in _FIXED))
+_OURS: dict[str, tuple[int, Literal["codebooks", "bitrate", "quality"]]] = {
+    "ours": (0, "codebooks"),
+    "ours-search": (1, "codebooks"),
+    "ours-search-2": (2, "codebooks"),
+    "ours-default": (1, "quality"),
+    "ours-variable": (1, "bitrate"),
+    "ours-variable-2": (2, "bitrate"),
+}
+"""Effort, and what the settings are."""
+
+NAMES = (*_OURS, "dac", *(codec.name for codec in _FIXED))
 """All codecs: our model, the reference's published weights, other codecs, and reference points."""
 
 
@@ -27,7 +38,7 @@ def make_codecs(names: Sequence[str], model: str, device: str) -> tuple[list[Cod
 
     Args:
         names: from `NAMES`.
-        model: name, folder or file of the model of "ours".
+        model: name, folder or file of the model of "ours" and its variants.
         device: "auto", "cpu" or "cuda", for the models of this package.
 
     Raises:
@@ -48,8 +59,8 @@ def make_codecs(names: Sequence[str], model: str, device: str) -> tuple[list[Cod
 
 
 def _make(name: str, model: str, device: str) -> Codec:
-    if name == "ours":
-        return Ours(name, model, device)
+    if name in _OURS:
+        return Ours(name, model, device, *_OURS[name])
     if name == "dac":
         return published(name, "44khz", device)
     codec = next(one for one in _FIXED if one.name == name)

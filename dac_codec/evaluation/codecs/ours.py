@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 from dac_codec import pretrained
 from dac_codec.audio import Audio
 from dac_codec.codec import DacFile, compress, decompress, load_model
+from dac_codec.codec.rate import DEFAULT_QUALITY
 from dac_codec.evaluation.codecs.interface import Codec, Coded, MissingCodecError, Setting, computed_by, nearest, timed
 from dac_codec.model import DAC
 
@@ -20,43 +22,75 @@ class Ours(Codec):
     Args:
         model: name, folder or file.
         device: "auto", "cpu" or "cuda".
+        effort: as for `compress`.
+        by: what the settings are: numbers of codebooks, the same in every frame; mean bitrates; or the default quality.
     """
 
     model: str
     device: str = "auto"
+    effort: int = 0
+    by: Literal["codebooks", "bitrate", "quality"] = "codebooks"
 
     @property
     def about(self) -> str:
         model = load(self.model, self.device)
-        return f"{model.name}, {model.sample_rate} Hz, {model.n_codebooks} codebooks of {model.codebook_size}"
+        about = f"{model.name}, {model.sample_rate} Hz, {model.n_codebooks} codebooks of {model.codebook_size}"
+        if self.effort:
+            about += f", effort {self.effort}"
+        if self.by != "codebooks":
+            about += ", entropy coded codes whose number varies from frame to frame"
+            about += ", band levels" if self.effort else ""
+        return about
 
     @property
     def fingerprint(self) -> str:
-        return f"{self.name} {pretrained.fingerprint(load(self.model, self.device)).hex()} {computed_by(self.device)}"
+        context = pretrained.context_model(load(self.model, self.device))
+        how = "" if self.by == "codebooks" else f" {None if context is None else context.fingerprint.hex()}"
+        how = f"{how} effort {self.effort}" if self.effort else how
+        how = f"{how} levels" if self.effort and self.by != "codebooks" else how
+        weights = pretrained.fingerprint(load(self.model, self.device)).hex()
+        return f"{self.name} {weights}{how} {computed_by(self.device)}"
 
     def settings(self, bitrates: Sequence[float]) -> list[Setting]:
         model = load(self.model, self.device)
         rates = [model.config.bitrate(n) / 1000 for n in range(1, model.n_codebooks + 1)]
+        if self.by == "quality":
+            return [Setting(f"quality {DEFAULT_QUALITY:g}", DEFAULT_QUALITY)]
+        if self.by == "bitrate":
+            return [Setting(f"{rate:g} kbit/s", rate) for rate in sorted(set(bitrates)) if rate >= rates[0]]
         counts = [index + 1 for index in nearest(bitrates, rates)]
         return [Setting(f"{n} codebook{'s' if n > 1 else ''}", n) for n in counts]
 
     def code(self, clip: Audio, sample_rate: int, setting: Setting) -> Coded:
-        model = load(self.model, self.device)
-        n_codebooks = int(setting.value)
-        data, encode_seconds = timed(
-            lambda: compress((clip, sample_rate), model, n_codebooks, device=self.device).to_bytes()
+        model, constant = load(self.model, self.device), self.by == "codebooks"
+
+        def encode() -> bytes:
+            file = compress(
+                (clip, sample_rate),
+                model,
+                int(setting.value) if constant else None,
+                1000 * setting.value if self.by == "bitrate" else None,
+                self.device,
+                effort=self.effort,
+                quality=setting.value if self.by == "quality" else None,
+                constant=constant,
+            )
+            return file.to_bytes(model)
+
+        data, encode_seconds = timed(encode)
+        (decoded, _), decode_seconds = timed(
+            lambda: decompress(DacFile.from_bytes(data, model=model), model, device=self.device)
         )
-        (decoded, _), decode_seconds = timed(lambda: decompress(DacFile.from_bytes(data), model, device=self.device))
-        file = DacFile.from_bytes(data)
+        file = DacFile.from_bytes(data, model=model)
         codes = file.codes[0].numpy()
         return Coded(
             decoded=decoded.numpy(),
             n_bytes=len(data),
-            payload_bytes=codes.size * file.header.bits_per_code / 8,
+            payload_bytes=codes.size * file.header.bits_per_code / 8 if constant else len(data),
             encode_seconds=encode_seconds,
             decode_seconds=decode_seconds,
-            codes=codes,
-            codebook_size=file.header.codebook_size,
+            codes=codes if constant else None,
+            codebook_size=file.header.codebook_size if constant else 0,
         )
 
 

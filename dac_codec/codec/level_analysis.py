@@ -1,0 +1,208 @@
+"""Choice of band levels from audio and what is decoded from its codes: analysis by synthesis. See `levels`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from dac_codec import inference
+from dac_codec.audio import Audio
+from dac_codec.bitstream import Header
+from dac_codec.bitstream.levels import Levels, first_counts
+from dac_codec.codec.levels import band_edges, bark_share, root_hann
+from dac_codec.model import DAC
+
+NOISE_WEIGHT = 3.0
+"""Cost in dB of raising the squared error by its mean."""
+
+BIT_WEIGHT = 0.015
+"""Cost of a bit in dB."""
+
+_MEMORY = 128
+"""Windows over which the mean squared error is taken: 6 s at 44.1 kHz."""
+
+_FLOOR = 4e-5
+"""Amplitude of white noise, -88 dB of full scale, below which levels count as equal."""
+
+_SHORT_WINDOWS = 4
+
+Floats = npt.NDArray[np.float64]
+
+NextBlock = Callable[[], Tensor | None]
+"""Returns the next block of the network's input [C, 1, t]; None if there is none yet, or no more."""
+
+
+def with_levels(
+    model: DAC, header: Header, codes: Iterable[Tensor], original: Callable[[], NextBlock]
+) -> Iterator[tuple[Tensor, Levels | None]]:
+    """Blocks of codes, and the band levels that come with them if the file has any.
+
+    The arguments are those of `codes_and_levels`.
+    """
+    if header.levels is None:
+        return ((block, None) for block in codes)
+    return codes_and_levels(model, header, codes, original)
+
+
+def codes_and_levels(
+    model: DAC, header: Header, codes: Iterable[Tensor], original: Callable[[], NextBlock]
+) -> Iterator[tuple[Tensor, Levels]]:
+    """Decode codes as they come, and choose the levels of the windows that are complete.
+
+    Args:
+        model: the model.
+        header: of the file.
+        codes: of a whole sound, [C, N, f] in blocks.
+        original: called when the first codes are there, because their choice may read the audio until then; returns the
+            network's input, at least as far as the codes are decoded, and zeros from its end on.
+
+    Yields:
+        Each block of codes, and the levels [C, bands, w] of the next w windows; at last no codes, and the other levels.
+    """
+    decoder = inference.StreamingDecoder(model, header.channels)
+    analyzer = LevelAnalyzer(header)
+    n_missing = 0  # decoded samples whose original has not been taken
+    next_block: NextBlock | None = None
+
+    def levels_of(decoded: Tensor) -> Levels:
+        nonlocal n_missing
+        n_missing += decoded.shape[-1]
+        taken = [np.zeros((header.channels, 0), np.float32)]
+        while n_missing > 0 and next_block is not None and (block := next_block()) is not None:
+            taken.append(block[:, 0].numpy())
+            n_missing -= block.shape[-1]
+        return analyzer.push(np.concatenate(taken, 1), decoded[:, 0].cpu().numpy())
+
+    for block in codes:
+        next_block = next_block or original()
+        yield block, levels_of(decoder.push(block))
+    rest = levels_of(decoder.flush())
+    nothing = torch.zeros(header.channels, header.n_codebooks, 0, dtype=torch.int64)
+    yield nothing, np.concatenate((rest, analyzer.flush()), -1)
+
+
+class LevelAnalyzer:
+    """Chooses the levels of audio whose original and decoded form are pushed in blocks.
+
+    The levels of a window minimize the sum over its bands, given the levels of the window before, of
+
+        share of the band * mean |level of the original - level of the decoded with the gain|, in dB
+        + NOISE_WEIGHT * change of the squared error by the gain / mean squared error of a window so far
+        + bit_weight * bits that the entropy coder takes at its first counts.
+
+    The levels in the first term are those of halves of the band in four short windows within the window, so that a
+    gain pays only where it suits most of them. The second term attenuates what is mostly coding noise, as a Wiener
+    filter does, and prevents gains that raise it. A band's share is that of the Bark scale.
+
+    Args:
+        header: of the file.
+        bit_weight: as above.
+    """
+
+    def __init__(self, header: Header, bit_weight: float = BIT_WEIGHT) -> None:
+        assert header.levels is not None
+        parameters, rate, channels = header.levels, header.model_sample_rate, header.channels
+        self._bands = parameters.bands
+        self._hop = hop = parameters.hop * header.hop_length
+        self._window, self._short_window = root_hann(2 * hop), root_hann(hop) ** 2
+        # Nothing above the bandwidth counts: the decoder's low-pass removes it.
+        limit = min(header.bandwidth or rate, rate)
+        self._edges = np.minimum(band_edges(parameters, rate, 2 * hop), limit * 2 * hop // rate + 1)
+        halves = np.minimum(band_edges(parameters, rate, hop, 2), limit * hop // rate + 1)
+        self._halves = halves
+        self._n_bins = np.diff(halves)
+        self._share = bark_share(parameters.top) / parameters.bands
+        # Mean magnitude of white noise of that amplitude in a short window.
+        self._floor = _FLOOR * np.sqrt(np.pi / 4 * (self._short_window**2).sum())
+        n_levels = parameters.highest - parameters.lowest + 1
+        steps = (np.arange(n_levels) - parameters.lowest) % n_levels + parameters.lowest  # of each symbol
+        self._steps = steps.astype(np.int8)
+        self._step_db = parameters.step_db * steps
+        self._gains = 10 ** (self._step_db / 20)
+        counts = first_counts(parameters.lowest, parameters.highest)
+        self._costs = -bit_weight * np.log2(counts / counts.sum(-1, keepdims=True))
+        self._original = self._decoded = np.zeros((channels, hop), np.float32)  # from the beginning of a window on
+        self._symbols = np.zeros((channels, parameters.bands), np.int64)  # of the window before
+        self._error = np.zeros(channels)
+        self._n_windows = 0
+
+    def push(self, original: Audio, decoded: Audio) -> Levels:
+        """Take blocks [C, t] of any lengths; return the levels [C, bands, w] of the windows that are complete."""
+        self._original = np.concatenate((self._original, original), axis=1)
+        self._decoded = np.concatenate((self._decoded, decoded), axis=1)
+        levels = [np.zeros((*self._symbols.shape, 0), np.int8)]
+        while min(self._original.shape[1], self._decoded.shape[1]) >= 2 * self._hop:
+            levels.append(self._next_levels()[..., None])
+        return np.concatenate(levels, axis=-1)
+
+    def flush(self) -> Levels:
+        """End the audio; return the levels [C, bands, w] of the rest of the windows. The decoded may be the longer."""
+        n_windows = -(-(self._decoded.shape[1] - self._hop) // self._hop)
+        zeros = np.zeros((len(self._decoded), 2 * self._hop), np.float32)
+        missing = max(0, self._decoded.shape[1] - self._original.shape[1])
+        self._original = np.pad(self._original, ((0, 0), (0, missing)))
+        return self.push(zeros, zeros)[..., :n_windows]
+
+    def _next_levels(self) -> Levels:
+        """The levels [C, bands] of the next window."""
+        size = 2 * self._hop
+        signals = np.stack((self._original[:, :size], self._decoded[:, :size]))
+        costs = NOISE_WEIGHT * self._error_changes(signals) + self._share * self._distances(signals)
+        self._original, self._decoded = self._original[:, self._hop :], self._decoded[:, self._hop :]
+        self._symbols = self._cheapest(costs)
+        return self._steps[self._symbols]
+
+    def _error_changes(self, signals: Audio) -> Floats:
+        """Change of the squared error by each symbol's gain [C, bands, K], in terms of the mean error of a window."""
+        original, decoded = np.fft.rfft(signals * self._window)
+        errors = _sums(np.abs(original - decoded) ** 2, self._edges)
+        power = _sums(np.abs(decoded) ** 2, self._edges)[..., None]
+        common = _sums((original * decoded.conj()).real, self._edges)[..., None]
+        self._n_windows += 1
+        self._error += (errors.sum(-1) - self._error) / min(self._n_windows, _MEMORY)
+        change = (self._gains**2 - 1) * power - 2 * (self._gains - 1) * common
+        relative: Floats = change / np.maximum(self._error, np.finfo(np.float32).tiny)[:, None, None]
+        return relative
+
+    def _distances(self, signals: Audio) -> Floats:
+        """Mean distance in dB [C, bands, K] of the original to the decoded with each symbol's gain."""
+        starts = (2 * np.arange(_SHORT_WINDOWS) + 1) * self._hop // (2 * _SHORT_WINDOWS)
+        short = np.stack([signals[..., start : start + self._hop] for start in starts], -2)
+        means = _sums(np.abs(np.fft.rfft(short * self._short_window)), self._halves) / np.maximum(self._n_bins, 1)
+        original, decoded = 20 * np.log10(np.maximum(means, self._floor))
+        difference = original - decoded  # [C, short windows, halves]
+        distances = np.abs(difference[..., None] - self._step_db).sum(1) * (self._n_bins > 0)[:, None]
+        n_parts = _SHORT_WINDOWS * (self._n_bins > 0).reshape(-1, 2).sum(1)
+        total: Floats = (distances[:, ::2] + distances[:, 1::2]) / np.maximum(n_parts, 1)[:, None]
+        return total
+
+    def _cheapest(self, costs: Floats) -> npt.NDArray[np.int64]:
+        """The symbols [C, bands] with the least sum of costs [C, bands, K] and costs of their bits.
+
+        Dynamic programming from band to band: the Viterbi algorithm.
+        """
+        channels = np.arange(len(costs))
+        bits = self._costs[self._symbols]  # [C, bands, symbol of the band below, symbol]
+        total = costs[:, 0] + bits[:, 0, 0]
+        origins = []
+        for band in range(1, self._bands):
+            sums = total[:, :, None] + bits[:, band]
+            origins.append(sums.argmin(1))
+            total = sums.min(1) + costs[:, band]
+        symbols = np.zeros((len(costs), self._bands), np.int64)
+        symbols[:, -1] = total.argmin(1)
+        for band in range(self._bands - 1, 0, -1):
+            symbols[:, band - 1] = origins[band - 1][channels, symbols[:, band]]
+        return symbols
+
+
+def _sums(values: Floats, edges: npt.NDArray[np.int64]) -> Floats:
+    """Sums [..., n] of values [..., bins] between n + 1 edges."""
+    sums = np.zeros((*values.shape[:-1], values.shape[-1] + 1))
+    np.cumsum(values, -1, out=sums[..., 1:])
+    differences: Floats = np.diff(sums[..., edges])
+    return differences

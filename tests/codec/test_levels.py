@@ -1,0 +1,206 @@
+"""Band levels: the filter, their choice, and files that have them."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dac_codec import bitstream, inference
+from dac_codec.bitstream import Coding, Header, LevelParameters
+from dac_codec.codec import DacFile, DacStream, compress, decompress
+from dac_codec.codec.level_analysis import LevelAnalyzer
+from dac_codec.codec.levels import LevelFilter, band_edges, level_parameters
+from dac_codec.model import DAC
+from tests.conftest import golden_model
+
+HOP = 32
+PARAMETERS = LevelParameters(bands=5, step_db=3.0)
+HEADER = Header(
+    model_fingerprint=b"12345678", model_name="", sample_rate=44100, channels=2, n_samples=None, gain_db=0.0,
+    model_sample_rate=44100, hop_length=HOP, n_codebooks=3, codebook_size=16, coding=Coding.LAYERED, levels=PARAMETERS,
+)  # fmt: skip
+
+
+def noise(*shape: int, seed: int = 0) -> npt.NDArray[np.float32]:
+    return (0.1 * np.random.default_rng(seed).standard_normal(shape)).astype(np.float32)
+
+
+def random_levels(parameters: LevelParameters, channels: int, n_frames: int, seed: int = 0) -> npt.NDArray[np.int8]:
+    random = np.random.default_rng(seed)
+    shape = channels, parameters.bands, parameters.n_windows(n_frames)
+    return random.integers(parameters.lowest, parameters.highest + 1, shape).astype(np.int8)
+
+
+def filtered(
+    sound: npt.NDArray[np.float32], levels: npt.NDArray[np.int8], sizes: list[int] | None = None, first_frame: int = 0
+) -> npt.NDArray[np.float32]:
+    """`sound` through the filter, in blocks of some sizes."""
+    level_filter = LevelFilter(HEADER, first_frame)
+    level_filter.add(first_frame, levels)
+    places = np.cumsum(sizes or []).astype(int).tolist()
+    return np.concatenate(list(level_filter.blocks(np.split(sound, places, axis=1))), axis=1)
+
+
+def by_definition(sound: npt.NDArray[np.float32], levels: npt.NDArray[np.int8]) -> npt.NDArray[np.float64]:
+    """The formula of LEVELS.md, window by window, of a whole sound."""
+    hop = PARAMETERS.hop * HOP
+    n_windows = -(-sound.shape[1] // hop)
+    levels = np.concatenate((levels, levels[..., -1:]), -1)  # the last window's once more
+    padded = np.pad(sound.astype(np.float64), ((0, 0), (hop, 3 * hop)))
+    output = np.zeros_like(padded)
+    window = np.sqrt(0.5 - 0.5 * np.cos(2 * np.pi * np.arange(2 * hop) / (2 * hop)))
+    bark = np.arange(hop + 1) * 44100 / (2 * hop)
+    bark = bark / (1960 + bark)
+    bands = np.minimum(np.floor(PARAMETERS.bands * bark / (16000 / (1960 + 16000))), PARAMETERS.bands - 1).astype(int)
+    for index in range(n_windows + 1):
+        part = slice(index * hop, (index + 2) * hop)
+        gains = 10 ** (PARAMETERS.step_db * levels[:, bands, index] / 20)
+        output[:, part] += window * np.fft.irfft(gains * np.fft.rfft(window * padded[:, part]))
+    return output[:, hop : hop + sound.shape[1]]
+
+
+def test_the_filter_is_that_of_the_specification() -> None:
+    n_frames = 23
+    sound, levels = noise(2, n_frames * HOP), random_levels(PARAMETERS, 2, n_frames)
+    np.testing.assert_allclose(filtered(sound, levels), by_definition(sound, levels), atol=1e-6)
+
+
+def test_edges_of_bands() -> None:
+    edges = band_edges(PARAMETERS, 44100, 2048)
+    assert edges.tolist() == [0, 20, 51, 105, 226, 1025]
+
+
+@given(st.lists(st.integers(0, 700), max_size=4), st.integers(1, 60), st.integers(0, 9))
+@settings(max_examples=40, deadline=None)
+def test_blocks_do_not_change_a_bit(sizes: list[int], n_frames: int, seed: int) -> None:
+    sound, levels = noise(2, n_frames * HOP), random_levels(PARAMETERS, 2, n_frames, seed)
+    whole = filtered(sound, levels)
+    assert whole.shape == sound.shape
+    np.testing.assert_array_equal(filtered(sound, levels, sizes), whole)
+
+
+@pytest.mark.parametrize("first_frame", [1, 7, 8])
+def test_a_part_is_a_slice_bit_for_bit(first_frame: int) -> None:
+    n_frames, margin = 50, 2 * PARAMETERS.hop
+    sound, levels = noise(2, n_frames * HOP), random_levels(PARAMETERS, 2, n_frames)
+    whole = filtered(sound, levels)
+    part = filtered(sound[:, first_frame * HOP :], levels[..., PARAMETERS.n_windows(first_frame) :], None, first_frame)
+    np.testing.assert_array_equal(part[:, margin * HOP :], whole[:, (first_frame + margin) * HOP :])
+
+
+def test_level_0_changes_nothing() -> None:
+    sound, levels = noise(2, 40 * HOP), random_levels(PARAMETERS, 2, 40)
+    levels[..., :5] = 0
+    output = filtered(sound, levels)
+    np.testing.assert_array_equal(output[:, : 4 * PARAMETERS.hop * HOP], sound[:, : 4 * PARAMETERS.hop * HOP])
+    np.testing.assert_array_equal(filtered(sound, levels[..., :0]), sound)
+
+
+def test_the_output_is_complete_two_hops_later() -> None:
+    level_filter = LevelFilter(HEADER)
+    hop = PARAMETERS.hop * HOP
+    sizes = [level_filter.push(noise(2, hop)).shape[1] for _ in range(3)]
+    # Nothing precedes the first sample: the first window begins a hop before it.
+    assert sizes == [0, hop, hop]
+
+
+def analysed(
+    original: npt.NDArray[np.float32], decoded: npt.NDArray[np.float32], size: int, bit_weight: float = 0.0
+) -> npt.NDArray[np.int8]:
+    analyzer = LevelAnalyzer(HEADER, bit_weight)
+    levels = [
+        analyzer.push(original[:, start : start + size], decoded[:, start : start + size])
+        for start in range(0, decoded.shape[1], size)
+    ]
+    return np.concatenate([*levels, analyzer.flush()], -1)
+
+
+def test_the_choice_corrects_gains() -> None:
+    """Twice the original gets -6 dB: 2 steps."""
+    original = noise(2, 40 * HOP)
+    levels = analysed(original[:, : 39 * HOP + 5], 2 * original, 999)
+    assert levels.shape == (2, 5, 10)
+    assert (levels[..., :9] == -2).mean() > 0.95
+
+
+@pytest.mark.parametrize("size", [1, 100, 5000])
+def test_the_choice_does_not_depend_on_the_blocks(size: int) -> None:
+    original = noise(2, 20 * HOP)
+    decoded = original + noise(2, 20 * HOP, seed=1)
+    np.testing.assert_array_equal(analysed(original, decoded, size, 0.01), analysed(original, decoded, 333, 0.01))
+
+
+@pytest.mark.parametrize(("bandwidth", "expected"), [(None, (40, 16000)), (4000, (30, 4000)), (20000, (40, 16000))])
+def test_parameters_of_the_encoder(bandwidth: int | None, expected: tuple[int, int]) -> None:
+    parameters = level_parameters(44100, bandwidth)
+    assert (parameters.bands, parameters.top) == expected
+
+
+# Files -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model() -> DAC:
+    return golden_model("44khz")
+
+
+@pytest.fixture(scope="module")
+def with_levels(model: DAC) -> DacFile:
+    file = compress((noise(2, 100_000), 44100), model, n_quantizers=3)
+    parameters = LevelParameters(bands=8)
+    header = replace(file.header, coding=Coding.LAYERED, levels=parameters)
+    levels = random_levels(parameters, 2, file.codes.shape[-1])
+    return DacFile(header, file.codes, torch.from_numpy(levels))
+
+
+def test_a_decoded_file_is_filtered(model: DAC, with_levels: DacFile) -> None:
+    decoded = inference.decode(model, with_levels.codes)[:, 0].numpy()
+    level_filter = LevelFilter(with_levels.header)
+    assert with_levels.levels is not None
+    level_filter.add(0, with_levels.levels.numpy())
+    expected = np.concatenate(list(level_filter.blocks([decoded])), 1)[:, :100_000]
+    expected *= 10 ** (-with_levels.header.gain_db / 20)
+    found, _ = decompress(DacFile.from_bytes(with_levels.to_bytes()), model)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    without, _ = decompress(replace(with_levels, header=replace(with_levels.header, levels=None), levels=None), model)
+    assert (found - without).abs().max() > 0.01
+
+
+@pytest.mark.parametrize(("start", "duration"), [(0.0, 0.5), (0.3, 1.0), (1.21, None), (2.2, None)])
+def test_a_part_is_a_slice_of_the_whole(model: DAC, with_levels: DacFile, start: float, duration: float | None) -> None:
+    whole, _ = decompress(with_levels, model)
+    data = io.BytesIO()
+    with bitstream.Writer(data, with_levels.header, 40) as writer:
+        assert with_levels.levels is not None
+        writer.write(with_levels.codes.numpy(), with_levels.levels.numpy())
+    part, _ = decompress(io.BytesIO(data.getvalue()), model, start=start, duration=duration)
+    first = round(start * 44100)
+    last = None if duration is None else first + round(duration * 44100)
+    np.testing.assert_allclose(part, whole[:, first:last], atol=1e-5)
+
+
+def test_chunks_without_their_levels_are_decoded(model: DAC, with_levels: DacFile) -> None:
+    """Damaged levels count as 0: the sound there is that of the codes."""
+    data = io.BytesIO()
+    n_frames = 40
+    with bitstream.Writer(data, with_levels.header, n_frames) as writer:
+        assert with_levels.levels is not None
+        writer.write(with_levels.codes.numpy(), with_levels.levels.numpy())
+    # The last layer of the last chunk precedes the chunk's checksum (4 bytes) and END (5 bytes and more).
+    damaged = bytearray(data.getvalue())
+    damaged[-12] ^= 1
+    with DacStream(io.BytesIO(damaged)) as stream, pytest.warns(UserWarning, match="layer 4 is missing"):
+        found = np.concatenate(list(stream.blocks(model, conceal=True)), 1)
+    n_chunks = -(-with_levels.codes.shape[-1] // n_frames)
+    levels = with_levels.levels.clone()
+    first = (n_chunks - 1) * n_frames
+    levels[..., PARAMETERS.n_windows(first) :] = 0
+    expected, _ = decompress(replace(with_levels, levels=levels), model)
+    np.testing.assert_allclose(found, expected, atol=1e-5)

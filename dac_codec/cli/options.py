@@ -36,7 +36,8 @@ quality = click.option(
     "--quality",
     metavar="Q",
     type=float,
-    help="Larger is better: each step halves or doubles the error that a code has to save. [default: 5]",
+    help="Larger is better: each step halves or doubles the error that a code has to save. [default: 5; 8.5 without "
+    "band levels]",
 )
 force = click.option("--force", is_flag=True, help="Overwrite existing files.")
 quiet = click.option("--quiet", is_flag=True, help="Show only warnings and errors.")

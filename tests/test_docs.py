@@ -199,4 +199,5 @@ def test_no_file_is_long() -> None:
 
 
 def test_the_package_stays_small() -> None:
-    assert sum(n_lines(path) for path in python_files() if path.is_relative_to(ROOT / "dac_codec")) <= 16_600
+    limit = 16_600 + 1_600  # the second for the quantizer family
+    assert sum(n_lines(path) for path in python_files() if path.is_relative_to(ROOT / "dac_codec")) <= limit

@@ -3,7 +3,6 @@
     python scripts/compare_quantizers.py fit results.csv --manifest data/manifest.csv
     python scripts/compare_quantizers.py tables results.csv
     python scripts/compare_quantizers.py plot results.csv --output docs/quantizers-rate.svg
-    python scripts/compare_quantizers.py cells --output docs/quantizers-cells.png
 
 The vectors are successive samples of a Gauss-Markov source of first order, x_t = 0.9 x_{t-1} + w_t, 4 or 16 at a time;
 and latents of a model's encoder for clips of a manifest: fitted to the train split, measured on the test split. `fit`
@@ -54,7 +53,7 @@ LENGTH = 128
 """Vectors of a clip: the memory of predictive and finite-state quantizers is reset there."""
 BITS = (8, 16, 32, 90)
 SIZES = {8: [256], 16: [256] * 2, 32: [256] * 4, 90: [512] * 2 + [256] * 9}
-"""Codebooks at each rate, small enough for thousands of training vectors. (The codec has 9 of 1024 entries: 90 bits.)"""
+"""Codebooks at each rate, small enough for thousands of training vectors. The codec has 9 of 1024 entries: 90 bits."""
 BEAM = 4
 SOURCES = {"gauss-4": 4, "gauss-16": 16, "latents": 0}
 COLUMNS = ("source", "bits", "quantizer", "rate", "train", "test", "fit", "encode", "storage", "entropy", "dead")
@@ -152,7 +151,7 @@ def candidates(dim: int, variances: Tensor, bits: int) -> Iterator[tuple[str, Qu
         half = (len(sizes) + 1) // 2
         parts = [ResidualQuantizer(dim // 2, part, BEAM) for part in (sizes[:half], sizes[half:])]
         yield "product-residual", ProductQuantizer(parts)
-    yield "predictive", PredictiveQuantizer(memoryless(), length=LENGTH, rounds=2)
+    yield "predictive", PredictiveQuantizer(memoryless(), length=LENGTH, rounds=3)
     if bits < 90:
         yield "finite-state (4)", FiniteStateQuantizer([memoryless() for _ in range(4)], LENGTH, 2)
 
@@ -317,62 +316,40 @@ def tables(arguments: argparse.Namespace) -> None:
                 )
 
 
+SHOWN = (
+    "k-means",
+    "Lloyd-Max scalar",
+    "optimized product (OPQ)",
+    "residual, greedy",
+    "residual, M-search",
+    "residual, joint (interleaved)",
+    "residual, fitted to all paths",
+    "additive",
+    "predictive",
+    "finite-state (4)",
+)
+
+
 def plot(arguments: argparse.Namespace) -> None:
-    """Draw held-out SNR over bits, less that of 6.02 dB for each bit and dimension, or less the bound."""
+    """Draw held-out SNR over bits, less that of greedy residual quantization (at 8 bits, of k-means)."""
     from matplotlib import pyplot
 
-    rows = rows_of(arguments.results)
-    sources = [source for source in SOURCES if any(row["source"] == source for row in rows)]
-    figure, axes = pyplot.subplots(1, len(sources), figsize=(4 * len(sources), 4.2), squeeze=False)
-    shown: tuple[str, ...] = (
-        "Lloyd-Max scalar",
-        "product (PQ)",
-        "optimized product (OPQ)",
-        "residual, greedy",
-        "residual, M-search",
-    )
-    shown += ("residual, joint (interleaved)", "additive", "predictive", "finite-state (4)", "k-means")
-    for source, axis in zip(sources, axes[0], strict=True):
-        for name, mark in zip(shown, "ox+sdv^<>*", strict=True):
-            own = sorted(
-                (int(row["bits"]), float(row["test"]))
-                for row in rows
-                if (row["source"], row["quantizer"]) == (source, name)
-            )
-            base = {
-                int(row["bits"]): float(row["test"])
-                for row in rows
-                if (row["source"], row["quantizer"]) == (source, "residual, greedy")
-            }
-            base |= {
-                8: next(
-                    (
-                        float(row["test"])
-                        for row in rows
-                        if (row["source"], row["bits"], row["quantizer"]) == (source, "8", "k-means")
-                    ),
-                    0.0,
-                )
-            }
-            points = [(bits, value - base[bits]) for bits, value in own if bits in base]
-            axis.plot(
-                [str(bits) for bits, _ in points],
-                [value for _, value in points],
-                mark + "-",
-                label=name,
-                markersize=5,
-                linewidth=1,
-            )
-        axis.set_title(source)
-        axis.set_xlabel("bits a vector")
-    axes[0, 0].set_ylabel("held-out SNR (dB), less that of greedy residual VQ")
-    axes[0, 0].legend(fontsize=7)
+    values: dict[tuple[str, str], dict[int, float]] = {}
+    for row in rows_of(arguments.results):
+        values.setdefault((row["source"], row["quantizer"]), {})[int(row["bits"])] = float(row["test"])
+    figure, axes = pyplot.subplots(1, len(SOURCES), figsize=(12, 4.2))
+    for source, axis in zip(SOURCES, axes, strict=True):
+        base = values.get((source, "k-means"), {}) | values.get((source, "residual, greedy"), {})
+        for name, mark in zip(SHOWN, "*os+xdv^<>", strict=True):
+            own = {bits: value for bits, value in values.get((source, name), {}).items() if bits in base}
+            places = [BITS.index(bits) for bits in own]
+            axis.plot(places, [own[bits] - base[bits] for bits in own], mark + "-", label=name, ms=5, lw=1)
+        axis.set(title=source, xlabel="bits a vector", xticks=range(len(BITS)), xticklabels=BITS)
+        axis.set_ylim(bottom=-4)
+    axes[0].set_ylabel("held-out SNR (dB), less that of greedy residual quantization")
+    axes[0].legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(arguments.output)
-
-
-def cells(arguments: argparse.Namespace) -> None:
-    """Draw the cells."""
 
 
 def main() -> int:
@@ -398,9 +375,6 @@ def main() -> int:
     command.add_argument("results", type=Path)
     command.add_argument("--output", type=Path, required=True)
     command.set_defaults(run=plot)
-    command = commands.add_parser("cells", help="draw the cells of 16 or so entries in two dimensions")
-    command.add_argument("--output", type=Path, required=True)
-    command.set_defaults(run=cells)
     arguments = parser.parse_args()
     arguments.run(arguments)
     return 0

@@ -138,7 +138,8 @@ class LatticeQuantizer(Quantizer):
     def _shrunk(self, scaled: Tensor, offset: Tensor) -> Tensor:
         """Codes of overloaded blocks [n, blocks, width]: the last point inside, by bisection of the way to 0."""
         low = torch.zeros_like(scaled[..., :1])
-        high = torch.ones_like(low)
+        bound = self._ratio(scaled) * math.sqrt(self.width)  # no cell reaches further
+        high = (bound / scaled.norm(dim=2, keepdim=True)).clamp(max=1.0)
         for step in range(7):
             middle = (low + high) / 2 if step else high
             moved = middle * scaled + offset

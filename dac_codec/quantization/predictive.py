@@ -51,9 +51,10 @@ class PredictiveQuantizer(SequenceQuantizer):
 
         y_t = p_t + q(x_t - p_t),    p_t = m + sum_{i=1..order} (y_{t-i} - m) A_i
 
-    Encoder and decoder predict from the same decoded vectors, so that errors do not add up. A_i are fitted by least
-    squares, first to past input vectors; then A_i, to decoded ones, and the quantizer q of the residual take turns. The
-    round with the least training error is kept. Costs beside q: order * D^2 products and numbers.
+    Encoder and decoder predict from the same decoded vectors, so that errors do not add up. The first round fits q
+    without prediction. In each later one, A_i are fitted to the past vectors decoded before by least squares, and q to
+    what they do not predict. The round with the least training error is kept, so that prediction never makes it worse.
+    Costs beside q: order * D^2 products and numbers.
 
     Sources: Cuperman & Gersho, "Vector predictive coding of speech at 16 kbits/s", 1985; the training on the decoded
     vectors of the round before: Khalil, Rose & Regunathan, "The asymptotic closed-loop approach to predictive vector
@@ -69,7 +70,7 @@ class PredictiveQuantizer(SequenceQuantizer):
     mean: Tensor
     weights: Tensor
 
-    def __init__(self, inner: Quantizer, order: int = 1, length: int = 256, rounds: int = 3) -> None:
+    def __init__(self, inner: Quantizer, order: int = 1, length: int = 256, rounds: int = 4) -> None:
         super().__init__(inner.dim, inner.sizes, length)
         self.inner, self.order, self.rounds = inner, order, rounds
         self.register_buffer("mean", torch.zeros(self.dim))
@@ -79,10 +80,13 @@ class PredictiveQuantizer(SequenceQuantizer):
     def fit(self, x: Tensor, generator: torch.Generator) -> None:
         self.mean.copy_(x.mean(0))
         centred = x - self.mean
-        past, best, kept = self.past(centred, self.order), float("inf"), self.state_dict()
-        for _ in range(self.rounds):
-            ridge = 1e-4 * past.square().mean() * len(x) * torch.eye(past.shape[1]).to(x)
-            self.weights.copy_(torch.linalg.solve(past.t() @ past + ridge, past.t() @ centred))
+        past, best, kept = self.past(torch.zeros_like(x), self.order), float("inf"), self.state_dict()
+        for number in range(self.rounds):
+            if number:
+                ridge = 1e-4 * past.square().mean() * len(x) * torch.eye(past.shape[1]).to(x)
+                self.weights.copy_(torch.linalg.solve(past.t() @ past + ridge, past.t() @ centred))
+            else:
+                self.weights.zero_()
             self.inner.fit(centred - past @ self.weights, generator)
             decoded = self(x)
             past = self.past(decoded - self.mean, self.order)

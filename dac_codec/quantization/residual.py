@@ -77,14 +77,15 @@ class ResidualQuantizer(Quantizer):
         return torch.split(self.entries, list(self.sizes))
 
     def rows(self, codes: Tensor) -> Tensor:
-        """Rows [n, M] of `entries` that codes [n, M] choose."""
-        return codes + torch.tensor(self._starts, device=codes.device)
+        """Rows [n, m] of `entries` that the codes [n, m] of the first m stages choose."""
+        return codes + torch.tensor(self._starts[: codes.shape[1]], device=codes.device)
 
     def encode(self, x: Tensor) -> Tensor:
         greedy = search(x, self.codebooks, 1)
         return greedy if self.beam == 1 else self.better(x, greedy, search(x, self.codebooks, self.beam))
 
     def decode(self, codes: Tensor) -> Tensor:
+        """Vectors [n, D] of codes [n, m]; those of the first m stages will do."""
         return F.embedding_bag(self.rows(codes), self.entries, mode="sum")
 
     def errors(self, x: Tensor, codes: Tensor) -> Tensor:
@@ -103,7 +104,7 @@ class ResidualQuantizer(Quantizer):
             points = residual.flatten(0, 1)
             if beam > 1:
                 points = points[torch.randperm(len(points), generator=generator)[: max(len(x), _FITTED * size)]]
-            codebook.copy_(k_means(points, size, generator, start="k-means++"))
+            codebook.copy_(k_means(points, size, generator, start="lbg"))
             residual = torch.cat([_step(part, codebook, beam)[0] for part in blocks(residual, beam * size)])
         if self.design != "greedy":
             self.refine(x, generator)

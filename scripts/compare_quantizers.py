@@ -346,7 +346,7 @@ def plot(arguments: argparse.Namespace) -> None:
             axis.plot(places, [own[bits] - base[bits] for bits in own], mark + "-", label=name, ms=5, lw=1)
         axis.set(title=source, xlabel="bits a vector", xticks=range(len(BITS)), xticklabels=BITS)
         axis.set_ylim(bottom=-4)
-    axes[0].set_ylabel("held-out SNR (dB), less that of greedy residual quantization")
+    axes[0].set_ylabel("dB beyond greedy residual quantization")
     axes[0].legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(arguments.output)

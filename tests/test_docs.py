@@ -34,7 +34,7 @@ FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
 # Distribution -> module, where they differ.
 MODULES = {"google-crc32c": "google_crc32c", "lightning-fabric": "lightning_fabric", "hydra-core": "hydra"}
-MODULES |= {"visqol-python": "visqol"}
+MODULES |= {"visqol-python": "visqol", "faiss-cpu": "faiss"}
 
 # Where the code that an extra serves is.
 USERS = {
@@ -148,7 +148,7 @@ def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 650
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/usage.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/usage.md", "docs/quantizers.md"])
 def test_python_examples_compile(page: str) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     assert blocks

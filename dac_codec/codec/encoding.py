@@ -8,7 +8,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from typing import Any, BinaryIO, NamedTuple
@@ -214,6 +214,9 @@ def compress_stream(
         context = None
         if rate.levels or redundancy or not rate.is_constant:
             header, context = with_layers(header, model, rate.levels)
+            if block_frames is not None and not redundancy:
+                # A layer costs 6 bytes in each of many short chunks, and saves none that are lost as a whole.
+                header = replace(header, layers=(header.n_codebooks,))
         encoded: deque[Tensor] = deque()  # the network's input, for band levels
 
         def original() -> NextBlock:

@@ -20,7 +20,6 @@ from torch import Tensor
 from dac_codec import audio, bitstream, inference, pretrained
 from dac_codec.audio.samples import block_length, blocks
 from dac_codec.bitstream import GainSource, Header, LegacyFile
-from dac_codec.bitstream.levels import Levels
 from dac_codec.codec.file import DacFile, PathOrFile, open_for_writing
 from dac_codec.codec.level_analysis import NextBlock, with_levels
 from dac_codec.codec.models import (
@@ -113,9 +112,9 @@ def compress(
         quality: error that a code has to save, on a scale where each step is a factor of two: frames get more codes
             where they save more. None: `rate.DEFAULT_QUALITY`, unless there is a bitrate.
         constant: whether every frame has `n_quantizers` codes, packed without entropy coding.
-        levels: whether to send band levels, which `decompress` filters the decoded audio with: less noise at 0.7 kbit/s
-            per channel. Encoding decodes for it, and takes about twice the time. None: unless `effort` is 0 or
-            `constant`.
+        levels: whether to send band levels, which `decompress` filters the decoded audio with: less noise, for about
+            0.7 kbit/s per channel. Encoding decodes for it, which takes twice the time, and more with a `bitrate`.
+            None: yes, but not with an `effort` of 0 or 1, or `constant`.
 
     Raises:
         AudioError: the audio can't be read, is empty, or is not finite.
@@ -272,18 +271,11 @@ def choose_codes(
     if header.n_samples is None:
         return in_bucket(frames, codes_per_frame, model.config.frame_rate)
 
-    # Those of other codes take as many bytes, nearly, and to decode takes time.
-    kept: list[Levels] = []
-
     def size_of(codes: Iterable[Tensor]) -> int:
         stream = io.BytesIO()
         with new_writer(stream) as writer:
-            for band_levels in kept:
-                writer.write(np.zeros((header.channels, header.n_codebooks, 0), np.int32), band_levels)
-            blocks = ((block, None) for block in codes) if kept else with_levels(model, header, codes, original)
-            for block, levels in blocks:
+            for block, levels in with_levels(model, header, codes, original):
                 writer.write(block.numpy(), levels)
-                kept.extend([] if levels is None else [levels])
         return stream.tell()
 
     n_bytes = rate.bitrate * header.channels * header.n_samples / header.sample_rate / 8

@@ -108,7 +108,7 @@ def choose_rate(
         quality = DEFAULT_QUALITY
     n_most = choose_quantizers(model, n_quantizers, None)
     if levels is None:
-        levels = not live and effort != 0
+        levels = not live and effort not in (0, 1)
     return Rate(n_most, EFFORT_PATHS[1 if effort is None else effort], quality, bitrate, levels)
 
 

@@ -1,4 +1,4 @@
-"""benchmarks/files.py, effort.py, latency.py, training.py; rank_paths.py, band_levels.py, spectrograms.py, exit statuses."""
+"""benchmarks/files.py, effort.py, latency.py, training.py; rank_paths.py, band_levels.py, spectrograms.py; errors."""
 
 from __future__ import annotations
 

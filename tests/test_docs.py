@@ -25,6 +25,7 @@ PAGES = sorted(
         *ROOT.glob("checkpoints/*/*.md"),
         ROOT / "dac_codec/bitstream/FORMAT.md",
         ROOT / "dac_codec/bitstream/ENTROPY.md",
+        ROOT / "dac_codec/bitstream/LEVELS.md",
         ROOT / "dac_codec/evaluation/NOTICE.md",
     ]
 )

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 @click.option(
     "--levels/--no-levels",
     default=None,
-    help="Send band levels: less noise at 0.7 kbit/s. [default: yes; no for a pipe, with --effort 0 and --constant]",
+    help="Send band levels: less noise for 0.7 kbit/s. [default: yes; no for a pipe, --effort 0 or 1, --constant]",
 )
 @click.option(
     "--chunk-frames",

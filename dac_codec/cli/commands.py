@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 import time
 import warnings
@@ -29,6 +28,7 @@ from dac_codec.cli.jobs import (
     refuse_dac,
 )
 from dac_codec.common.errors import AudioError, BitstreamError, DacError, TruncatedBitstreamError
+from dac_codec.common.signals import pass_on
 
 if TYPE_CHECKING:
     from dac_codec import audio, codec
@@ -137,12 +137,12 @@ def compress(
                     )
                 except AudioError:
                     if signals:  # before the first sample
-                        signal.raise_signal(signals[0])
+                        pass_on(signals[0])
                     raise
             job.flush()
             if signals:
                 click.echo(f"{job.target_name} contains the {result.duration:.2f} s recorded", err=True)
-                signal.raise_signal(signals[0])
+                pass_on(signals[0])
             return summary(job, result, _speed(result.duration, started))
 
         def read(job: Job) -> ShortFile | None:

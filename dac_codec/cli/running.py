@@ -20,7 +20,7 @@ import click
 from dac_codec.cli.jobs import Job, JobList, OverwriteGuard
 from dac_codec.common.errors import CheckpointError, DacError, is_out_of_memory
 from dac_codec.common.signals import handled_signals
-from dac_codec.common.threads import check_stop, parallel_map, prefetch, stoppable
+from dac_codec.common.threads import available_cores, check_stop, parallel_map, prefetch, stoppable
 
 if TYPE_CHECKING:
     from dac_codec.bitstream import Header
@@ -99,14 +99,16 @@ def shared_cores(jobs: JobList, device: str) -> Iterator[tuple[int, bool]]:
 
     from dac_codec.codec.batches import uses_batches
 
-    n_cores, n_jobs = torch.get_num_threads(), jobs.n_independent()
+    # PyTorch's number follows the affinity and OMP_NUM_THREADS, but not the quota of a container.
+    n_before, n_jobs = torch.get_num_threads(), jobs.n_independent()
+    n_cores = min(n_before, available_cores())
     batched = n_jobs > 1 and uses_batches(device)
     n_at_once = max(1, min(n_cores, _MAX_AT_ONCE, n_jobs if batched else min(n_jobs, int(jobs.evenness()))))
     torch.set_num_threads(max(1, n_cores // n_at_once))  # for threads that start from now on
     try:
         yield n_at_once, batched
     finally:
-        torch.set_num_threads(n_cores)
+        torch.set_num_threads(n_before)
 
 
 def run(

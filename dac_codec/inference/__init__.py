@@ -1,6 +1,6 @@
 """Fast inference on whole signals and on streams, with the same result."""
 
-from dac_codec.inference.batches import decode_batch, encode_batch
+from dac_codec.inference.batches import decode_batch, encode_batch, encode_padded
 from dac_codec.inference.blocks import decode, decode_blocks, decode_range, encode, encode_blocks
 from dac_codec.inference.decoder import StreamingDecoder
 from dac_codec.inference.encoder import StreamingEncoder
@@ -27,6 +27,7 @@ __all__ = [
     "encode",
     "encode_batch",
     "encode_blocks",
+    "encode_padded",
     "encoder_context",
     "encoder_look_ahead",
     "prepare",

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import click
 
 from dac_codec.cli import options, running
-from dac_codec.cli.jobs import DASH, STDIN_CLOSED, Job, display_path, find_dac, make_jobs
+from dac_codec.cli.jobs import Job, display_path, find_dac, make_jobs
 from dac_codec.common.errors import DacError
 
 
@@ -19,19 +17,11 @@ from dac_codec.common.errors import DacError
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array with an object for each file.")
 def info(files: tuple[str, ...], as_json: bool) -> None:
-    """Show the metadata of .dac files."""
-    from dac_codec.bitstream.describe import as_text, describe
+    """Show the metadata of .dac files. A folder is searched for them; - is standard input."""
+    from dac_codec.bitstream.describe import as_text
 
     failures: list[str] = []
-    described: list[dict[str, Any]] = []
-    for name in files:
-        try:
-            if name == DASH and sys.stdin is None:
-                raise DacError(STDIN_CLOSED)
-            data = sys.stdin.buffer.read() if name == DASH else Path(name).read_bytes()
-            described.append({"file": name, **describe(data)})
-        except (DacError, OSError, MemoryError) as error:
-            failures.append(running.error_line(name, error))
+    described = list(running.described(files, failures))
     if as_json:
         click.echo(json.dumps(described, indent=2))
     else:
@@ -44,6 +34,7 @@ def info(files: tuple[str, ...], as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array with an object for each model.")
 def models(as_json: bool) -> None:
     """List the named models."""
+    running.check_memory()
     from dac_codec import pretrained
 
     rows = [{**asdict(model), "default": model.name == pretrained.DEFAULT_MODEL} for model in pretrained.available()]
@@ -53,7 +44,8 @@ def models(as_json: bool) -> None:
     for row in rows:
         click.echo(
             f"{row['name']:<16}  {row['sample_rate']:>6} Hz  up to {row['bitrate'] / 1000:>5.2f} kbit/s  "
-            f"{row['n_codebooks']:>2} codebooks  {row['where']}{', default' if row['default'] else ''}"
+            f"{row['n_codebooks']:>2} codebooks  {row['where']}"
+            f"{'' if row['verified'] else ', not verified'}{', default' if row['default'] else ''}"
         )
 
 
@@ -61,6 +53,7 @@ def models(as_json: bool) -> None:
 @options.inputs
 @options.output("The converted file, or a folder for several inputs; - is standard output.", required=True)
 @options.model
+@options.download
 @click.option("--quantizers", metavar="N", type=click.IntRange(min=1), help="Keep the first N codebooks.")
 @click.option(
     "--bitrate",
@@ -75,16 +68,19 @@ def models(as_json: bool) -> None:
 )
 @click.option("--no-levels", is_flag=True, help="Leave out the band levels.")
 @options.force
+@options.skip_existing
 @options.quiet
 def convert(
     inputs: tuple[str, ...],
     output: str,
     model: str | None,
+    download: bool,
     quantizers: int | None,
     bitrate: float | None,
     order: Literal["time", "layers"] | None,
     no_levels: bool,
     force: bool,
+    skip_existing: bool,
     quiet: bool,
 ) -> None:
     """Thin or reorder .dac files, or convert them to or from the format of descript-audio-codec.
@@ -96,11 +92,13 @@ def convert(
     if quantizers is not None and bitrate is not None:
         raise click.UsageError("--quantizers and --bitrate can't be combined")
     jobs = make_jobs(inputs, output, ".dac files", find_dac, lambda name: [name])
+    running.skip_existing(jobs, skip_existing, force, quiet)
     running.finish_if_empty(jobs)
+    running.check_memory()
     from dac_codec import bitstream, codec
     from dac_codec.bitstream.describe import format_size
 
-    model_for = running.model_loader(model, "cpu", progress=not quiet)
+    model_for = running.model_loader(model, "cpu", progress=not quiet, download=download)
 
     def thin(job: Job) -> str:
         rate = None if bitrate is None else 1000 * bitrate

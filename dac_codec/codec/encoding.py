@@ -8,10 +8,10 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -66,11 +66,13 @@ class Compressed:
         header: header of the file; `n_samples` is None if the source was a pipe.
         n_samples: samples per channel.
         n_bytes: size of the file.
+        missing: what is missing from the source, as in `audio.Reader`; "" if nothing is.
     """
 
     header: Header
     n_samples: int
     n_bytes: int
+    missing: str = ""
 
     @property
     def duration(self) -> float:
@@ -86,7 +88,7 @@ class Compressed:
 
 
 def compress(
-    source: PathOrFile | Waveform,
+    source: PathOrFile | bytes | Waveform,
     model: str | os.PathLike[str] | DAC = pretrained.DEFAULT_MODEL,
     n_quantizers: int | None = None,
     bitrate: float | None = None,
@@ -104,7 +106,7 @@ def compress(
     nothing above some frequency, that is stored too, and `decompress` removes what the network adds there.
 
     Args:
-        source: path of a sound file, a binary file object, or (waveform [C, T] or [T], sample rate in Hz).
+        source: path of a sound file, its bytes, a binary file object, or (waveform [C, T] or [T], sample rate in Hz).
         model: a loaded model, or an argument of `DAC.from_pretrained`.
         n_quantizers: most codebooks to use in a frame; fewer make a smaller file. None: all.
         bitrate: mean bitrate of each channel in bit/s, of the whole file as it is stored, within 1%. With `constant`,
@@ -116,9 +118,9 @@ def compress(
         quality: error that a code has to save, on a scale where each step is a factor of two: frames get more codes
             where they save more. None: 5, and 8.5 without band levels, unless there is a bitrate.
         constant: whether every frame has `n_quantizers` codes, packed without entropy coding.
-        levels: whether to send band levels, which `decompress` filters the decoded audio with: less noise at 0.7 kbit/s
-            per channel. Encoding decodes for it, and takes about twice the time. None: unless `effort` is 0 or
-            `constant`.
+        levels: whether to send band levels, which `decompress` filters the decoded audio with: less noise, for about
+            0.7 kbit/s per channel. Encoding decodes for it, which takes twice the time, and more with a `bitrate`.
+            None: yes, but not with an `effort` of 0 or 1, or `constant`.
 
     Raises:
         AudioError: the audio can't be read, is empty, or is not finite.
@@ -126,7 +128,8 @@ def compress(
         DacError: an argument is out of range, or two of them exclude each other.
     """
     target = io.BytesIO()
-    waveform = source if isinstance(source, tuple) else audio.read(source)
+    given = _checked(source)
+    waveform = given if isinstance(given, tuple) else audio.read(given)
     loaded = load_model(model, device, progress)
     compress_stream(
         waveform,
@@ -145,7 +148,7 @@ def compress(
 
 
 def compress_stream(
-    source: PathOrFile | Waveform | audio.Reader,
+    source: PathOrFile | bytes | Waveform | audio.Reader,
     target: PathOrFile,
     model: str | os.PathLike[str] | DAC = pretrained.DEFAULT_MODEL,
     n_quantizers: int | None = None,
@@ -190,7 +193,7 @@ def compress_stream(
         reader = _open(source, stack)
         rate = choose_rate(model, n_quantizers, bitrate, quality, constant, effort, levels, not reader.rewindable)
         if reader.rewindable:
-            counted = _Counted(reader.blocks(warn=False), reader.n_samples, "measuring", progress)
+            counted = _Counted(reader.blocks(), reader.n_samples, "measuring", progress)
             with prefetch(counted) as samples:
                 measured = measure(samples, reader.sample_rate, reader.channels, model.sample_rate)
             header = make_header(model, rate.n_quantizers, reader, measured, counted.n_samples)
@@ -211,13 +214,16 @@ def compress_stream(
         context = None
         if rate.levels or redundancy or not rate.is_constant:
             header, context = with_layers(header, model, rate.levels)
+            if block_frames is not None and not redundancy:
+                # A layer costs 6 bytes in each of many short chunks, and saves none that are lost as a whole.
+                header = replace(header, layers=(header.n_codebooks,))
         encoded: deque[Tensor] = deque()  # the network's input, for band levels
 
         def original() -> NextBlock:
             """The network's input from its beginning: read again if all of it is encoded before codes are chosen."""
             if rate.bitrate is not None and reader.rewindable:
                 reader.rewind()
-                return partial(next, network_input(reader.blocks(warn=False), header), None)
+                return partial(next, network_input(reader.blocks(), header), None)
             return lambda: encoded.popleft() if encoded else None
 
         if rate.levels and (rate.bitrate is None or not reader.rewindable):
@@ -226,7 +232,7 @@ def compress_stream(
             bitstream.Writer, header=header, chunk_frames=chunk_frames, model=context, redundancy=redundancy
         )
         network = model, inputs, rate.n_quantizers, block_frames, rate.n_paths
-        with open_for_writing(target) as stream, network_errors():
+        with open_for_writing(target, keep_partial=not reader.rewindable) as stream, network_errors():
             output = CountingWriter(stream)
             codes = (
                 inference.encode_blocks(*network)
@@ -241,7 +247,7 @@ def compress_stream(
             if header.n_samples not in (None, counted.n_samples):
                 raise AudioError(f"{reader.name}: changed while it was read; try again when it is complete")
             writer.close(counted.n_samples)
-        return Compressed(header, counted.n_samples, output.n_bytes)
+        return Compressed(header, counted.n_samples, output.n_bytes, reader.missing)
 
 
 def _kept(blocks: Iterable[Tensor], kept: deque[Tensor]) -> Iterator[Tensor]:
@@ -298,13 +304,30 @@ def choose_codes(
     return at_size(frames, n_bytes, codes_per_frame, size_of)
 
 
-def _open(source: PathOrFile | Waveform | audio.Reader, stack: ExitStack) -> audio.Reader | _WaveformReader:
+def _checked(source: Any) -> Any:
+    """The source, bytes as a stream; raises an AudioError for what is none."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return io.BytesIO(source)
+    if isinstance(source, tuple) and len(source) != 2:
+        raise AudioError(f"the audio is a tuple of {len(source)}, expected (waveform, sample rate in Hz)")
+    if isinstance(source, (str, os.PathLike, tuple, audio.Reader)) or hasattr(source, "read"):
+        return source
+    raise AudioError(
+        f"the audio is a {type(source).__name__}, expected a path, bytes, a binary file object or (waveform, sample "
+        "rate in Hz)"
+    )
+
+
+def _open(source: PathOrFile | bytes | Waveform | audio.Reader, stack: ExitStack) -> audio.Reader | _WaveformReader:
     """A reader of any source; `stack` closes what is opened here."""
-    if isinstance(source, tuple):
-        waveform, sample_rate = source
-        array = waveform.detach().cpu().numpy() if isinstance(waveform, Tensor) else waveform
-        return _WaveformReader(audio.check(array, sample_rate), sample_rate)
-    return source if isinstance(source, audio.Reader) else stack.enter_context(audio.Reader(source))
+    given = _checked(source)
+    if isinstance(given, tuple):
+        waveform, sample_rate = given
+        if isinstance(waveform, Tensor):
+            waveform = waveform.detach().cpu()
+            waveform = (waveform.float() if waveform.dtype == torch.bfloat16 else waveform).numpy()
+        return _WaveformReader(audio.check(waveform, sample_rate), sample_rate)
+    return given if isinstance(given, audio.Reader) else stack.enter_context(audio.Reader(given))
 
 
 class _WaveformReader:
@@ -312,12 +335,14 @@ class _WaveformReader:
 
     name = "audio"
     rewindable = True
+    channel_mask = None
+    missing = ""
 
     def __init__(self, waveform: audio.Audio, sample_rate: int) -> None:
         self._waveform, self.sample_rate = waveform, sample_rate
         self.channels, self.n_samples = waveform.shape
 
-    def blocks(self, warn: bool = True) -> Iterator[audio.Audio]:
+    def blocks(self) -> Iterator[audio.Audio]:
         return blocks(self._waveform, block_length(self.channels))
 
     def rewind(self) -> None:
@@ -399,6 +424,7 @@ def make_header(
         codebook_size=model.codebook_size,
         gain_source=GainSource.BEGINNING if n_samples is None else GainSource.WHOLE,
         bandwidth=measured.bandwidth,
+        channel_mask=None if isinstance(source, LegacyFile) else source.channel_mask,
     )
 
 

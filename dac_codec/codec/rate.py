@@ -113,7 +113,7 @@ def choose_rate(
     n_most = choose_quantizers(model, n_quantizers, None)
     if levels is None:
         fits = bitrate is None or bitrate >= _LEAST_CODES_FOR_LEVELS * model.config.bitrate(1)
-        levels = not live and effort != 0 and fits
+        levels = not live and effort not in (0, 1) and fits
     if bitrate is None and quality is None:
         quality = DEFAULT_QUALITY if levels else DEFAULT_WITHOUT_LEVELS
     return Rate(n_most, EFFORT_PATHS[1 if effort is None else effort], quality, bitrate, levels)

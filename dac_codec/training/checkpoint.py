@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from dac_codec import pretrained
 from dac_codec.common.errors import CheckpointError
-from dac_codec.common.files import atomic_write, expanded
+from dac_codec.common.files import atomic_write, expanded, remove_abandoned
 from dac_codec.model import DAC
 from dac_codec.model.discriminator import Discriminator
 from dac_codec.pretrained.checkpoints import unpickle
@@ -47,7 +47,18 @@ def save(state: dict[str, Any], path: Path) -> None:
             _to_disk(temporary)
         _to_disk(path.parent)
     except (OSError, RuntimeError) as error:  # torch raises RuntimeError when the disk is full
-        raise CheckpointError(f"can't write {path}: {error}") from error
+        raise CheckpointError(f"can't write {path}: {_write_failure(error, path)}") from error
+
+
+def _write_failure(error: Exception, path: Path) -> str:
+    """Why a file can't be written: PyTorch's own errors don't say that the disk is full."""
+    if isinstance(error, OSError):
+        return str(error)
+    try:
+        free = f"{shutil.disk_usage(path.parent).free / 1e6:.0f} MB are free"
+    except OSError:
+        free = "its free space is unknown"
+    return f"PyTorch couldn't write all of it; check the disk ({free}) and its quota"
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -102,11 +113,13 @@ def _restore(part: nn.Module | Optimizer, state: Any) -> None:
         if not all(bool(tensor.isfinite().all()) for tensor in part.state_dict().values()):
             raise ValueError("it has weights that are not finite")
         return
-    kinds = [{key: type(value) for key, value in group.items()} for group in part.param_groups]
+    settings = [
+        {key: value for key, value in group.items() if key not in ("params", "lr")} for group in part.param_groups
+    ]
     part.load_state_dict(state)
-    for group, kind in zip(part.param_groups, kinds, strict=True):
-        if any(type(group[key]) is not expected for key, expected in kind.items()):
-            raise ValueError("its optimizer has settings of another kind")
+    for group, expected in zip(part.param_groups, settings, strict=True):
+        if type(group["lr"]) is not float or any(group[key] != value for key, value in expected.items()):
+            raise ValueError("its optimizer has other settings")
     names = {"average"} if isinstance(part, Muon) else {"step", "exp_avg", "exp_avg_sq"}
     parameters = {id(parameter) for group in part.param_groups for parameter in group["params"]}
     for parameter, values in part.state.items():
@@ -114,7 +127,8 @@ def _restore(part: nn.Module | Optimizer, state: Any) -> None:
             raise ValueError("its optimizer has a state of another kind")
         for name, value in values.items():
             shape = () if name == "step" else parameter.shape
-            if not isinstance(value, Tensor) or not value.is_floating_point() or value.shape != shape:
+            fits = isinstance(value, Tensor) and value.is_floating_point() and value.shape == shape
+            if not fits or not value.isfinite().all() or (name == "step" and value < 1):
                 raise ValueError(f"its optimizer has no {name} for a weight of {list(parameter.shape)}")
 
 
@@ -280,8 +294,7 @@ def load_discriminator(discriminator: Discriminator, folder: Path) -> list[str]:
 
 def remove_temporaries(folder: Path) -> None:
     """Remove temporary files that a killed process left in a folder."""
-    for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
+    remove_abandoned(folder)
     for path in folder.glob(".saving-*"):
         shutil.rmtree(path, ignore_errors=True)
 

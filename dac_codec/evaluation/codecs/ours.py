@@ -39,15 +39,19 @@ class Ours(Codec):
             about += f", effort {self.effort}"
         if self.by != "codebooks":
             about += ", entropy coded codes whose number varies from frame to frame"
-            about += ", band levels" if self.effort else ""
+            about += ", band levels" if self._has_levels else ""
         return about
+
+    @property
+    def _has_levels(self) -> bool:
+        return self.effort > 0 and self.by != "codebooks"
 
     @property
     def fingerprint(self) -> str:
         context = pretrained.context_model(load(self.model, self.device))
         how = "" if self.by == "codebooks" else f" {None if context is None else context.fingerprint.hex()}"
         how = f"{how} effort {self.effort}" if self.effort else how
-        how = f"{how} levels" if self.effort and self.by != "codebooks" else how
+        how = f"{how} levels" if self._has_levels else how
         weights = pretrained.fingerprint(load(self.model, self.device)).hex()
         return f"{self.name} {weights}{how} {computed_by(self.device)}"
 
@@ -74,6 +78,7 @@ class Ours(Codec):
                 effort=self.effort,
                 quality=setting.value if self.by == "quality" else None,
                 constant=constant,
+                levels=self._has_levels,
             )
             return file.to_bytes(model)
 

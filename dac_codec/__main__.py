@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import sys
+from io import TextIOWrapper
 
 
 def run() -> None:
@@ -10,9 +12,18 @@ def run() -> None:
     # Until it handles signals itself, Ctrl-C ends the process without a traceback from the middle of an import.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from dac_codec.cli.main import main
-
-    main(prog_name="dac-codec")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a file's name may have characters that the encoding lacks
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        from dac_codec.cli.main import drop_output, main
+    except (ImportError, OSError, MemoryError) as error:  # such as too few file descriptors
+        sys.exit(f"Error: {str(error) or 'not enough memory'}")
+    try:
+        main(prog_name="dac-codec")
+    except OSError as error:  # of --help and --version, whose output can't be written
+        drop_output()
+        sys.exit(f"Error: {error.strerror or error}")
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@ error that a caller can cause is an `AudioError`.
 """
 
 from dac_codec.audio.dsp import BandwidthMeter, LowPass, leaves_room, low_pass_reach, windowed_sinc
-from dac_codec.audio.libsndfile import open_file
+from dac_codec.audio.folders import find_audio, find_unreadable
 from dac_codec.audio.metering import SILENCE_LUFS, LoudnessMeter, apply_gain, gain_to, loudness
-from dac_codec.audio.reading import RAW_ENCODINGS, Reader, find_audio, read
+from dac_codec.audio.reading import RAW_ENCODINGS, Reader, read
 from dac_codec.audio.resampling import Resampler, check_windowed_sinc, resample, resample_windowed_sinc
 from dac_codec.audio.samples import MAX_CHANNELS, Audio, check
 from dac_codec.audio.writing import Writer, write
@@ -27,11 +27,11 @@ __all__ = [
     "check",
     "check_windowed_sinc",
     "find_audio",
+    "find_unreadable",
     "gain_to",
     "leaves_room",
     "loudness",
     "low_pass_reach",
-    "open_file",
     "read",
     "resample",
     "resample_windowed_sinc",

@@ -7,31 +7,46 @@ import io
 import math
 import os
 import stat
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import BinaryIO, TypeAlias
 
 import numpy as np
 import soundfile
 
 from dac_codec.audio import libsndfile, pcm, wav
+from dac_codec.audio.channels import read_channels
+from dac_codec.audio.containers import Stream, has_second_flac
+from dac_codec.audio.parts import Contents, Part, find_mpeg, find_parts, goes_on
 from dac_codec.audio.samples import Audio, block_length
+from dac_codec.common import native
 from dac_codec.common.errors import AudioError
-from dac_codec.common.streams import OffsetStream, PathOrFile, read_rest, read_some
+from dac_codec.common.speakers import useful_mask
+from dac_codec.common.streams import OffsetStream, PathOrFile, SegmentedStream, read_rest, read_some
 
 
 class PcmDecoder:
     """Plain samples from a stream, as they arrive: `n_bytes` of them, or all up to its end if that is None.
 
-    After the last block, `failure` says why the decoder stopped early ("" if it did not), and `unread_bytes` how many
-    bytes follow an mp3's (0 for other formats), here and in `FileDecoder`.
+    Attributes, here and in `FileDecoder`:
+        sample_rate, channels, channel_mask (see `common.speakers`; None: unknown).
+        n_samples: samples per channel that the source declares, or None.
+        rewindable: whether there is a method `rewind`.
+        failure: after the last block, why the decoder stopped early, or why the end of the source is not that of the
+            sound; or "".
+        unread: after the last block, what follows and is not read; or "".
+        note: what is wrong with the header although all sound is there; or "".
     """
 
-    n_samples: int | None = None
-    failure = ""
-    unread_bytes = 0
+    rewindable = False
+    failure = unread = note = ""
 
     def __init__(self, stream: BinaryIO, name: str, layout: wav.Layout, n_bytes: int | None) -> None:
         self.sample_rate, self.channels = layout.sample_rate, layout.channels
+        self.channel_mask = useful_mask(layout.channel_mask, layout.channels)
+        self.n_samples = None if n_bytes is None else n_bytes // layout.frame_bytes
         self._stream, self._name, self._layout, self._n_bytes = stream, name, layout, n_bytes
 
     def blocks(self) -> Iterator[Audio]:
@@ -51,18 +66,116 @@ class PcmDecoder:
             if whole:
                 yield pcm.decode(data[:whole], self._layout.subtype, self.channels)
             data = data[whole:]
+        if remaining == 0:
+            with stream_errors(self._name):
+                self.unread = (
+                    "another sound file follows" if wav.has_second_file(self._stream, self._n_bytes or 0) else ""
+                )
 
 
 class FileDecoder:
-    """Any format that libsndfile knows, from a seekable stream."""
+    """Any format that libsndfile knows, from a seekable stream. The parts of a file are decoded one after the other."""
 
-    def __init__(self, stream: libsndfile.CallbackStream, name: str) -> None:
-        self._stream, self._name = stream, name
-        self._open()
+    rewindable = True
 
-    def _open(self) -> None:
+    def __init__(self, stream: Stream, name: str) -> None:
+        self._stream, self._name, self._opened = stream, name, contextlib.ExitStack()
+        self._file: libsndfile.SequentialFile | None = None
+        self.rewind()
+
+    def rewind(self) -> None:
+        """Return to the first sample."""
+        self._printed: list[str] = []
+        with stream_errors(self._name):
+            self._contents = _remembered(self._stream, find_parts)
+        self._unread_part: Part | None = None
+        file = self._open(self._contents.parts[0])
+        if file.format == "MP3":
+            with stream_errors(self._name):
+                contents = _remembered(self._stream, partial(find_mpeg, contents=self._contents))
+            if contents.parts[0].segments != self._contents.parts[0].segments:
+                file = self._open(contents.parts[0])
+            self._contents = contents
+        self.sample_rate: int = file.samplerate
+        self.channels: int = file.channels
+        first = self._contents.parts[0]
+        content = SegmentedStream(self._stream, first.segments)
+        self.channel_mask, self._order = read_channels(file, content, first.vorbis_order)
+        self.failure, self.unread, self.note = "", self._contents.unread, self._contents.note
+        self._lengths = [_length(file, self._contents.parts[0])]
+        for part in self._contents.parts[1:]:
+            try:
+                file = self._open(part)
+            except AudioError:
+                self.unread = "more follows that can't be read"
+                break
+            if (file.samplerate, file.channels) != (self.sample_rate, self.channels):
+                self.unread = goes_on(file.channels, file.samplerate)
+                break
+            self._lengths.append(_length(file, part))
+        if len(self._contents.parts) == 1:
+            self._unread_part = self._contents.parts[0]
+        known = [length for length in self._lengths if length is not None]
+        self.n_samples = sum(known) if len(known) == len(self._lengths) and not self._contents.failure else None
+
+    def close(self) -> None:
+        self._opened.close()
+
+    @property
+    def damage(self) -> str:
+        """What is known to be missing before anything is decoded; or ""."""
+        if any(part.sizes for part in self._contents.parts):
+            return f"cut short: the header declares {self.n_samples} samples, fewer are there"
+        return self._contents.failure or (f"{self.unread}, which is not read" if self.unread else "")
+
+    def blocks(self) -> Iterator[Audio]:
+        """Decode from the first sample to the end or the first damage: blocks [C, t], unchecked."""
+        buffer = np.empty((block_length(self.channels), self.channels), np.float32)
+        for part, _ in zip(self._contents.parts, self._lengths, strict=False):
+            file = self._open(part)
+            n_left = file.frames  # libsndfile decodes no more, but fills the block with zeros if an error follows
+            while n_left and not self.failure:
+                with self._captured(file.format) as lines:
+                    block, self.failure = libsndfile.read_block(file, buffer[:n_left])
+                self._raise_interruption()
+                self._printed += lines
+                if len(block) == 0:
+                    break
+                n_left -= len(block)
+                yield (block if self._order is None else block[:, self._order]).T.copy()
+        self.failure = self.failure or self._contents.failure or self._reported_error()
+        if file.format == "FLAC" and has_second_flac(self._callbacks, self._callbacks.tell()):
+            self.failure, self.unread = "", "another sound file follows"
+
+    def excerpt(self, start: int, n_samples: int) -> Audio:
+        """Decode `n_samples` samples [C, n_samples] from `start` on, or fewer at the end."""
+        pieces = []
+        for part, length in zip(self._contents.parts, self._lengths, strict=False):
+            n_part = n_samples if length is None else min(n_samples, length - start)
+            if n_part > 0:
+                file = self._open(part)
+                if start:
+                    file.seek(start)
+                with self._captured(file.format):
+                    block = file.read(n_part, dtype="float32", always_2d=True)
+                self._raise_interruption()
+                pieces.append((block if self._order is None else block[:, self._order]).T)
+                n_samples -= n_part
+            start = max(0, start - (length or 0))
+        return np.concatenate(pieces, axis=1) if pieces else np.empty((self.channels, 0), np.float32)
+
+    def _open(self, part: Part) -> libsndfile.SequentialFile:
+        """Open a part, and close the one before; one that is open and was not read yet is returned."""
+        if part is self._unread_part and self._file is not None:
+            self._unread_part = None
+            return self._file
+        self._opened.close()
+        self._callbacks = libsndfile.CallbackStream(SegmentedStream(self._stream, part.segments))
+        self._opened.callback(self._callbacks.close)
         try:
-            self._file = libsndfile.SequentialFile(self._stream)
+            with native.captured() as lines:
+                file = libsndfile.SequentialFile(self._callbacks)
+            self._printed += lines
         except soundfile.SoundFileError as error:
             self._raise_interruption()
             raise AudioError(
@@ -71,39 +184,73 @@ class FileDecoder:
             ) from error
         except TypeError as error:  # soundfile takes any *.raw for headerless samples, and requires their sample rate
             raise libsndfile.headerless(self._name) from error
-        self.sample_rate: int = self._file.samplerate
-        self.channels: int = self._file.channels
-        frames: int = self._file.frames
-        self.n_samples = None if frames == libsndfile.UNKNOWN_FRAMES else frames
-        self.failure, self.unread_bytes = "", 0
+        self._opened.callback(file.close)
+        self._file = file
+        return file
 
-    def rewind(self) -> None:
-        """Return to the first sample."""
-        self.close()
-        self._stream.seek(0)
-        self._open()
+    def _captured(self, fmt: str) -> AbstractContextManager[list[str]]:
+        """Collect what a decoder prints: decoders that print nothing may run in several threads at once."""
+        return contextlib.nullcontext([]) if fmt in _SILENT_FORMATS else native.captured()
 
-    def close(self) -> None:
-        self._file.close()
-
-    def blocks(self) -> Iterator[Audio]:
-        buffer = np.empty((block_length(self.channels), self.channels), np.float32)
-        while not self.failure:
-            block, self.failure = libsndfile.read_block(self._file, buffer)
-            self._raise_interruption()
-            if len(block) == 0:
-                break
-            yield block.T.copy()
-        self.unread_bytes = libsndfile.unread_mp3_bytes(self._file, self._stream)
+    def _reported_error(self) -> str:
+        """The errors that the decoder has printed; other lines of it are notes."""
+        errors = [line for line in self._printed if "error" in line.lower()]
+        if not errors and self._printed and not self.note:
+            self.note = f"the decoder reports: {self._printed[0]}"
+        if not errors:
+            return ""
+        more = f" and {len(errors) - 1} more" if len(errors) > 1 else ""
+        return f"the decoder reports: {errors[0]}{more}"
 
     def _raise_interruption(self) -> None:
         """Raise what `CallbackStream` kept from libsndfile."""
-        error = self._stream.interruption
+        error = self._callbacks.interruption
         if isinstance(error, OSError):
             raise AudioError(f"{self._name}: can't be read ({error}); check where it comes from") from error
         if error is not None:
             raise error
 
+
+def _length(file: libsndfile.SequentialFile, part: Part) -> int | None:
+    """Samples per channel that a part declares, or None."""
+    if part.n_samples is not None:
+        return part.n_samples
+    if part.sizes is not None:
+        declared, present = part.sizes
+        width = pcm.WIDTHS.get(file.subtype.replace("S8", "U8"))
+        return (
+            round(file.frames * declared / max(1, present))
+            if width is None
+            else declared // (width * int(file.channels))
+        )
+    return None if file.frames == libsndfile.UNKNOWN_FRAMES else int(file.frames)
+
+
+_MOST_REMEMBERED = 2**14  # files
+_SETTLED_NS = 2_000_000_000
+"""Age at which a file has surely another time stamp when it is written again."""
+
+_contents: dict[tuple[object, ...], Contents] = {}
+"""What was found in files on disk, by what identifies them: training reads a file many times."""
+
+
+def _remembered(stream: Stream, find: Callable[[Stream], Contents]) -> Contents:
+    """`find(stream)`, once for each file on disk."""
+    if not isinstance(stream, io.FileIO):
+        return find(stream)
+    status = os.fstat(stream.fileno())
+    if time.time_ns() - status.st_mtime_ns < _SETTLED_NS:
+        return find(stream)
+    key = (getattr(find, "func", find), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    if key not in _contents:
+        if len(_contents) >= _MOST_REMEMBERED:
+            _contents.clear()
+        _contents[key] = find(stream)
+    return _contents[key]
+
+
+_SILENT_FORMATS = ("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC", "OGG")
+"""Formats whose decoders print nothing."""
 
 Decoder: TypeAlias = PcmDecoder | FileDecoder
 
@@ -173,10 +320,10 @@ def _open_pipe(pipe: BinaryIO, name: str, stack: contextlib.ExitStack) -> Decode
     return _open_file(io.BytesIO(content), name, stack)
 
 
-def _open_file(stream: io.RawIOBase | io.BytesIO, name: str, stack: contextlib.ExitStack) -> FileDecoder:
+def _open_file(stream: Stream, name: str, stack: contextlib.ExitStack) -> FileDecoder:
     if stream.seek(0, os.SEEK_END) == 0:
         raise AudioError(f"{name}: empty (0 bytes), expected a sound file; check how it was made")
     stream.seek(0)
-    decoder = FileDecoder(stack.enter_context(libsndfile.CallbackStream(stream)), name)
+    decoder = FileDecoder(stream, name)
     stack.callback(decoder.close)
     return decoder

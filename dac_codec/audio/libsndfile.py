@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,7 +59,7 @@ class CallbackStream(io.BufferedReader):
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         try:
             return super().seek(offset, whence)
-        except (OSError, ValueError):
+        except (OSError, ValueError, OverflowError):
             return self.tell()
 
 
@@ -76,38 +73,3 @@ def read_block(file: soundfile.SoundFile, buffer: Audio) -> tuple[Audio, str]:
         return buffer[: len(file.read(out=buffer))], ""
     except soundfile.SoundFileError as error:
         return buffer[: int(np.count_nonzero(~np.isnan(buffer).all(axis=1)))], reason(error)
-
-
-def unread_mp3_bytes(file: soundfile.SoundFile, stream: io.BufferedReader) -> int:
-    """Bytes of an mp3 after the last decoded frame; 0 for other formats.
-
-    libsndfile estimates the length of an mp3 without a Xing header from its first frame, and stops there (its issue
-    1001). That is right at a constant bit rate, and too early at a variable one.
-    """
-    if file.format != "MP3":
-        return 0
-    position = stream.tell()
-    return stream.seek(0, os.SEEK_END) - position
-
-
-@contextlib.contextmanager
-def open_file(path: str | os.PathLike[str]) -> Iterator[soundfile.SoundFile]:
-    """Open a sound file to read a part of it.
-
-    The attributes `frames`, `samplerate` and `channels` are those of the header, unchecked. Seek once, then read once
-    (see `SequentialFile`).
-
-    Raises:
-        AudioError: the file can't be opened, or an error of libsndfile or the system ends the block.
-    """
-    name = os.fspath(path)
-    try:
-        if not Path(name).is_file():  # libsndfile would only report a "system error"
-            raise AudioError(f"{name}: no such file")
-        if Path(name).suffix.lower() == ".raw":  # soundfile takes any such file for headerless samples
-            raise headerless(name)
-        # soundfile takes a name that is not UTF-8 only as bytes.
-        with SequentialFile(os.fsencode(name) if os.name == "posix" else name) as file:
-            yield file
-    except (soundfile.SoundFileError, OSError) as error:
-        raise AudioError(f"{name}: {' '.join(reason(error).split())}") from error

@@ -6,6 +6,7 @@ import struct
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from dac_codec.audio.containers import STARTS, is_live
 from dac_codec.audio.pcm import WIDTHS
 from dac_codec.common.errors import AudioError
 from dac_codec.common.streams import read_exactly, skip
@@ -27,11 +28,12 @@ _SUBTYPES = {(tag, WIDTHS[subtype]): subtype for subtype, tag in _TAGS.items()}
 
 @dataclass(frozen=True)
 class Layout:
-    """How samples are stored: `sample_rate` in Hz, `channels`, and a `subtype` that `pcm` knows."""
+    """How samples are stored: `sample_rate` in Hz, `channels`, a `subtype` that `pcm` knows, and the speakers' mask."""
 
     sample_rate: int
     channels: int
     subtype: str
+    channel_mask: int | None = None
 
     @property
     def frame_bytes(self) -> int:
@@ -43,8 +45,8 @@ def read_header(stream: BinaryIO, name: str) -> tuple[Layout, int | None] | byte
     """Read a stream, which error messages call `name`, from its beginning up to the first sample.
 
     Returns:
-        The layout, and the number of bytes of samples that the header declares: None if it is declared as unknown (0 or
-        0xFFFFFFFF). If this is not a wav file of plain samples, the bytes that were read.
+        The layout, and the number of bytes of samples that the header declares: None if it is declared as unknown (see
+        `containers.is_live`). If this is not a wav file of plain samples, the bytes that were read.
 
     Raises:
         AudioError: more than 1 MiB precedes the format of the samples.
@@ -80,9 +82,20 @@ def _data_size(stream: BinaryIO, long_size: int | None) -> int | None:
         size = int.from_bytes(start[4:], "little")
         if start[:4] == b"data":
             size = long_size if size == UNKNOWN_SIZE and long_size is not None else size
-            return None if size in (0, UNKNOWN_SIZE, 2**64 - 1) else size
+            return None if is_live(size) else size
         skip(stream, size + size % 2)
     return 0
+
+
+def has_second_file(stream: BinaryIO, n_bytes: int) -> bool:
+    """Whether another sound file follows the samples (`n_bytes` were read) and the chunks after them."""
+    skip(stream, n_bytes % 2)
+    while len(start := read_exactly(stream, 8)) == 8:
+        if start.startswith(STARTS):
+            return True
+        size = int.from_bytes(start[4:], "little")
+        skip(stream, size + size % 2)
+    return False
 
 
 def _layout(fields: bytes) -> Layout | None:
@@ -90,12 +103,13 @@ def _layout(fields: bytes) -> Layout | None:
     if len(fields) < 16:
         return None
     tag, channels, sample_rate, _, frame_bytes, bits = struct.unpack_from("<HHIIHH", fields)
+    mask = None
     if tag == _EXTENSIBLE and len(fields) >= 40 and fields[26:40] == _GUID_TAIL:
-        tag = int.from_bytes(fields[24:26], "little")
+        tag, mask = int.from_bytes(fields[24:26], "little"), int.from_bytes(fields[20:24], "little")
     subtype = _SUBTYPES.get((tag, -(-bits // 8)))
     if subtype is None or not 1 <= channels <= 1024 or sample_rate == 0:
         return None
-    layout = Layout(sample_rate, channels, subtype)
+    layout = Layout(sample_rate, channels, subtype, mask)
     return layout if layout.frame_bytes == frame_bytes else None
 
 
@@ -114,7 +128,12 @@ def header(layout: Layout, n_samples: int | None, with_room: bool = False) -> by
         raise AudioError(f"wav: {layout.sample_rate} Hz can't be written, expected less than 2^32 Hz")
     tag, frame_bytes, bits = _TAGS[layout.subtype], layout.frame_bytes, 8 * WIDTHS[layout.subtype]
     byte_rate = min(layout.sample_rate * frame_bytes, 2**32 - 1)
-    fmt = struct.pack("<HHIIHH", tag, layout.channels, layout.sample_rate, byte_rate, frame_bytes, bits)
+    fields = (layout.channels, layout.sample_rate, byte_rate, frame_bytes, bits)
+    if layout.channels > 2 or layout.channel_mask is not None:
+        more = struct.pack("<HHI", 22, bits, layout.channel_mask or 0) + tag.to_bytes(2, "little") + _GUID_TAIL
+        fmt = struct.pack("<HHIIHH", _EXTENSIBLE, *fields) + more
+    else:
+        fmt = struct.pack("<HHIIHH", tag, *fields)
     data_size = UNKNOWN_SIZE if n_samples is None else n_samples * frame_bytes
     long = n_samples is not None and data_size > LIMIT_BYTES
     fact = struct.pack("<I", UNKNOWN_SIZE if n_samples is None else min(n_samples, UNKNOWN_SIZE))

@@ -14,10 +14,12 @@ import numpy.typing as npt
 import soundfile
 
 from dac_codec.audio import pcm, wav
+from dac_codec.audio.channels import check_standard, to_vorbis_order, write_mask
 from dac_codec.audio.libsndfile import SYSTEM_ERROR, reason
 from dac_codec.audio.samples import MAX_CHANNELS, block_length, blocks, check, check_rate
 from dac_codec.common.errors import AudioError
 from dac_codec.common.files import atomic_write, is_device
+from dac_codec.common.speakers import useful_mask
 from dac_codec.common.streams import PathOrFile, name_of, write_all
 
 # File extension -> container and default sample format, in libsndfile's names.
@@ -51,9 +53,12 @@ class Writer:
             only: interleaved little-endian samples without a header.
         subtype: a sample format in libsndfile's names, such as "PCM_24" or "FLOAT"; by default 16-bit PCM for wav, raw,
             flac, aiff, au, caf, w64 and rf64, and the codec of the same name for ogg (Vorbis), opus and mp3.
+        channel_mask: positions of the channels (`common.speakers`), which are in the order of its bits; None: unknown.
+            wav, rf64 and caf store it; flac, ogg and opus have fixed positions for each number of channels.
 
     Raises:
-        AudioError: an unsupported format, or an invalid sample rate or number of channels. In the block: the target
+        AudioError: an unsupported format, an invalid sample rate or number of channels, or positions of channels that
+            the format does not have. In the block: the target
             can't be written. At its end: the number of samples is not `n_samples`.
         BrokenPipeError: the reader of a stream closed it.
     """
@@ -66,6 +71,7 @@ class Writer:
         n_samples: int | None = None,
         fmt: str | None = None,
         subtype: str | None = None,
+        channel_mask: int | None = None,
     ) -> None:
         self.name = name_of(target)
         check_rate(sample_rate, self.name)
@@ -74,9 +80,13 @@ class Writer:
         self.sample_rate, self.channels, self.n_samples = int(sample_rate), channels, n_samples
         to_stream = not isinstance(target, str | os.PathLike)
         if fmt is None:
-            fmt = "wav" if to_stream else Path(self.name).suffix
+            suffix = "" if to_stream else Path(self.name).suffix
+            fmt = suffix or ("wav" if to_stream or is_device(Path(self.name)) else "")
         self._container, self._subtype = _file_format(fmt, subtype, self.name, to_stream)
         self._plain = self._container in ("WAV", "RAW") and self._subtype in pcm.WIDTHS
+        self._mask = useful_mask(channel_mask, channels)
+        if self._container in ("FLAC", "OGG"):
+            check_standard(self._mask, channels, self._container, self.name)
         self._target = target
         self._buffer: io.BytesIO | None = None
         self._n_written = 0
@@ -115,6 +125,8 @@ class Writer:
         if self.n_samples is not None and n_written > self.n_samples:
             raise AudioError(f"{self.name}: {self.n_samples} samples were announced, more were written")
         self._check_size(n_written)
+        if self._container == "OGG":
+            waveform = to_vorbis_order(waveform)
         with self._errors():
             for part in blocks(waveform, block_length(self.channels)):  # libsndfile's Vorbis encoder fails on long ones
                 self._file.write(part.T)  # soundfile makes libsndfile clip to an integer format's range
@@ -143,7 +155,7 @@ class Writer:
                 path = stack.enter_context(atomic_write(Path(stream)))
                 stream = stack.enter_context(path.open("wb")) if self._plain else None
         if self._plain:
-            layout = wav.Layout(self.sample_rate, self.channels, self._subtype)
+            layout = wav.Layout(self.sample_rate, self.channels, self._subtype, self._mask)
             self._file = _PcmFile(stream, self._container, layout, self.n_samples, rewritable=path is not None)
             return
         self._stream, self._buffer = stream, io.BytesIO() if path is None else None
@@ -152,6 +164,8 @@ class Writer:
             output, "w", self.sample_rate, self.channels, self._subtype, format=self._container
         )
         stack.callback(self._file.close)
+        if self._mask is not None and self._container not in ("FLAC", "OGG"):
+            write_mask(self._file, self._mask)
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:

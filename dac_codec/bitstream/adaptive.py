@@ -76,7 +76,7 @@ class AdaptiveModel:
 
     def _batches(self, n_planes: Sequence[int]) -> Iterator[slice]:
         """Chunks whose counts fit into memory together."""
-        most = max(1, _MOST_COUNTS // (self.n_groups * self.group_size * max(1, *n_planes)))
+        most = max(1, _MOST_COUNTS // (self.n_groups * self.group_size * max([1, *n_planes])))
         return (slice(start, start + most) for start in range(0, len(n_planes), most))
 
     def _run(

@@ -41,6 +41,7 @@ N_DIRECT = 5
 
 _MOST_EXACT = 1 << 24
 _MOST_LANES = 64
+_MOST_FRAMES = 1 << 15
 _MOST_ROWS = 512
 _MOST_SYMBOLS = 1 << 12
 _MOST_SHIFT = 16
@@ -87,9 +88,8 @@ class ContextModel:
         self._arrays = _checked(arrays, origin)
         self._digest = _digest(self._arrays)
         floats = {name: array.astype(np.float32) for name, array in self._arrays.items()}
-        self._embeddings: Floats = np.pad(
-            floats["embeddings"], ((0, 0), (0, 1), (0, 0))
-        )  # The last is that of no code.
+        # The last row is that of no code.
+        self._embeddings: Floats = np.pad(floats["embeddings"], ((0, 0), (0, 1), (0, 0)))
         self._width = self._embeddings.shape[2]
         self._averages = np.ldexp(np.float32(1), -self._arrays["averages"])[:, None]
         scales = np.ldexp(np.float32(1), -self._arrays["shifts"]).astype(np.float32)
@@ -139,8 +139,10 @@ class ContextModel:
     def encode(self, chunks: Sequence[Codes]) -> list[list[bytes]]:
         """As `CodeModel.encode`."""
         coded: list[list[bytes]] = []
-        for start in range(0, len(chunks), _MOST_LANES):
-            some = chunks[start : start + _MOST_LANES]
+        longest = max((chunk.shape[1] for chunk in chunks), default=0)
+        lanes = min(_MOST_LANES, max(1, _MOST_FRAMES // max(1, longest)))
+        for start in range(0, len(chunks), lanes):
+            some = chunks[start : start + lanes]
             codes = stacked(some, self.codebook_size, self.n_codebooks)
             n_planes, n_frames, n_chunks = codes.shape
             starts = np.zeros((n_frames, 2, n_planes, n_chunks), np.int64)
@@ -171,7 +173,7 @@ class ContextModel:
             some, counts = chunks[start : start + _MOST_LANES], n_codes[start : start + _MOST_LANES]
             present = presence(some, counts, self.n_codebooks)
             decoder = range_coder.Decoder(streams_of(some, present.shape[0]))
-            codes = self._decoded(decoder, present)
+            codes = self._decode(decoder, present)
             decoder.check_end()
             decoded += split(codes, some, counts)
         return decoded
@@ -199,7 +201,7 @@ class ContextModel:
                 self._update(memory, average, coarser[frame, :, None])
             yield x
 
-    def _decoded(self, decoder: range_coder.Decoder, present: npt.NDArray[np.bool_]) -> Integers:
+    def _decode(self, decoder: range_coder.Decoder, present: npt.NDArray[np.bool_]) -> Integers:
         """Decode codes [n_planes, F, n]: plane i at frame t together with plane i - 1 at frame t + 2, and so on."""
         n_planes, n_frames, n_chunks = present.shape
         codes = np.full((n_planes, n_frames, n_chunks), -1, np.int64)
@@ -213,17 +215,12 @@ class ContextModel:
             here = present[planes, frames]
             features = _units(_units(x[active], self._hidden[active]), self._features[active])
             streams = slice(active.start * n_chunks, active.stop * n_chunks)
-
-            def symbols(logits: Floats, is_present: npt.NDArray[np.bool_], streams: slice = streams) -> Integers:
-                bounds = _bounds(np.floor(logits, out=logits))
-                bounds = bounds.reshape(-1, bounds.shape[-1])
-                return decoder.decode(bounds, is_present.reshape(-1), streams).reshape(is_present.shape)
-
-            first = symbols(features @ self._first[active], here)
+            first = _decoded(decoder, features @ self._first[active], here, streams)
             repeated = first == self._n_groups
             group = np.minimum(first, self._n_groups - 1)
             weights = self._second[planes[:, None], group]
-            second = symbols(np.matmul(features[:, :, None], weights)[:, :, 0], here & ~repeated)
+            logits = np.matmul(features[:, :, None], weights)[:, :, 0]
+            second = _decoded(decoder, logits, here & ~repeated, streams)
             found = self._codes[planes[:, None], group * self._group_size + second]
             found = np.where(repeated, last[active], found)
             if (found < 0)[here].any():
@@ -288,6 +285,13 @@ def _bounds(logits: Floats) -> Bounds:
     """Bounds of symbols with logits [..., K] in sixteenths."""
     below = np.minimum(logits.max(-1, keepdims=True) - logits, _STEPS - 1)
     return bounds_of(EXPONENTIALS[below.astype(np.intp)])
+
+
+def _decoded(decoder: range_coder.Decoder, logits: Floats, present: npt.NDArray[np.bool_], streams: slice) -> Integers:
+    """The next symbols [P, n] of streams, with logits [P, n, K] that are not rounded yet."""
+    bounds = _bounds(np.floor(logits))
+    symbols = decoder.decode(bounds.reshape(-1, bounds.shape[-1]), present.reshape(-1), streams)
+    return symbols.reshape(present.shape)
 
 
 def _checked(arrays: Mapping[str, npt.NDArray[Any]], origin: str) -> dict[str, npt.NDArray[Any]]:

@@ -17,6 +17,7 @@ from dac_codec.bitstream.layers import CodedChunk, encode_payload
 from dac_codec.bitstream.legacy import LegacyFile, is_legacy, read_legacy
 from dac_codec.bitstream.reader import Reader
 from dac_codec.common.errors import TruncatedBitstreamError
+from dac_codec.common.speakers import describe_mask
 
 
 def describe(data: bytes) -> dict[str, Any]:
@@ -55,6 +56,7 @@ def _fields(header: Header, n_frames: int, truncated: bool) -> dict[str, Any]:
         "model_id": f"{header.model_name}@{header.model_fingerprint.hex()}",
         "sample_rate": header.sample_rate,
         "channels": header.channels,
+        **({} if header.channel_mask is None else {"channel_mask": header.channel_mask}),
         "n_samples": header.n_samples,
         "duration": header.n_samples / header.sample_rate,
         "n_frames": n_frames,
@@ -130,6 +132,7 @@ def as_text(fields: dict[str, Any]) -> str:
         "levels": lambda value: "none" if value is None else _levels_as_text(**value),
         "model_sample_rate": lambda value: f"{value} Hz",
         "gain_db": lambda value: f"{value:+.2f} dB",
+        "channel_mask": lambda value: f"{value:#x} ({describe_mask(value)})",
         "bandwidth": lambda value: "unknown" if value is None else f"{value} Hz",
         "loudness_db": lambda value: ", ".join(f"{one:.2f} LUFS" for one in value),
         "padding": lambda value: "yes" if value else "no",

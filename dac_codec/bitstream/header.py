@@ -39,10 +39,12 @@ _EXTENSION_BANDWIDTH = 3
 _EXTENSION_CONTEXT = 4
 _EXTENSION_LAYERS = 5
 _EXTENSION_LEVELS = 6
+_EXTENSION_CHANNEL_MASK = 7
 _EXTENSIONS = {
-    0: (_EXTENSION_MODEL_NAME, _EXTENSION_GAIN_SOURCE, _EXTENSION_BANDWIDTH),
-    1: range(_EXTENSION_MODEL_NAME, _EXTENSION_LEVELS + 1),
+    0: (_EXTENSION_MODEL_NAME, _EXTENSION_GAIN_SOURCE, _EXTENSION_BANDWIDTH, _EXTENSION_CHANNEL_MASK),
+    1: range(_EXTENSION_MODEL_NAME, _EXTENSION_CHANNEL_MASK + 1),
 }  # by coding
+_MAX_CHANNEL_MASK = (1 << 32) - 1
 _MAX_LAYERS = 32
 _MAX_LAYERED_CODEBOOKS = 64
 _MAX_LEVEL_HOP = 64
@@ -156,6 +158,8 @@ class Header:
         context_fingerprint: 8 bytes that identify the context model of the codes; None for adaptive statistics.
         layers: codebooks of each layer, coarse first; their sum is `n_codebooks`. Empty for `default_layers`.
         levels: resolution of the band levels; None if there are none.
+        channel_mask: positions of the channels, one bit each, 1..2^32-1 (`common.speakers`); None if they are unknown,
+            or mono or stereo.
 
     Raises:
         BitstreamError: a field is outside of its range.
@@ -177,6 +181,7 @@ class Header:
     context_fingerprint: bytes | None = None
     layers: tuple[int, ...] = ()
     levels: LevelParameters | None = None
+    channel_mask: int | None = None
 
     def __post_init__(self) -> None:
         _check_fingerprint("model_fingerprint", self.model_fingerprint)
@@ -201,6 +206,10 @@ class Header:
         object.__setattr__(self, "gain_source", GainSource(self.gain_source))
         if self.bandwidth is not None:
             self._check_integer("bandwidth", 1, _MAX_SAMPLE_RATE)
+        if self.channel_mask is not None:
+            self._check_integer("channel_mask", 1, _MAX_CHANNEL_MASK)
+            if (n_positions := self.channel_mask.bit_count()) != self.channels:
+                raise BitstreamError(f"channel_mask must have {self.channels} bits set, found {n_positions}")
         object.__setattr__(self, "gain_db", checked_float32(self.gain_db, "gain_db"))
         self._check_integer("coding", 0, max(Coding))
         object.__setattr__(self, "coding", Coding(self.coding))
@@ -309,6 +318,7 @@ def encode_header(header: Header) -> bytes:
         _EXTENSION_CONTEXT: header.context_fingerprint or b"",
         _EXTENSION_LAYERS: b"".join(map(encode_varint, header.layers)),
         _EXTENSION_LEVELS: b"" if header.levels is None else _encode_levels(header.levels),
+        _EXTENSION_CHANNEL_MASK: b"" if header.channel_mask is None else encode_varint(header.channel_mask),
     }
     for tag, value in extensions.items():
         if value:
@@ -375,13 +385,23 @@ def _read_coding_and_extensions(fields: FieldReader) -> dict[str, Any]:
         raise BitstreamError("the model name in the header is not valid UTF-8") from None
     sources = {bytes([source]): source for source in GainSource}
     source = sources.get(found.get(_EXTENSION_GAIN_SOURCE, b""), GainSource.WHOLE)
-    bandwidth = None
-    if _EXTENSION_BANDWIDTH in found:
-        field = FieldReader(found[_EXTENSION_BANDWIDTH], "the bandwidth in the header")
-        bandwidth = field.varint()
-        field.expect_end()
-    common = {"model_name": name, "gain_source": source, "bandwidth": bandwidth, "coding": coding}
+    common = {
+        "model_name": name,
+        "gain_source": source,
+        "bandwidth": _varint_field(found.get(_EXTENSION_BANDWIDTH), "the bandwidth in the header"),
+        "coding": coding,
+        "channel_mask": _varint_field(found.get(_EXTENSION_CHANNEL_MASK), "the channel mask in the header"),
+    }
     return common if coding == Coding.FIXED else {**common, **_layered_fields(found)}
+
+
+def _varint_field(value: bytes | None, name: str) -> int | None:
+    if value is None:
+        return None
+    field = FieldReader(value, name)
+    number = field.varint()
+    field.expect_end()
+    return number
 
 
 def _layered_fields(found: dict[int, bytes]) -> dict[str, Any]:

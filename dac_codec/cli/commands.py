@@ -23,7 +23,9 @@ from dac_codec.cli.jobs import (
     display_path,
     find_audio,
     find_dac,
+    find_unreadable_audio,
     make_jobs,
+    refuse_dac,
 )
 from dac_codec.common.errors import AudioError, BitstreamError, DacError, TruncatedBitstreamError
 
@@ -64,9 +66,11 @@ if TYPE_CHECKING:
     callback=options.raw_audio,
     help="Standard input is samples without a header; ENCODING is s16le, s24le, s32le or f32le.",
 )
+@click.option("--allow-truncated", is_flag=True, help="Exit with 0 even if a sound file is cut short or damaged.")
 @options.device
 @options.fast
 @options.force
+@options.skip_existing
 @options.quiet
 def compress(
     inputs: tuple[str, ...],
@@ -81,9 +85,11 @@ def compress(
     chunk_frames: int | None,
     redundancy: bool,
     raw: tuple[int, int, str] | None,
+    allow_truncated: bool,
     device: str,
     fast: bool,
     force: bool,
+    skip_existing: bool,
     quiet: bool,
 ) -> None:
     """Compress sound files to .dac files.
@@ -97,6 +103,10 @@ def compress(
 
     A pipe of wav or raw samples is encoded as it arrives. Its gain is chosen from the first second; after that, output
     is written every 16 frames (186 ms at 44.1 kHz), or --chunk-frames. Ctrl-C ends the recording and keeps it.
+
+    A sound file that is cut short or damaged is compressed as far as it can be read, with exit code 1 unless
+    --allow-truncated is given; so is the first of several sound files that were joined into one and can't be read as
+    one.
     """
     if raw is not None and inputs != (DASH,):
         raise click.UsageError("--raw only applies to standard input; use - as the input")
@@ -104,8 +114,10 @@ def compress(
         raise click.UsageError(f"--quality and {'--constant' if constant else '--bitrate'} can't be combined")
     if constant and quantizers is not None and bitrate is not None:
         raise click.UsageError("--quantizers and --bitrate can't be combined with --constant")
-    jobs = make_jobs(inputs, output, "sound files", find_audio, compressed_names)
+    jobs = make_jobs(inputs, output, "sound files", find_audio, compressed_names, find_unreadable_audio)
+    running.skip_existing(jobs, skip_existing, force, quiet)
     running.finish_if_empty(jobs)
+    running.check_memory()
     from dac_codec import audio, codec, pretrained
     from dac_codec.bitstream.describe import format_size
     from dac_codec.codec import batches
@@ -122,11 +134,18 @@ def compress(
 
         def open_input(job: Job) -> audio.Reader:
             source = job.input()
+            if isinstance(source, Path):
+                refuse_dac(source)
             if raw is None or isinstance(source, Path):
-                return audio.Reader(source, job.source_name)
-            return audio.Reader.raw(source, *raw, name=job.source_name)
+                return audio.Reader(source, job.source_name, warn=False)
+            return audio.Reader.raw(source, *raw, name=job.source_name, warn=False)
 
         def summary(job: Job, result: codec.Compressed, *notes: str) -> str:
+            if result.missing:
+                kept = f"{result.missing}; {job.target_name} contains the {result.duration:.2f} s that were read"
+                if not allow_truncated:
+                    raise AudioError(f"{kept} (--allow-truncated accepts this)")
+                warnings.warn(f"{job.source_name}: {kept}", stacklevel=1)
             sizes = f"{format_size(job.input_size())} -> {format_size(result.n_bytes)}"
             return f"{sizes} ({', '.join((f'{result.bitrate / 1000:.1f} kbit/s', *notes))})"
 
@@ -174,9 +193,11 @@ def compress(
 @options.inputs
 @options.output("The sound file, or a folder for several inputs; - is standard output. [default: beside each input]")
 @options.model
+@options.download
 @options.device
 @options.fast
 @options.force
+@options.skip_existing
 @click.option("--start", metavar="TIME", callback=options.seconds, help="Skip this time: seconds, or h:m:s.")
 @click.option("--duration", metavar="TIME", callback=options.seconds, help="Decode at most this long.")
 @click.option(
@@ -198,9 +219,11 @@ def decompress(
     inputs: tuple[str, ...],
     output: str | None,
     model: str | None,
+    download: bool,
     device: str,
     fast: bool,
     force: bool,
+    skip_existing: bool,
     start: float | None,
     duration: float | None,
     conceal: bool | None,
@@ -224,7 +247,9 @@ def decompress(
     layers of some chunks are damaged: these are decoded from the coarser ones.
     """
     jobs = make_jobs(inputs, output, ".dac files", find_dac, decompressed_names)
+    running.skip_existing(jobs, skip_existing, force, quiet)
     running.finish_if_empty(jobs)
+    running.check_memory()
     if raw is not None and any(job.target is not None for job in jobs.jobs):
         raise click.UsageError("--raw only applies to standard output; use -o -")
     if progressive and (start is not None or duration is not None or any(job.target is None for job in jobs.jobs)):
@@ -236,7 +261,7 @@ def decompress(
     running.check_device(device)
     subtype = None if raw is None else audio.RAW_ENCODINGS[raw]
     with running.shared_cores(jobs, device) as (n_at_once, batched):
-        model_for = running.model_loader(model, device, not quiet, fast)
+        model_for = running.model_loader(model, device, not quiet, fast, download)
         show_progress = not quiet and len(jobs.jobs) == 1
 
         def summary(job: Job, result: codec.Decompressed, *notes: str) -> str:
@@ -306,6 +331,7 @@ def demo(output: Path, model: str | None, device: str) -> None:
 
     Shows size, speed and quality, and writes original.wav, compressed.dac and decoded.wav to FOLDER.
     """
+    running.check_memory()
     from dac_codec.bitstream.describe import format_size
     from dac_codec.evaluation.demo import run_demo
 
@@ -366,22 +392,22 @@ def evaluate(
     Writes index.html, report.md, report.json and clips.csv to FOLDER. Codecs and metrics that are not installed are
     left out, with a line that says how to install them.
     """
+    running.check_memory()
     from dac_codec.evaluation.report import evaluate as run_evaluation
     from dac_codec.pretrained import DEFAULT_MODEL
 
     running.check_device(device)
-    with running.shown_warnings():
-        report = run_evaluation(
-            data,
-            output,
-            codecs,
-            bitrates,
-            model or DEFAULT_MODEL,
-            split,
-            device,
-            progress=not quiet,
-            say=lambda line: warnings.warn(line, stacklevel=2),
-        )
+    report = run_evaluation(
+        data,
+        output,
+        codecs,
+        bitrates,
+        model or DEFAULT_MODEL,
+        split,
+        device,
+        progress=not quiet,
+        say=lambda line: warnings.warn(line, stacklevel=2),
+    )
     if not quiet:
         click.echo(report.table)
         click.echo(f"Open {display_path(report.page)}", err=True)

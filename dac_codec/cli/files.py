@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -19,12 +20,12 @@ from dac_codec.common.errors import DacError
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array with an object for each file.")
 def info(files: tuple[str, ...], as_json: bool) -> None:
-    """Show the metadata of .dac files."""
+    """Show the metadata of .dac files. A folder is searched for them; - is standard input."""
     from dac_codec.bitstream.describe import as_text, describe
 
     failures: list[str] = []
     described: list[dict[str, Any]] = []
-    for name in files:
+    for name in files_of(files, failures):
         try:
             if name == DASH and sys.stdin is None:
                 raise DacError(STDIN_CLOSED)
@@ -40,10 +41,27 @@ def info(files: tuple[str, ...], as_json: bool) -> None:
     running.finish(failures)
 
 
+def files_of(names: tuple[str, ...], failures: list[str]) -> Iterator[str]:
+    """The names, and in place of a folder those of the .dac files in it; a folder without any is a failure."""
+    for name in names:
+        if name == DASH or not Path(name).is_dir():
+            yield name
+            continue
+        try:
+            found = find_dac(Path(name))
+        except OSError as error:
+            failures.append(running.error_line(name, error))
+            continue
+        if not found:
+            failures.append(running.error_line(name, DacError("no .dac files in this folder or below it")))
+        yield from map(str, found)
+
+
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array with an object for each model.")
 def models(as_json: bool) -> None:
     """List the named models."""
+    running.check_memory()
     from dac_codec import pretrained
 
     rows = [{**asdict(model), "default": model.name == pretrained.DEFAULT_MODEL} for model in pretrained.available()]
@@ -53,7 +71,8 @@ def models(as_json: bool) -> None:
     for row in rows:
         click.echo(
             f"{row['name']:<16}  {row['sample_rate']:>6} Hz  up to {row['bitrate'] / 1000:>5.2f} kbit/s  "
-            f"{row['n_codebooks']:>2} codebooks  {row['where']}{', default' if row['default'] else ''}"
+            f"{row['n_codebooks']:>2} codebooks  {row['where']}"
+            f"{'' if row['verified'] else ', not verified'}{', default' if row['default'] else ''}"
         )
 
 
@@ -61,6 +80,7 @@ def models(as_json: bool) -> None:
 @options.inputs
 @options.output("The converted file, or a folder for several inputs; - is standard output.", required=True)
 @options.model
+@options.download
 @click.option("--quantizers", metavar="N", type=click.IntRange(min=1), help="Keep the first N codebooks.")
 @click.option(
     "--bitrate",
@@ -75,16 +95,19 @@ def models(as_json: bool) -> None:
 )
 @click.option("--no-levels", is_flag=True, help="Leave out the band levels.")
 @options.force
+@options.skip_existing
 @options.quiet
 def convert(
     inputs: tuple[str, ...],
     output: str,
     model: str | None,
+    download: bool,
     quantizers: int | None,
     bitrate: float | None,
     order: Literal["time", "layers"] | None,
     no_levels: bool,
     force: bool,
+    skip_existing: bool,
     quiet: bool,
 ) -> None:
     """Thin or reorder .dac files, or convert them to or from the format of descript-audio-codec.
@@ -96,11 +119,13 @@ def convert(
     if quantizers is not None and bitrate is not None:
         raise click.UsageError("--quantizers and --bitrate can't be combined")
     jobs = make_jobs(inputs, output, ".dac files", find_dac, lambda name: [name])
+    running.skip_existing(jobs, skip_existing, force, quiet)
     running.finish_if_empty(jobs)
+    running.check_memory()
     from dac_codec import bitstream, codec
     from dac_codec.bitstream.describe import format_size
 
-    model_for = running.model_loader(model, "cpu", progress=not quiet)
+    model_for = running.model_loader(model, "cpu", progress=not quiet, download=download)
 
     def thin(job: Job) -> str:
         rate = None if bitrate is None else 1000 * bitrate

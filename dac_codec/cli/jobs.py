@@ -7,7 +7,7 @@ import stat
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -23,10 +23,14 @@ DASH = "-"
 
 STDIN_CLOSED = "standard input is closed; redirect a file to it, or pass files"
 
+_DAC_MAGIC = b"\x8aDAC"
 _STDIN = "<stdin>"
 _STDOUT = "<stdout>"
 
-_AUDIO_SUFFIXES = (".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".rf64", ".w64", ".wav")
+_AUDIO_SUFFIXES = (
+    *(".aif", ".aifc", ".aiff", ".au", ".bwf", ".caf", ".flac", ".mp2", ".mp3", ".nist", ".oga", ".ogg", ".opus"),
+    *(".rf64", ".snd", ".sph", ".w64", ".wav", ".wave"),
+)
 """Suffixes that may precede `.dac` in a file's name (song.wav.dac)."""
 
 
@@ -105,6 +109,17 @@ class JobList:
         names = [str(_canonical(job.target)).casefold() for job in self.jobs if job.target is not None]
         return len(self.jobs) if len(set(names)) == len(self.jobs) else 1
 
+    def skip_existing(self) -> int:
+        """Leave out the jobs whose output is a file that is no input. Returns their number."""
+        inputs = {_identity(job.source) for job in self.jobs if job.source is not None}
+        left = [
+            job
+            for job in self.jobs
+            if job.target is None or not job.target.is_file() or _identity(job.target) in inputs
+        ]
+        n_skipped, self.jobs = len(self.jobs) - len(left), left
+        return n_skipped
+
     def evenness(self) -> float:
         """Total size of the inputs divided by that of the largest: the number of jobs if they are equally large."""
         sizes = [0 if (status := _status(job.source)) is None else status.st_size for job in self.jobs]
@@ -117,6 +132,7 @@ def make_jobs(
     what: str,
     find: Callable[[Path], list[Path]],
     names: Callable[[str], list[str]],
+    find_unreadable: Callable[[Path], list[tuple[Path, str]]] = lambda folder: [],
 ) -> JobList:
     """Find the input files, and choose the name of each output.
 
@@ -127,6 +143,7 @@ def make_jobs(
         find: lists the files in a folder and below it.
         names: maps a file's name to candidates for its output's name; files whose outputs would collide use their next
             candidates.
+        find_unreadable: lists what `find` leaves out although it should not, and why.
 
     Raises:
         click.UsageError: the inputs and the output don't match.
@@ -147,10 +164,12 @@ def make_jobs(
         root = argument if is_folder else argument.parent
         try:
             files = find(argument) if is_folder else [argument]
+            unreadable = find_unreadable(argument) if is_folder else []
         except (DacError, OSError) as error:
             failures.append((display_path(argument), error))
             continue
-        if not files:
+        failures += [(display_path(path), DacError(f"left out: {why}")) for path, why in unreadable]
+        if not files and not unreadable:
             failures.append((display_path(argument), DacError(f"no {what} in this folder or below it")))
         for file in files:
             if output is None or into_folder:
@@ -248,9 +267,25 @@ def find_audio(folder: Path) -> list[Path]:
     return audio.find_audio(folder)
 
 
+def find_unreadable_audio(folder: Path) -> list[tuple[Path, str]]:
+    """What `find_audio` leaves out although it is sound, and why."""
+    from dac_codec import audio
+
+    return audio.find_unreadable(folder)
+
+
 def find_dac(folder: Path) -> list[Path]:
     """The .dac files in a folder and below it, sorted, without hidden ones."""
     return sorted(path for path in walk_visible(folder) if path.suffix.lower() == ".dac" and path.is_file())
+
+
+def refuse_dac(source: Path) -> None:
+    """Raise a DacError if a sound file is a .dac file. Errors of reading it are left to its reader."""
+    with suppress(OSError):
+        if source.is_file():
+            with source.open("rb") as stream:
+                if stream.read(len(_DAC_MAGIC)) == _DAC_MAGIC:
+                    raise DacError("the file is a .dac file already; dac-codec decompress makes sound of it")
 
 
 class OverwriteGuard:
@@ -274,7 +309,10 @@ class OverwriteGuard:
             raise DacError(f"{name} is an input of this run and is not overwritten; choose another output")
         if identity in self._outputs:
             raise DacError(f"{name} was already written in this run from another input; the file system ignores case")
-        if not stat.S_ISREG(target.stat().st_mode):
+        mode = target.stat().st_mode
+        if stat.S_ISCHR(mode) or stat.S_ISFIFO(mode):
+            return  # a device or a named pipe: written in place
+        if not stat.S_ISREG(mode):
             raise DacError(f"{name} exists and is not a file; choose another output (- is standard output)")
         if not self._force:
             raise DacError(f"{name} exists; use --force to overwrite it")

@@ -7,6 +7,7 @@ are made by the commands that need them, so `--help` is instant.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from contextlib import suppress
@@ -15,8 +16,9 @@ from typing import Any
 import click
 
 from dac_codec.cli import commands, files
-from dac_codec.cli.running import one_line, stopped_by_signals
-from dac_codec.common.errors import DacError
+from dac_codec.cli.running import one_line, shown_warnings, stopped_by_signals
+from dac_codec.common import native
+from dac_codec.common.errors import DacError, is_out_of_memory
 
 _INTERRUPTED = 130  # 128 + SIGINT
 _PIPE_CLOSED = 141  # 128 + SIGPIPE
@@ -30,17 +32,28 @@ class _Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with stopped_by_signals() as signals:
+            with stopped_by_signals() as signals, shown_warnings(), native.apart():
                 return super().invoke(ctx)
         except KeyboardInterrupt:
             click.echo("Interrupted", err=True)
             raise click.exceptions.Exit(128 + signals[0] if signals else _INTERRUPTED) from None
         except BrokenPipeError:
-            with suppress(OSError):  # no file descriptor; else Python would report the closed pipe at exit
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            drop_output()
             raise click.exceptions.Exit(_PIPE_CLOSED) from None
-        except (DacError, OSError, MemoryError) as error:
+        except (DacError, OSError, MemoryError, ImportError) as error:
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EIO):
+                drop_output()
             raise click.ClickException(one_line(error)) from error
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise click.ClickException(one_line(MemoryError())) from error
+
+
+def drop_output() -> None:
+    """Write what is left for standard output nowhere; else Python would report at exit that it can't be written."""
+    with suppress(OSError):  # no file descriptor
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

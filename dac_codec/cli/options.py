@@ -14,12 +14,27 @@ model = click.option(
     metavar="MODEL",
     help="A name (see `dac-codec models`), a folder with a saved model, or a .pth file.",
 )
+download = click.option(
+    "--download",
+    is_flag=True,
+    help="Download the weights that a file names, about 300 MB, without asking; otherwise only a terminal is asked.",
+)
+
+
+def device_name(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    """Check the name of a device."""
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", value, re.ASCII):
+        raise click.BadParameter(f"{value!r} is not one of auto, cpu, cuda, cuda:N, mps", ctx, param)
+    return value
+
+
 device = click.option(
     "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
+    metavar="DEVICE",
+    callback=device_name,
     default="auto",
     show_default=True,
-    help="Where the network runs; auto uses a GPU if there is one.",
+    help="Where the network runs: auto (a GPU if there is one), cpu, cuda, cuda:1 (the second GPU) or mps.",
 )
 fast = click.option(
     "--fast",
@@ -37,6 +52,9 @@ quality = click.option(
     metavar="Q",
     type=float,
     help="Larger is better: each step halves or doubles the error that a code has to save. [default: 5]",
+)
+skip_existing = click.option(
+    "--skip-existing", is_flag=True, help="Leave out inputs whose output exists, as when a run is continued."
 )
 force = click.option("--force", is_flag=True, help="Overwrite existing files.")
 quiet = click.option("--quiet", is_flag=True, help="Show only warnings and errors.")

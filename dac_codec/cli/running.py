@@ -5,6 +5,7 @@ This is the only module of the command line that handles signals.
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import threading
 import warnings
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dac_codec.cli.jobs import Job, JobList, OverwriteGuard
-from dac_codec.common.errors import DacError
+from dac_codec.common.errors import CheckpointError, DacError, is_out_of_memory
 from dac_codec.common.signals import handled_signals
 from dac_codec.common.threads import check_stop, parallel_map, prefetch, stoppable
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from dac_codec.model import DAC
 
 _MAX_AT_ONCE = 8  # files; each takes as much memory as one alone
+_HEADROOM_BYTES = 2**29  # that the network needs beyond the libraries
+_LOADING_SECONDS = 120.0  # a library that gets no memory may wait for it forever
 _BATCHED_FILES = 32  # enough for some of similar length
 
 _messages: ContextVar[list[str] | None] = ContextVar("messages", default=None)
@@ -130,25 +133,34 @@ def run(
 
     failures = [error_line(name, error) for name, error in jobs.failures]
     guard = OverwriteGuard(jobs.jobs, force)
+    n_done = 0
     hide_bar = True if quiet or len(jobs.jobs) == 1 else None  # None: unless it is a terminal
-    with shown_warnings(), ExitStack() as stack:
+    with ExitStack() as stack:
         others: Iterator[Any] | None = None
         if read is not None and summary is not None:
             others = stack.enter_context(closing(_batched(jobs.jobs, guard, work, read, summary, n_at_once)))
         elif n_at_once > 1:
             others = stack.enter_context(closing(parallel_map(partial(_done, work, guard), jobs.jobs, n_at_once)))
         for job in tqdm(jobs.jobs, unit="file", leave=False, disable=hide_bar):
-            if others is not None:
-                outcome = next(others)
-            else:
-                with _caught() as found, guard.writing(job.target):
-                    found.append(work(job))
-                (outcome,) = found
+            try:
+                if others is not None:
+                    outcome = next(others)
+                else:
+                    with _caught() as found, guard.writing(job.target):
+                        found.append(work(job))
+                    (outcome,) = found
+            except KeyboardInterrupt:
+                if n_done:
+                    message = f"{n_done} of {len(jobs.jobs)} files are done; --skip-existing continues with the others"
+                    click.echo(message, err=True)
+                raise
             for line in job.messages:
                 tqdm.write(line, file=sys.stderr)
             if isinstance(outcome, Exception):
-                failures.append(error_line(job.source_name, outcome))
-            elif not quiet:
+                failures.append(error_line(job.source_name, outcome, job.target_name))
+                continue
+            n_done += 1
+            if not quiet:
                 tqdm.write(f"{job.source_name} -> {job.target_name}  {outcome}", file=sys.stderr)
     finish(failures)
 
@@ -164,6 +176,10 @@ def _caught() -> Iterator[list[Any]]:
         raise
     except (DacError, OSError, MemoryError) as error:
         found[:] = [error]
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        found[:] = [MemoryError()]
 
 
 def _done(work: Callable[[Job], str], guard: OverwriteGuard, job: Job) -> Any:
@@ -210,14 +226,26 @@ def _batched(
 
 
 def model_loader(
-    given: str | None, device: str, progress: bool, fast: bool = False
+    given: str | None, device: str, progress: bool, fast: bool = False, download: bool = False
 ) -> Callable[[Header | None], DAC | None]:
     """A function that maps a file's header to its model: the given one, else the one that it names, loaded once.
 
     A file of descript-audio-codec has no header; without a given model, it has none. The function raises a
-    ModelMismatchError for a file that names no bundled or published model.
+    ModelMismatchError for a file that names no bundled or published model, and a CheckpointError for one whose model
+    would have to be downloaded, unless `download` is given or the user at a terminal agrees.
     """
     from dac_codec import codec
+
+    refused: set[str] = set()
+
+    def ask(name: str) -> bool:
+        if not download and (name in refused or not _agrees_to_download(name)):
+            refused.add(name)
+            raise CheckpointError(
+                f"the file names the model {name}, whose weights (about 300 MB) are not on this machine; --download "
+                "fetches them"
+            )
+        return True
 
     given_model = None if given is None else codec.load_model(given, device, progress, fast)
     by_name: dict[str, DAC] = {}
@@ -228,24 +256,70 @@ def model_loader(
             return given_model
         with lock:
             if header.model_name not in by_name:
-                by_name[header.model_name] = codec.model_of(header, None, device, progress, fast)
+                by_name[header.model_name] = codec.model_of(header, None, device, progress, fast, ask)
             return by_name[header.model_name]
 
     return model_for
 
 
+def _agrees_to_download(name: str) -> bool:
+    """Ask at a terminal whether to download a model; False where there is none."""
+    if sys.stdin is None or not sys.stdin.isatty() or not sys.stderr.isatty():
+        return False
+    return click.confirm(f"The file names the model {name}. Download its weights, about 300 MB?", err=True)
+
+
 def check_device(device: str) -> None:
-    """Raise a DacError if `device` is a CUDA device and there is none."""
+    """Raise a DacError if `device` is a device that is not there."""
     import torch
 
-    if device == "cuda" and not torch.cuda.is_available():
+    if device.startswith("cuda") and not torch.cuda.is_available():
         raise DacError("PyTorch finds no CUDA device; leave out --device, or use --device cpu")
+    index = int(device.partition(":")[2] or 0)
+    if device.startswith("cuda") and index >= torch.cuda.device_count():
+        raise DacError(f"PyTorch finds {torch.cuda.device_count()} CUDA devices, and {device} would be another one")
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise DacError("PyTorch finds no MPS device; leave out --device, or use --device cpu")
+
+
+def check_memory() -> None:
+    """Raise a DacError if a limit on the address space (`ulimit -v`) is too low for PyTorch.
+
+    Native libraries crash or hang where they get no memory, so that a child process tries to load them first.
+    """
+    try:
+        import resource
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    except ImportError:  # on Windows
+        return
+    if limit == resource.RLIM_INFINITY or "torch" in sys.modules:
+        return
+    script = f"import mmap, torch, soundfile, soxr, dac_codec.codec; mmap.mmap(-1, {_HEADROOM_BYTES})"
+    try:
+        subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=_LOADING_SECONDS, check=True)
+    except subprocess.SubprocessError:
+        limited = f"it is limited to {limit // 2**20} MiB (ulimit -v), which is too little"
+        raise DacError(f"not enough memory: {limited}") from None
+
+
+def skip_existing(jobs: JobList, skip: bool, force: bool, quiet: bool) -> None:
+    """With `skip`, leave out the jobs whose output exists and is no input, and say how many.
+
+    Raises a click.UsageError if `force` is given too.
+    """
+    if skip and force:
+        raise click.UsageError("--skip-existing and --force can't be combined")
+    if skip and (n_skipped := jobs.skip_existing()) and not quiet:
+        files = "1 file" if n_skipped == 1 else f"{n_skipped} files"
+        click.echo(f"{files} skipped: the output exists", err=True)
 
 
 def finish_if_empty(jobs: JobList) -> None:
-    """End the run if there are only failures."""
+    """End the run if there are only failures, or nothing is left to do."""
     if not jobs.jobs:
         finish([error_line(name, error) for name, error in jobs.failures])
+        raise click.exceptions.Exit(0)
 
 
 # Messages -------------------------------------------------------------------------------------------------------------
@@ -254,9 +328,10 @@ def finish_if_empty(jobs: JobList) -> None:
 @contextmanager
 def shown_warnings() -> Iterator[None]:
     """Show each warning as one line, at once or with the other messages of its job."""
-    from tqdm import tqdm
 
     def show(message: Warning | str, *place: Any, **more: Any) -> None:
+        from tqdm import tqdm
+
         line = f"Warning: {one_line(message)}"
         if (messages := _messages.get()) is None:
             tqdm.write(line, file=sys.stderr)
@@ -281,10 +356,11 @@ def finish(failures: list[str]) -> None:
         raise click.exceptions.Exit(1)
 
 
-def error_line(name: str, error: Exception) -> str:
-    """The message of an error, prefixed with the name of its file unless it contains it."""
+def error_line(name: str, error: Exception, target: str | None = None) -> str:
+    """The message of an error, prefixed with the name of its file unless it contains it or is about the output."""
     text = one_line(error)
-    return text if f"{name}:" in text else f"{name}: {text}"
+    of_output = target is not None and text.startswith((f"{target}: can't be written", f"can't write {target}:"))
+    return text if of_output or f"{name}:" in text else f"{name}: {text}"
 
 
 def one_line(error: Warning | Exception | str) -> str:

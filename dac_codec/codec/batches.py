@@ -20,10 +20,10 @@ from dac_codec.codec.decoding import Decompressed, write_blocks
 from dac_codec.codec.encoding import Compressed, choose_codes, make_header, measure, network_input
 from dac_codec.codec.file import PathOrFile, open_for_writing
 from dac_codec.codec.level_analysis import NextBlock, with_levels
-from dac_codec.codec.models import best_device, is_out_of_memory, network_errors, with_layers
+from dac_codec.codec.models import best_device, network_errors, with_layers
 from dac_codec.codec.rate import Rate
 from dac_codec.codec.stream import DacStream
-from dac_codec.common.errors import DacError
+from dac_codec.common.errors import DacError, is_out_of_memory
 from dac_codec.inference.batches import similar_lengths
 from dac_codec.inference.network import block_samples
 from dac_codec.model import DAC
@@ -85,7 +85,7 @@ def read_sound(reader: audio.Reader, model: DAC, rate: Rate, chunk_frames: int |
                 writer.write(block.numpy(), levels)
         with open_for_writing(target) as stream:
             stream.write(data.getbuffer())
-        return Compressed(header, n_samples, data.tell())
+        return Compressed(header, n_samples, data.tell(), reader.missing)
 
     return ShortFile(model, rate, signal, write)
 

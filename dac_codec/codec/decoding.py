@@ -49,7 +49,7 @@ class Decompressed:
 
 
 def decompress(
-    file: DacFile | LegacyFile | PathOrFile,
+    file: DacFile | LegacyFile | PathOrFile | bytes,
     model: str | os.PathLike[str] | DAC | None = None,
     device: str | torch.device = "auto",
     progress: bool = False,
@@ -62,7 +62,8 @@ def decompress(
     resampler adds up to 2e-5 of full scale where the two rates have no simple ratio.
 
     Args:
-        file: compressed audio, in memory or as a path or binary file object; files of descript-audio-codec too.
+        file: compressed audio, in memory (also as bytes) or as a path or binary file object; files of
+            descript-audio-codec too.
         model: a loaded model, or an argument of `DAC.from_pretrained`. None: the bundled or published model that the
             file names. Files of descript-audio-codec name none.
         device: "auto" leaves a loaded model where it is, and loads others on a CUDA device if there is one.
@@ -148,9 +149,10 @@ def write_blocks(
     first = next(iterator)  # before the target is opened: an error here leaves no file
     # A pipe is written by this thread, where Ctrl-C can interrupt it.
     is_file = isinstance(target, (str, os.PathLike)) and (Path(target).is_file() or not Path(target).exists())
+    mask = None if stream.header is None else stream.header.channel_mask
     n_written = 0
     with (
-        audio.Writer(target, stream.sample_rate, stream.channels, n_samples, fmt, subtype) as writer,
+        audio.Writer(target, stream.sample_rate, stream.channels, n_samples, fmt, subtype, mask) as writer,
         write_behind(writer.write) if is_file else nullcontext(writer.write) as write,
     ):
         for block in chain([first], iterator):

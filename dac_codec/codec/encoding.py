@@ -8,10 +8,10 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 from dac_codec import audio, bitstream, inference, pretrained
 from dac_codec.audio.samples import block_length, blocks
 from dac_codec.bitstream import GainSource, Header, LegacyFile
+from dac_codec.bitstream.levels import Levels
 from dac_codec.codec.file import DacFile, PathOrFile, open_for_writing
 from dac_codec.codec.level_analysis import NextBlock, with_levels
 from dac_codec.codec.models import (
@@ -46,6 +47,9 @@ BEGINNING_SECONDS = 1.0
 BEGINNING_MOST_DB = 12.0
 """Highest gain of a pipe: one that starts with room noise must not overload the network when speech follows."""
 
+_SAME_LEVELS = 0.02
+"""Share by which the number of codes may change without a new count of the bytes of band levels."""
+
 LIVE_CHUNK_FRAMES = 16
 """Frames per chunk of a pipe: 186 ms at 44.1 kHz, with 7 bytes of overhead per 180 bytes of mono. With fewer, the
 overhead of calls dominates the network's time."""
@@ -62,11 +66,13 @@ class Compressed:
         header: header of the file; `n_samples` is None if the source was a pipe.
         n_samples: samples per channel.
         n_bytes: size of the file.
+        missing: what is missing from the source, as in `audio.Reader`; "" if nothing is.
     """
 
     header: Header
     n_samples: int
     n_bytes: int
+    missing: str = ""
 
     @property
     def duration(self) -> float:
@@ -82,7 +88,7 @@ class Compressed:
 
 
 def compress(
-    source: PathOrFile | Waveform,
+    source: PathOrFile | bytes | Waveform,
     model: str | os.PathLike[str] | DAC = pretrained.DEFAULT_MODEL,
     n_quantizers: int | None = None,
     bitrate: float | None = None,
@@ -100,7 +106,7 @@ def compress(
     nothing above some frequency, that is stored too, and `decompress` removes what the network adds there.
 
     Args:
-        source: path of a sound file, a binary file object, or (waveform [C, T] or [T], sample rate in Hz).
+        source: path of a sound file, its bytes, a binary file object, or (waveform [C, T] or [T], sample rate in Hz).
         model: a loaded model, or an argument of `DAC.from_pretrained`.
         n_quantizers: most codebooks to use in a frame; fewer make a smaller file. None: all.
         bitrate: mean bitrate of each channel in bit/s, of the whole file as it is stored, within 1%. With `constant`,
@@ -122,7 +128,8 @@ def compress(
         DacError: an argument is out of range, or two of them exclude each other.
     """
     target = io.BytesIO()
-    waveform = source if isinstance(source, tuple) else audio.read(source)
+    given = _checked(source)
+    waveform = given if isinstance(given, tuple) else audio.read(given)
     loaded = load_model(model, device, progress)
     compress_stream(
         waveform,
@@ -141,7 +148,7 @@ def compress(
 
 
 def compress_stream(
-    source: PathOrFile | Waveform | audio.Reader,
+    source: PathOrFile | bytes | Waveform | audio.Reader,
     target: PathOrFile,
     model: str | os.PathLike[str] | DAC = pretrained.DEFAULT_MODEL,
     n_quantizers: int | None = None,
@@ -186,7 +193,7 @@ def compress_stream(
         reader = _open(source, stack)
         rate = choose_rate(model, n_quantizers, bitrate, quality, constant, effort, levels, not reader.rewindable)
         if reader.rewindable:
-            counted = _Counted(reader.blocks(warn=False), reader.n_samples, "measuring", progress)
+            counted = _Counted(reader.blocks(), reader.n_samples, "measuring", progress)
             with prefetch(counted) as samples:
                 measured = measure(samples, reader.sample_rate, reader.channels, model.sample_rate)
             header = make_header(model, rate.n_quantizers, reader, measured, counted.n_samples)
@@ -207,13 +214,16 @@ def compress_stream(
         context = None
         if rate.levels or redundancy or not rate.is_constant:
             header, context = with_layers(header, model, rate.levels)
+            if block_frames is not None and not redundancy:
+                # A layer costs 6 bytes in each of many short chunks, and saves none that are lost as a whole.
+                header = replace(header, layers=(header.n_codebooks,))
         encoded: deque[Tensor] = deque()  # the network's input, for band levels
 
         def original() -> NextBlock:
             """The network's input from its beginning: read again if all of it is encoded before codes are chosen."""
             if rate.bitrate is not None and reader.rewindable:
                 reader.rewind()
-                return partial(next, network_input(reader.blocks(warn=False), header), None)
+                return partial(next, network_input(reader.blocks(), header), None)
             return lambda: encoded.popleft() if encoded else None
 
         if rate.levels and (rate.bitrate is None or not reader.rewindable):
@@ -222,7 +232,7 @@ def compress_stream(
             bitstream.Writer, header=header, chunk_frames=chunk_frames, model=context, redundancy=redundancy
         )
         network = model, inputs, rate.n_quantizers, block_frames, rate.n_paths
-        with open_for_writing(target) as stream, network_errors():
+        with open_for_writing(target, keep_partial=not reader.rewindable) as stream, network_errors():
             output = CountingWriter(stream)
             codes = (
                 inference.encode_blocks(*network)
@@ -237,7 +247,7 @@ def compress_stream(
             if header.n_samples not in (None, counted.n_samples):
                 raise AudioError(f"{reader.name}: changed while it was read; try again when it is complete")
             writer.close(counted.n_samples)
-        return Compressed(header, counted.n_samples, output.n_bytes)
+        return Compressed(header, counted.n_samples, output.n_bytes, reader.missing)
 
 
 def _kept(blocks: Iterable[Tensor], kept: deque[Tensor]) -> Iterator[Tensor]:
@@ -271,24 +281,53 @@ def choose_codes(
     if header.n_samples is None:
         return in_bucket(frames, codes_per_frame, model.config.frame_rate)
 
-    def size_of(codes: Iterable[Tensor]) -> int:
+    # Those of nearly as many codes take as many bytes, nearly, and to decode takes time.
+    kept: list[Levels] = []
+    kept_mean = math.inf
+
+    def size_of(codes: Iterable[Tensor], mean: float) -> int:
+        nonlocal kept_mean
         stream = io.BytesIO()
+        if abs(mean / kept_mean - 1) > _SAME_LEVELS:
+            kept.clear()
+            kept_mean = mean
         with new_writer(stream) as writer:
-            for block, levels in with_levels(model, header, codes, original):
+            for band_levels in kept:
+                writer.write(np.zeros((header.channels, header.n_codebooks, 0), np.int32), band_levels)
+            blocks = ((block, None) for block in codes) if kept else with_levels(model, header, codes, original)
+            for block, levels in blocks:
                 writer.write(block.numpy(), levels)
+                kept.extend([] if levels is None else [levels])
         return stream.tell()
 
     n_bytes = rate.bitrate * header.channels * header.n_samples / header.sample_rate / 8
     return at_size(frames, n_bytes, codes_per_frame, size_of)
 
 
-def _open(source: PathOrFile | Waveform | audio.Reader, stack: ExitStack) -> audio.Reader | _WaveformReader:
+def _checked(source: Any) -> Any:
+    """The source, bytes as a stream; raises an AudioError for what is none."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return io.BytesIO(source)
+    if isinstance(source, tuple) and len(source) != 2:
+        raise AudioError(f"the audio is a tuple of {len(source)}, expected (waveform, sample rate in Hz)")
+    if isinstance(source, (str, os.PathLike, tuple, audio.Reader)) or hasattr(source, "read"):
+        return source
+    raise AudioError(
+        f"the audio is a {type(source).__name__}, expected a path, bytes, a binary file object or (waveform, sample "
+        "rate in Hz)"
+    )
+
+
+def _open(source: PathOrFile | bytes | Waveform | audio.Reader, stack: ExitStack) -> audio.Reader | _WaveformReader:
     """A reader of any source; `stack` closes what is opened here."""
-    if isinstance(source, tuple):
-        waveform, sample_rate = source
-        array = waveform.detach().cpu().numpy() if isinstance(waveform, Tensor) else waveform
-        return _WaveformReader(audio.check(array, sample_rate), sample_rate)
-    return source if isinstance(source, audio.Reader) else stack.enter_context(audio.Reader(source))
+    given = _checked(source)
+    if isinstance(given, tuple):
+        waveform, sample_rate = given
+        if isinstance(waveform, Tensor):
+            waveform = waveform.detach().cpu()
+            waveform = (waveform.float() if waveform.dtype == torch.bfloat16 else waveform).numpy()
+        return _WaveformReader(audio.check(waveform, sample_rate), sample_rate)
+    return given if isinstance(given, audio.Reader) else stack.enter_context(audio.Reader(given))
 
 
 class _WaveformReader:
@@ -296,12 +335,14 @@ class _WaveformReader:
 
     name = "audio"
     rewindable = True
+    channel_mask = None
+    missing = ""
 
     def __init__(self, waveform: audio.Audio, sample_rate: int) -> None:
         self._waveform, self.sample_rate = waveform, sample_rate
         self.channels, self.n_samples = waveform.shape
 
-    def blocks(self, warn: bool = True) -> Iterator[audio.Audio]:
+    def blocks(self) -> Iterator[audio.Audio]:
         return blocks(self._waveform, block_length(self.channels))
 
     def rewind(self) -> None:
@@ -383,6 +424,7 @@ def make_header(
         codebook_size=model.codebook_size,
         gain_source=GainSource.BEGINNING if n_samples is None else GainSource.WHOLE,
         bandwidth=measured.bandwidth,
+        channel_mask=None if isinstance(source, LegacyFile) else source.channel_mask,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -22,7 +23,7 @@ from dac_codec.common.streams import PathOrFile as PathOrFile
 from dac_codec.model import DAC
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DacFile:
     """Compressed audio in memory: all that is needed to decode it except the model.
 
@@ -40,6 +41,18 @@ class DacFile:
     def n_codes(self) -> Tensor:
         """Number of codes of each frame, [C, F], int64."""
         return (self.codes >= 0).sum(1)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether header, codes and levels are equal."""
+        if not isinstance(other, DacFile):
+            return NotImplemented
+        same_levels = (self.levels is None) == (other.levels is None)
+        if self.levels is not None and other.levels is not None:
+            same_levels = torch.equal(self.levels.cpu(), other.levels.cpu())
+        return same_levels and self.header == other.header and torch.equal(self.codes.cpu(), other.codes.cpu())
+
+    def __hash__(self) -> int:
+        return hash((self.header, self.codes.shape))
 
     @property
     def sample_rate(self) -> int:
@@ -126,15 +139,21 @@ class DacFile:
 
     @classmethod
     def load(
-        cls, path: PathOrFile, allow_truncated: bool = False, model: str | os.PathLike[str] | DAC | None = None
+        cls,
+        path: PathOrFile | bytes,
+        allow_truncated: bool = False,
+        model: str | os.PathLike[str] | DAC | None = None,
     ) -> DacFile:
-        """Read a file or a binary file object. Raises the errors of `from_bytes`, or DacError if it can't be opened."""
+        """Read a file, bytes or a binary file object.
+
+        Raises the errors of `from_bytes`, or a DacError if the file can't be opened.
+        """
         with open_for_reading(path) as stream:
             return cls.from_bytes(stream.read(), allow_truncated, model)
 
 
 def load(
-    source: PathOrFile, allow_truncated: bool = False, model: str | os.PathLike[str] | DAC | None = None
+    source: PathOrFile | bytes, allow_truncated: bool = False, model: str | os.PathLike[str] | DAC | None = None
 ) -> DacFile | LegacyFile:
     """Read a .dac file of this package or of descript-audio-codec. `model` is as for `DacFile.to_bytes`.
 
@@ -195,12 +214,16 @@ def write_bytes(target: PathOrFile, data: bytes) -> None:
 
 
 @contextmanager
-def open_for_reading(source: PathOrFile) -> Iterator[BinaryIO]:
-    """A path opened for reading; a binary stream as it is. A BitstreamError gets the path prefixed.
+def open_for_reading(source: PathOrFile | bytes) -> Iterator[BinaryIO]:
+    """A path opened for reading; bytes as a stream; a binary stream as it is. A BitstreamError gets the path prefixed.
 
-    Raises a DacError if the file can't be opened.
+    Raises a DacError if the file can't be opened, or `source` is none of these.
     """
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        source = io.BytesIO(source)
     if not isinstance(source, (str, os.PathLike)):
+        if not hasattr(source, "read"):
+            raise DacError(f"the file is a {type(source).__name__}, expected a path, bytes or a binary file object")
         yield source
         return
     with ExitStack() as stack:
@@ -213,17 +236,21 @@ def open_for_reading(source: PathOrFile) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def open_for_writing(target: PathOrFile) -> Iterator[BinaryIO]:
+def open_for_writing(target: PathOrFile, keep_partial: bool = False) -> Iterator[BinaryIO]:
     """A path opened for writing: the file appears when the block ends without an error. A binary stream as it is.
 
-    A device or a named pipe is written directly. Raises a DacError if the file can't be written.
+    `keep_partial` is as for `atomic_write`. A device or a named pipe is written directly. Raises a DacError if the file
+    can't be written.
     """
     if not isinstance(target, (str, os.PathLike)):
         yield target
         return
     path = Path(target)
     try:
-        with nullcontext(path) if is_device(path) else atomic_write(path) as file, file.open("wb") as stream:
+        with (
+            nullcontext(path) if is_device(path) else atomic_write(path, keep_partial) as file,
+            file.open("wb") as stream,
+        ):
             yield stream
     except OSError as error:
         raise DacError(f"can't write {os.fspath(target)}: {error.strerror or error}") from error

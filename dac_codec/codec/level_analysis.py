@@ -41,15 +41,15 @@ def with_levels(
 ) -> Iterator[tuple[Tensor, Levels | None]]:
     """Blocks of codes, and the band levels that come with them if the file has any.
 
-    The arguments are those of `codes_and_levels`; `original` is called only then.
+    The arguments are those of `codes_and_levels`.
     """
     if header.levels is None:
         return ((block, None) for block in codes)
-    return codes_and_levels(model, header, codes, original())
+    return codes_and_levels(model, header, codes, original)
 
 
 def codes_and_levels(
-    model: DAC, header: Header, codes: Iterable[Tensor], original: NextBlock
+    model: DAC, header: Header, codes: Iterable[Tensor], original: Callable[[], NextBlock]
 ) -> Iterator[tuple[Tensor, Levels]]:
     """Decode codes as they come, and choose the levels of the windows that are complete.
 
@@ -57,7 +57,8 @@ def codes_and_levels(
         model: the model.
         header: of the file.
         codes: of a whole sound, [C, N, f] in blocks.
-        original: the network's input, at least as far as the codes are decoded, and zeros from its end on.
+        original: called when the first codes are there, because their choice may read the audio until then; returns the
+            network's input, at least as far as the codes are decoded, and zeros from its end on.
 
     Yields:
         Each block of codes, and the levels [C, bands, w] of the next w windows; at last no codes, and the other levels.
@@ -65,17 +66,19 @@ def codes_and_levels(
     decoder = inference.StreamingDecoder(model, header.channels)
     analyzer = LevelAnalyzer(header)
     n_missing = 0  # decoded samples whose original has not been taken
+    next_block: NextBlock | None = None
 
     def levels_of(decoded: Tensor) -> Levels:
         nonlocal n_missing
         n_missing += decoded.shape[-1]
         taken = [np.zeros((header.channels, 0), np.float32)]
-        while n_missing > 0 and (block := original()) is not None:
+        while n_missing > 0 and next_block is not None and (block := next_block()) is not None:
             taken.append(block[:, 0].numpy())
             n_missing -= block.shape[-1]
         return analyzer.push(np.concatenate(taken, 1), decoded[:, 0].cpu().numpy())
 
     for block in codes:
+        next_block = next_block or original()
         yield block, levels_of(decoder.push(block))
     rest = levels_of(decoder.flush())
     nothing = torch.zeros(header.channels, header.n_codebooks, 0, dtype=torch.int64)

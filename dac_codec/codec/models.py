@@ -13,7 +13,7 @@ from dac_codec import pretrained
 from dac_codec.audio.samples import MAX_CHANNELS
 from dac_codec.bitstream import CodeModel, Coding, Header, LegacyFile
 from dac_codec.codec.levels import level_parameters
-from dac_codec.common.errors import BitstreamError, DacError, ModelMismatchError
+from dac_codec.common.errors import BitstreamError, CheckpointError, DacError, ModelMismatchError, is_out_of_memory
 from dac_codec.inference.prepared import is_on, prepare_cached
 from dac_codec.model import DAC
 from dac_codec.model.checks import checked_quantizers
@@ -35,6 +35,8 @@ def choose_quantizers(model: DAC, n_quantizers: int | None, bitrate: float | Non
         if n_quantizers is not None:
             raise DacError("give n_quantizers or bitrate, not both")
         lowest = model.config.bitrate(1)
+        if isinstance(bitrate, bool) or not isinstance(bitrate, (int, float)):
+            raise DacError(f"the bitrate is {bitrate!r}, expected a number of bit/s")
         if not bitrate >= lowest:
             kbps = lowest / 1000
             raise DacError(f"a bitrate of {bitrate / 1000:g} kbit/s is too low: one codebook takes {kbps:.2f} kbit/s")
@@ -51,18 +53,34 @@ def model_of(
     device: str | torch.device = "auto",
     progress: bool = False,
     fast: bool = False,
+    ask: Callable[[str], bool] = lambda name: False,
 ) -> DAC:
     """The model for a file: the given one, else the one that the file names; checked against the file.
 
+    Args:
+        header: of the file.
+        model: a loaded model, or an argument of `DAC.from_pretrained`, which may download it.
+        device: as for `load_model`.
+        progress: as for `load_model`.
+        fast: as for `load_model`.
+        ask: whether a published model may be downloaded because the file names it, given its name.
+
     Raises:
         ModelMismatchError: other weights wrote the file, or it names no bundled or published model.
+        CheckpointError: the model that the file names would have to be downloaded, and `ask` refuses.
     """
     if model is None:
         model = header.model_name
         # The name is untrusted: it must not be used as a path.
-        if model not in {info.name for info in pretrained.available()}:
+        known = {info.name: info.where for info in pretrained.available()}
+        if model not in known:
             raise ModelMismatchError(
                 f"the file was written with {model_id(header)}, which is neither bundled nor published: pass its model"
+            )
+        if known[model] == "downloadable" and not ask(model):
+            raise CheckpointError(
+                f"the file was written with {model_id(header)}, whose weights (about 300 MB) are not on this machine: "
+                f"pass the model {model!r} to download them"
             )
     loaded = load_model(model, device, progress, fast)
     check_model(header, loaded)
@@ -96,6 +114,8 @@ def load_model(
             loaded = loaded.to(device)
         return prepare_cached(loaded, exact=not fast)
     except (RuntimeError, AssertionError) as error:
+        if is_out_of_memory(error):
+            raise DacError("not enough memory for this model on this device") from error
         raise DacError(f"can't use the device {str(device)!r}: {error}") from error
 
 
@@ -202,13 +222,6 @@ def network_errors() -> Iterator[None]:
             reason = str(error).strip().splitlines()[0]
             raise DacError(f"the GPU can't compute this ({reason}): use the device cpu instead") from error
         raise
-
-
-def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an error of PyTorch is for a lack of memory."""
-    return isinstance(error, RuntimeError) and any(
-        text in str(error) for text in ("out of memory", "allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
-    )
 
 
 def _is_of_a_gpu(error: RuntimeError) -> bool:

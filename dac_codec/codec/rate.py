@@ -135,7 +135,7 @@ def in_bucket(frames: Iterable[Frames], codes_per_frame: float, frame_rate: floa
 
 
 def at_size(
-    frames: Iterable[Frames], n_bytes: float, codes_per_frame: float, size_of: Callable[[Iterable[Tensor]], int]
+    frames: Iterable[Frames], n_bytes: float, codes_per_frame: float, size_of: Callable[[Iterable[Tensor], float], int]
 ) -> Iterator[Tensor]:
     """`at_quality` for a file, with the quality that gives it a wanted size, within `_TOLERANCE` if possible.
 
@@ -145,7 +145,7 @@ def at_size(
         frames: those of the file.
         n_bytes: the wanted size.
         codes_per_frame: about the mean number of codes per frame and channel that this is.
-        size_of: the size of the file for all of its codes.
+        size_of: the size of the file for all of its codes, and their mean number per frame and channel.
     """
     kept = [(block.codes.int(), weighted_errors(block).float()) for block in frames]
     if not kept:
@@ -159,7 +159,8 @@ def at_size(
     best: tuple[float, Tensor] | None = None
     for _ in range(_MOST_TRIES):
         counts = n_codes(errors, _lambda_for(errors, codes_per_frame))
-        ratio, mean = n_bytes / size_of(with_counts(counts)), float(counts.double().mean())
+        mean = float(counts.double().mean())
+        ratio = n_bytes / size_of(with_counts(counts), mean)
         if best is None or abs(ratio - 1) < best[0]:
             best = abs(ratio - 1), counts
         if best[0] <= _TOLERANCE or mean == (1 if ratio < 1 else errors.shape[1]):

@@ -51,7 +51,8 @@ class DacStream:
     The files of descript-audio-codec are decoded too, in memory.
 
     Args:
-        source: a path, a binary stream, which is read from its position and not closed, or a file in memory.
+        source: a path, a binary stream, which is read from its position and not closed, or a file in memory, also as
+            bytes.
 
     Attributes:
         header: metadata of the file; None for a file of descript-audio-codec.
@@ -67,7 +68,7 @@ class DacStream:
         DacError: the file can't be opened.
     """
 
-    def __init__(self, source: PathOrFile | DacFile | LegacyFile) -> None:
+    def __init__(self, source: PathOrFile | bytes | DacFile | LegacyFile) -> None:
         self.gaps: list[Gap] = []
         self.missing_layers: list[MissingLayers] = []
         self._model: str | os.PathLike[str] | DAC | None = None

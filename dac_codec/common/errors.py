@@ -25,3 +25,16 @@ class AudioError(DacError):
 
 class CheckpointError(DacError):
     """Weights can't be found, downloaded, read or trusted."""
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error of PyTorch or of the interpreter is for a lack of memory."""
+    texts = (
+        "out of memory",
+        "allocate memory",
+        "CUBLAS_STATUS_ALLOC_FAILED",
+        "bad_alloc",
+        "could not create a primitive",  # of oneDNN, which gives no reason
+        "can't start new thread",
+    )
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in texts)

@@ -3,18 +3,40 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
+import re
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+fcntl: Any
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None
+
+
+_TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")
+_PARTIAL_SUFFIX = ".part"
+
+_searched: set[Path] = set()
+"""Folders in which this process has removed abandoned files."""
 
 
 @contextmanager
-def atomic_write(target: Path) -> Iterator[Path]:
+def atomic_write(target: Path, keep_partial: bool = False) -> Iterator[Path]:
     """An empty temporary file beside `target`, which replaces it if the block succeeds and is deleted otherwise.
 
-    Symbolic links are followed: the file that they point to is replaced.
+    Symbolic links are followed: the file that they point to is replaced. A temporary file that a killed process left is
+    deleted by the next process that writes to the folder.
+
+    Args:
+        target: the file to write.
+        keep_partial: whether the content is worth keeping if the process is killed, as of a recording: the temporary
+            file then has the visible name of `target` with ".part", and a number where that exists.
 
     Raises:
         OSError: the file can't be created or moved into place, or `target` is a device or a pipe, which is left alone.
@@ -25,15 +47,66 @@ def atomic_write(target: Path) -> Iterator[Path]:
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(target)) from error
     if is_device(target):
         raise OSError(errno.EEXIST, "exists and is not a file", str(target))
-    # The name doesn't contain the target's, which may already be as long as the file system allows.
-    temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
+    if target.parent not in _searched:
+        _searched.add(target.parent)
+        remove_abandoned(target.parent)
+    temporary, owned = _partial(target) if keep_partial else _create_owned(target.parent)
     try:
-        temporary.touch(exist_ok=False)
         yield temporary
         temporary.replace(target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    finally:
+        if owned is not None:
+            os.close(owned)
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Delete the temporary files of `atomic_write` in a folder that no living process owns, as far as possible."""
+    if fcntl is None:
+        return
+    with suppress(OSError):
+        for path in [path for path in folder.iterdir() if _TEMPORARY.fullmatch(path.name)]:
+            with suppress(OSError):
+                descriptor = os.open(path, os.O_RDONLY)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    path.unlink()
+                finally:
+                    os.close(descriptor)
+
+
+def _create_owned(folder: Path) -> tuple[Path, int | None]:
+    """A new temporary file, and the descriptor whose lock shows that a living process owns it; None without locks."""
+    while True:
+        # The name doesn't contain the target's, which may already be as long as the file system allows.
+        temporary = folder / f".{secrets.token_hex(8)}.tmp"
+        temporary.touch(exist_ok=False)
+        if fcntl is None:
+            return temporary, None
+        descriptor = os.open(temporary, os.O_RDONLY)
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(descriptor).st_nlink:
+            return temporary, descriptor
+        os.close(descriptor)  # removed by another process before it was locked
+
+
+def _partial(target: Path) -> tuple[Path, int | None]:
+    """A new file whose name is that of `target` with ".part"."""
+    for number in itertools.count(1):
+        path = target.with_name(f"{target.name}{_PARTIAL_SUFFIX}{'' if number == 1 else number}")
+        try:
+            path.touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                break
+            raise
+        return path, None
+    return _create_owned(target.parent)
 
 
 def is_device(path: Path) -> bool:

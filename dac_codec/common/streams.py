@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any, BinaryIO, TypeAlias
 
 PathOrFile: TypeAlias = str | os.PathLike[str] | BinaryIO
+
+Segment: TypeAlias = bytes | range
+"""A piece of a `SegmentedStream`: bytes, or a range of positions in the wrapped stream."""
 
 _PIECE_BYTES = 2**16
 """Upper limit of one read: memory grows with the bytes that arrive, not with a size that a header claims."""
@@ -169,3 +174,44 @@ class OffsetStream(io.RawIOBase):
                 raise ValueError("negative seek position")
             offset += self._origin
         return self._stream.seek(offset, whence) - self._origin
+
+
+class SegmentedStream(io.RawIOBase):
+    """A seekable stream that consists of bytes and of ranges of another seekable stream."""
+
+    def __init__(self, stream: io.RawIOBase | io.BufferedIOBase, segments: Sequence[Segment]) -> None:
+        self._stream, self._segments = stream, segments
+        self._starts = list(accumulate(map(len, segments), initial=0))
+        self._position = 0
+        self.name = getattr(stream, "name", "")
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        index = bisect_right(self._starts, self._position) - 1
+        if index == len(self._segments):
+            return 0
+        segment = self._segments[index]
+        offset = self._position - self._starts[index]
+        target = memoryview(buffer)[: len(segment) - offset]
+        if isinstance(segment, range):
+            self._stream.seek(segment.start + offset)
+            size = self._stream.readinto(target)
+            if size is None:
+                raise BlockingIOError("the stream is non-blocking, expected a blocking one")
+        else:
+            size = len(target)
+            target[:] = segment[offset : offset + size]
+        self._position += size
+        return size
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._starts[-1]}[whence]
+        if origin + offset < 0:
+            raise ValueError("negative seek position")
+        self._position = origin + offset
+        return self._position

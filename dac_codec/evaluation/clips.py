@@ -44,8 +44,11 @@ class Clip:
     sources: tuple[str, ...] = ()
 
 
-def find_clips(data: Path, sample_rate: int, split: str = "test") -> list[Clip]:
+def find_clips(data: Path, sample_rate: int, split: str = "test", failures: list[str] | None = None) -> list[Clip]:
     """The clips of a manifest (a CSV file), of a folder of sounds, or of one sound file.
+
+    The sounds of a folder that can't be read are left out: there is a warning for each, or if a list of `failures` is
+    given, a line in it.
 
     Raises:
         AudioError: nothing can be read, or one of several domains is called `POOLED`.
@@ -54,7 +57,13 @@ def find_clips(data: Path, sample_rate: int, split: str = "test") -> list[Clip]:
         files = audio.find_audio(data)
         if not files:
             raise AudioError(f"{data}: no sound files in this folder")
-        clips = file_clips(data, files, sample_rate)
+        left_out = [f"left out: {path}: {why}" for path, why in audio.find_unreadable(data)]
+        clips = file_clips(data, files, sample_rate, left_out)
+        for line in left_out:
+            if failures is None:
+                warnings.warn(line, stacklevel=2)
+            else:
+                failures.append(line)
     elif data.suffix.lower() == ".csv":
         clips = held_out_clips(data, sample_rate, split=split)
     else:
@@ -64,11 +73,11 @@ def find_clips(data: Path, sample_rate: int, split: str = "test") -> list[Clip]:
     return clips
 
 
-def file_clips(folder: Path, files: list[Path], sample_rate: int) -> list[Clip]:
+def file_clips(folder: Path, files: list[Path], sample_rate: int, left_out: list[str] | None = None) -> list[Clip]:
     """One clip per file, mixed down to mono: the whole file, or the middle `EXCERPT_SECONDS` of a longer one.
 
     The domain of a file is its subfolder of `folder`; without subfolders it is `POOLED`. Files that can't be read are
-    left out with a warning.
+    left out, with a line in `left_out`.
 
     Raises:
         AudioError: no file can be read.
@@ -82,9 +91,9 @@ def file_clips(folder: Path, files: list[Path], sample_rate: int) -> list[Clip]:
         try:
             clips.append(Clip(name.as_posix(), domain, _middle(file, sample_rate), (name.as_posix(),)))
         except AudioError as error:
-            if len(files) == 1:
+            if len(files) == 1 or left_out is None:
                 raise
-            warnings.warn(f"left out: {error}", stacklevel=2)
+            left_out.append(f"left out: {error}")
     if not clips:
         raise AudioError(f"{folder}: none of its {len(files)} sound files can be read")
     return clips
@@ -96,14 +105,11 @@ def _utf8(name: str) -> str:
 
 
 def _middle(file: Path, sample_rate: int) -> Audio:
-    with audio.open_file(file) as reader:
-        rate = reader.samplerate
-        n_samples = min(reader.frames, int(EXCERPT_SECONDS * rate))
-        start = (reader.frames - n_samples) // 2
-        if start:
-            reader.seek(start)
-        samples = reader.read(n_samples, dtype="float32", always_2d=True)
-    waveform = audio.check(samples.T, rate, str(file)).mean(0, keepdims=True)
+    with audio.Reader(file) as reader:
+        rate, length = reader.sample_rate, reader.complete_length()
+        n_samples = min(length, int(EXCERPT_SECONDS * rate))
+        samples = reader.excerpt((length - n_samples) // 2, n_samples)
+    waveform = audio.check(samples, rate, str(file)).mean(0, keepdims=True)
     return audio.resample(waveform, rate, sample_rate)
 
 

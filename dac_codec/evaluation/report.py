@@ -31,7 +31,7 @@ class Report:
     Attributes:
         table: means as Markdown.
         page: path of index.html.
-        failures: a line for each clip, codec and setting that failed.
+        failures: a line for each sound that was left out, and for each clip, codec and setting that failed.
     """
 
     table: str
@@ -80,7 +80,8 @@ def evaluate(
     for line in left_out:
         say(line)
     sample_rate = load(model, device).sample_rate
-    clips = find_clips(data, sample_rate, split)
+    failures: list[str] = []
+    clips = find_clips(data, sample_rate, split, failures)
     settings = [(codec, codec.settings(bitrates)) for codec in made]
     cache = output / "cache"
     try:
@@ -90,7 +91,7 @@ def evaluate(
     outcome = run(clips, sample_rate, settings, metrics, cache, workers, progress)
     if not outcome.results:
         raise DacError(f"nothing could be coded: {outcome.failures[0]}")
-    results = outcome.results
+    results, failures = outcome.results, failures + outcome.failures
     means = summary.means(results, metrics)
     differences = summary.differences(results, metrics, codecs[0])
     notes = [note] if (note := summary.without_intervals(means)) else []
@@ -109,7 +110,7 @@ def evaluate(
         ],
         "metrics": [{key: getattr(metric, key) for key in _METRIC_FACTS} for metric in metrics],
         "left_out": left_out,
-        "failures": outcome.failures,
+        "failures": failures,
         "notes": notes,
         "summary": summary.verdict_lines(differences, metrics),
     }
@@ -120,7 +121,7 @@ def evaluate(
     write_bytes(output / "report.md", _markdown(facts, means, differences, metrics).encode())
     write_bytes(output / "report.json", json.dumps({**facts, **found}, indent=1, allow_nan=False).encode())
     write_bytes(output / "index.html", html.encode())
-    return Report(tables.means_markdown(means, metrics), output / "index.html", outcome.failures)
+    return Report(tables.means_markdown(means, metrics), output / "index.html", failures)
 
 
 def _markdown(

@@ -107,6 +107,8 @@ class Result:
             return False
         if self.codes is None:
             return True
+        if self.codebook_size > 2**16:  # of the codes' type
+            return False
         codes = np.frombuffer(base64.b64decode(self.codes, validate=True), "<u2").reshape(self.n_codebooks, -1)
         return codes.size > 0 and int(codes.max()) < self.codebook_size
 

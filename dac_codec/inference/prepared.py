@@ -104,7 +104,12 @@ class PreparedDAC(DAC):
         part: Part = made
         return part
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled models prepare their own parts, without compiled activations."""
+        rebuild, (_, *rest) = super().__reduce__()
+        return _rebuilt, (rebuild, (DAC, *rest), self.dtype, self._exact)
+
+    def _copied_state(self) -> dict[str, Any]:
         """Copies prepare their own parts."""
         return {**self.__dict__, "_parts": {}}
 
@@ -148,6 +153,11 @@ class PreparedDAC(DAC):
             if self._follows_model_dtype:
                 self.dtype = next(self.parameters()).dtype
             self._parts = {}
+
+
+def _rebuilt(rebuild: Callable[..., DAC], rest: tuple[Any, ...], dtype: torch.dtype, exact: bool) -> PreparedDAC:
+    """A pickled model: `rebuild(*rest)`, prepared."""
+    return PreparedDAC(rebuild(*rest), dtype, None, exact)
 
 
 def prepare(

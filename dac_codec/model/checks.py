@@ -42,6 +42,8 @@ def check_codes(codes: Tensor, n_codebooks: int, codebook_size: int) -> None:
         )
     if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
         raise ValueError(f"codes must be integers, not {codes.dtype}; convert them with codes.long() if they are whole")
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+        return  # a graph can't branch on values; the embedding refuses an index that is out of range
     codes = codes.long()  # PyTorch has no min() for some integer types.
     lowest = int(codes.min())
     if lowest < -1 or int(codes.max()) >= codebook_size:

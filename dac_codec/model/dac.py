@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from dac_codec.model.checks import check_audio, check_latents
 from dac_codec.model.config import DACConfig
 from dac_codec.model.decoder import Decoder, pad_to_length
 from dac_codec.model.encoder import Encoder
+from dac_codec.model.layers import convolutions
 from dac_codec.model.quantizer import Encoded, ResidualVectorQuantize
 
 
@@ -150,6 +153,22 @@ class DAC(nn.Module):
         """
         return self.decode(self.quantizer.from_codes(codes)[0])
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle configuration, name, weights and modes: PyTorch does not pickle weight-normalized layers."""
+        merged = [index for index, conv in enumerate(convolutions(self)) if not parametrize.is_parametrized(conv)]
+        frozen = [name for name, parameter in self.named_parameters() if not parameter.requires_grad]
+        return _rebuilt, (type(self), self.config, self.name, self.state_dict(), merged, frozen, self.training)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> DAC:
+        """A copy of everything, where pickling is selective."""
+        copied: DAC = self.__class__.__new__(self.__class__)
+        memo[id(self)] = copied
+        copied.__dict__.update(copy.deepcopy(self._copied_state(), memo))
+        return copied
+
+    def _copied_state(self) -> dict[str, Any]:
+        return self.__dict__
+
     def forward(
         self,
         audio: Tensor,
@@ -176,3 +195,32 @@ class DAC(nn.Module):
             "vq/commitment_loss": encoded.commitment_loss,
             "vq/codebook_loss": encoded.codebook_loss,
         }
+
+
+def _rebuilt(
+    kind: type[DAC],
+    config: DACConfig,
+    name: str,
+    state: dict[str, Tensor],
+    merged: list[int],
+    frozen: list[str],
+    training: bool,
+) -> DAC:
+    """A pickled model.
+
+    Args:
+        kind, config, name, training: of the model.
+        state: its state dict.
+        merged: which of its convolutions have no weight norm, as after `remove_parametrizations`.
+        frozen: its parameters that don't require a gradient.
+    """
+    with torch.device("meta"):
+        model = kind(config)
+    for index, conv in enumerate(list(convolutions(model))):
+        if index in merged:
+            parametrize.remove_parametrizations(conv, "weight")
+    model.load_state_dict(state, assign=True)
+    for key, parameter in model.named_parameters():
+        parameter.requires_grad_(key not in frozen)
+    model.name = name
+    return model.train(training)

@@ -16,6 +16,11 @@ from torch.nn.utils.parametrizations import weight_norm
 from dac_codec.model.config import Activation
 from dac_codec.model.snake import snake
 
+_AUTOCAST_DEVICES = frozenset(
+    kind for kind in ("cpu", "cuda", "mps", "xpu", "hpu", "xla") if is_autocast_available(kind)
+)
+"""Found at import, since torch.compile can't trace the question."""
+
 AnyConv = TypeVar("AnyConv", nn.Conv1d, nn.ConvTranspose1d)
 
 
@@ -142,7 +147,7 @@ def padding_of(conv: nn.Conv1d | nn.ConvTranspose1d) -> tuple[int, int]:
 
 def without_autocast(device: torch.device) -> AbstractContextManager[None]:
     """Turn off `torch.autocast` for a device."""
-    if is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
+    if device.type in _AUTOCAST_DEVICES and torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
 

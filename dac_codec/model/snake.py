@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 TINY = 1e-9
 """Keeps an alpha of zero from dividing by zero."""
@@ -31,8 +30,17 @@ def snake(x: Tensor, alpha: Tensor) -> Tensor:
     """
     if alpha.dtype in (torch.float16, torch.bfloat16):
         alpha = alpha.float()
+    if _in_plain_operations():
+        x_alpha = x.to(alpha.dtype)
+        return (x_alpha + (alpha * x_alpha).sin().square() * (alpha + TINY).reciprocal()).to(x.dtype)
     y: Tensor = _Snake.apply(x, alpha)  # type: ignore[no-untyped-call]
     return y
+
+
+def _in_plain_operations() -> bool:
+    """Whether Snake must be operations that PyTorch knows: exported, traced, or transformed by `torch.func`."""
+    exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # since PyTorch 2.7
+    return exporting() or torch._C._get_tracing_state() is not None or torch._C._are_functorch_transforms_active()
 
 
 def snake_values(
@@ -63,9 +71,10 @@ class _Snake(torch.autograd.Function):
         return result if result.dtype == x.dtype else result.to(x.dtype)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         x, alpha = ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph=True: autograd differentiates these operations
+            return _gradients(x, alpha, gradient)
         x_alpha, upstream = x.to(alpha.dtype), gradient.to(alpha.dtype)
         inverse = (alpha + TINY).reciprocal()
         phase = 2 * alpha * x_alpha
@@ -75,3 +84,14 @@ class _Snake(torch.autograd.Function):
         halved = phase.cos_().sub_(1).mul_(upstream).sum((0, 2), keepdim=True) / 2
         dalpha = inverse * (upstream_sine.mul_(x_alpha).sum((0, 2), keepdim=True) + inverse * halved)
         return dx, dalpha
+
+
+def _gradients(x: Tensor, alpha: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients of Snake by x and alpha, in operations that autograd can differentiate again."""
+    x_alpha, upstream = x.to(alpha.dtype), gradient.to(alpha.dtype)
+    inverse = (alpha + TINY).reciprocal()
+    phase = 2 * alpha * x_alpha
+    sine = phase.sin() * upstream
+    halved = ((phase.cos() - 1) * upstream).sum((0, 2), keepdim=True) / 2
+    dalpha = inverse * ((sine * x_alpha).sum((0, 2), keepdim=True) + inverse * halved)
+    return (upstream + sine * (alpha * inverse)).to(x.dtype), dalpha

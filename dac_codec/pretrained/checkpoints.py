@@ -22,7 +22,7 @@ from typing import Any, Literal
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from dac_codec.common.errors import CheckpointError
@@ -85,7 +85,7 @@ def save(
     except ValueError as error:
         raise CheckpointError(f"{folder} was not written: {error}; give save() another name") from error
     tensors = {}
-    for key, tensor in canonical(model.state_dict()).items():
+    for key, tensor in canonical_state(model).items():
         tensors[key] = tensor.detach().to("cpu", getattr(torch, dtype)).contiguous()
         if not tensors[key].isfinite().all():
             raise CheckpointError(f"{folder} was not written: {key} has values that are not finite in {dtype}")
@@ -128,6 +128,21 @@ def canonical(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
+def canonical_state(model: DAC) -> dict[str, Tensor]:
+    """The state dict of a model with the names of the published weights, also without weight norm.
+
+    A weight w is then stored as the norm g = |w| and the direction v = w of each output; where w is 0, v is 1.
+    """
+    tensors = canonical(model.state_dict())
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Conv1d, nn.ConvTranspose1d)) and f"{name}.weight" in tensors:
+            weight = tensors.pop(f"{name}.weight")
+            norm = torch.norm_except_dim(weight)
+            tensors[f"{name}.weight_g"] = norm
+            tensors[f"{name}.weight_v"] = torch.where(norm == 0, torch.ones_like(weight), weight)
+    return tensors
+
+
 def read_config(folder: Path) -> tuple[str, DACConfig]:
     """Name and configuration of the model in a folder. Raises CheckpointError if its `config.json` is not valid."""
     file = folder / CONFIG_FILE
@@ -162,7 +177,7 @@ def read_folder(folder: Path) -> Checkpoint:
         raise CheckpointError(f"{folder} has no {WEIGHTS_FILE} beside its {CONFIG_FILE}")
     try:
         tensors = safetensors.torch.load_file(file)
-    except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
+    except (safetensors.SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{file} is not a readable safetensors file: {error}") from error
     return Checkpoint(file, name, config, tensors)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import http.client
 import json
@@ -10,20 +11,22 @@ import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
-from contextlib import suppress
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from email.message import Message
 from pathlib import Path
 from typing import Any
 
 import platformdirs
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from dac_codec.common.errors import CheckpointError
 from dac_codec.common.files import atomic_write, expanded
 from dac_codec.common.progress import progress_bar
 
 _TIMEOUT_S = 30.0
+_SILENT_WAIT_S = 3.0
 _RETRY_WAITS_S = (1.0, 2.0, 4.0)
 
 
@@ -45,7 +48,7 @@ def download(url: str, target: Path, check: Callable[[Path], object], progress: 
     part = target.with_name(target.name + ".part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(target.with_name(target.name + ".lock")):
+        with _locked(target.with_name(target.name + ".lock")):
             if target.exists():  # Another process downloaded it meanwhile.
                 return
             if reason := _receive_with_retries(url, part, progress):
@@ -78,6 +81,29 @@ def verified_digest(file: Path) -> str:
             f"{file} has changed since it was first used: its SHA-256 is {digest}, and was {recorded}. Delete it to "
             f"download it again, or delete {_record_of(file)} if you trust the file as it is now"
         )
+    return digest
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock; a warning says so if another process holds it for longer than `_SILENT_WAIT_S`."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=_SILENT_WAIT_S)
+    except Timeout:
+        warnings.warn(f"waiting for another process that downloads the same file and holds {path}", stacklevel=2)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def check_digest(file: Path, expected: str | None) -> str:
+    """The SHA-256 of a file; raises a CheckpointError if another one is `expected`, or the file can't be read."""
+    digest = _sha256(file)
+    if expected not in (None, digest):
+        raise CheckpointError(f"{file} has the SHA-256 {digest}, expected {expected}: it is not the published file")
     return digest
 
 
@@ -141,6 +167,8 @@ def _receive_with_retries(url: str, part: Path, progress: bool) -> str | None:
             if attempt == 0:  # Without a network at all, a retry a second later does not help.
                 break
         except (OSError, http.client.HTTPException) as error:
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+                raise
             reason = f"the connection broke ({error})"
         except ValueError as error:
             reason = f"invalid address ({error})"

@@ -11,7 +11,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from dac_codec.model import DAC
 from dac_codec.model.checksums import checksums
-from dac_codec.pretrained.checkpoints import canonical
+from dac_codec.pretrained.checkpoints import canonical_state
 
 # Fields that are part of a fingerprint only where they differ from the published models.
 _VARIATIONS = frozenset(("activation", "lookup", "codebook_learning", "causal"))
@@ -55,7 +55,7 @@ def _config_json(model: DAC) -> bytes:
 
 def _digest(config: bytes, model: DAC) -> bytes:
     digest = hashlib.sha256(config)
-    for key, tensor in sorted(canonical(model.state_dict()).items()):
+    for key, tensor in sorted(canonical_state(model).items()):
         digest.update(f"\n{key} {list(tensor.shape)}\n".encode())
         digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().astype("<f4", copy=False).data)
     return digest.digest()

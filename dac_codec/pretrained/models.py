@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import importlib.resources
+import json
 import os
+import warnings
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +18,7 @@ from dac_codec.common.errors import CheckpointError, DacError
 from dac_codec.common.files import expanded
 from dac_codec.model import DAC, PRESETS, DACConfig
 from dac_codec.pretrained.checkpoints import CONFIG_FILE, WEIGHTS_FILE, build, read_config, read_folder, read_pth
-from dac_codec.pretrained.download import cache_folder, download, record_digest, verified_digest
+from dac_codec.pretrained.download import cache_folder, check_digest, download, record_digest, verified_digest
 
 DEFAULT_MODEL = "dac-mini-44khz"
 """Name of the bundled model that is used by default."""
@@ -32,6 +34,10 @@ PUBLISHED = {
 }
 """The published models: release tag and file below `DOWNLOAD_URL`, by name."""
 
+DIGESTS_FILE = "sha256.json"
+"""File of this package: the SHA-256 of each published file by the model's name, or null where it is not known yet.
+`scripts/record_digests.py` fills it in."""
+
 
 @dataclass(frozen=True)
 class ModelInfo:
@@ -43,6 +49,7 @@ class ModelInfo:
         bitrate: of one channel with all codebooks, in bits per second.
         n_codebooks: number N of codebooks.
         where: "bundled" with the package, "cached" on disk, or "downloadable".
+        verified: whether this package knows the SHA-256 of its weights, or contains them.
     """
 
     name: str
@@ -50,13 +57,17 @@ class ModelInfo:
     bitrate: float
     n_codebooks: int
     where: Literal["bundled", "cached", "downloadable"]
+    verified: bool = False
 
 
 def available() -> list[ModelInfo]:
     """The models that `load` knows by name: bundled ones first, then the published ones."""
 
     def info(name: str, config: DACConfig, where: Literal["bundled", "cached", "downloadable"]) -> ModelInfo:
-        return ModelInfo(name, config.sample_rate, config.bitrate(), config.n_codebooks, where)
+        verified = where == "bundled" or digests[name] is not None
+        return ModelInfo(name, config.sample_rate, config.bitrate(), config.n_codebooks, where, verified)
+
+    digests = published_digests()
 
     models = []
     for name, folder in _bundled_folders().items():
@@ -65,6 +76,13 @@ def available() -> list[ModelInfo]:
     for name in PUBLISHED:
         models.append(info(name, PRESETS[name], "cached" if _cached_file(name).exists() else "downloadable"))
     return models
+
+
+def published_digests() -> dict[str, str | None]:
+    """The SHA-256 of the published files in hexadecimal, by the models' names; None where it is not known yet."""
+    content = importlib.resources.files("dac_codec.pretrained").joinpath(DIGESTS_FILE).read_text(encoding="utf-8")
+    digests: dict[str, str | None] = json.loads(content)
+    return digests
 
 
 def load(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu", progress: bool = False) -> DAC:
@@ -120,6 +138,8 @@ def weights_file(name_or_path: str | os.PathLike[str]) -> Path | None:
 
 def _load(name_or_path: str | os.PathLike[str], progress: bool) -> DAC:
     """The model on the CPU."""
+    if not isinstance(name_or_path, (str, os.PathLike)):
+        raise CheckpointError(f"the model is a {type(name_or_path).__name__}, expected a DAC, a name or a path")
     if (folder := folder_of(name_or_path)) is not None:
         return build(read_folder(folder))
     if isinstance(name_or_path, str) and name_or_path in PUBLISHED:
@@ -153,14 +173,26 @@ def _cached_file(name: str) -> Path:
 def _load_published(name: str, progress: bool) -> DAC:
     """Load a published model from the cache, downloading it first if necessary.
 
-    The SHA-256 of the file is recorded at its first use; from then on any other file is refused.
+    A file with another SHA-256 than the published one is refused. Where that is not known yet, a warning says so, the
+    SHA-256 is recorded at the file's first use, and from then on any other file is refused.
     """
     file = _cached_file(name)
     url = f"{os.environ.get('DAC_CODEC_DOWNLOAD_URL') or DOWNLOAD_URL}/{PUBLISHED[name]}"
+    expected = published_digests()[name]
+
+    def check(part: Path) -> None:
+        check_digest(part, expected)
+        _build_published(part, name)
+
     if not file.exists():
-        download(url, file, lambda part: _build_published(part, name), progress)
-    digest = verified_digest(file)
+        download(url, file, check, progress)
+    digest = check_digest(file, expected) if expected else verified_digest(file)
     model = _build_published(file, name)
+    if expected is None:
+        warnings.warn(
+            f"the weights of {name} are not verified: their published SHA-256 is not known yet; {file} has {digest}",
+            stacklevel=4,
+        )
     record_digest(file, url, digest)
     return model
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -35,12 +36,22 @@ def main(arguments: list[str] | None = None) -> None:
 
     if arguments is not None:
         sys.argv = [command_line[0], *arguments]
+    _suggest_experiment(sys.argv[1:], configs / "experiment")
     try:
         hydra.main(version_base="1.3", config_path=str(configs), config_name="train")(task)()
     except KeyboardInterrupt:  # before the first step; afterwards the run saves its state
         sys.exit(130)
     finally:
         sys.argv = command_line
+
+
+def _suggest_experiment(arguments: list[str], folder: Path) -> None:
+    """Print the closest name to an experiment that does not exist; Hydra's error lists all of them."""
+    names = [path.relative_to(folder).with_suffix("").as_posix() for path in sorted(folder.rglob("*.yaml"))]
+    for argument in arguments:
+        key, _, name = argument.lstrip("+").partition("=")
+        if key == "experiment" and name not in names and (close := difflib.get_close_matches(name, names, 1)):
+            print(f"train: there is no experiment={name}; did you mean experiment={close[0]}?", file=sys.stderr)
 
 
 def _train(config: DictConfig) -> None:

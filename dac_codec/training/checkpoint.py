@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from dac_codec import pretrained
 from dac_codec.common.errors import CheckpointError
-from dac_codec.common.files import atomic_write, expanded
+from dac_codec.common.files import atomic_write, expanded, remove_abandoned
 from dac_codec.model import DAC
 from dac_codec.model.discriminator import Discriminator
 from dac_codec.pretrained.checkpoints import unpickle
@@ -47,7 +47,18 @@ def save(state: dict[str, Any], path: Path) -> None:
             _to_disk(temporary)
         _to_disk(path.parent)
     except (OSError, RuntimeError) as error:  # torch raises RuntimeError when the disk is full
-        raise CheckpointError(f"can't write {path}: {error}") from error
+        raise CheckpointError(f"can't write {path}: {_write_failure(error, path)}") from error
+
+
+def _write_failure(error: Exception, path: Path) -> str:
+    """Why a file can't be written: PyTorch's own errors don't say that the disk is full."""
+    if isinstance(error, OSError):
+        return str(error)
+    try:
+        free = f"{shutil.disk_usage(path.parent).free / 1e6:.0f} MB are free"
+    except OSError:
+        free = "its free space is unknown"
+    return f"PyTorch couldn't write all of it; check the disk ({free}) and its quota"
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -280,8 +291,7 @@ def load_discriminator(discriminator: Discriminator, folder: Path) -> list[str]:
 
 def remove_temporaries(folder: Path) -> None:
     """Remove temporary files that a killed process left in a folder."""
-    for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
+    remove_abandoned(folder)
     for path in folder.glob(".saving-*"):
         shutil.rmtree(path, ignore_errors=True)
 

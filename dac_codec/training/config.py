@@ -139,6 +139,7 @@ class TrainerConfig(_Section):
     Attributes:
         folder: of the run, for all files that it writes.
         phases: in order; the last one's `until` is the length of the run in steps.
+        max_steps: a shorter length of the run, as for a trial; null for that of the phases.
         batch_size, accumulate: excerpts in a batch, and batches in a step, of one process.
         learning_rate: of AdamW with betas 0.8 and 0.99, for generator and discriminators; Muon's is derived from it.
         optimizer: of the generator's convolutions: "adamw", as in the paper, or "muon"; all else has AdamW.
@@ -166,6 +167,7 @@ class TrainerConfig(_Section):
 
     folder: str
     phases: Annotated[tuple[Phase, ...], Field(min_length=1)]
+    max_steps: PositiveInt | None = None
     batch_size: PositiveInt = 72
     accumulate: PositiveInt = 1
     learning_rate: PositiveFloat = 1e-4
@@ -203,7 +205,7 @@ class TrainerConfig(_Section):
     @property
     def n_steps(self) -> int:
         """Length of the run in steps."""
-        return self.phases[-1].until
+        return min(self.phases[-1].until, self.max_steps or self.phases[-1].until)
 
 
 class LoggerConfig(_Section):

@@ -143,14 +143,14 @@ def fit(
         learning_rate: highest one.
         dropped: share of the chunks whose frames have a random number of codes.
     """
-    chunks = [file[:, at : at + chunk_frames] for file in codes for at in range(0, file.shape[1], chunk_frames)]
-    chunks = [chunk for chunk in chunks if chunk.shape[1] >= _LEAST_FRAMES]
+    chunks = [chunk for chunk in chunks_of(codes, chunk_frames) if chunk.shape[1] >= _LEAST_FRAMES]
     if not chunks:
         raise DacError(f"there are no sounds of {_LEAST_FRAMES} frames or more to train on")
-    optimizer = torch.optim.AdamW(network.parameters(), learning_rate, betas=(0.9, 0.98), weight_decay=0.02)
+    optimizer = torch.optim.AdamW(network.parameters(), learning_rate, betas=(0.9, 0.98), weight_decay=0.1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, learning_rate, n_steps, pct_start=0.1, div_factor=10, final_div_factor=100
     )
+    network.train()
     for _ in track(range(n_steps), lambda _: 1, "training", n_steps, True):
         batch = torch.from_numpy(_batch(chunks, 8 * chunk_frames, dropped, random))
         loss = network(batch).sum() / (batch >= 0).sum()
@@ -158,10 +158,11 @@ def fit(
         loss.backward()
         optimizer.step()
         schedule.step()
+    network.eval()
 
 
 def _batch(
-    chunks: Sequence[Codes], n_frames: int, dropped: float, random: np.random.Generator
+    chunks: Sequence[npt.NDArray[np.int32]], n_frames: int, dropped: float, random: np.random.Generator
 ) -> npt.NDArray[np.int64]:
     """Chunks of similar lengths, about `n_frames` in all, as codes [N, B, F]."""
     lengths = np.array([chunk.shape[1] for chunk in chunks])
@@ -178,13 +179,18 @@ def _batch(
     return codes
 
 
-def share_of_bits(coder: CodeModel, codes: Sequence[Codes], model: DAC, chunk_frames: int) -> float:
-    """Bits that coded chunks take, relative to those of codes of fixed length."""
-    chunks = [
+def chunks_of(codes: Sequence[Codes], chunk_frames: int) -> list[npt.NDArray[np.int32]]:
+    """The chunks [N, F] of the codes of files."""
+    return [
         np.ascontiguousarray(file[:, at : at + chunk_frames], np.int32)
         for file in codes
         for at in range(0, file.shape[1], chunk_frames)
     ]
+
+
+def share_of_bits(coder: CodeModel, codes: Sequence[Codes], model: DAC, chunk_frames: int) -> float:
+    """Bits that coded chunks take, relative to those of codes of fixed length."""
+    chunks = chunks_of(codes, chunk_frames)
     n_bytes = sum(len(plane) for planes in coder.encode(chunks) for plane in planes)
     return 8 * n_bytes / (sum(chunk.size for chunk in chunks) * math.log2(model.codebook_size))
 

@@ -48,6 +48,7 @@ class ContextNetwork(nn.Module):
         hidden: units of the first hidden layer.
         features: units of the second.
         averages: shifts of the moving averages.
+        dropout: share of the hidden units that are 0 in training.
     """
 
     def __init__(
@@ -59,12 +60,13 @@ class ContextNetwork(nn.Module):
         hidden: int = 192,
         features: int = 48,
         averages: Sequence[int] = (2, 5),
+        dropout: float = 0.15,
     ) -> None:
         super().__init__()
         n_planes, n_codes, _ = outputs.shape
         self.group_size = -(-n_codes // n_groups)
         self.n_groups = -(-n_codes // self.group_size)
-        self.averages = averages
+        self.averages, self.dropout = averages, dropout
         self.places = _places(outputs)
         self.embeddings = nn.Parameter(_projected(outputs, width, generator))
         n_inputs = (N_DIRECT + len(averages)) * width
@@ -84,9 +86,10 @@ class ContextNetwork(nn.Module):
         """Nats of each code [N, B, F] of codes [N, B, F]; -1 where there is none, which costs nothing."""
         n_planes = codes.shape[0]
         known = codes.flatten(1) >= 0
-        x = self._layer("hidden", self._contexts(codes), _INPUT_SCALE, _HIDDEN_SCALE)
-        x = _units(x)
+        x = _units(self._layer("hidden", self._contexts(codes), _INPUT_SCALE, _HIDDEN_SCALE))
+        x = F.dropout(x, self.dropout, self.training)
         x = _units(self._layer("features", x, _HIDDEN_SCALE, _HIDDEN_SCALE))
+        x = F.dropout(x, self.dropout, self.training)
         logits = self._layer("first", x, _HIDDEN_SCALE, 1.0)
         place = self.places.gather(1, codes.flatten(1).clamp(min=0))
         group, member = place // self.group_size, place % self.group_size

@@ -139,23 +139,21 @@ def read_excerpt(
     Raises:
         AudioError: the file can't be read, its samples aren't finite, or there are fewer than the header says.
     """
-    with audio.open_file(sound.path) as file:
-        rate, n_frames = round(speed * file.samplerate), file.frames
+    with audio.Reader(sound.path) as file:
+        rate, n_frames = round(speed * file.sample_rate), file.complete_length()
         wanted = -(-length * rate // sample_rate)
         start = int(random.integers(max(0, n_frames - wanted) + 1))
         context = 0 if rate == sample_rate else math.ceil(_CONTEXT * max(1.0, rate / sample_rate))
         before = min(start, context)
         n_read = min(before + wanted + context, n_frames - start + before)
-        if start > before:
-            file.seek(start - before)
-        samples = file.read(n_read, dtype="float32", always_2d=True)
-    if not 0 < n_read == len(samples):
-        raise AudioError(f"{sound.path}: {len(samples)} samples at {start - before}, expected {max(1, n_read)}")
+        samples = file.excerpt(start - before, n_read)
+    if not 0 < n_read == samples.shape[1]:
+        raise AudioError(f"{sound.path}: {samples.shape[1]} samples at {start - before}, expected {max(1, n_read)}")
     if not np.isfinite(samples).all():
         raise AudioError(f"{sound.path}: NaN or infinite samples after {start - before}")
-    mono = transforms.to_mono(samples.T, channel, random)
+    mono = transforms.to_mono(samples, channel, random)
     first = before * sample_rate // rate
-    return audio.resample(mono, rate, sample_rate)[:, first : first + length], start / file.samplerate
+    return audio.resample(mono, rate, sample_rate)[:, first : first + length], start / file.sample_rate
 
 
 def _odds(sounds: Sequence[Sound], weights: Mapping[str, float] | Literal["by_duration"] | None) -> list[float]:

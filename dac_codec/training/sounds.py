@@ -117,18 +117,17 @@ def _scan(folder: Path, domain: str, progress: bool) -> tuple[dict[str, list[Sou
     n_val = min(n_val, max(0, len(ranked) - 1))
     splits = {"train": ranked[n_val:], "val": ranked[:n_val]}
     ordered = {name: sorted(group, key=lambda one: one.path) for name, group in splits.items() if group}
-    return ordered, [reason for reason in results if isinstance(reason, str)]
+    reasons = [reason for reason in results if isinstance(reason, str)]
+    return ordered, reasons + [f"{path}: {why}" for path, why in audio.find_unreadable(folder)]
 
 
 def _duration(path: Path) -> float | str:
-    """Duration of a file by its header, in seconds, or the reason why it cannot be read."""
+    """Duration of a file in seconds, or the reason why it cannot be read or is not complete."""
     try:
-        with audio.open_file(path) as file:
-            if file.frames <= 0:
-                return f"{path}: no samples"
-            return float(file.frames / file.samplerate)
+        with audio.Reader(path) as reader:
+            return reader.complete_length() / reader.sample_rate
     except AudioError as error:
-        return str(error)
+        return " ".join(str(error).split())
 
 
 def _hash(path: Path) -> float:

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from datetime import timedelta
 from threading import Event
 from typing import Any, Literal
 
@@ -37,6 +38,9 @@ from dac_codec.training.sounds import find_sounds
 from dac_codec.training.validation import Validation
 
 logger = logging.getLogger(__name__)
+
+_SAY_SECONDS = 60.0
+"""Time between lines of progress where standard error is no terminal."""
 
 
 class Trainer:
@@ -105,6 +109,8 @@ class Trainer:
             self.critic = self.fabric.setup_module(self.discriminator)
 
         self.step = 0
+        self._said: tuple[int, float] | None = None  # step and time of the last and of the first line of progress
+        self._first_report = (0, 0.0)
         self.validated = 0
         self.best = math.inf
         if state is not None:
@@ -155,6 +161,9 @@ class Trainer:
                     return stop.signal
             elif self.fabric.is_global_zero:
                 self._export("model")
+                logger.info(
+                    "the model is in %s, its best state so far in %s", self.folder / "model", self.folder / "best"
+                )
         return None
 
     def phase(self, step: int) -> Phase:
@@ -167,7 +176,12 @@ class Trainer:
         stack.enter_context(logging_redirect_tqdm())
         log = None
         if self.fabric.is_global_zero:
-            for folder in (self.checkpoints.folder, self.folder, self.folder / "best", self.folder / "model"):
+            validations = [self.folder / "validation", *self.folder.glob("validation/*/")]
+            for folder in (
+                self.checkpoints.folder,
+                *(self.folder / name for name in ("", "best", "model")),
+                *validations,
+            ):
                 checkpoint.remove_temporaries(folder)
             log = RunLog(self.folder, self.config.logger, self.config.to_dict(), self.step)
             stack.callback(log.close)
@@ -338,10 +352,26 @@ class Trainer:
         if self.fabric.device.type == "cuda":
             values["gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
         progress.set_postfix({name: f"{value:.3g}" for name, value in values.items()})
+        if progress.disable and self.fabric.is_global_zero:
+            self._say(values)
         values["learning_rate"] = self.optimizers["generator_optimizer"].param_groups[0]["lr"]
         values["skipped_files"] = len(self.skipped)
         if log is not None:
             log.write(self.step, values)
+
+    def _say(self, values: Mapping[str, float]) -> None:
+        """Log the losses, the speed and the time left: at the first and the last report, and once a minute."""
+        now, n_steps = time.monotonic(), self.settings.n_steps
+        if self._said is None:
+            self._said = self._first_report = (self.step, now)
+        elif now - self._said[1] < _SAY_SECONDS and self.step < n_steps:
+            return
+        self._said = (self.step, now)
+        n_done, seconds = self.step - self._first_report[0], now - self._first_report[1]
+        each = seconds / n_done if n_done else values["step_seconds"]
+        left = timedelta(seconds=round(each * (n_steps - self.step)))
+        losses = ", ".join(f"{name} {value:.3g}" for name, value in values.items() if not name.endswith("_seconds"))
+        logger.info("step %d of %d: %s; %.2f s a step, %s left", self.step, n_steps, losses, each, left)
 
     def _validate_if_due(self, log: RunLog | None, stop: Event) -> bool:
         """Validate if it is due at this step and not yet done. Returns whether the network is the best so far."""

@@ -40,3 +40,25 @@ def test_find_audio_reports_a_folder_that_cannot_be_listed(tmp_path: Path) -> No
     (tmp_path / "a.wav").touch()
     with pytest.raises(AudioError, match=r"a\.wav: can't be listed \(Not a directory\)"):
         audio.find_audio(tmp_path / "a.wav")
+
+
+def test_readable_files_with_rare_names_are_found(tmp_path: Path) -> None:
+    names = ["a.aifc", "a.bwf", "a.SND", "a.sph", "a.wave", "a.mp2", "a.voc", "a.nist"]
+    for name in names:
+        (tmp_path / name).touch()
+    assert sorted(path.name for path in audio.find_audio(tmp_path)) == sorted(names)
+    assert audio.find_unreadable(tmp_path) == []
+
+
+def test_sound_that_cannot_be_read_is_listed_with_a_reason(tmp_path: Path) -> None:
+    for name in ("a.m4a", "b/c.WMA", "s.raw", "song.wav", "cover.jpg", "film.mp4", ".hidden.m4a"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "broken.wav").symlink_to("nowhere.wav")
+    (tmp_path / "folder.m4a").mkdir()
+    found = {path.relative_to(tmp_path).as_posix(): why for path, why in audio.find_unreadable(tmp_path)}
+    assert list(found) == ["a.m4a", "b/c.WMA", "broken.wav", "s.raw"]
+    assert found["broken.wav"] == "a broken symbolic link"
+    assert "convert it to wav or flac" in found["a.m4a"]
+    with pytest.raises(AudioError, match="missing: can't be listed"):
+        audio.find_unreadable(tmp_path / "missing")

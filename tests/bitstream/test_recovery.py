@@ -357,3 +357,18 @@ def test_an_invalid_bandwidth_is_refused(value: bytes) -> None:
     for wrong in (0, 1 << 24, 440.5):
         with pytest.raises(BitstreamError, match="bandwidth"):
             replace(HEADER, bandwidth=wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("mask", [0x3, 0x30, 0x600, 0x80000001])
+def test_a_channel_mask_is_kept_in_a_few_bytes(mask: int) -> None:
+    header = replace(HEADER, channels=2, channel_mask=mask)
+    codes = np.repeat(CODES[:1], 2, axis=0)
+    data = dumps(header, codes)
+    assert loads(data)[0] == header
+    assert 3 <= len(data) - len(dumps(replace(HEADER, channels=2), codes)) <= 7
+
+
+@pytest.mark.parametrize("mask", [0, 0x1, 0x7, 1 << 32 | 1, 1.5])
+def test_an_invalid_channel_mask_is_refused(mask: int) -> None:
+    with pytest.raises(BitstreamError, match="channel_mask"):
+        replace(HEADER, channels=2, channel_mask=mask)

@@ -196,6 +196,15 @@ def test_passes_are_the_whole_piece(file: DacFile, model: DAC) -> None:
         next(stream.passes(model))
 
 
+def test_a_live_stream_has_one_layer_unless_it_repeats_it(model: DAC) -> None:
+    raw = (noise(1, 44100) * 32767).astype("<i2").tobytes()
+    for redundancy, layers in ((False, (9,)), (True, (3, 3, 3))):
+        target = io.BytesIO()
+        reader = AudioReader.raw(Pipe(raw), 44100, 1, "s16le")  # type: ignore[arg-type]
+        codec.compress_stream(reader, target, model, quality=5, redundancy=redundancy)
+        assert Reader(io.BytesIO(target.getvalue())).header.layers == layers
+
+
 # --- context models ---------------------------------------------------------------------------------------------------
 
 

@@ -1,12 +1,15 @@
-"""The visible files of a folder."""
+"""The visible files of a folder, and files that appear whole or not at all."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from dac_codec.common.files import walk_visible
+from dac_codec.common import files
+from dac_codec.common.files import atomic_write, walk_visible
 
 
 def test_hidden_files_and_folders_are_left_out_and_links_followed_once(tmp_path: Path) -> None:
@@ -31,3 +34,56 @@ def test_hidden_files_and_folders_are_left_out_and_links_followed_once(tmp_path:
 def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         list(walk_visible(tmp_path / "nowhere"))
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from dac_codec.common.files import atomic_write
+with atomic_write(Path(sys.argv[1]), keep_partial=len(sys.argv) > 2) as temporary:
+    temporary.write_text("half")
+    print("written", flush=True)
+    sys.stdin.read()
+"""
+
+
+def writing(*arguments: object) -> subprocess.Popen[str]:
+    """A process that is writing a file."""
+    command = [sys.executable, "-c", KILLED, *map(str, arguments)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "written\n"
+    return process
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks there")
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_searched", set())
+    (tmp_path / ".mine.tmp").write_text("not ours")
+    with writing(tmp_path / "a") as killed, writing(tmp_path / "b") as living:
+        killed.kill()
+        killed.wait()
+        assert len(list(tmp_path.glob(".????????????????.tmp"))) == 2
+        with atomic_write(tmp_path / "c") as temporary:
+            temporary.write_text("whole")
+        assert len(list(tmp_path.glob(".????????????????.tmp"))) == 1
+        living.communicate("")
+    assert {path.name for path in tmp_path.iterdir()} == {"b", "c", ".mine.tmp"}
+    assert (tmp_path / "b").read_text() == "half"
+
+
+def test_a_recording_that_is_killed_has_the_name_of_its_target(tmp_path: Path) -> None:
+    for expected in ({"rec.dac.part"}, {"rec.dac.part", "rec.dac.part2"}):
+        with writing(tmp_path / "rec.dac", "keep") as process:
+            process.kill()
+            process.wait()
+        assert {path.name for path in tmp_path.iterdir()} == expected
+    with atomic_write(tmp_path / "rec.dac", keep_partial=True) as temporary:
+        temporary.write_text("whole")
+    assert {path.name for path in tmp_path.iterdir()} == {"rec.dac", *expected}
+    long = tmp_path / ("x" * 253)
+    with atomic_write(long, keep_partial=True) as temporary:
+        pass
+    assert long.exists()

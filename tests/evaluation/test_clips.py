@@ -151,3 +151,16 @@ def test_a_single_file_and_no_file(tmp_path: Path) -> None:
     for data in (tmp_path, tmp_path / "a.wav", tmp_path / "empty", tmp_path / "nowhere.wav"):
         with pytest.raises(AudioError):
             clips.find_clips(data, RATE)
+
+
+def test_sound_that_is_left_out_is_listed(tmp_path: Path) -> None:
+    for name in ("a.wav", "cut.wav"):
+        soundfile.write(tmp_path / name, speech_like(1.0)[0], RATE)
+    content = (tmp_path / "cut.wav").read_bytes()
+    (tmp_path / "cut.wav").write_bytes(content[: len(content) // 2])
+    (tmp_path / "b.m4a").write_bytes(b"something")
+    failures: list[str] = []
+    assert [clip.name for clip in clips.find_clips(tmp_path, RATE, failures=failures)] == ["a.wav"]
+    assert [line.split(": ")[1].removeprefix(f"{tmp_path}/") for line in failures] == ["b.m4a", "cut.wav"]
+    with pytest.warns(UserWarning, match=r"left out: .*b\.m4a: sound in a format that can't be read"):
+        clips.find_clips(tmp_path, RATE)

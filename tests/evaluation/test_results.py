@@ -48,6 +48,7 @@ def test_a_result_is_read(tmp_path: Path) -> None:
         {"n_codebooks": 3},
         {"n_codebooks": 0},
         {"codebook_size": 4},
+        {"codebook_size": 2**32},
         {"sound": "AAAA"},
         {"sources": "a.wav"},
         {"sources": [None]},

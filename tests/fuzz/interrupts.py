@@ -28,6 +28,14 @@ def interruptible() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+def prepare(folder: Path, seconds: int) -> None:
+    """Write the sounds for `interrupt`."""
+    (folder / "in").mkdir()
+    sound = 0.1 * np.random.default_rng(0).standard_normal((44100 * seconds, 1)).astype(np.float32)
+    for index in range(3):
+        soundfile.write(folder / "in" / f"{index}.wav", sound, 44100)
+
+
 def interrupt(folder: Path, delay: float, n_files: int, n_signals: int) -> tuple[int, str, list[str]] | None:
     """Compress the sounds in `folder`/in, and send SIGINT after `delay` seconds.
 
@@ -62,10 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
     n_done = n_bad = 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "in").mkdir()
-        sound = 0.1 * np.random.default_rng(0).standard_normal((44100 * 10, 1)).astype(np.float32)
-        for index in range(3):
-            soundfile.write(folder / "in" / f"{index}.wav", sound, 44100)
+        prepare(folder, seconds=10)
         longest = time.perf_counter()
         interrupt(folder, 1e-3, 3, 0)
         longest = time.perf_counter() - longest

@@ -45,6 +45,7 @@ from dac_codec.model.discriminator import Discriminator
 from dac_codec.pretrained.checkpoints import build, read_config, read_folder, read_pth
 from dac_codec.training import checkpoint
 from dac_codec.training.runlog import _step_of
+from tests.fuzz.layers import layered_file, read_layered
 from tests.fuzz.mutations import INTEGERS, mutate_bytes, mutate_value
 
 HEADER = bitstream.Header(b"\x01" * 8, "m", 44100, 2, None, -3.0, 44100, 512, 3, 1024)
@@ -364,6 +365,7 @@ class _Pipe(io.RawIOBase):
 
 READERS: dict[str, tuple[Callable[[random.Random], bytes], Callable[[Path], None]]] = {
     "dac": (_dac, _read_dac),
+    "layers": (layered_file, read_layered),
     "legacy": (_legacy, _read_legacy),
     "cache": (_cache, _read_cache),
     "manifest": (_manifest, _read_manifest),
@@ -376,7 +378,17 @@ READERS: dict[str, tuple[Callable[[random.Random], bytes], Callable[[Path], None
 }
 """By name: what makes an input from a random generator, and what reads it."""
 
-SHARES = {"dac": 20, "legacy": 20, "cache": 20, "manifest": 12, "log": 10, "sound": 8, "config": 4, "training": 3}
+SHARES = {
+    "dac": 20,
+    "layers": 10,
+    "legacy": 20,
+    "cache": 20,
+    "manifest": 12,
+    "log": 10,
+    "sound": 8,
+    "config": 4,
+    "training": 3,
+}
 """Inputs of each reader in a long run, by their speed; 1 for the others."""
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dac_codec.model import DAC, PRESETS
-from dac_codec.pretrained import download, load, save
+from dac_codec.pretrained import download, load, models, save
 from tests.pretrained.weights import TINY, TINY_CONFIG
 
 
@@ -20,6 +20,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DAC_CODEC_DOWNLOAD_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setitem(PRESETS, "44khz", dataclasses.replace(TINY_CONFIG, quantizer_dropout=0.5))
+    monkeypatch.setattr(models, "published_digests", lambda: dict.fromkeys(models.PUBLISHED))
     monkeypatch.setattr(download, "_RETRY_WAITS_S", (0.01, 0.01, 0.01))
     return folder
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import http.server
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -114,6 +116,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         thread.join()
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*not verified")
 HALF = len(TINY_BYTES) // 2
 REST = len(TINY_BYTES) - HALF
 
@@ -359,3 +362,28 @@ def test_progress_only_on_a_terminal(
             path.unlink()
         load("44khz", progress=progress)
         assert ("weights.pth: 100%" in capsys.readouterr().err) is progress
+
+
+def test_a_full_cache_disk_is_no_broken_connection(
+    server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(part: Path, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(part))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(CheckpointError, match=r"weights\.pth can't be written: .*No space left on device"):
+        load("44khz")
+    assert len(server.requests) == 1
+
+
+@pytest.mark.usefixtures("server")
+def test_waiting_for_another_process_is_said(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "_SILENT_WAIT_S", 0.05)
+    cache.mkdir()
+    script = "import filelock, sys, time\nwith filelock.FileLock(sys.argv[1]): print(flush=True); time.sleep(1)"
+    command = [sys.executable, "-c", script, str(cache / "weights.pth.lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.warns(UserWarning, match=r"waiting for another process .* holds .*weights\.pth\.lock"):
+            load("44khz")

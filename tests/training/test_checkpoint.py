@@ -153,3 +153,12 @@ def test_discriminators_can_be_written_in_float16(tmp_path: Path) -> None:
     checkpoint.load_discriminator(other, tmp_path)
     for key, value in one.state_dict().items():
         assert torch.equal(value.half().float(), other.state_dict()[key])
+
+
+def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 1 vs 0")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(CheckpointError, match=r"step\.pt: PyTorch couldn't .* check the disk \(\d+ MB are"):
+        checkpoint.save({}, tmp_path / "step.pt")

@@ -22,7 +22,7 @@ from tests.pretrained.weights import TINY
 def small_network(n_codes: int = 20) -> ContextNetwork:
     generator = torch.Generator().manual_seed(0)
     outputs = torch.randn(3, n_codes, 8, generator=generator)
-    return ContextNetwork(outputs, generator, n_groups=4, width=12, hidden=16, features=8, averages=(1, 3))
+    return ContextNetwork(outputs, generator, n_groups=4, width=12, hidden=16, features=8, averages=(1, 3)).eval()
 
 
 @pytest.mark.parametrize("n_codes", [20, 17, 3])

@@ -87,3 +87,9 @@ def test_an_unknown_experiment_is_named(capsys: pytest.CaptureFixture[str]) -> N
     assert "Could not find 'experiment/44kHz'" in message
     assert "44khz-causal" in message
     assert "Traceback" not in message
+
+
+def test_a_mistyped_experiment_gets_a_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["experiment=44kHz-causal"])
+    assert "there is no experiment=44kHz-causal; did you mean experiment=44khz-causal?" in capsys.readouterr().err

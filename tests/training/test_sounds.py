@@ -173,3 +173,32 @@ def test_an_empty_split_is_an_error_that_counts_the_others(tmp_path: Path) -> No
         find_sounds({"speech": tmp_path}, "holiday")
     with pytest.raises(AudioError, match="no sound files"):
         find_sounds({}, "train")
+
+
+def test_sound_that_is_incomplete_or_in_another_format_is_listed(tmp_path: Path) -> None:
+    for name in ("a.wav", "b.wav", "cut.wav"):
+        tone(tmp_path / name, 1.0)
+    content = (tmp_path / "cut.wav").read_bytes()
+    (tmp_path / "cut.wav").write_bytes(content[: len(content) // 2])
+    (tmp_path / "c.m4a").write_bytes(b"something")
+    found, unreadable = find_sounds(tmp_path, "train", "val")
+    assert {one.path.name for group in found.values() for one in group} == {"a.wav", "b.wav"}
+    assert len(unreadable) == 2
+    assert "cut.wav: cut short: the header declares 8000 samples" in unreadable[0]
+    assert "c.m4a: sound in a format that can't be read" in unreadable[1]
+
+
+@pytest.mark.skipif("MP3" not in soundfile.available_formats(), reason="this libsndfile has no mp3")
+def test_the_duration_of_an_mp3_of_variable_bit_rate_is_counted(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    sound = np.concatenate([0.3 * random.standard_normal(2 * 44100), 1e-3 * random.standard_normal(8 * 44100)])
+    with soundfile.SoundFile(
+        tmp_path / "a.mp3", "w", 44100, 1, format="MP3", bitrate_mode="VARIABLE", compression_level=0.5
+    ) as file:
+        file.write(sound)
+    content = (tmp_path / "a.mp3").read_bytes()
+    begin = content.index(b"\xff\xfb", 100)  # the frame after the one that gives the length
+    assert b"Xing" in content[:begin]
+    (tmp_path / "a.mp3").write_bytes(content[begin:])
+    assert soundfile.info(tmp_path / "a.mp3").duration < 6  # libsndfile's estimate
+    assert sounds._duration(tmp_path / "a.mp3") == pytest.approx(10, abs=0.1)

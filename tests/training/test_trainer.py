@@ -329,3 +329,17 @@ def test_on_a_gpu(tmp_path: Path, manifest: Path, compiled: bool) -> None:
     Trainer(small_run(tmp_path, manifest, trainer=settings)).run()
     assert log_of(tmp_path)[0]["gpu_gib"] > 0.0
     assert np.isfinite(log_of(tmp_path)[-2]["mel"])
+
+
+def test_a_run_without_a_terminal_prints_its_progress(
+    tmp_path: Path, manifest: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first and the last report, and where the weights are."""
+    settings = {"phases": [{"until": 4000}], "max_steps": 3, "log_every": 1}
+    with caplog.at_level("INFO"):
+        Trainer(small_run(tmp_path, manifest, trainer=settings)).run()
+    lines = [record.getMessage() for record in caplog.records]
+    said = [line for line in lines if line.startswith("step ")]
+    assert [line.partition(":")[0] for line in said] == ["step 1 of 3", "step 3 of 3"]
+    assert all(" s a step, 0:00:0" in line and "mel " in line for line in said)
+    assert f"the model is in {tmp_path / 'model'}, its best state so far in {tmp_path / 'best'}" in lines

@@ -1,15 +1,15 @@
-"""Mutated files of coding 1 give only DacErrors, and quickly: python -m tests.bitstream.fuzz_layers [COUNT] [SEED]."""
+"""Mutated files of coding 1, and everything that reads them: python -m tests.fuzz.readers 100000 --only layers."""
 
 from __future__ import annotations
 
 import io
-import sys
+import random
 import time
-from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
-
-import numpy as np
+from functools import cache
+from pathlib import Path
 
 from dac_codec.bitstream import Header, Order, Reader, Writer, loads, thin
 from dac_codec.bitstream.describe import as_text, describe
@@ -18,9 +18,11 @@ from dac_codec.bitstream.layers import covered_size, read_head
 from dac_codec.bitstream.positions import checksum_prefix
 from dac_codec.common.errors import BitstreamError, DacError
 from tests.bitstream.test_layers import CONTEXT, HEADER, LEVELS, N_CODES, N_PLANES, random_codes, random_levels
+from tests.fuzz.mutations import mutate_bytes
 
 
-def sample_files() -> list[bytes]:
+@cache
+def sample_files() -> tuple[bytes, ...]:
     """Small files with every feature of coding 1."""
     small = replace(HEADER, n_codebooks=N_PLANES, codebook_size=N_CODES, layers=(1, 2))
     mono = replace(HEADER, channels=1, n_codebooks=9, codebook_size=1024, layers=())
@@ -42,34 +44,13 @@ def sample_files() -> list[bytes]:
                 writer.write(random_codes(header, n_frames, lowest, lowest), random_levels(header, n_frames))
                 writer.close(n_frames * 320)
             files += [stream.getvalue(), thin(stream.getvalue(), order=Order.LAYERS)]
-    return files
+    return tuple(files)
 
 
-def mutate(data: bytes, rng: np.random.Generator) -> bytes:
-    """`data` with some bytes flipped, replaced, inserted, removed or repeated, and often with valid checksums."""
-    mutant = bytearray(data)
-    for _ in range(int(rng.integers(1, 4))):
-        place = int(rng.integers(len(mutant)))
-        length = int(rng.integers(1, 12))
-        kind = rng.integers(7)
-        if kind == 0:
-            mutant[place] ^= 1 << int(rng.integers(8))
-        elif kind == 1:
-            mutant[place] = int(rng.choice([0, 1, 2, 3, 4, 127, 128, 255]))
-        elif kind == 2:
-            mutant[place : place + length] = rng.bytes(length)
-        elif kind == 3:
-            mutant[place:place] = rng.bytes(length)
-        elif kind == 4:
-            del mutant[place : place + length]
-        elif kind == 5:
-            other = int(rng.integers(len(mutant)))
-            mutant[place:place] = mutant[other : other + 20 * length]
-        else:
-            del mutant[place:]
-        if not mutant:
-            break
-    return repaired(bytes(mutant)) if rng.random() < 0.6 else bytes(mutant)
+def layered_file(rng: random.Random) -> bytes:
+    """A mutated file of coding 1; often with valid checksums."""
+    mutant = mutate_bytes(rng.choice(sample_files()), rng)
+    return repaired(mutant) if rng.random() < 0.6 else mutant
 
 
 def repaired(data: bytes) -> bytes:
@@ -128,39 +109,22 @@ def with_layer_checksums(header: Header, payload: bytes) -> tuple[bytes, int]:
     return bytes(mutable), head.n_frames
 
 
-CHECKS: dict[str, Callable[[bytes], object]] = {
-    "loads": lambda data: loads(data, find_context=lambda _: CONTEXT),
-    "loads truncated": lambda data: loads(data, True, find_context=lambda _: CONTEXT),
-    "events": lambda data: list(Reader(io.BytesIO(data), lambda _: CONTEXT).events()),
-    "passes": lambda data: list(Reader(io.BytesIO(data), lambda _: CONTEXT).passes()),
-    "thin": lambda data: (thin(data, 2), thin(data, bitrate=2000.0)),
-    "reorder": lambda data: thin(data, order=Order.LAYERS),
-    "describe": lambda data: as_text(describe(data)),
-}
+CHECKS: tuple[Callable[[bytes], object], ...] = (
+    lambda data: loads(data, find_context=lambda _: CONTEXT),
+    lambda data: loads(data, True, find_context=lambda _: CONTEXT),
+    lambda data: list(Reader(io.BytesIO(data), lambda _: CONTEXT).events()),
+    lambda data: list(Reader(io.BytesIO(data), lambda _: CONTEXT).passes()),
+    lambda data: (thin(data, 2), thin(data, bitrate=2000.0)),
+    lambda data: thin(data, order=Order.LAYERS),
+    lambda data: as_text(describe(data)),
+)
 
 
-def run(count: int, seed: int) -> tuple[Counter[str], float]:
-    """Read `count` mutants. Returns how often each check read one or refused it, and the seconds of the slowest."""
-    rng = np.random.default_rng(seed)
-    files = sample_files()
-    outcomes: Counter[str] = Counter()
-    slowest = 0.0
-    for _ in range(count):
-        mutant = mutate(files[int(rng.integers(len(files)))], rng)
-        name = list(CHECKS)[int(rng.integers(len(CHECKS)))]
+def read_layered(path: Path) -> None:
+    """Read the file in each way. Raises AssertionError if one takes more than a second."""
+    data = path.read_bytes()
+    for check in CHECKS:
         began = time.process_time()
-        try:
-            CHECKS[name](mutant)
-            outcomes[f"{name}: read"] += 1
-        except DacError:
-            outcomes[f"{name}: refused"] += 1
-        except BaseException:
-            print(f"{name} of {mutant.hex()}", file=sys.stderr)
-            raise
-        slowest = max(slowest, time.process_time() - began)
-    return outcomes, slowest
-
-
-if __name__ == "__main__":
-    found, seconds = run(*(int(argument) for argument in [*sys.argv[1:], *["1000", "0"][len(sys.argv) - 1 :]]))
-    print(dict(sorted(found.items())), f"slowest {seconds:.3f} s")
+        with suppress(DacError):
+            check(data)
+        assert time.process_time() - began < 1

@@ -36,7 +36,7 @@ FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
 # Distribution -> module, where they differ.
 MODULES = {"google-crc32c": "google_crc32c", "lightning-fabric": "lightning_fabric", "hydra-core": "hydra"}
-MODULES |= {"visqol-python": "visqol"}
+MODULES |= {"visqol-python": "visqol", "faiss-cpu": "faiss"}
 
 # Where the code that an extra serves is.
 USERS = {
@@ -150,7 +150,7 @@ def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 650
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/usage.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/usage.md", "docs/quantizers.md"])
 def test_python_examples_compile(page: str) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     assert blocks
@@ -201,4 +201,5 @@ def test_no_file_is_long() -> None:
 
 
 def test_the_package_stays_small() -> None:
-    assert sum(n_lines(path) for path in python_files() if path.is_relative_to(ROOT / "dac_codec")) <= 16_600
+    limit = 16_600 + 1_600  # the second for the quantizer family
+    assert sum(n_lines(path) for path in python_files() if path.is_relative_to(ROOT / "dac_codec")) <= limit

@@ -51,7 +51,8 @@ quality = click.option(
     "--quality",
     metavar="Q",
     type=float,
-    help="Larger is better: each step halves or doubles the error that a code has to save. [default: 5]",
+    help="Larger is better: each step halves or doubles the error that a code has to save. [default: 5; 8.5 without "
+    "band levels]",
 )
 skip_existing = click.option(
     "--skip-existing", is_flag=True, help="Leave out inputs whose output exists, as when a run is continued."

@@ -106,7 +106,7 @@ def test_the_bandwidth_is_kept(model: DAC, rate: int, tmp_path: Path) -> None:
     assert file.header.bandwidth is not None
     assert 5000 <= file.header.bandwidth <= 5600
     limited, _ = decompress(file, model)
-    unlimited, _ = decompress(DacFile(replace(file.header, bandwidth=None), file.codes), model)
+    unlimited, _ = decompress(replace(file, header=replace(file.header, bandwidth=None)), model)
     assert level_above(limited, rate, file.header.bandwidth + 600) < -60 < -30 < level_above(unlimited, rate, 6500)
     expected = low_passed(unlimited.numpy(), file.header.bandwidth, rate)
     inside = slice(1000, -1000)  # the last frame exceeds the end

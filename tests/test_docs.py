@@ -201,5 +201,8 @@ def test_no_file_is_long() -> None:
 
 
 def test_the_package_stays_small() -> None:
-    limit = 16_600 + 1_600  # the second for the quantizer family
+    limit = 16_600  # codec, training and evaluation
+    limit += 1_600  # the family of quantizers
+    limit += 3_700  # search, rates that vary, entropy coding, layers, band levels
+    limit += 2_500  # sound files whole or with a sentence; hostile and unlucky input; graphs and pickles of models
     assert sum(n_lines(path) for path in python_files() if path.is_relative_to(ROOT / "dac_codec")) <= limit

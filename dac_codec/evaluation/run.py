@@ -23,6 +23,7 @@ import torch
 import dac_codec
 from dac_codec.common.errors import DacError
 from dac_codec.common.progress import progress_bar
+from dac_codec.common.threads import available_cores
 from dac_codec.evaluation.clips import Clip
 from dac_codec.evaluation.codecs import Codec, Setting
 from dac_codec.evaluation.metrics import METRICS, METRICS_VERSION, Metric
@@ -105,7 +106,7 @@ def run(
     todo = [task for task in tasks if _kept(task) is None]
     failures = []
     with progress_bar("evaluating", len(tasks), progress, initial=len(tasks) - len(todo)) as bar:
-        for task, failure in _work(todo, min(workers or _cpus(), len(todo))):
+        for task, failure in _work(todo, min(workers or available_cores(), len(todo))):
             bar.update()
             if failure is not None:
                 failures.append(f"{task.clip.name}, {task.codec.name} {task.setting.name}: {failure}")
@@ -289,7 +290,3 @@ def _begin() -> None:
 def _end_with(sentinel: int) -> None:
     wait([sentinel])
     os._exit(1)
-
-
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

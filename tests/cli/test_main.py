@@ -1059,6 +1059,7 @@ def test_models(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "bitrate": 9 * 10 * 44100 / 512,
         "n_codebooks": 9,
         "where": "bundled",
+        "verified": True,
         "default": True,
     }
     lines = run("models").stdout.splitlines()

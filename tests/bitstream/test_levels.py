@@ -27,10 +27,8 @@ def steady_levels(parameters: LevelParameters, channels: int, n_windows: int, se
 
 @st.composite
 def parameter_sets(draw: st.DrawFn) -> LevelParameters:
-    lowest = -draw(st.integers(0, 31))
-    return LevelParameters(
-        bands=draw(st.integers(1, 8)), lowest=lowest, highest=draw(st.integers(0, min(31, 31 + lowest)))
-    )
+    lowest = -draw(st.integers(0, 15))
+    return LevelParameters(bands=draw(st.integers(1, 8)), lowest=lowest, highest=draw(st.integers(0, 15 + lowest)))
 
 
 @given(parameter_sets(), st.integers(1, 3), st.lists(st.integers(0, 9), min_size=1, max_size=4), st.integers(0, 99))

@@ -317,7 +317,8 @@ def test_inconsistent_legacy_files(model: DAC) -> None:
     chunked = bitstream.read_legacy((GOLDEN / "legacy_44khz_mono_chunked.dac").read_bytes())
     assert decompress(chunked, model)[0].shape[-1] == chunked.original_length
     for n_frames, n_last in ((5, 5), (chunked.chunk_length + 1, 1)):
-        cut = replace(chunked, codes=chunked.codes[..., :n_frames], chunk_length=min(n_frames, chunked.chunk_length))
+        length = min(n_frames, chunked.chunk_length)
+        cut = replace(chunked, codes=chunked.codes[..., :n_frames], chunk_length=length, original_length=1000)
         with pytest.raises(
             BitstreamError, match=rf"a window of {n_last} frames, expected at least \d+ without padding"
         ):

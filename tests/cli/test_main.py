@@ -30,6 +30,7 @@ from click.testing import CliRunner, Result
 import dac_codec
 from dac_codec import audio, bitstream, codec, inference, pretrained
 from dac_codec.audio import pcm
+from dac_codec.cli import running
 from dac_codec.cli.main import main
 from dac_codec.codec import DacFile, batches
 from dac_codec.model import DAC
@@ -103,6 +104,7 @@ def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
 def three_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three files of equal size are processed at once."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(running, "available_cores", lambda: 3)
 
 
 @pytest.fixture

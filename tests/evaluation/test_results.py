@@ -55,6 +55,7 @@ def test_a_result_is_read(tmp_path: Path) -> None:
         {"codes": packed(np.array([[1, -1], [3, 4]]))},
         {"codes": packed(np.array([[1, -1], [3, -1]]))},
         {"codes": packed(np.array([[1, 2], [3, 4]]))[:-4]},
+        {"codes": packed(np.array([[1, 2], [3, -1], [1, 1]])), "n_codebooks": 3, "code_bits": [14.5, 8, 8]},
         {"codes": None},
         {"code_bits": None},
         {"code_bits": [14.5]},

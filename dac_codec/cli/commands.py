@@ -51,7 +51,8 @@ if TYPE_CHECKING:
 @click.option(
     "--levels/--no-levels",
     default=None,
-    help="Send band levels: less noise for 0.7 kbit/s. [default: yes; no for a pipe, --effort 0 or 1, --constant]",
+    help="Send band levels: less noise for 0.7 kbit/s. [default: yes; no for a pipe, with --constant, if --effort 0 or "
+    "1 is given, and at a --bitrate below 2.5 codes per frame]",
 )
 @click.option(
     "--chunk-frames",

@@ -45,7 +45,7 @@ effort = click.option(
     "--effort",
     metavar="0..3",
     type=click.IntRange(0, 3),
-    help="How long to search for better codes, at the same size. [default: 1; 0 for a pipe and with --constant]",
+    help="How long to search for better codes, at the same size. [default: 1; 0 if the number of codes is constant]",
 )
 quality = click.option(
     "--quality",

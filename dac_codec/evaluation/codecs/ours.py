@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
+import numpy as np
+
 from dac_codec import pretrained
 from dac_codec.audio import Audio
+from dac_codec.bitstream.describe import describe
 from dac_codec.codec import DacFile, compress, decompress, load_model
 from dac_codec.codec.rate import DEFAULT_QUALITY
 from dac_codec.evaluation.codecs.interface import Codec, Coded, MissingCodecError, Setting, computed_by, nearest, timed
@@ -94,9 +97,16 @@ class Ours(Codec):
             payload_bytes=codes.size * file.header.bits_per_code / 8 if constant else len(data),
             encode_seconds=encode_seconds,
             decode_seconds=decode_seconds,
-            codes=codes if constant else None,
-            codebook_size=file.header.codebook_size if constant else 0,
+            codes=codes,
+            codebook_size=file.header.codebook_size,
+            code_bits=() if constant else _code_bits(data, codes),
         )
+
+
+def _code_bits(data: bytes, codes: np.ndarray) -> list[float]:
+    """Bits of the codes [N, F] of each codebook in their entropy coded file."""
+    per_code = describe(data)["bits_by_codebook"]
+    return [(bits or 0.0) * n for bits, n in zip(per_code, (codes >= 0).sum(1).tolist(), strict=True)]
 
 
 def published(name: str, model: str, device: str) -> Ours:

@@ -27,7 +27,7 @@ from dac_codec.model import DAC
 EFFORT_PATHS = (1, 4, 16, 64)
 """Paths through the codebooks that each effort searches; 0 is the greedy look-up."""
 
-DEFAULT_QUALITY = 5.0
+DEFAULT_QUALITY = 4.5
 """With band levels and effort 1, at least the sound of a greedy look-up with all codebooks in every frame."""
 
 DEFAULT_WITHOUT_LEVELS = 8.5
@@ -36,8 +36,8 @@ DEFAULT_WITHOUT_LEVELS = 8.5
 _MOST_QUALITY = 100
 """Far beyond the qualities that give all codes, and one per frame."""
 
-_DEFAULT_LAMBDA = 0.017
-"""Lambda of the default quality; one step of quality halves or doubles it."""
+_LAMBDA_AT_5 = 0.017
+"""Lambda of quality 5; one step of quality halves or doubles it."""
 
 _LEAST_CODES_FOR_LEVELS = 2.5
 """Band levels take about as much as one code per frame: below this mean of codes, they are not the default."""
@@ -51,8 +51,8 @@ _BUCKET_SECONDS = 2.0
 _BUCKET_GAIN = 4.0
 """A full bucket multiplies lambda by e to this power."""
 
-_DEFAULT_CODES, _LAMBDA_PER_CODE = 5, 0.8
-"""Mean number of codes at the default quality, and the fall of log lambda with it: where a live stream starts."""
+_CODES_AT_5, _LAMBDA_PER_CODE = 5, 0.8
+"""Mean number of codes at quality 5, and the fall of log lambda with it: where a live stream starts."""
 
 _TOLERANCE = 0.005
 """Share by which the size of a file may miss its bitrate."""
@@ -121,7 +121,7 @@ def choose_rate(
 
 def at_quality(frames: Iterable[Frames], quality: float) -> Iterator[Tensor]:
     """Codes [C, N, f] of each block of frames, -1 where a frame has none."""
-    lagrange = _DEFAULT_LAMBDA * 2.0 ** (DEFAULT_QUALITY - quality)
+    lagrange = _LAMBDA_AT_5 * 2.0 ** (5 - quality)
 
     def chosen(block: Frames) -> Tensor:
         return limited(block.codes, n_codes(weighted_errors(block), lagrange))
@@ -135,7 +135,7 @@ def in_bucket(frames: Iterable[Frames], codes_per_frame: float, frame_rate: floa
     After t seconds the mean differs from the wanted one by the level of the bucket over t.
     """
     size = _BUCKET_SECONDS * frame_rate * codes_per_frame
-    start = math.log(_DEFAULT_LAMBDA) + _LAMBDA_PER_CODE * (_DEFAULT_CODES - codes_per_frame)
+    start = math.log(_LAMBDA_AT_5) + _LAMBDA_PER_CODE * (_CODES_AT_5 - codes_per_frame)
     level = 0.0  # in codes
     for block in frames:
         counts = []

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = {
     "format.md": "dac_codec/bitstream/FORMAT.md",
     "entropy.md": "dac_codec/bitstream/ENTROPY.md",
+    "levels.md": "dac_codec/bitstream/LEVELS.md",
     "contributing.md": "CONTRIBUTING.md",
     **{f"models/{card.parent.name}.md": card.relative_to(ROOT).as_posix() for card in ROOT.glob("checkpoints/*/*.md")},
 }

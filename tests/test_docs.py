@@ -25,6 +25,7 @@ PAGES = sorted(
         *ROOT.glob("checkpoints/*/*.md"),
         ROOT / "dac_codec/bitstream/FORMAT.md",
         ROOT / "dac_codec/bitstream/ENTROPY.md",
+        ROOT / "dac_codec/bitstream/LEVELS.md",
         ROOT / "dac_codec/evaluation/NOTICE.md",
     ]
 )
@@ -35,7 +36,7 @@ FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
 # Distribution -> module, where they differ.
 MODULES = {"google-crc32c": "google_crc32c", "lightning-fabric": "lightning_fabric", "hydra-core": "hydra"}
-MODULES |= {"visqol-python": "visqol"}
+MODULES |= {"visqol-python": "visqol", "faiss-cpu": "faiss"}
 
 # Where the code that an extra serves is.
 USERS = {
@@ -149,7 +150,7 @@ def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 650
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/usage.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/usage.md", "docs/quantizers.md"])
 def test_python_examples_compile(page: str) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     assert blocks
@@ -200,4 +201,8 @@ def test_no_file_is_long() -> None:
 
 
 def test_the_package_stays_small() -> None:
-    assert sum(n_lines(path) for path in python_files() if path.is_relative_to(ROOT / "dac_codec")) <= 16_600
+    limit = 16_600  # codec, training and evaluation
+    limit += 1_600  # the family of quantizers
+    limit += 3_700  # search, rates that vary, entropy coding, layers, band levels
+    limit += 2_500  # sound files whole or with a sentence; hostile and unlucky input; graphs and pickles of models
+    assert sum(n_lines(path) for path in python_files() if path.is_relative_to(ROOT / "dac_codec")) <= limit

@@ -35,12 +35,14 @@ class Link(NamedTuple):
 
     Attributes:
         content: positions of its bytes in the file.
-        complete: whether it ends with a complete page that is marked as the last.
+        cut: whether its last page is incomplete.
+        marked: whether its last page is marked as such; some whole files lack that.
         vorbis_order: whether its channels are in the order of Vorbis.
     """
 
     content: range
-    complete: bool
+    cut: bool
+    marked: bool
     vorbis_order: bool
 
 
@@ -54,7 +56,7 @@ def find_links(stream: io.RawIOBase | io.BufferedIOBase, start: int) -> list[Lin
 
     def end_link(cut: bool) -> None:
         if is_open:
-            links.append(Link(range(begin, position), not cut and not any(is_open.values()), vorbis_order))
+            links.append(Link(range(begin, position), cut, not any(is_open.values()), vorbis_order))
 
     while True:
         page = _page_at(stream, position)

@@ -58,10 +58,11 @@ def find_parts(stream: Stream) -> Contents:
     size = stream.seek(0, os.SEEK_END)
     stream.seek(start)
     if (stream.read(4) or b"") == ogg.MAGIC and (links := ogg.find_links(stream, start)):
-        incomplete = not all(link.complete for link in links)
+        unmarked = any(not link.marked and not link.cut for link in links)
         return Contents(
             tuple(Part((link.content,), vorbis_order=link.vorbis_order) for link in links),
-            failure="no Ogg page is marked as its last" if incomplete else "",
+            failure="its last Ogg page is incomplete" if any(link.cut for link in links) else "",
+            note="no Ogg page is marked as the last: the end may be missing" if unmarked else "",
         )
     samples = containers.find_samples(stream, start)
     whole = Contents((Part((range(start, size),)),))

@@ -50,7 +50,7 @@ _MAX_LAYERED_CODEBOOKS = 64
 _MAX_LEVEL_HOP = 64
 _MAX_BANDS = 256
 _MAX_BANDS_PER_FRAME = 16
-_MAX_LEVELS = 32
+_MAX_LEVELS = 16
 _DEFAULT_LAYERS = 3
 _FRAME_TOLERANCE = 1
 
@@ -83,8 +83,8 @@ class LevelParameters:
         bands: number of bands, 1..256, at most 16 * hop. They are equally wide on the Bark scale.
         top: upper edge of the last band in Hz, 1..2^24-1; the band also covers what is above.
         step_db: size of a step in dB, above 0. Rounded to float32, as stored.
-        lowest: lowest level in steps, -31..0. `highest - lowest` is at most 31.
-        highest: highest level in steps, 0..31.
+        lowest: lowest level in steps, -15..0. `highest - lowest` is at most 15.
+        highest: highest level in steps, 0..15.
 
     Raises:
         BitstreamError: a field is outside of its range.

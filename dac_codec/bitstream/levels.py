@@ -96,16 +96,19 @@ def decode_levels(
     Raises:
         BitstreamError: the bytes are not those of such levels.
     """
+    decoded = [np.zeros((channels, parameters.bands, n), np.int8) for n in n_windows]
+    targets = [channel for levels in decoded for channel in levels]
     rows = [row for data in coded for row in _split(data, channels)]
-    lengths = np.repeat(np.array(n_windows, np.int64), channels)
-    decoded: list[Levels] = []
-    for some in _batches(parameters, len(rows)):
-        decoder = range_coder.Decoder(rows[some])
-        symbols = _run(parameters, lengths[some], decoder.decode)
+    filled = [index for index, row in enumerate(rows) if row]  # the others are 0
+    for some in _batches(parameters, len(filled)):
+        decoder = range_coder.Decoder([rows[index] for index in filled[some]])
+        lengths = np.array([targets[index].shape[1] for index in filled[some]])
+        symbols = _run(parameters, lengths, decoder.decode)
         decoder.check_end()
-        levels = ((symbols - parameters.lowest) % _n_levels(parameters) + parameters.lowest).astype(np.int8)
-        decoded += [levels[:length, :, index].T for index, length in enumerate(lengths[some])]
-    return [np.stack(decoded[start : start + channels]) for start in range(0, len(decoded), channels)]
+        levels = (symbols - parameters.lowest) % _n_levels(parameters) + parameters.lowest
+        for place, index in enumerate(filled[some]):
+            targets[index][:] = levels[: lengths[place], :, place].T
+    return decoded
 
 
 def _n_levels(parameters: LevelParameters) -> int:

@@ -5,7 +5,6 @@ What they do to a file is in `codec`, which files they read and write in `jobs`.
 
 from __future__ import annotations
 
-import signal
 import time
 import warnings
 from importlib import import_module
@@ -28,6 +27,7 @@ from dac_codec.cli.jobs import (
     refuse_dac,
 )
 from dac_codec.common.errors import AudioError, BitstreamError, DacError, TruncatedBitstreamError
+from dac_codec.common.signals import pass_on
 
 if TYPE_CHECKING:
     from dac_codec import audio, codec
@@ -51,7 +51,8 @@ if TYPE_CHECKING:
 @click.option(
     "--levels/--no-levels",
     default=None,
-    help="Send band levels: less noise at 0.7 kbit/s. [default: yes; no for a pipe, with --effort 0 and --constant]",
+    help="Send band levels: less noise for 0.7 kbit/s. [default: yes; no for a pipe, with --constant, if --effort 0 or "
+    "1 is given, and at a --bitrate below 2.5 codes per frame]",
 )
 @click.option(
     "--chunk-frames",
@@ -173,13 +174,13 @@ def compress(
                     )
                 except AudioError:
                     if signals:  # before the first sample
-                        signal.raise_signal(signals[0])
+                        pass_on(signals[0])
                     raise
             job.flush()
             if signals:
                 click.echo(f"{job.target_name} contains the {result.duration:.2f} s recorded", err=True)
-                signal.raise_signal(signals[0])
-            return summary(job, result, _speed(result.duration, started))
+                pass_on(signals[0])
+            return summary(job, result, running.speed(result.duration, started))
 
         def read(job: Job) -> ShortFile | None:
             with open_input(job) as reader:
@@ -295,7 +296,7 @@ def decompress(
                     fmt=None if raw is None else "raw",
                     subtype=subtype,
                 )
-            return summary(job, result, _speed(result.duration, started))
+            return summary(job, result, running.speed(result.duration, started))
 
         def work_progressively(job: Job) -> str:
             with codec.DacStream(job.input()) as stream:
@@ -428,8 +429,3 @@ def train(arguments: tuple[str, ...]) -> None:
     except ModuleNotFoundError as error:
         raise DacError(f"{error.name} is not installed: pip install 'dac_codec[train]'") from error
     training.main(list(arguments))
-
-
-def _speed(duration: float, started: float) -> str:
-    """Seconds of audio per second since `started`."""
-    return f"{duration / (time.perf_counter() - started):.1f}x real time"

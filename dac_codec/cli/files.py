@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import click
 
 from dac_codec.cli import options, running
-from dac_codec.cli.jobs import DASH, STDIN_CLOSED, Job, display_path, find_dac, make_jobs
+from dac_codec.cli.jobs import Job, display_path, find_dac, make_jobs
 from dac_codec.common.errors import DacError
 
 
@@ -21,40 +18,16 @@ from dac_codec.common.errors import DacError
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array with an object for each file.")
 def info(files: tuple[str, ...], as_json: bool) -> None:
     """Show the metadata of .dac files. A folder is searched for them; - is standard input."""
-    from dac_codec.bitstream.describe import as_text, describe
+    from dac_codec.bitstream.describe import as_text
 
     failures: list[str] = []
-    described: list[dict[str, Any]] = []
-    for name in files_of(files, failures):
-        try:
-            if name == DASH and sys.stdin is None:
-                raise DacError(STDIN_CLOSED)
-            data = sys.stdin.buffer.read() if name == DASH else Path(name).read_bytes()
-            described.append({"file": name, **describe(data)})
-        except (DacError, OSError, MemoryError) as error:
-            failures.append(running.error_line(name, error))
+    described = list(running.described(files, failures))
     if as_json:
         click.echo(json.dumps(described, indent=2))
     else:
         texts = [as_text({**fields, "file": display_path(fields["file"])}) for fields in described]
         click.echo("\n\n".join(texts), nl=bool(described))
     running.finish(failures)
-
-
-def files_of(names: tuple[str, ...], failures: list[str]) -> Iterator[str]:
-    """The names, and in place of a folder those of the .dac files in it; a folder without any is a failure."""
-    for name in names:
-        if name == DASH or not Path(name).is_dir():
-            yield name
-            continue
-        try:
-            found = find_dac(Path(name))
-        except OSError as error:
-            failures.append(running.error_line(name, error))
-            continue
-        if not found:
-            failures.append(running.error_line(name, DacError("no .dac files in this folder or below it")))
-        yield from map(str, found)
 
 
 @click.command()

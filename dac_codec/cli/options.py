@@ -45,13 +45,14 @@ effort = click.option(
     "--effort",
     metavar="0..3",
     type=click.IntRange(0, 3),
-    help="How long to search for better codes, at the same size. [default: 1; 0 for a pipe and with --constant]",
+    help="How long to search for better codes, at the same size. [default: 1; 0 if the number of codes is constant]",
 )
 quality = click.option(
     "--quality",
     metavar="Q",
     type=float,
-    help="Larger is better: each step halves or doubles the error that a code has to save. [default: 5]",
+    help="Larger is better: each step halves or doubles the error that a code has to save. [default: 4.5; 8.5 without "
+    "band levels]",
 )
 skip_existing = click.option(
     "--skip-existing", is_flag=True, help="Leave out inputs whose output exists, as when a run is continued."

@@ -8,19 +8,21 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from dac_codec.cli.jobs import Job, JobList, OverwriteGuard
+from dac_codec.cli.jobs import DASH, STDIN_CLOSED, Job, JobList, OverwriteGuard, find_dac
 from dac_codec.common.errors import CheckpointError, DacError, is_out_of_memory
 from dac_codec.common.signals import handled_signals
-from dac_codec.common.threads import check_stop, parallel_map, prefetch, stoppable
+from dac_codec.common.threads import available_cores, check_stop, parallel_map, prefetch, stoppable
 
 if TYPE_CHECKING:
     from dac_codec.bitstream import Header
@@ -99,14 +101,16 @@ def shared_cores(jobs: JobList, device: str) -> Iterator[tuple[int, bool]]:
 
     from dac_codec.codec.batches import uses_batches
 
-    n_cores, n_jobs = torch.get_num_threads(), jobs.n_independent()
+    # PyTorch's number follows the affinity and OMP_NUM_THREADS, but not the quota of a container.
+    n_before, n_jobs = torch.get_num_threads(), jobs.n_independent()
+    n_cores = min(n_before, available_cores())
     batched = n_jobs > 1 and uses_batches(device)
     n_at_once = max(1, min(n_cores, _MAX_AT_ONCE, n_jobs if batched else min(n_jobs, int(jobs.evenness()))))
     torch.set_num_threads(max(1, n_cores // n_at_once))  # for threads that start from now on
     try:
         yield n_at_once, batched
     finally:
-        torch.set_num_threads(n_cores)
+        torch.set_num_threads(n_before)
 
 
 def run(
@@ -303,6 +307,36 @@ def check_memory() -> None:
         raise DacError(f"not enough memory: {limited}") from None
 
 
+def files_of(names: Sequence[str], failures: list[str]) -> Iterator[str]:
+    """The names, and in place of a folder those of the .dac files in it; a folder without any is a failure."""
+    for name in names:
+        if name == DASH or not Path(name).is_dir():
+            yield name
+            continue
+        try:
+            found = find_dac(Path(name))
+        except OSError as error:
+            failures.append(error_line(name, error))
+            continue
+        if not found:
+            failures.append(error_line(name, DacError("no .dac files in this folder or below it")))
+        yield from map(str, found)
+
+
+def described(names: Sequence[str], failures: list[str]) -> Iterator[dict[str, Any]]:
+    """The metadata of .dac files, of those in folders and of standard input. Errors are added to `failures`."""
+    from dac_codec.bitstream.describe import describe
+
+    for name in files_of(names, failures):
+        try:
+            if name == DASH and sys.stdin is None:
+                raise DacError(STDIN_CLOSED)
+            data = sys.stdin.buffer.read() if name == DASH else Path(name).read_bytes()
+            yield {"file": name, **describe(data)}
+        except (DacError, OSError, MemoryError) as error:
+            failures.append(error_line(name, error))
+
+
 def skip_existing(jobs: JobList, skip: bool, force: bool, quiet: bool) -> None:
     """With `skip`, leave out the jobs whose output exists and is no input, and say how many.
 
@@ -370,3 +404,8 @@ def one_line(error: Warning | Exception | str) -> str:
     if isinstance(error, OSError) and error.strerror is not None:
         return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
     return " ".join(str(error).split())
+
+
+def speed(duration: float, started: float) -> str:
+    """Seconds of audio per second since `started`."""
+    return f"{duration / (time.perf_counter() - started):.1f}x real time"

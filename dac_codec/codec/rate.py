@@ -27,14 +27,20 @@ from dac_codec.model import DAC
 EFFORT_PATHS = (1, 4, 16, 64)
 """Paths through the codebooks that each effort searches; 0 is the greedy look-up."""
 
-DEFAULT_QUALITY = 5.0
-"""The sound of all codebooks in every frame of a greedy look-up, at effort 1."""
+DEFAULT_QUALITY = 4.5
+"""With band levels and effort 1, at least the sound of a greedy look-up with all codebooks in every frame."""
+
+DEFAULT_WITHOUT_LEVELS = 8.5
+"""The same without band levels."""
 
 _MOST_QUALITY = 100
 """Far beyond the qualities that give all codes, and one per frame."""
 
-_DEFAULT_LAMBDA = 0.0015
-"""Lambda of the default quality; one step of quality halves or doubles it."""
+_LAMBDA_AT_5 = 0.017
+"""Lambda of quality 5; one step of quality halves or doubles it."""
+
+_LEAST_CODES_FOR_LEVELS = 2.5
+"""Band levels take about as much as one code per frame: below this mean of codes, they are not the default."""
 
 _POWER_EXPONENT, _POWER_FLOOR = 0.3, 1e-4
 """Weight of a frame: (its power + the floor) ** the exponent. A floor 24 dB below the mean of the network's input."""
@@ -45,8 +51,8 @@ _BUCKET_SECONDS = 2.0
 _BUCKET_GAIN = 4.0
 """A full bucket multiplies lambda by e to this power."""
 
-_DEFAULT_CODES, _LAMBDA_PER_CODE = 8, 0.8
-"""Mean number of codes at the default quality, and the fall of log lambda with it: where a live stream starts."""
+_CODES_AT_5, _LAMBDA_PER_CODE = 5, 0.8
+"""Mean number of codes at quality 5, and the fall of log lambda with it: where a live stream starts."""
 
 _TOLERANCE = 0.005
 """Share by which the size of a file may miss its bitrate."""
@@ -104,18 +110,23 @@ def choose_rate(
         return Rate(choose_quantizers(model, n_quantizers, bitrate), EFFORT_PATHS[effort or 0], levels=bool(levels))
     if bitrate is not None:
         choose_quantizers(model, None, bitrate)  # checks that a codebook fits
-    elif quality is None:
-        quality = DEFAULT_QUALITY
     n_most = choose_quantizers(model, n_quantizers, None)
     if levels is None:
-        levels = not live and effort != 0
+        fits = bitrate is None or bitrate >= _LEAST_CODES_FOR_LEVELS * model.config.bitrate(1)
+        levels = not live and effort not in (0, 1) and fits
+    if bitrate is None and quality is None:
+        quality = DEFAULT_QUALITY if levels else DEFAULT_WITHOUT_LEVELS
     return Rate(n_most, EFFORT_PATHS[1 if effort is None else effort], quality, bitrate, levels)
 
 
 def at_quality(frames: Iterable[Frames], quality: float) -> Iterator[Tensor]:
     """Codes [C, N, f] of each block of frames, -1 where a frame has none."""
-    lagrange = _DEFAULT_LAMBDA * 2.0 ** (DEFAULT_QUALITY - quality)
-    return (limited(block.codes, n_codes(weighted_errors(block), lagrange)) for block in frames)
+    lagrange = _LAMBDA_AT_5 * 2.0 ** (5 - quality)
+
+    def chosen(block: Frames) -> Tensor:
+        return limited(block.codes, n_codes(weighted_errors(block), lagrange))
+
+    return map(chosen, frames)
 
 
 def in_bucket(frames: Iterable[Frames], codes_per_frame: float, frame_rate: float) -> Iterator[Tensor]:
@@ -124,7 +135,7 @@ def in_bucket(frames: Iterable[Frames], codes_per_frame: float, frame_rate: floa
     After t seconds the mean differs from the wanted one by the level of the bucket over t.
     """
     size = _BUCKET_SECONDS * frame_rate * codes_per_frame
-    start = math.log(_DEFAULT_LAMBDA) + _LAMBDA_PER_CODE * (_DEFAULT_CODES - codes_per_frame)
+    start = math.log(_LAMBDA_AT_5) + _LAMBDA_PER_CODE * (_CODES_AT_5 - codes_per_frame)
     level = 0.0  # in codes
     for block in frames:
         counts = []

@@ -19,6 +19,12 @@ _handled: dict[int, float] = {}
 """When a signal was handled last in these blocks."""
 
 
+def pass_on(number: int) -> None:
+    """Raise a signal that was handled already, for the handlers that are in place now."""
+    _handled.pop(number, None)
+    signal.raise_signal(number)
+
+
 @contextmanager
 def handled_signals(
     handler: Callable[[int], None], *names: str, keep_ignored: bool = True

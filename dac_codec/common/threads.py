@@ -8,11 +8,14 @@ A thread is stopped cooperatively: `stoppable` sets a flag, and loops over block
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -50,6 +53,43 @@ def check_stop() -> None:
     """Raise a KeyboardInterrupt if a flag of `stoppable` is set: to be called between two blocks of a file."""
     if any(stop.is_set for stop in _stops.get()):
         raise KeyboardInterrupt
+
+
+def available_cores() -> int:
+    """Cores that this process may use: those of its affinity, or fewer if a control group limits its time on them."""
+    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(n_cores, _cpu_quota())))
+
+
+def _cpu_quota(root: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/proc/self/cgroup")) -> float:
+    """CPUs that the control groups of this process (Linux, version 1 or 2) allow; infinity without a limit."""
+    try:
+        lines = [line.split(":", 2) for line in groups.read_text().splitlines()]
+    except OSError:
+        return math.inf
+    quota = math.inf
+    for _, controllers, path in lines:
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        top = root / "cpu" if controllers else root
+        # In a container, the path may be that of the host, and the group itself is at the top.
+        folder = top / path.lstrip("/")
+        for place in (folder, *folder.parents):
+            if place.is_relative_to(top):
+                quota = min(quota, _quota_of(place, bool(controllers)))
+    return quota
+
+
+def _quota_of(folder: Path, first_version: bool) -> float:
+    """CPUs that a control group allows."""
+    try:
+        if first_version:
+            limit, period = ((folder / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
+        else:
+            limit, period = (folder / "cpu.max").read_text().split()
+        return float(limit) / float(period) if limit.isdecimal() and float(period) > 0 else math.inf
+    except (OSError, ValueError):
+        return math.inf
 
 
 @contextmanager

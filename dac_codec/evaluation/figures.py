@@ -1,8 +1,9 @@
-"""Mel spectrograms by librosa and Matplotlib, and rate-distortion plots as SVG that the page's style sheet colours."""
+"""Mel spectrograms by librosa and Matplotlib, and plots as SVG that the page's style sheet colours."""
 
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
@@ -30,6 +31,8 @@ _LOWEST_DB, _HIGHEST_DB = -90.0, 20.0
 
 _WIDTH, _HEIGHT = 320, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 10, 34
+
+_STEPS_WIDTH, _STEPS_HEIGHT = 1180, 130
 
 _MARKERS = (
     "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0 -8 0z",
@@ -152,21 +155,57 @@ def rate_distortion(means: Sequence[Mean], metric: Metric, order: Sequence[str],
     x = _axis(ticks_x[0], max(ticks_x[-1], max(rates)), _LEFT, _WIDTH - _RIGHT)
     y = _axis(min(ticks_y[0], *values), max(ticks_y[-1], *values), _HEIGHT - _BOTTOM, _TOP)
     label = escape("; ".join(_point_text(mean, metric) for mean in points))
-    parts = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">']
-    for tick in ticks_y:
-        height = f"{y(tick):.1f}"
-        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{height}" y2="{height}"/>')
-        parts.append(f'<text class="tick" x="{_LEFT - 6}" y="{height}" dy=".32em" text-anchor="end">{tick:g}</text>')
-    for tick in ticks_x:
-        place = f"{x(tick):.1f}"
-        parts.append(
-            f'<text class="tick" x="{place}" y="{_HEIGHT - _BOTTOM + 15}" text-anchor="middle">{tick:g}</text>'
-        )
-    middle = (_LEFT + _WIDTH - _RIGHT) / 2
-    parts.append(f'<text class="tick" x="{middle:.0f}" y="{_HEIGHT - 4}" text-anchor="middle">kbit/s on disk</text>')
+    parts = _grid(
+        _WIDTH,
+        _HEIGHT,
+        label,
+        "kbit/s on disk",
+        {tick: x(tick) for tick in ticks_x},
+        {tick: y(tick) for tick in ticks_y},
+    )
     for index, codec in enumerate(order):
         parts += _series(index, [mean for mean in points if mean.codec == codec], metric, x, y)
     return "".join([*parts, "</svg>"])
+
+
+def code_steps(n_codes: np.ndarray, n_codebooks: int, seconds: float, index: int) -> str:
+    """Plot the number of codes per frame over time, as SVG.
+
+    Args:
+        n_codes: of each frame [F], which divide the clip evenly.
+        n_codebooks: the most that a frame can have.
+        seconds: length of the clip.
+        index: number of the codec, which gives it its colour.
+    """
+    ticks_y = _ticks(0.0, n_codebooks)
+    x = _axis(0.0, seconds, _LEFT, _STEPS_WIDTH - _RIGHT)
+    y = _axis(0.0, ticks_y[-1], _STEPS_HEIGHT - _BOTTOM, _TOP)
+    label = f"codes per frame: {n_codes.mean():.2f} on average, {n_codes.min()} to {n_codes.max()}"
+    places_x = {tick: x(tick) for tick in _ticks(0.0, seconds) if tick <= seconds}
+    parts = _grid(_STEPS_WIDTH, _STEPS_HEIGHT, label, "s", places_x, {tick: y(tick) for tick in ticks_y})
+    edges = np.flatnonzero(np.diff(n_codes, prepend=-1, append=-1))
+    points = [
+        f"{x(seconds * frame / len(n_codes)):.1f},{y(n_codes[first]):.1f}"
+        for first, last in itertools.pairwise(edges)
+        for frame in (first, last)
+    ]
+    return "".join([*parts, f'<g class="series c{index % 8}"><polyline points="{" ".join(points)}"/></g></svg>'])
+
+
+def _grid(
+    width: int, height: int, label: str, unit: str, places_x: Mapping[float, float], places_y: Mapping[float, float]
+) -> list[str]:
+    """The beginning of a plot: ticks at their places, horizontal lines, and the unit of the horizontal axis."""
+    parts = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{label}">']
+    for tick, place in places_y.items():
+        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{width - _RIGHT}" y1="{place:.1f}" y2="{place:.1f}"/>')
+        parts.append(f'<text class="tick" x="{_LEFT - 6}" y="{place:.1f}" dy=".32em" text-anchor="end">{tick:g}</text>')
+    for tick, place in places_x.items():
+        parts.append(
+            f'<text class="tick" x="{place:.1f}" y="{height - _BOTTOM + 15}" text-anchor="middle">{tick:g}</text>'
+        )
+    middle = (_LEFT + width - _RIGHT) / 2
+    return [*parts, f'<text class="tick" x="{middle:.0f}" y="{height - 4}" text-anchor="middle">{unit}</text>']
 
 
 def _axis(low: float, high: float, start: float, end: float) -> Axis:

@@ -16,9 +16,15 @@ from dac_codec.audio import Audio
 from dac_codec.codec import write_bytes
 from dac_codec.evaluation.clips import Clip
 
-_FORMAT = 2
+_FORMAT = 3
 _MOST = 2**53
 """Above all counts and amounts: integers up to here are exact as float."""
+
+_CODES = np.dtype("<i4")
+"""Of the codes in a file."""
+
+_MOST_ENTRIES = 2**16
+"""Of a codebook: their uses are counted in memory."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +35,9 @@ class Result:
         clip, domain: names of the clip and of its domain.
         seconds: length of the clip.
         codec, setting: names.
-        n_bytes, payload_bytes, encode_seconds, decode_seconds, codebook_size: see `Coded`.
+        n_bytes, payload_bytes, encode_seconds, decode_seconds, codebook_size, code_bits: see `Coded`.
         measures: by the metrics' names; None if undefined.
-        codes: base64 of [N, F] uint16, little-endian, row by row; None if there are none.
+        codes: base64 of `Coded.codes` as int32, little-endian, row by row; None if there are none.
         n_codebooks: N.
         sound: base64 of the decoded clip as 16-bit FLAC; None if the page does not play it.
         sources: of the clip.
@@ -52,6 +58,7 @@ class Result:
     codebook_size: int = 0
     sound: str | None = None
     sources: list[str] = field(default_factory=list)
+    code_bits: list[float] = field(default_factory=list)
 
     @property
     def kbps(self) -> float:
@@ -67,8 +74,16 @@ class Result:
         """How often each entry of each codebook was used [N, codebook_size]; None without codes."""
         if self.codes is None:
             return None
-        codes = np.frombuffer(base64.b64decode(self.codes), "<u2").reshape(self.n_codebooks, -1)
-        return np.stack([np.bincount(stage, minlength=self.codebook_size) for stage in codes])
+        return np.stack([np.bincount(stage[stage >= 0], minlength=self.codebook_size) for stage in self._codes()])
+
+    def n_codes(self) -> np.ndarray | None:
+        """Number of codes of each frame [F]; None without codes."""
+        return None if self.codes is None else (self._codes() >= 0).sum(0)
+
+    def _codes(self) -> np.ndarray:
+        """Codes [N, F], -1 where a frame has none."""
+        assert self.codes is not None
+        return np.frombuffer(base64.b64decode(self.codes, validate=True), _CODES).reshape(self.n_codebooks, -1)
 
     def save(self, path: Path) -> None:
         """Write to a file, atomically.
@@ -102,15 +117,25 @@ class Result:
             and all(value is None or _is_number(value) for value in self.measures.values())
             and isinstance(self.sources, list)
             and all(isinstance(value, str) for value in self.sources)
+            and isinstance(self.code_bits, list)
+            and all(_is_number(value) and value >= 0 for value in self.code_bits)
             and (self.sound is None or base64.b64decode(self.sound, validate=True)[:4] == b"fLaC")
         ):
             return False
         if self.codes is None:
-            return True
-        if self.codebook_size > 2**16:  # of the codes' type
+            return not self.code_bits
+        if self.codebook_size > _MOST_ENTRIES or (self.code_bits and len(self.code_bits) != self.n_codebooks):
             return False
-        codes = np.frombuffer(base64.b64decode(self.codes, validate=True), "<u2").reshape(self.n_codebooks, -1)
-        return codes.size > 0 and int(codes.max()) < self.codebook_size
+        codes = self._codes()
+        present = codes >= 0
+        return bool(
+            codes.size > 0
+            and codes.min() >= -1
+            and codes.max() < self.codebook_size
+            and present[0].all()
+            and (present[:-1] >= present[1:]).all()  # the codes of a frame are its first ones
+            and (not self.code_bits or sum(self.code_bits) > 0)
+        )
 
 
 def _is_number(value: object) -> bool:
@@ -123,6 +148,11 @@ def key(clip: Clip, sample_rate: int, common: str, codec: str, setting: str, met
     place = [clip.name, clip.domain, list(clip.sources)]
     parts = [_FORMAT, place, waveform, sample_rate, common, codec, setting, metrics, with_sound]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def packed(codes: np.ndarray) -> str:
+    """`Result.codes` of codes [N, F]."""
+    return base64.b64encode(codes.astype(_CODES).tobytes()).decode()
 
 
 def flac(waveform: Audio, sample_rate: int) -> str:

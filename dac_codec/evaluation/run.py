@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import math
 import multiprocessing
 import os
@@ -23,10 +22,11 @@ import torch
 import dac_codec
 from dac_codec.common.errors import DacError
 from dac_codec.common.progress import progress_bar
+from dac_codec.common.threads import available_cores
 from dac_codec.evaluation.clips import Clip
 from dac_codec.evaluation.codecs import Codec, Setting
 from dac_codec.evaluation.metrics import METRICS, METRICS_VERSION, Metric
-from dac_codec.evaluation.results import Result, flac, key
+from dac_codec.evaluation.results import Result, flac, key, packed
 
 PLAYED_PER_DOMAIN = 2
 """Clips of each domain that the page can play, while there are few domains."""
@@ -105,7 +105,7 @@ def run(
     todo = [task for task in tasks if _kept(task) is None]
     failures = []
     with progress_bar("evaluating", len(tasks), progress, initial=len(tasks) - len(todo)) as bar:
-        for task, failure in _work(todo, min(workers or _cpus(), len(todo))):
+        for task, failure in _work(todo, min(workers or available_cores(), len(todo))):
             bar.update()
             if failure is not None:
                 failures.append(f"{task.clip.name}, {task.codec.name} {task.setting.name}: {failure}")
@@ -143,7 +143,6 @@ def _evaluate(task: Task, warm: set[str]) -> None:
             with _errors_of(metric.label):
                 value = metric.measure(coded.decoded, original, task.sample_rate)
             measures[metric.name] = value if math.isfinite(value) else None
-    codes = None if coded.codes is None else base64.b64encode(coded.codes.astype("<u2").tobytes()).decode()
     Result(
         clip=task.clip.name,
         domain=task.clip.domain,
@@ -155,11 +154,12 @@ def _evaluate(task: Task, warm: set[str]) -> None:
         encode_seconds=coded.encode_seconds,
         decode_seconds=coded.decode_seconds,
         measures=measures,
-        codes=codes,
+        codes=None if coded.codes is None else packed(coded.codes),
         n_codebooks=0 if coded.codes is None else len(coded.codes),
         codebook_size=coded.codebook_size,
         sound=flac(coded.decoded, task.sample_rate) if task.with_sound else None,
         sources=list(task.clip.sources),
+        code_bits=list(coded.code_bits),
     ).save(task.path)
 
 
@@ -289,7 +289,3 @@ def _begin() -> None:
 def _end_with(sentinel: int) -> None:
     wait([sentinel])
     os._exit(1)
-
-
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -21,15 +21,19 @@ class Codebooks:
     Attributes:
         entropy: of the codes of each codebook, in bits.
         used: share of the entries of each codebook that were used at all.
-        efficiency: entropy over bits spent, of all codebooks together (section 4.4 of the paper). It is biased
-            downwards for few frames: n of them show at most log2(n) bits.
+        bits: spent on each code of each codebook, in the file if it is entropy coded; None without codes.
+        efficiency: entropy over bits spent, of all codes together (section 4.4 of the paper). It is biased downwards
+            for few frames: n of them show at most log2(n) bits.
         frames: number of frames.
+        codes_per_frame: mean.
     """
 
     entropy: list[float]
     used: list[float]
+    bits: list[float | None]
     efficiency: float
     frames: int
+    codes_per_frame: float
 
 
 @dataclass(frozen=True)
@@ -227,13 +231,21 @@ def _estimate(values: dict[str, float], sources: dict[str, int]) -> Estimate:
 
 
 def _codebooks(group: Sequence[Result]) -> Codebooks | None:
-    counts = [found for result in group if (found := result.counts()) is not None]
-    if not counts:
+    found = [(result, counts) for result in group if (counts := result.counts()) is not None]
+    if not found:
         return None
-    total = np.sum(counts, 0)
+    total = np.sum([counts for _, counts in found], 0)
+    n_codes, n_frames = total.sum(1), int(total[0].sum())
+    bits = np.sum([one.code_bits or counts.sum(1) * math.log2(one.codebook_size) for one, counts in found], 0)
     entropy, used = codebook_use(total)
-    bits = len(total) * math.log2(group[0].codebook_size)
-    return Codebooks(entropy.tolist(), used.tolist(), float(entropy.sum() / bits), int(total[0].sum()))
+    return Codebooks(
+        entropy=entropy.tolist(),
+        used=used.tolist(),
+        bits=[float(bit / n) if n else None for bit, n in zip(bits, n_codes, strict=True)],
+        efficiency=float((n_codes * entropy).sum() / bits.sum()),
+        frames=n_frames,
+        codes_per_frame=float(n_codes.sum() / n_frames),
+    )
 
 
 def _difference(

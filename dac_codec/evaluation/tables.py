@@ -10,6 +10,14 @@ from dac_codec.evaluation.metrics import Metric
 from dac_codec.evaluation.results import Result
 from dac_codec.evaluation.summary import Codebooks, Difference, Mean
 
+CODEBOOK_HEADINGS = (
+    "codes per frame",
+    "bitrate efficiency",
+    "entropy of each codebook, bits",
+    "bits spent per code",
+    "entries used",
+)
+
 
 def clips_csv(results: Sequence[Result], metrics: Sequence[Metric]) -> str:
     """A row for each clip, codec and setting; an undefined measure is an empty field."""
@@ -63,15 +71,16 @@ def codebooks_markdown(means: Sequence[Mean]) -> str:
         for mean in means
         if mean.codebooks is not None
     ]
-    headings = ["domain", "codec", "setting", "frames", "bitrate efficiency"]
-    return _table([*headings, "entropy of each codebook, bits", "entries used"], {0, 1, 2, 5, 6}, rows) if rows else ""
+    headings = ["domain", "codec", "setting", "frames", *CODEBOOK_HEADINGS]
+    return _table(headings, {0, 1, 2, 6, 7, 8}, rows) if rows else ""
 
 
-def codebook_cells(codebooks: Codebooks) -> tuple[str, str, str]:
-    """Bitrate efficiency, the entropy of each codebook in bits, and the share of its entries that were used."""
+def codebook_cells(codebooks: Codebooks) -> tuple[str, ...]:
+    """The cells below `CODEBOOK_HEADINGS`."""
+    bits = " ".join("-" if one is None else f"{one:.2f}" for one in codebooks.bits)
     entropies = " ".join(f"{bits:.2f}" for bits in codebooks.entropy)
     shares = " ".join(f"{100 * share:.0f}%" for share in codebooks.used)
-    return f"{100 * codebooks.efficiency:.1f}%", entropies, shares
+    return f"{codebooks.codes_per_frame:.2f}", f"{100 * codebooks.efficiency:.1f}%", entropies, bits, shares
 
 
 def _table(headings: Sequence[str], texts: Collection[int], rows: Sequence[Sequence[str]]) -> str:

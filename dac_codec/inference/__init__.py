@@ -1,6 +1,6 @@
 """Fast inference on whole signals and on streams, with the same result."""
 
-from dac_codec.inference.batches import decode_batch, encode_batch, encode_frames_batch
+from dac_codec.inference.batches import decode_batch, encode_batch, encode_frames_batch, encode_padded
 from dac_codec.inference.blocks import (
     decode,
     decode_blocks,
@@ -37,6 +37,7 @@ __all__ = [
     "encode_blocks",
     "encode_frames",
     "encode_frames_batch",
+    "encode_padded",
     "encoder_context",
     "encoder_look_ahead",
     "prepare",

@@ -22,7 +22,7 @@ from dac_codec.inference.encoder import Frames, frame_power
 from dac_codec.inference.look_ahead import Context, decoder_context, encoder_context
 from dac_codec.inference.prepared import prepare_cached
 from dac_codec.model import DAC
-from dac_codec.model.checks import checked_quantizers
+from dac_codec.model.checks import check_audio, checked_quantizers
 
 
 def encode_batch(
@@ -62,6 +62,45 @@ def encode_frames_batch(
         Frames(found[:, :n_codebooks].long(), found[:, n_codebooks:], frame_power(signal, model.hop_length).cpu())
         for found, signal in zip(both, signals, strict=True)
     ]
+
+
+def encode_padded(
+    model: DAC,
+    audio: Tensor | Sequence[Tensor],
+    lengths: Sequence[int] | Tensor | None = None,
+    n_quantizers: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Codes of signals of different lengths in one tensor, each as the signal has them alone, up to rounding.
+
+    Args:
+        model: any model.
+        audio: waveforms [T] or [1, T] of any lengths; or [B, 1, T] with the `lengths`, whatever is behind them.
+        lengths: samples of each row of a tensor [B, 1, T]; None: T of all.
+        n_quantizers: codebooks to use; None means all.
+
+    Returns:
+        Codes [B, N, F] with zeros behind each signal's end, and a mask [B, F] that is True before it, on the CPU.
+
+    Raises:
+        ValueError: a wrong shape, a length out of range, or `n_quantizers` out of range.
+    """
+    if isinstance(audio, Tensor):
+        check_audio(audio)
+        sizes = [audio.shape[-1]] * len(audio) if lengths is None else [int(length) for length in lengths]
+        if len(sizes) != len(audio) or not all(1 <= size <= audio.shape[-1] for size in sizes):
+            raise ValueError(f"lengths must be {len(audio)} numbers from 1 to {audio.shape[-1]}, not {sizes}")
+        signals = [row[None, :, :size] for row, size in zip(audio, sizes, strict=True)]
+    else:
+        if lengths is not None:
+            raise ValueError("lengths are for a tensor [B, 1, T]; waveforms in a list have their own")
+        signals = [one.reshape(1, 1, -1) if one.ndim == 1 else one.reshape(1, *one.shape) for one in audio]
+    if not signals:
+        raise ValueError("there are no waveforms, expected at least one")
+    codes = encode_batch(model, signals, n_quantizers)
+    n_frames = torch.tensor([one.shape[-1] for one in codes])
+    longest = int(n_frames.max())
+    padded = torch.cat([F.pad(one, (0, longest - one.shape[-1])) for one in codes])
+    return padded, torch.arange(longest) < n_frames[:, None]
 
 
 @torch.no_grad()

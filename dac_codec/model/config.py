@@ -60,7 +60,7 @@ class DACConfig:
         for name, lowest in (("encoder_rates", 2), ("decoder_rates", 1)):
             object.__setattr__(self, name, _checked_rates(name, getattr(self, name), lowest))
         if not isinstance(self.quantizer_dropout, (int, float)):
-            raise ValueError(f"quantizer_dropout must be a number, not {self.quantizer_dropout!r}")
+            raise ValueError(f"quantizer_dropout must be a number, not {reprlib.repr(self.quantizer_dropout)}")
         # Published checkpoints write "no dropout" as False.
         object.__setattr__(self, "quantizer_dropout", float(self.quantizer_dropout))
         _check_positive("encoder_dim", self.encoder_dim)

@@ -236,9 +236,8 @@ class ResidualVectorQuantize(nn.Module):
         entries = [stage.entries(part) for stage, part in zip(self.stages(), present.unbind(1), strict=False)]
         with without_autocast(codes.device):
             parts = [stage.out_proj(part) for stage, part in zip(self.stages(), entries, strict=False)]
-        if absent.any():
-            for found in (entries, parts):
-                found[:] = [part.masked_fill(absent[:, index, None], 0) for index, part in enumerate(found)]
+        for found in (entries, parts):
+            found[:] = [part.masked_fill(absent[:, index, None], 0) for index, part in enumerate(found)]
         return reduce(torch.add, parts), torch.cat(entries, 1), codes
 
     def from_latents(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:

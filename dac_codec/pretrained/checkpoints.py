@@ -217,15 +217,21 @@ def unpickle(path: Path) -> Any:
             inflated = sum(entry.file_size for entry in archive.infolist())
             damaged = archive.testzip() if inflated <= path.stat().st_size else "its size"
     except Exception as error:  # zipfile raises half a dozen types, depending on where the damage is.
-        raise CheckpointError(f"{path} is not a readable PyTorch checkpoint: {error}") from error
+        raise CheckpointError(f"{path} is not a readable PyTorch checkpoint: {_in_one_line(error)}") from error
     if damaged:
-        raise CheckpointError(f"{path} is not a readable PyTorch checkpoint: {damaged} is wrong; fetch it again")
+        found = _in_one_line(damaged)
+        raise CheckpointError(f"{path} is not a readable PyTorch checkpoint: {found} is wrong; fetch it again")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # A malformed pickle can raise anything.
         raise CheckpointError(
             f"{path} was refused: it is damaged, or holds more than tensors and plain values, which could run code"
         ) from error
+
+
+def _in_one_line(found: object) -> str:
+    """What a damaged file says, for a message."""
+    return " ".join(str(found).split())[:200]
 
 
 def _parse_config(values: dict[str, Any], file: Path) -> DACConfig:

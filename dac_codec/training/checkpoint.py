@@ -113,11 +113,13 @@ def _restore(part: nn.Module | Optimizer, state: Any) -> None:
         if not all(bool(tensor.isfinite().all()) for tensor in part.state_dict().values()):
             raise ValueError("it has weights that are not finite")
         return
-    kinds = [{key: type(value) for key, value in group.items()} for group in part.param_groups]
+    settings = [
+        {key: value for key, value in group.items() if key not in ("params", "lr")} for group in part.param_groups
+    ]
     part.load_state_dict(state)
-    for group, kind in zip(part.param_groups, kinds, strict=True):
-        if any(type(group[key]) is not expected for key, expected in kind.items()):
-            raise ValueError("its optimizer has settings of another kind")
+    for group, expected in zip(part.param_groups, settings, strict=True):
+        if type(group["lr"]) is not float or any(group[key] != value for key, value in expected.items()):
+            raise ValueError("its optimizer has other settings")
     names = {"average"} if isinstance(part, Muon) else {"step", "exp_avg", "exp_avg_sq"}
     parameters = {id(parameter) for group in part.param_groups for parameter in group["params"]}
     for parameter, values in part.state.items():
@@ -125,7 +127,8 @@ def _restore(part: nn.Module | Optimizer, state: Any) -> None:
             raise ValueError("its optimizer has a state of another kind")
         for name, value in values.items():
             shape = () if name == "step" else parameter.shape
-            if not isinstance(value, Tensor) or not value.is_floating_point() or value.shape != shape:
+            fits = isinstance(value, Tensor) and value.is_floating_point() and value.shape == shape
+            if not fits or not value.isfinite().all() or (name == "step" and value < 1):
                 raise ValueError(f"its optimizer has no {name} for a weight of {list(parameter.shape)}")
 
 

@@ -8,6 +8,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from dac_codec.model import DAC
+from dac_codec.quantization import k_means
 from dac_codec.training.processes import total
 
 _LEAST_SHARE = 0.1  # of the mean use, below which an entry is replaced
@@ -117,19 +118,3 @@ class Usage(nn.Module):
                     memory[which] = 0.0
         self.uses.zero_()
         return int(unused.sum())
-
-
-def k_means(points: Tensor, n_centroids: int, generator: torch.Generator, iterations: int = 20) -> Tensor:
-    """Centroids [n_centroids, d] of points [n, d] by Lloyd's algorithm, initialized with random points.
-
-    A centroid without points is replaced by a random point.
-    """
-    start = torch.randperm(len(points), generator=generator)[:n_centroids]
-    centroids = points[start].clone()
-    for _ in range(iterations):
-        nearest = torch.cdist(points, centroids).argmin(1)
-        counts = torch.bincount(nearest, minlength=n_centroids)
-        sums = torch.zeros_like(centroids).index_add_(0, nearest, points)
-        spare = points[torch.randint(len(points), (n_centroids,), generator=generator)]
-        centroids = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], spare)
-    return centroids

@@ -198,12 +198,20 @@ def test_other_encodings_that_are_cut_short_are_reported(path: Path | None, fmt:
 def test_an_ogg_file_that_is_cut_short_is_reported(path: Path | None, fmt: str) -> None:
     content = encoded(fmt, noise(4 * RATE, 2))
     last_page = content.rindex(b"OggS")
-    for size in (len(content) // 2, last_page, last_page + 10, last_page + 40, len(content) - 1):
+    for size in (len(content) // 2, last_page + 28, last_page + 40, len(content) - 1):
         sound, missing = read(content[:size], path)
         assert sound.shape[1] < 4 * RATE
-        assert "no Ogg page is marked as its last" in missing
+        assert "its last Ogg page is incomplete" in missing
     assert read(content, path)[1] == ""
     assert read(content + bytes(1000), path)[1] == ""
+
+
+@pytest.mark.parametrize("fmt", OGG)
+def test_an_ogg_file_without_a_page_that_is_marked_as_the_last_gives_a_warning(tmp_path: Path, fmt: str) -> None:
+    content = encoded(fmt, noise(4 * RATE, 2))
+    (tmp_path / "a.ogg").write_bytes(content[: content.rindex(b"OggS")])
+    with pytest.warns(UserWarning, match="no Ogg page is marked as the last: the end may be missing"):
+        audio.read(tmp_path / "a.ogg")
 
 
 def test_what_is_missing_is_a_warning_by_default(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_the_bandwidth_is_kept(model: DAC, rate: int, tmp_path: Path) -> None:
     assert file.header.bandwidth is not None
     assert 5000 <= file.header.bandwidth <= 5600
     limited, _ = decompress(file, model)
-    unlimited, _ = decompress(DacFile(replace(file.header, bandwidth=None), file.codes), model)
+    unlimited, _ = decompress(replace(file, header=replace(file.header, bandwidth=None)), model)
     assert level_above(limited, rate, file.header.bandwidth + 600) < -60 < -30 < level_above(unlimited, rate, 6500)
     expected = low_passed(unlimited.numpy(), file.header.bandwidth, rate)
     inside = slice(1000, -1000)  # the last frame exceeds the end
@@ -317,7 +317,8 @@ def test_inconsistent_legacy_files(model: DAC) -> None:
     chunked = bitstream.read_legacy((GOLDEN / "legacy_44khz_mono_chunked.dac").read_bytes())
     assert decompress(chunked, model)[0].shape[-1] == chunked.original_length
     for n_frames, n_last in ((5, 5), (chunked.chunk_length + 1, 1)):
-        cut = replace(chunked, codes=chunked.codes[..., :n_frames], chunk_length=min(n_frames, chunked.chunk_length))
+        length = min(n_frames, chunked.chunk_length)
+        cut = replace(chunked, codes=chunked.codes[..., :n_frames], chunk_length=length, original_length=1000)
         with pytest.raises(
             BitstreamError, match=rf"a window of {n_last} frames, expected at least \d+ without padding"
         ):

@@ -32,3 +32,14 @@ def test_another_block_handles_the_same_signal_at_once() -> None:
             signal.raise_signal(signal.SIGHUP)
             signal.raise_signal(signal.SIGTERM)
     assert arrived == 2 * [signal.SIGHUP, signal.SIGTERM]
+
+
+def test_a_handled_signal_is_passed_on() -> None:
+    """A recording ends its input at a signal, and raises it again once the file is complete."""
+    arrived: list[str] = []
+    with handled_signals(lambda _: arrived.append("outer"), "SIGHUP"):
+        with handled_signals(lambda _: arrived.append("inner"), "SIGHUP"):
+            signal.raise_signal(signal.SIGHUP)
+        signals.pass_on(signal.SIGHUP)
+        signal.raise_signal(signal.SIGHUP)
+    assert arrived == ["inner", "outer"]

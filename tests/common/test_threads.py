@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
 from contextvars import ContextVar
+from pathlib import Path
 
 import pytest
 
+from dac_codec.common import threads
 from dac_codec.common.threads import check_stop, parallel_map, prefetch, stoppable, write_behind
 
 WAIT_S = 30.0
@@ -244,3 +247,34 @@ def test_an_interrupt_while_threads_start_stops_those_that_run(monkeypatch: pyte
     monkeypatch.setattr(threading.Thread, "start", interrupted)
     with pytest.raises(KeyboardInterrupt):
         list(parallel_map(endless, range(3), 3))
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "expected"),
+    [
+        ("0::/\n", {"cpu.max": "150000 100000"}, 1.5),
+        ("0::/a/b\n", {"cpu.max": "max 100000", "a/cpu.max": "50000 100000", "a/b/cpu.max": "max 100000"}, 0.5),
+        ("0::/on/the/host\n", {"cpu.max": "300000 100000"}, 3.0),
+        (
+            "4:cpu,cpuacct:/x\n3:memory:/\n",
+            {"cpu/x/cpu.cfs_quota_us": "200000\n", "cpu/x/cpu.cfs_period_us": "100000\n"},
+            2.0,
+        ),
+        ("4:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, float("inf")),
+        ("0::/\n", {"cpu.max": "rubbish"}, float("inf")),
+        ("0::/\n", {}, float("inf")),
+    ],
+)
+def test_the_quota_of_control_groups(groups: str, files: dict[str, str], expected: float, tmp_path: Path) -> None:
+    (tmp_path / "groups").write_text(groups)
+    for name, content in files.items():
+        (tmp_path / "root" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "root" / name).write_text(content)
+    assert threads._cpu_quota(tmp_path / "root", tmp_path / "groups") == expected
+
+
+def test_cores_are_those_of_affinity_and_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    for quota, expected in ((float("inf"), 8), (1.5, 2), (0.2, 1), (16.0, 8)):
+        monkeypatch.setattr(threads, "_cpu_quota", lambda quota=quota: quota)
+        assert threads.available_cores() == expected

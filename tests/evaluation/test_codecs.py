@@ -65,6 +65,11 @@ def test_ours_at_a_mean_bitrate() -> None:
     coded = variable.code(clip, RATE, settings[1])
     assert 8 * coded.n_bytes / 3.0 == pytest.approx(4000, rel=0.01)
     assert coded.decoded.shape == clip.shape
+    assert coded.codes is not None
+    n_codes = (coded.codes >= 0).sum(1)
+    assert n_codes[0] == coded.codes.shape[1] > n_codes[-1]
+    assert len(coded.code_bits) == len(n_codes) == 9
+    assert 0.6 * 8 * coded.n_bytes < sum(coded.code_bits) < 8 * coded.n_bytes
     assert default.settings([1.0, 2.0]) == [Setting("quality 5", 5.0)]
     assert default.code(clip, RATE, Setting("", 5.0)).n_bytes > default.code(clip, RATE, Setting("", 1.0)).n_bytes
     assert constant.settings([4.0])[0].name == "5 codebooks"

@@ -13,6 +13,7 @@ import subprocess
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,8 +24,8 @@ from dac_codec.common.errors import DacError
 from dac_codec.evaluation import figures, report
 from dac_codec.evaluation.clips import Clip
 from dac_codec.evaluation.figures import rate_distortion
-from dac_codec.evaluation.page import page
-from dac_codec.evaluation.results import flac
+from dac_codec.evaluation.page import page, sections
+from dac_codec.evaluation.results import flac, packed
 from dac_codec.evaluation.summary import means
 from tests.conftest import golden_model
 from tests.evaluation.sounds import RATE, speech_like
@@ -195,6 +196,12 @@ window.addEventListener("unhandledrejection", (event) => { found.failed = event.
 """
 
 
+FACTS: dict[str, Any] = {
+    "clips": 1, "version": "0", "codecs": [{"name": "ours", "about": "ours"}], "metrics": [], "notes": [],
+    "left_out": [], "failures": [], "bitrates": [2.0], "summary": [],
+}  # fmt: skip
+
+
 def chromium(page: Path, tmp_path: Path) -> str:
     """The page after three seconds in a browser."""
     command = ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'user'}"]
@@ -207,9 +214,7 @@ def test_a_blind_test_in_a_browser(tmp_path: Path) -> None:
     clips = [Clip("a", "all", speech_like(0.2))]
     sound = flac(clips[0].waveform, RATE)
     found = [replace(result("a", "ours", 100, 1.0, setting=f"{n} codebooks"), sound=sound) for n in (2, 9)]
-    facts = {"clips": 1, "version": "0", "codecs": [{"name": "ours", "about": "ours"}], "metrics": []}
-    facts |= {"notes": [], "left_out": [], "failures": [], "bitrates": [2.0], "summary": []}
-    text = page(facts, means(found, [MEL]), [], [MEL], clips, RATE, found)
+    text = page(FACTS, means(found, [MEL]), [], [MEL], clips, RATE, found)
     (tmp_path / "page.html").write_text(text.replace("</body>", BLIND + "</body>"))
     data = dict(re.findall(r'data-(\w+)="([^"]*)"', chromium(tmp_path / "page.html", tmp_path)))
     assert data["shown"].startswith("ReferenceA")
@@ -301,6 +306,41 @@ def test_plots_are_svg_with_a_point_for_each_mean() -> None:
     assert "3.000 [" in titles[1]
     assert "at 8.00 kbit/s, 5 clips" in titles[1]
     assert rate_distortion(found, METRIC_WITHOUT_VALUES, ["ours"]) == ""
+
+
+def test_codes_over_time() -> None:
+    """Two codes in the first half of the clip, one in the third quarter, three in the last one."""
+    picture = ElementTree.fromstring(figures.code_steps(np.array([2, 2, 1, 3]), 4, 8.0, 1))
+    (line,) = picture.iter("polyline")
+    points = [tuple(map(float, point.split(","))) for point in line.attrib["points"].split()]
+    ticks = {one.text: one.attrib for one in picture.iter("text") if one.attrib["text-anchor"] == "end"}
+    height = {n: float(ticks[str(n)]["y"]) for n in (1, 2, 3)}
+    seconds = {one.text: float(one.attrib["x"]) for one in picture.iter("text") if "dy" not in one.attrib}
+    assert [y for _, y in points] == [height[n] for n in (2, 2, 1, 1, 3, 3)]
+    assert [x for x, _ in points] == [seconds[t] for t in ("0", "4", "4", "6", "6", "8")]
+    assert picture.attrib["aria-label"] == "codes per frame: 2.00 on average, 1 to 3"
+
+
+def test_the_page_plots_codes_over_time_where_their_number_varies() -> None:
+    constant = result("a-0", "ours", 100, 1.0)
+    varied = [
+        replace(result(f"{EVIL}-{i}", "ours-variable", 100, 1.0, setting="<2>"), codes=packed(np.array(codes)))
+        for i, codes in enumerate(([[0, 1], [1, -1]], [[0, 1], [1, 1]]))
+    ]
+    without = replace(constant, codec="opus", codes=None, n_codebooks=0)
+    found = [constant, without, *varied]
+    clips = list(dict.fromkeys(one.clip for one in found))
+    text = sections.codes_over_time(clips, found, ["ours", "opus", "ours-variable"])
+    assert text.count("<figure>") == 2
+    assert "ours-variable &lt;2&gt;: 1.50 codes per frame" in text
+    assert "2.00 codes per frame" in text  # another clip of the same codec and setting
+    assert "<script>" not in text
+    assert text.count('class="series c2"') == 2
+    assert sections.codes_over_time(clips[:1], found, ["ours"]) == ""
+    own = replace(varied[0], clip="a", codec="ours")
+    shown = page(FACTS, means([own], [MEL]), [], [MEL], [Clip("a", "all", speech_like(0.2))], RATE, [own])
+    assert "<h3>Codes per frame over time</h3>" in shown
+    assert "1.50 codes per frame" in shown
 
 
 METRIC_WITHOUT_VALUES = type(MEL)("none", "none", "", True, "", MEL.measure)

@@ -6,14 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from dac_codec.evaluation.results import Result
+from dac_codec.evaluation.results import Result, packed
 
 VALUES: dict[str, Any] = {
     "clip": "a", "domain": "speech", "seconds": 1.5, "codec": "ours", "setting": "6 kbit/s", "n_bytes": 100,
     "payload_bytes": 90.5, "encode_seconds": 0.1, "decode_seconds": 0.2, "measures": {"si_sdr": 3.5, "pesq": None},
-    "codes": "AQACAAMABAA=", "n_codebooks": 2, "codebook_size": 8, "sound": None, "sources": ["a.wav"],
+    "codes": packed(np.array([[1, 2], [3, -1]])), "n_codebooks": 2, "codebook_size": 8, "sound": None,
+    "sources": ["a.wav"], "code_bits": [14.5, 8],
 }  # fmt: skip
 
 
@@ -25,7 +27,11 @@ def load(path: Path, **changes: Any) -> Result | None:
 def test_a_result_is_read(tmp_path: Path) -> None:
     result = load(tmp_path / "a.json")
     assert result is not None
-    assert result.counts() is not None
+    counts, n_codes = result.counts(), result.n_codes()
+    assert counts is not None
+    assert n_codes is not None
+    assert counts.tolist() == [[0, 1, 1, 0, 0, 0, 0, 0], [0, 0, 0, 1, 0, 0, 0, 0]]
+    assert n_codes.tolist() == [2, 1]
 
 
 @pytest.mark.parametrize(
@@ -45,9 +51,20 @@ def test_a_result_is_read(tmp_path: Path) -> None:
         {"codes": "AQ"},
         {"codes": 5},
         {"codes": ""},
+        {"codes": packed(np.array([[1, 2], [3, -2]]))},
+        {"codes": packed(np.array([[1, -1], [3, 4]]))},
+        {"codes": packed(np.array([[1, -1], [3, -1]]))},
+        {"codes": packed(np.array([[1, 2], [3, 4]]))[:-4]},
+        {"codes": packed(np.array([[1, 2], [3, -1], [1, 1]])), "n_codebooks": 3, "code_bits": [14.5, 8, 8]},
+        {"codes": None},
+        {"code_bits": None},
+        {"code_bits": [14.5]},
+        {"code_bits": [14.5, -1]},
+        {"code_bits": [14.5, "8"]},
+        {"code_bits": [0, 0]},
         {"n_codebooks": 3},
         {"n_codebooks": 0},
-        {"codebook_size": 4},
+        {"codebook_size": 3},
         {"codebook_size": 2**32},
         {"sound": "AAAA"},
         {"sources": "a.wav"},

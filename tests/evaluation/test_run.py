@@ -365,6 +365,27 @@ def test_counts_of_codes(tmp_path: Path) -> None:
     assert np.flatnonzero(counts[1]).tolist() == [4, 5, 6, 7]
 
 
+class _Varying(Counting):
+    """One code in the first frame, two in the second."""
+
+    def code(self, clip: Audio, sample_rate: int, setting: Setting) -> Coded:
+        codes = np.array([[1, 2], [-1, 3]])
+        return replace(super().code(clip, sample_rate, setting), codes=codes, code_bits=[5.0, 2.5])
+
+
+def test_codes_whose_number_varies_are_kept(tmp_path: Path) -> None:
+    clips = [Clip("a", "a", speech_like(0.3))]
+    result = evaluated(clips, _Varying(), tmp_path, (2,)).results[0]
+    counts, n_codes = result.counts(), result.n_codes()
+    assert counts is not None
+    assert n_codes is not None
+    assert counts.sum(1).tolist() == [2, 1]
+    assert counts[1, 3] == 1
+    assert n_codes.tolist() == [1, 2]
+    assert result.code_bits == [5.0, 2.5]
+    assert evaluated(clips, _Varying(), tmp_path, (2,)).results == [result]
+
+
 def test_the_error_of_a_folder_that_cannot_be_written(clips: list[Clip], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     result = evaluated(clips[:1], Counting(), tmp_path / "cache", (2,)).results[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 
 from dac_codec.evaluation import summary, tables
 from dac_codec.evaluation.metrics import METRICS
-from dac_codec.evaluation.results import Result
+from dac_codec.evaluation.results import Result, packed
 from dac_codec.evaluation.statistics import CONFIDENCE, N_RESAMPLES, Estimate, estimate, source_numbers
 
 MEL, SI_SDR = (next(one for one in METRICS if one.name == name) for name in ("mel_distance", "si_sdr"))
@@ -22,7 +21,7 @@ MEL, SI_SDR = (next(one for one in METRICS if one.name == name) for name in ("me
 def result(
     clip: str, codec: str, n_bytes: int, mel: float | None, si_sdr: float = 0.0, setting: str = "", source: str = ""
 ) -> Result:
-    codes = base64.b64encode(np.array([[0, 1], [1, 1]], "<u2").tobytes()).decode()
+    codes = packed(np.array([[0, 1], [1, 1]]))
     measures = {"mel_distance": mel, "si_sdr": si_sdr}
     fixed = (clip, clip.split("-")[0], 1.0, codec, setting, n_bytes, n_bytes / 2, 0.5, 0.0, measures, codes, 2, 4)
     return Result(*fixed, sources=source.split())
@@ -147,6 +146,26 @@ def test_means_by_domain() -> None:
     assert ours.codebooks.used == [0.5, 0.25]
     assert ours.codebooks.efficiency == 0.25
     assert ours.codebooks.frames == 10
+    assert ours.codebooks.codes_per_frame == 2.0
+    assert ours.codebooks.bits == [2.0, 2.0]
+
+
+def test_only_codes_that_are_there_count() -> None:
+    """Four frames of up to three codes of two bits, in files that spend other numbers of bits on them."""
+    codes = packed(np.array([[0, 1, 2, 3], [0, 0, 1, -1], [-1, -1, -1, -1]]))
+    one = replace(result("a-0", "ours", 100, 1.0), codes=codes, n_codebooks=3, code_bits=[6.0, 3.0, 0.0])
+    other = replace(one, clip="a-1", code_bits=[8.0, 6.0, 0.0])
+    mean = summary.means([one, other], [])[0]
+    found = mean.codebooks
+    assert found is not None
+    assert (found.frames, found.codes_per_frame) == (8, 14 / 8)
+    entropy = np.log2(3) - 2 / 3
+    assert found.entropy == pytest.approx([2.0, entropy, 0.0])
+    assert found.used == [1.0, 0.5, 0.0]
+    assert found.bits == [14 / 8, 9 / 6, None]
+    assert found.efficiency == pytest.approx((8 * 2.0 + 6 * entropy) / 23)
+    row = "| a | ours |  | 8 | 1.75 | 93.5% | 2.00 0.92 0.00 | 1.75 1.50 - | 100% 50% 0% |"
+    assert tables.codebooks_markdown([mean]).splitlines()[-1] == row
 
 
 def test_the_worst_decile_is_on_the_bad_side() -> None:
@@ -234,7 +253,7 @@ def test_tables() -> None:
     assert text.count("\n") == 1 + 3 * 5
     assert "| all | 5 | silence |  | 0.00 | 9.000 [9.000, 9.000] (9.000) | 0.000 [0.000, 0.000] (0.000) |" in text
     assert tables.codebooks_markdown(summary.means(results(), [])).splitlines()[-4:-3] == [
-        "| all | ours | 9 codebooks | 10 | 25.0% | 1.00 0.00 | 50% 25% |"
+        "| all | ours | 9 codebooks | 10 | 2.00 | 25.0% | 1.00 0.00 | 2.00 2.00 | 50% 25% |"
     ]
     assert tables.codebooks_markdown([]) == ""
     odd = tables.means_markdown(summary.means([result("a|b-0", "x", 100, 1.0)], [MEL]), [MEL]).splitlines()

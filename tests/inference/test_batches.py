@@ -9,9 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dac_codec import inference
 from dac_codec.inference import decode_batch, encode_batch, encoder_context, prepare
 from dac_codec.inference.batches import similar_lengths
 from dac_codec.model import DAC
+from tests.conftest import golden_model
 from tests.inference.networks import TINY, lively, noise
 
 CONFIGS = [TINY, replace(TINY, encoder_rates=(3, 5), decoder_rates=(5, 3))]
@@ -79,3 +81,29 @@ def test_batches_are_as_large_as_possible() -> None:
     assert similar_lengths([(1, 100), (1, 100), (1, 100)], 200) == [[0, 1], [2]]
     assert similar_lengths([(1, 100)], 10) == [[0]]
     assert similar_lengths([], 10) == []
+
+
+def test_waveforms_of_different_lengths_have_the_codes_that_they_have_alone() -> None:
+    model = golden_model("44khz")
+    lengths = [5000, 512, 20000, 1, 7777]
+    waveforms = [0.1 * torch.randn(length, generator=torch.Generator().manual_seed(length)) for length in lengths]
+    codes, mask = inference.encode_padded(model, waveforms, n_quantizers=3)
+    assert codes.shape == (5, 3, 40)
+    batch = torch.full((5, 1, 20000), 9.0)  # whatever is behind their ends
+    for row, waveform in zip(batch, waveforms, strict=True):
+        row[0, : len(waveform)] = waveform
+    again, same_mask = inference.encode_padded(model, batch, lengths, 3)
+    assert torch.equal(again, codes)
+    assert torch.equal(same_mask, mask)
+    for row, valid, waveform in zip(codes, mask, waveforms, strict=True):
+        alone = model.encode(waveform[None, None], 3).codes[0]
+        assert int(valid.sum()) == alone.shape[-1]
+        assert valid[: alone.shape[-1]].all()
+        assert (row[:, valid] == alone).float().mean() > 0.99  # two entries may be equally near
+        assert not row[:, ~valid].any()
+
+
+@pytest.mark.parametrize("lengths", [[1], [1, 0], [1, 101], [1, 2, 3]])
+def test_wrong_lengths(lengths: list[int]) -> None:
+    with pytest.raises(ValueError, match="lengths must be 2 numbers from 1 to 100"):
+        inference.encode_padded(golden_model("44khz"), torch.zeros(2, 1, 100), lengths)

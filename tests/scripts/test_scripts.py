@@ -1,4 +1,4 @@
-"""benchmarks/files.py, effort.py, latency.py, training.py; rank_paths.py, spectrograms.py, and exit statuses."""
+"""benchmarks/files.py, effort.py, latency.py, training.py; rank_paths.py, band_levels.py, spectrograms.py; errors."""
 
 from __future__ import annotations
 
@@ -46,6 +46,17 @@ def test_rankings_of_paths(tmp_path: Path) -> None:
     names = ["greedy", *(f"{name}, M = 2" for name in ("look-up", "latents", "both", "decoder"))]
     assert [line[2:20].strip() for line in lines[1:6]] == names
     assert all(len(line[20:].split()) == 2 for line in lines[1:6])
+
+
+def test_the_table_of_band_levels(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    soundfile.write(tmp_path / "a.wav", 0.1 * random.standard_normal(22050), 44100)
+    command = [sys.executable, SCRIPTS / "band_levels.py", tmp_path, "--quality", "2"]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert [line[2:26].strip() for line in lines[1:]] == ["constant", "quality 2", "quality 2, band levels"]
+    bitrates, mel_distances, _ = zip(*(map(float, line[26:].split()) for line in lines[1:]), strict=True)
+    assert bitrates[1] < bitrates[2]
+    assert mel_distances[1] > mel_distances[2]
 
 
 def test_the_latency_table() -> None:

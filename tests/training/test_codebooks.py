@@ -41,15 +41,6 @@ def test_each_codebook_reduces_the_residual() -> None:
     assert all(after < 0.85 * before for before, after in pairwise(left))
 
 
-def test_k_means_finds_separate_clusters() -> None:
-    generator = torch.Generator().manual_seed(1)
-    centres = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
-    points = (centres[:, None] + 0.1 * torch.randn(3, 50, 2, generator=generator)).flatten(0, 1)
-    points = points[torch.randperm(len(points), generator=generator)]
-    found = codebooks.k_means(points, 6, generator, 10)
-    assert float(torch.cdist(centres, found).amin(1).max()) < 0.2
-
-
 def test_hardly_used_entries_are_replaced_by_latents() -> None:
     config = DACConfig(
         encoder_dim=4,

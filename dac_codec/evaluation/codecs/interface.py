@@ -44,8 +44,10 @@ class Coded:
         n_bytes: size of the file.
         payload_bytes: size without headers, framing and checksums.
         encode_seconds, decode_seconds: elapsed time.
-        codes: [N, F]; None for codecs without codebooks of one frame rate.
+        codes: [N, F], -1 where a frame has no code: it has its first ones, at least one; None for codecs without
+            codebooks of one frame rate.
         codebook_size: entries of each codebook.
+        code_bits: bits of the codes of each codebook in the file [N], if they are entropy coded; otherwise empty.
     """
 
     decoded: Audio
@@ -55,6 +57,7 @@ class Coded:
     decode_seconds: float
     codes: np.ndarray | None = None
     codebook_size: int = 0
+    code_bits: Sequence[float] = ()
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
+import numpy as np
+
 from dac_codec import pretrained
 from dac_codec.audio import Audio
+from dac_codec.bitstream.describe import describe
 from dac_codec.codec import DacFile, compress, decompress, load_model
 from dac_codec.codec.rate import DEFAULT_QUALITY
 from dac_codec.evaluation.codecs.interface import Codec, Coded, MissingCodecError, Setting, computed_by, nearest, timed
@@ -39,15 +42,19 @@ class Ours(Codec):
             about += f", effort {self.effort}"
         if self.by != "codebooks":
             about += ", entropy coded codes whose number varies from frame to frame"
-            about += ", band levels" if self.effort else ""
+            about += ", band levels" if self._has_levels else ""
         return about
+
+    @property
+    def _has_levels(self) -> bool:
+        return self.effort > 0 and self.by != "codebooks"
 
     @property
     def fingerprint(self) -> str:
         context = pretrained.context_model(load(self.model, self.device))
         how = "" if self.by == "codebooks" else f" {None if context is None else context.fingerprint.hex()}"
         how = f"{how} effort {self.effort}" if self.effort else how
-        how = f"{how} levels" if self.effort and self.by != "codebooks" else how
+        how = f"{how} levels" if self._has_levels else how
         weights = pretrained.fingerprint(load(self.model, self.device)).hex()
         return f"{self.name} {weights}{how} {computed_by(self.device)}"
 
@@ -74,6 +81,7 @@ class Ours(Codec):
                 effort=self.effort,
                 quality=setting.value if self.by == "quality" else None,
                 constant=constant,
+                levels=self._has_levels,
             )
             return file.to_bytes(model)
 
@@ -89,9 +97,16 @@ class Ours(Codec):
             payload_bytes=codes.size * file.header.bits_per_code / 8 if constant else len(data),
             encode_seconds=encode_seconds,
             decode_seconds=decode_seconds,
-            codes=codes if constant else None,
-            codebook_size=file.header.codebook_size if constant else 0,
+            codes=codes,
+            codebook_size=file.header.codebook_size,
+            code_bits=() if constant else _code_bits(data, codes),
         )
+
+
+def _code_bits(data: bytes, codes: np.ndarray) -> list[float]:
+    """Bits of the codes [N, F] of each codebook in their entropy coded file."""
+    per_code = describe(data)["bits_by_codebook"]
+    return [(bits or 0.0) * n for bits, n in zip(per_code, (codes >= 0).sum(1).tolist(), strict=True)]
 
 
 def published(name: str, model: str, device: str) -> Ours:

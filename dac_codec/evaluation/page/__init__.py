@@ -63,6 +63,7 @@ def page(
         "means": sections.means_tables(means, metrics),
         "differences": sections.differences_tables(differences, metrics),
         "codebooks": sections.codebooks(means),
+        "codes": sections.codes_over_time([clip.name for clip in clips], results, order),
         "methods": sections.methods(facts),
         "data": json.dumps(data).replace("<", "\\u003c"),  # so that it can't close the script element around it
     }

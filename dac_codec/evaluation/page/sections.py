@@ -7,11 +7,12 @@ from html import escape
 from typing import Any, TypeVar
 
 from dac_codec.evaluation.clips import POOLED
-from dac_codec.evaluation.figures import marker, rate_distortion
+from dac_codec.evaluation.figures import code_steps, marker, rate_distortion
 from dac_codec.evaluation.metrics import Metric
+from dac_codec.evaluation.results import Result
 from dac_codec.evaluation.statistics import Estimate
 from dac_codec.evaluation.summary import Difference, Mean
-from dac_codec.evaluation.tables import codebook_cells
+from dac_codec.evaluation.tables import CODEBOOK_HEADINGS, codebook_cells
 
 Row = TypeVar("Row", Mean, Difference)
 
@@ -71,13 +72,30 @@ def differences_tables(differences: Sequence[Difference], metrics: Sequence[Metr
 
 def codebooks(means: Sequence[Mean]) -> str:
     """Entropy and use of codebooks, over all clips."""
-    heads = ("codec", "bitrate efficiency", "entropy of each codebook, bits", "entries used", "frames")
+    heads = ("codec", *CODEBOOK_HEADINGS, "frames")
     rows = []
     for mean in means:
         if mean.domain == means[-1].domain and mean.codebooks is not None:
             cells = "".join(f"<td>{cell}</td>" for cell in (*codebook_cells(mean.codebooks), mean.codebooks.frames))
             rows.append(f'<tr><th scope="row">{escape(mean.codec)} {escape(mean.setting)}</th>{cells}</tr>')
     return _table(heads, rows) if rows else "<p>No codec here has codebooks.</p>"
+
+
+def codes_over_time(clips: Sequence[str], results: Sequence[Result], order: Sequence[str]) -> str:
+    """Plots of the number of codes per frame of these clips, for codecs and settings that vary it; "" without any."""
+    counted = [(one, n_codes) for one in results if one.clip in clips and (n_codes := one.n_codes()) is not None]
+    varied = {(one.codec, one.setting) for one, n_codes in counted if (n_codes < one.n_codebooks).any()}
+    parts = []
+    for clip in clips:
+        figures = [
+            f"<figure><figcaption>{escape(one.codec)} {escape(one.setting)}: {n_codes.mean():.2f} codes per frame"
+            f"</figcaption>{code_steps(n_codes, one.n_codebooks, one.seconds, order.index(one.codec))}</figure>"
+            for one, n_codes in counted
+            if one.clip == clip and (one.codec, one.setting) in varied
+        ]
+        if figures:
+            parts.append(_details(clip, f'<div class="plots wide">{"".join(figures)}</div>'))
+    return f"<h3>Codes per frame over time</h3>{''.join(parts)}" if parts else ""
 
 
 def methods(facts: dict[str, Any]) -> str:
@@ -132,8 +150,8 @@ def _table(heads: Sequence[str], rows: Sequence[str], metrics: Sequence[Metric] 
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _details(title: str, table: str) -> str:
-    return f"<details open><summary>{escape(title)}</summary>{table}</details>"
+def _details(title: str, content: str) -> str:
+    return f"<details open><summary>{escape(title)}</summary>{content}</details>"
 
 
 def _direction(metric: Metric) -> str:

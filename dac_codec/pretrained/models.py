@@ -89,8 +89,8 @@ def load(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu
     """Load a model, in evaluation mode, with float32 weights.
 
     Args:
-        name_or_path: a name from `available()`, a folder that `save` wrote, or a `.pth` file in the published layout.
-            A name takes precedence over a file or folder of that name; "./44khz" means the latter.
+        name_or_path: a name from `available()`, a folder that `save` or transformers wrote, or a `.pth` file in the
+            published layout. A name takes precedence over a file or folder of that name; "./44khz" means the latter.
         device: device of the parameters.
         progress: show a progress bar of a download, if standard error is a terminal.
 

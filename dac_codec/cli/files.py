@@ -155,9 +155,11 @@ def convert_model(
 ) -> None:
     """Convert a model to the layout of another package, and back.
 
-    IN is a name (see `dac-codec models`), a folder of dac_codec or transformers, or a .pth file. The weights stay equal
-    in every bit. A model that the other package can't express is refused.
+    IN is a model as --model of the other commands takes it. The weights stay equal in every bit.
+    A model that the other package can't express is refused.
     """
+    if weight_norm != "merged" and layout != "transformers":
+        raise click.UsageError("--weight-norm only applies to --to transformers")
     if target.exists() and not force and not (layout != "reference" and target.is_dir() and not any(target.iterdir())):
         raise DacError(f"{target} exists; use --force to overwrite it")
     running.check_memory()

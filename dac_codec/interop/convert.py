@@ -8,7 +8,7 @@ from typing import Literal
 
 from dac_codec.interop.reference import save_reference
 from dac_codec.interop.transformers import WeightNorm, save_transformers
-from dac_codec.pretrained import folder_of, load, save
+from dac_codec.pretrained import load, save
 from dac_codec.pretrained.checkpoints import WEIGHTS_FILE
 
 Layout = Literal["transformers", "reference", "ours"]
@@ -24,7 +24,7 @@ def convert_model(
     """Write the network of a model in another layout, with equal weights in every bit.
 
     Args:
-        source: an argument of `DAC.from_pretrained`: a folder of ours or of transformers, a `.pth` file or a name.
+        source: an argument of `DAC.from_pretrained`.
         target: a folder, or with "reference" a `.pth` file. Files that are there are replaced.
         to: layout of the target.
         weight_norm: with "transformers", as `save_transformers` takes it.
@@ -46,5 +46,7 @@ def convert_model(
         save(model, target)
     else:
         raise ValueError(f"to must be 'transformers', 'reference' or 'ours', not {to!r}")
-    folder = folder_of(source)
-    return [] if folder is None else sorted(set(folder.glob("*.safetensors")) - {folder / WEIGHTS_FILE})
+    weights = model.weights_file
+    if weights is None or weights.name != WEIGHTS_FILE:
+        return []
+    return sorted(set(weights.parent.glob("*.safetensors")) - {weights})

@@ -214,6 +214,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert "exists; use --force" in again.output
     assert CliRunner().invoke(main, [*arguments, "--force", "--quiet"]).exit_code == 0
 
+    assert CliRunner().invoke(main, [*arguments[:-1], "ours", "--weight-norm", "weight_g"]).exit_code == 2
     refused = CliRunner().invoke(
         main, ["convert-model", pretrained.DEFAULT_MODEL, str(tmp_path / "none"), "--to", "reference"]
     )

@@ -1,9 +1,11 @@
-"""The commands of `dac-codec` that neither compress nor decompress: info, convert, models."""
+"""The commands of `dac-codec` that neither compress nor decompress: info, models, convert, convert-model."""
 
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import asdict
+from pathlib import Path
 from typing import Literal
 
 import click
@@ -121,3 +123,51 @@ def convert(
 
     is_thinned = quantizers is not None or bitrate is not None or order is not None or no_levels
     running.run(jobs, thin if is_thinned else work, force, quiet)
+
+
+@click.command()
+@click.argument("source", metavar="IN")
+@click.argument("target", metavar="OUT", type=click.Path(path_type=Path))
+@click.option(
+    "--to",
+    "layout",
+    type=click.Choice(["transformers", "reference", "ours"]),
+    required=True,
+    help="A folder for DacModel of transformers, a .pth file for descript-audio-codec, or a folder for dac_codec.",
+)
+@click.option(
+    "--weight-norm",
+    type=click.Choice(["merged", "parametrizations", "weight_g"]),
+    default="merged",
+    show_default=True,
+    help="With --to transformers: weights as DacModel.from_pretrained reads them, or in two factors under the names of "
+    "today or of 2024.",
+)
+@options.force
+@options.quiet
+def convert_model(
+    source: str,
+    target: Path,
+    layout: Literal["transformers", "reference", "ours"],
+    weight_norm: Literal["merged", "parametrizations", "weight_g"],
+    force: bool,
+    quiet: bool,
+) -> None:
+    """Convert a model to the layout of another package, and back.
+
+    IN is a model as --model of the other commands takes it. The weights stay equal in every bit.
+    A model that the other package can't express is refused.
+    """
+    if weight_norm != "merged" and layout != "transformers":
+        raise click.UsageError("--weight-norm only applies to --to transformers")
+    if target.exists() and not force and not (layout != "reference" and target.is_dir() and not any(target.iterdir())):
+        raise DacError(f"{target} exists; use --force to overwrite it")
+    running.check_memory()
+    from dac_codec import interop
+
+    left_out = interop.convert_model(source, target, layout, weight_norm, progress=not quiet)
+    if left_out:
+        names = ", ".join(file.name for file in left_out)
+        warnings.warn(f"only the network was converted, without {names}", stacklevel=1)
+    if not quiet:
+        click.echo(f"{target} has the layout {layout}", err=True)

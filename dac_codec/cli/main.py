@@ -68,6 +68,7 @@ for _command in (
     files.info,
     files.models,
     files.convert,
+    files.convert_model,
     commands.demo,
     commands.evaluate,
     commands.train,

@@ -12,7 +12,8 @@ inputs = click.argument("inputs", metavar="IN...", nargs=-1, required=True, type
 model = click.option(
     "--model",
     metavar="MODEL",
-    help="A name (see `dac-codec models`), a folder with a saved model, or a .pth file.",
+    help="A name (see `dac-codec models`), a folder with a saved model, also of transformers, a .pth file, or "
+    "OWNER/NAME on the Hugging Face Hub.",
 )
 download = click.option(
     "--download",

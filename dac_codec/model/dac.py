@@ -55,7 +55,7 @@ class DAC(nn.Module):
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu") -> DAC:
-        """Load a model by name, from a folder or from a `.pth` file; see `dac_codec.pretrained.load`.
+        """Load a model by name, from a folder, a `.pth` file or the Hub; see `dac_codec.pretrained.load`.
 
         Raises:
             CheckpointError: the model does not exist or is not valid.

@@ -1,7 +1,7 @@
 """Model folders and `.pth` files: read with every check, built into a `DAC`, and saved.
 
-A folder has `config.json` and `model.safetensors`. A `.pth` file has the layout of the published weights,
-`{"state_dict": ..., "metadata": {"kwargs": ...}}`.
+A folder has `config.json` and `model.safetensors`, ours or those of transformers. A `.pth` file has the layout of the
+published weights, `{"state_dict": ..., "metadata": {"kwargs": ...}}`.
 
 Files are not trusted: pickles are read with `weights_only=True`, and the names, shapes and values of all tensors are
 checked against the configuration on the meta device before a network is allocated.
@@ -28,6 +28,7 @@ from torch.overrides import TorchFunctionMode
 from dac_codec.common.errors import CheckpointError
 from dac_codec.common.files import expanded
 from dac_codec.model import DAC, DACConfig
+from dac_codec.pretrained import transformers_layout
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -89,16 +90,24 @@ def save(
         tensors[key] = tensor.detach().to("cpu", getattr(torch, dtype)).contiguous()
         if not tensors[key].isfinite().all():
             raise CheckpointError(f"{folder} was not written: {key} has values that are not finite in {dtype}")
-    config = {"format": _FORMAT, "name": name, "model": model.config.to_dict()}
+    write_folder(folder, tensors, {CONFIG_FILE: {"format": _FORMAT, "name": name, "model": model.config.to_dict()}})
+
+
+def write_folder(folder: Path, tensors: dict[str, Tensor], texts: Mapping[str, object]) -> None:
+    """Write `model.safetensors` and JSON files into a folder, each file atomically, the weights first.
+
+    Raises:
+        CheckpointError: the files can't be written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as temporary:
-            weights_file, config_file = Path(temporary, WEIGHTS_FILE), Path(temporary, CONFIG_FILE)
             # Not save_file: it creates files that only their owner can read.
-            weights_file.write_bytes(safetensors.torch.save(tensors, metadata={"format": "pt"}))
-            config_file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-            weights_file.replace(folder / WEIGHTS_FILE)
-            config_file.replace(folder / CONFIG_FILE)
+            Path(temporary, WEIGHTS_FILE).write_bytes(safetensors.torch.save(tensors, metadata={"format": "pt"}))
+            for name, content in texts.items():
+                Path(temporary, name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            for name in (WEIGHTS_FILE, *texts):
+                Path(temporary, name).replace(folder / name)
     except OSError as error:
         raise CheckpointError(f"{folder} can't be written: {error}") from error
 
@@ -131,16 +140,24 @@ def canonical(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def canonical_state(model: DAC) -> dict[str, Tensor]:
     """The state dict of a model with the names of the published weights, also without weight norm.
 
-    A weight w is then stored as the norm g = |w| and the direction v = w of each output; where w is 0, v is 1.
+    A weight w is then stored by `factored`.
     """
     tensors = canonical(model.state_dict())
     for name, module in model.named_modules():
         if isinstance(module, (nn.Conv1d, nn.ConvTranspose1d)) and f"{name}.weight" in tensors:
-            weight = tensors.pop(f"{name}.weight")
-            norm = torch.norm_except_dim(weight)
-            tensors[f"{name}.weight_g"] = norm
-            tensors[f"{name}.weight_v"] = torch.where(norm == 0, torch.ones_like(weight), weight)
+            tensors[f"{name}.weight_g"], tensors[f"{name}.weight_v"] = factored(tensors.pop(f"{name}.weight"))
     return tensors
+
+
+def factored(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight norm's factors of a weight w: the norm g = |w| and direction v = w of each output; where w is 0, v is 1.
+
+    The norm is summed in the order of weight norm on the CPU, where v * (g / |v|) then equals w in every bit.
+    """
+    found = weight.detach().to("cpu", torch.float32).contiguous()
+    norm = torch._weight_norm_interface(found, torch.norm_except_dim(found), 0)[1]
+    norm = norm.view(-1, *[1] * (weight.ndim - 1)).to(weight)
+    return norm, torch.where(norm == 0, torch.ones_like(weight), weight)
 
 
 def read_config(folder: Path) -> tuple[str, DACConfig]:
@@ -154,6 +171,8 @@ def read_config(folder: Path) -> tuple[str, DACConfig]:
         raise CheckpointError(f"{file} can't be read: {error}") from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} is not valid JSON: {error}") from error
+    if isinstance(content, dict) and "model" not in content and isinstance(content.get("model_type"), str):
+        return _fitting_name(folder.absolute().name), _parse_config(transformers_layout.parse(content, file), file)
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise CheckpointError(f"{file} describes no model: expected an object with 'format', 'name' and 'model'")
     if content.get("format") != _FORMAT:
@@ -170,7 +189,7 @@ def read_config(folder: Path) -> tuple[str, DACConfig]:
 
 
 def read_folder(folder: Path) -> Checkpoint:
-    """The model in a folder that `save` wrote. Raises CheckpointError if a file is missing or unreadable."""
+    """The model in a folder of ours or of transformers. Raises CheckpointError if a file is missing or unreadable."""
     name, config = read_config(folder)
     file = folder / WEIGHTS_FILE
     if not file.is_file():
@@ -179,7 +198,7 @@ def read_folder(folder: Path) -> Checkpoint:
         tensors = safetensors.torch.load_file(file)
     except (safetensors.SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{file} is not a readable safetensors file: {error}") from error
-    return Checkpoint(file, name, config, tensors)
+    return Checkpoint(file, name, config, transformers_layout.to_ours(tensors, config, file))
 
 
 def read_pth(path: Path) -> Checkpoint:
@@ -250,6 +269,10 @@ def build(checkpoint: Checkpoint) -> DAC:
     found = canonical(checkpoint.tensors)
     model = _blueprint(checkpoint)
     expected = canonical(model.state_dict())
+    merged = [name for name in found if name.endswith(".weight") and f"{name}_v" in expected]  # without weight norm
+    for name in merged:
+        expected[name] = expected.pop(f"{name}_v")
+        del expected[f"{name}_g"]
     if len(found) < len(checkpoint.tensors):
         raise CheckpointError(f"{path} has the same tensor twice, under weight norm's old and new names")
     if missing := expected.keys() - found.keys():
@@ -275,6 +298,8 @@ def build(checkpoint: Checkpoint) -> DAC:
         weights[name] = tensor.detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
         if not weights[name].isfinite().all():
             raise CheckpointError(f"{path}: {name} has values that are not finite; the file is damaged")
+    for name in merged:
+        weights[f"{name}_g"], weights[f"{name}_v"] = factored(weights.pop(name))
     model.load_state_dict(weights, assign=True)
     model.name, model.weights_file = checkpoint.name, path
     return model.eval()

@@ -17,6 +17,7 @@ import torch
 from dac_codec.common.errors import CheckpointError, DacError
 from dac_codec.common.files import expanded
 from dac_codec.model import DAC, PRESETS, DACConfig
+from dac_codec.pretrained import hub
 from dac_codec.pretrained.checkpoints import CONFIG_FILE, WEIGHTS_FILE, build, read_config, read_folder, read_pth
 from dac_codec.pretrained.download import cache_folder, check_digest, download, record_digest, verified_digest
 
@@ -89,8 +90,9 @@ def load(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu
     """Load a model, in evaluation mode, with float32 weights.
 
     Args:
-        name_or_path: a name from `available()`, a folder that `save` wrote, or a `.pth` file in the published layout.
-            A name takes precedence over a file or folder of that name; "./44khz" means the latter.
+        name_or_path: a name from `available()`, a folder that `save` or transformers wrote, a `.pth` file in the
+            published layout, or "owner/name" on the Hugging Face Hub. A name takes precedence over a file or folder of
+            that name ("./44khz" means the latter), and these over the Hub.
         device: device of the parameters.
         progress: show a progress bar of a download, if standard error is a terminal.
 
@@ -133,6 +135,8 @@ def weights_file(name_or_path: str | os.PathLike[str]) -> Path | None:
         file = _cached_file(name_or_path)
     else:
         file = expanded(name_or_path)
+        if hub.is_repository(name_or_path) and not file.exists():
+            return hub.cached_weights(str(name_or_path))
     return file if file.is_file() else None
 
 
@@ -147,6 +151,12 @@ def _load(name_or_path: str | os.PathLike[str], progress: bool) -> DAC:
     path = expanded(name_or_path)
     if path.is_file():
         return build(read_pth(path))
+    if hub.is_repository(name_or_path):
+        folder = hub.fetch(str(name_or_path), progress)
+        checkpoint = read_folder(folder)
+        # transformers keeps no name for a model, and the folder has the commit's.
+        name = str(name_or_path).rpartition("/")[2] if checkpoint.name == folder.name else checkpoint.name
+        return build(replace(checkpoint, name=name))
     names = [info.name for info in available()]
     close = difflib.get_close_matches(str(name_or_path), names, 1)
     hint = f"did you mean {close[0]}? The" if close else "the"

@@ -38,7 +38,7 @@ from dac_codec.pretrained import models as catalog
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 LEGACY = GOLDEN / "legacy_44khz_stereo_unchunked.dac"
-COMMANDS = ["compress", "decompress", "info", "models", "convert", "demo", "evaluate"]
+COMMANDS = ["compress", "decompress", "info", "models", "convert", "convert-model", "demo", "evaluate"]
 
 
 def interruptible() -> None:

@@ -1,0 +1,28 @@
+"""What other implementations of DAC can't express."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from dac_codec.common.errors import CheckpointError
+from dac_codec.model import DACConfig
+
+OURS_ONLY = ("activation", "lookup", "codebook_learning", "causal")
+"""Fields of `DACConfig` that other implementations have one value of, the default."""
+
+
+def check_expressible(config: DACConfig, format_name: str, others: tuple[str, ...] = ()) -> None:
+    """Refuse a configuration that the other implementations don't have.
+
+    Args:
+        config: of the model.
+        format_name: for the message.
+        others: further fields that can't be expressed.
+
+    Raises:
+        CheckpointError: it names each such field and its value.
+    """
+    usual = {field.name: field.default for field in fields(config)}
+    names = [name for name in OURS_ONLY if getattr(config, name) != usual[name]]
+    if refused := [f"{name} {getattr(config, name)!r}" for name in (*names, *others)]:
+        raise CheckpointError(f"{format_name} can't express this model: it has no {', '.join(refused)}")

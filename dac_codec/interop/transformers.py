@@ -1,0 +1,69 @@
+"""Models as folders of Hugging Face transformers, for `DacModel.from_pretrained`."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+import torch
+
+from dac_codec.common.files import expanded
+from dac_codec.interop.checks import check_expressible
+from dac_codec.model import DAC
+from dac_codec.pretrained import transformers_layout
+from dac_codec.pretrained.checkpoints import CONFIG_FILE, canonical_state, write_folder
+
+WeightNorm = Literal["merged", "parametrizations", "weight_g"]
+
+_FACTORS = {".weight_g": ".parametrizations.weight.original0", ".weight_v": ".parametrizations.weight.original1"}
+
+
+def save_transformers(model: DAC, folder: str | os.PathLike[str], weight_norm: WeightNorm = "merged") -> None:
+    """Write a model to a folder in the layout of transformers' `DacModel`, in float32.
+
+    The folder also has the settings of `DacFeatureExtractor`. transformers keeps no name for a model:
+    `DAC.from_pretrained` takes the folder's.
+
+    Args:
+        model: the model, on any device; it is not modified.
+        folder: created if it does not exist; the files are replaced atomically.
+        weight_norm: how a weight is stored. "merged": as one tensor, equal to the model's in every bit, which is what
+            `DacModel.from_pretrained` reads. "parametrizations" or "weight_g": as the two factors of weight norm, under
+            the names of a `DacModel` after `apply_weight_norm` in transformers of today or of 2024; these keep the
+            model's fingerprint.
+
+    Raises:
+        CheckpointError: transformers can't express the model, or the files can't be written.
+        ValueError: an unknown `weight_norm`.
+    """
+    if weight_norm not in ("merged", "parametrizations", "weight_g"):
+        raise ValueError(f"weight_norm must be 'merged', 'parametrizations' or 'weight_g', not {weight_norm!r}")
+    config = model.config
+    # DacModel refuses other sizes.
+    others = () if config.codebook_size.bit_count() == 1 else ("codebook_size",)
+    check_expressible(config, "transformers", others)
+    state = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in canonical_state(model).items()}
+    for name in [name.removesuffix("_g") for name in state if name.endswith(".weight_g")]:
+        if weight_norm == "merged":
+            state[name] = torch._weight_norm(state.pop(f"{name}_v"), state.pop(f"{name}_g"), 0)
+        elif weight_norm == "parametrizations":
+            for part in ("_g", "_v"):
+                renamed = name.removesuffix(".weight") + _FACTORS[f".weight{part}"]
+                state[renamed] = state.pop(f"{name}{part}")
+    values = config.to_dict()
+    content = {
+        "architectures": ["DacModel"],
+        "model_type": transformers_layout.MODEL_TYPE,
+        **{theirs: values[ours] for theirs, ours in transformers_layout.FIELDS.items()},
+        "hop_length": config.hop_length,
+    }
+    extractor = {
+        "feature_extractor_type": "DacFeatureExtractor",
+        "feature_size": 1,
+        "hop_length": config.hop_length,
+        "padding_side": "right",
+        "padding_value": 0.0,
+        "sampling_rate": config.sample_rate,
+    }
+    tensors = {name: tensor.contiguous() for name, tensor in transformers_layout.to_theirs(state, config).items()}
+    write_folder(expanded(folder).absolute(), tensors, {"preprocessor_config.json": extractor, CONFIG_FILE: content})

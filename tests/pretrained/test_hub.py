@@ -1,0 +1,165 @@
+"""Models of the Hub, from a server on the loopback that speaks the calls that huggingface_hub makes."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dac_codec import CheckpointError, pretrained
+from dac_codec.interop import save_transformers
+from dac_codec.model import DAC
+from dac_codec.pretrained import hub, models
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+SCRIPT = """
+import sys
+from dac_codec import DAC, CheckpointError, pretrained
+try:
+    model = DAC.from_pretrained(sys.argv[1])
+    files = sorted(file.name for file in model.weights_file.parent.iterdir())
+    assert pretrained.models.weights_file(sys.argv[1]) == model.weights_file
+    print(model.name, pretrained.fingerprint(model).hex(), files)
+except CheckpointError as error:
+    print("CheckpointError", error)
+"""
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Repositories as folders of `root`; weights are redirected, and with `breaks` they break off once."""
+
+    daemon_threads = True
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.root = root
+        self.requests: list[str] = []
+        self.breaks = False
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def do_HEAD(self) -> None:
+        self.answer(body=False)
+
+    def do_GET(self) -> None:
+        self.answer(body=True)
+
+    def answer(self, body: bool) -> None:
+        self.server.requests.append(f"{self.command} {self.path}")
+        owner, name, *_, file = self.path.strip("/").removeprefix("storage/").split("/")
+        path = self.server.root / owner / name / file
+        if not path.is_file():
+            missing = "EntryNotFound" if path.parent.is_dir() else "RepoNotFound"
+            self.reply(404, {"X-Error-Code": missing, "X-Repo-Commit": COMMIT}, b"", body)
+            return
+        content = path.read_bytes()
+        digest = hashlib.sha256(content).hexdigest()
+        if self.path.startswith("/storage/") or file == "config.json":
+            start = int((self.headers["Range"] or "bytes=0-").removeprefix("bytes=").partition("-")[0])
+            fields = {"ETag": f'"{digest}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+            if start:
+                fields["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+            self.reply(206 if start else 200, fields, content[start:], body)
+        else:
+            fields = {"X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(len(content)), "X-Repo-Commit": COMMIT}
+            port = self.server.server_port
+            fields["Location"] = f"http://127.0.0.1:{port}/storage/{owner}/{name}/{file}"
+            self.reply(302, fields, b"", body)
+
+    def reply(self, status: int, fields: dict[str, str], content: bytes, body: bool) -> None:
+        self.send_response(status)
+        for name, value in {**fields, "Content-Length": str(len(content))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if not body:
+            return
+        if self.server.breaks and self.path.startswith("/storage/"):
+            self.server.breaks = False
+            self.wfile.write(content[: len(content) // 2])
+            self.close_connection = True
+        else:
+            self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    pytest.importorskip("huggingface_hub")
+    with Server(tmp_path / "repositories") as found:
+        threading.Thread(target=found.serve_forever, daemon=True).start()
+        yield found
+        found.shutdown()
+
+
+def load(server: Server, name: str, tmp_path: Path, **environment: str) -> str:
+    """What a process that loads the model prints; huggingface_hub reads its settings when it is imported."""
+    settings = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "hf")}
+    settings |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "no_proxy": "127.0.0.1"}
+    result = subprocess.run(
+        [sys.executable, "-c", SCRIPT, name],
+        env={**os.environ, **settings, **environment},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+def test_both_layouts(server: Server, tiny: DAC, tmp_path: Path) -> None:
+    """A context model comes along; the second time, and without a network, the cache is used."""
+    save_transformers(tiny, server.root / "someone" / "theirs", "weight_g")
+    pretrained.save(tiny, server.root / "someone" / "ours", name="my-model")
+    (server.root / "someone" / "ours" / "context.safetensors").write_bytes(b"context")
+    digest = pretrained.fingerprint(tiny).hex()
+    theirs = f"theirs {digest} ['config.json', 'model.safetensors']"
+    ours = f"my-model {digest} ['config.json', 'context.safetensors', 'model.safetensors']"
+    assert load(server, "someone/theirs", tmp_path) == theirs
+    assert load(server, "someone/ours", tmp_path) == ours
+    n_downloads = sum(request.startswith("GET /storage/") for request in server.requests)
+    assert n_downloads == 3
+    server.requests.clear()
+    assert load(server, "someone/theirs", tmp_path) == theirs
+    assert not any(request.startswith("GET") for request in server.requests)
+    server.requests.clear()
+    assert load(server, "someone/theirs", tmp_path, HF_HUB_OFFLINE="1") == theirs
+    assert server.requests == []
+
+
+def test_a_broken_connection_is_no_error(server: Server, tiny: DAC, tmp_path: Path) -> None:
+    pretrained.save(tiny, server.root / "someone" / "ours", name="my-model")
+    server.breaks = True
+    assert load(server, "someone/ours", tmp_path).startswith(f"my-model {pretrained.fingerprint(tiny).hex()} ")
+    assert sum(request.startswith("GET /storage/") for request in server.requests) == 2
+
+
+def test_what_is_not_there(server: Server, tmp_path: Path) -> None:
+    (server.root / "someone" / "empty").mkdir(parents=True)
+    for name in ("someone/none", "someone/empty"):
+        found = load(server, name, tmp_path)
+        assert found.startswith(f"CheckpointError There is no file or folder '{name}', and no model of the Hub")
+
+
+def test_without_huggingface_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    assert models.weights_file("someone/model") is None
+    with pytest.raises(CheckpointError, match=r"install dac_codec\[hub\]"):
+        DAC.from_pretrained("someone/model")
+
+
+@pytest.mark.parametrize("name", ["44khz", "./a/b", "../b", "/a/b", "a/b/c", "a/", "a b/c", "a/b.pth/", ".a/b", 5])
+def test_names_that_are_no_repository(name: object) -> None:
+    assert not hub.is_repository(name)

@@ -52,7 +52,7 @@ quality = click.option(
     "--quality",
     metavar="Q",
     type=float,
-    help="Larger is better: each step halves or doubles the error that a code has to save. [default: 4.5; 8.5 without "
+    help="Larger is better: each step halves or doubles the error that a code has to save. [default: 4.7; 8.5 without "
     "band levels]",
 )
 skip_existing = click.option(

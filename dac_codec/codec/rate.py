@@ -27,7 +27,7 @@ from dac_codec.model import DAC
 EFFORT_PATHS = (1, 4, 16, 64)
 """Paths through the codebooks that each effort searches; 0 is the greedy look-up."""
 
-DEFAULT_QUALITY = 4.5
+DEFAULT_QUALITY = 4.7
 """With band levels and effort 1, at least the sound of a greedy look-up with all codebooks in every frame."""
 
 DEFAULT_WITHOUT_LEVELS = 8.5

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dac_codec import audio, pretrained
+from dac_codec.codec.rate import DEFAULT_QUALITY
 from dac_codec.common.errors import DacError
 from dac_codec.evaluation import metrics
 from dac_codec.evaluation.codecs import NAMES, Coded, Setting, make_codecs
@@ -70,7 +71,7 @@ def test_ours_at_a_mean_bitrate() -> None:
     assert n_codes[0] == coded.codes.shape[1] > n_codes[-1]
     assert len(coded.code_bits) == len(n_codes) == 9
     assert 0.6 * 8 * coded.n_bytes < sum(coded.code_bits) < 8 * coded.n_bytes
-    assert default.settings([1.0, 2.0]) == [Setting("quality 5", 5.0)]
+    assert default.settings([1.0, 2.0]) == [Setting(f"quality {DEFAULT_QUALITY:g}", DEFAULT_QUALITY)]
     assert default.code(clip, RATE, Setting("", 5.0)).n_bytes > default.code(clip, RATE, Setting("", 1.0)).n_bytes
     assert constant.settings([4.0])[0].name == "5 codebooks"
     assert "effort 1, entropy coded" in variable.about

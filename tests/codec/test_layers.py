@@ -129,6 +129,7 @@ def test_a_part_equals_a_slice_of_the_whole(file: DacFile, model: DAC, order: Or
     torch.testing.assert_close(part, whole[:, start : start + part.shape[1]], rtol=0, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.*are coarser")
 def test_the_beginning_of_a_file_ordered_by_layers_is_the_whole_piece(file: DacFile, model: DAC) -> None:
     data = bitstream.thin(content(file)[0], order=Order.LAYERS)
     half = data[: len(data) // 2]

@@ -153,6 +153,7 @@ def test_a_single_file_and_no_file(tmp_path: Path) -> None:
             clips.find_clips(data, RATE)
 
 
+@pytest.mark.filterwarnings("ignore:left out")
 def test_sound_that_is_left_out_is_listed(tmp_path: Path) -> None:
     for name in ("a.wav", "cut.wav"):
         soundfile.write(tmp_path / name, speech_like(1.0)[0], RATE)

@@ -14,6 +14,8 @@ from dac_codec.model.snake import snake
 from tests.conftest import golden_model
 from tests.model.test_snake import formula
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+
 
 @pytest.fixture(scope="module")
 def model() -> DAC:

@@ -39,6 +39,7 @@ def test_a_replaced_context_model_is_read_again(folder: Path) -> None:
         assert found.fingerprint == expected.fingerprint
 
 
+@pytest.mark.filterwarnings("ignore:.*are not verified")
 def test_context_model_beside_a_pth_file(cache: Path, tmp_path: Path) -> None:
     assert context_model("44khz") is None  # not downloaded
     cache.mkdir()

@@ -1,4 +1,4 @@
-"""What a decoder gets to see of a file: without tags before it, with right sizes in its header, each joined part alone.
+"""The bytes of a file as a decoder needs them: no tags before the header, right sizes in it, each joined part alone.
 
 | ID3v2 | header, data size 0 | samples |            ->  | header, right size | samples |
 | Ogg link | Ogg link |                              ->  | Ogg link |,  | Ogg link |

@@ -281,7 +281,7 @@ def choose_codes(
     if header.n_samples is None:
         return in_bucket(frames, codes_per_frame, model.config.frame_rate)
 
-    # Those of nearly as many codes take as many bytes, nearly, and to decode takes time.
+    # Band levels are chosen by decoding, which takes time; their size hardly changes with the number of codes.
     kept: list[Levels] = []
     kept_mean = math.inf
 

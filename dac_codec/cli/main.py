@@ -70,6 +70,7 @@ for _command in (
     files.models,
     files.convert,
     files.convert_model,
+    files.export,
     web,
     commands.demo,
     commands.evaluate,

@@ -39,7 +39,7 @@ def prepare(folder: Path, seconds: int) -> None:
 def interrupt(folder: Path, delay: float, n_files: int, n_signals: int) -> tuple[int, str, list[str]] | None:
     """Compress the sounds in `folder`/in, and send SIGINT `delay` seconds after `run` begins.
 
-    The start of the interpreter and of the package, in which nothing can be done about a signal, takes seconds on a busy machine.
+    Before that the interpreter starts, where nothing can be done about a signal.
 
     Returns:
         Exit code, standard error, and the files left that are no complete output; None if the run ended before.

@@ -18,6 +18,7 @@ from dac_codec.training import checkpoint
 from dac_codec.training.checkpoint import Checkpoints
 from dac_codec.training.trainer import Trainer
 from tests.training.conftest import assert_equal, log_of, small_run
+from tests.training.test_config import config_of
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -80,13 +81,15 @@ def test_two_processes_are_one_with_twice_the_batch(tmp_path: Path, manifest: Pa
         f"data.sounds={manifest}", "trainer.phases=[{until: 3}]", "trainer.learning_rate=2e-3",
         f"trainer.optimizer={optimizer}",
     )  # fmt: skip
-    for name, overrides in (
-        ("one", ("trainer.batch_size=4",)),
-        ("two", ("trainer.batch_size=2", "trainer.devices=2", "trainer.strategy=ddp")),
-    ):
-        arguments = command(*common, *overrides, f"trainer.folder={name}")
-        done = subprocess.run(arguments, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
+    Trainer(config_of(*TINY, *common, "trainer.batch_size=4", f"trainer.folder={tmp_path / 'one'}")).run()
+    overrides = (
+        "trainer.batch_size=2",
+        "trainer.devices=2",
+        "trainer.strategy=ddp",
+        f"trainer.folder={tmp_path / 'two'}",
+    )
+    done = subprocess.run(command(*common, *overrides), env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
     one, two = log_of(tmp_path / "one"), log_of(tmp_path / "two")
     assert len(one) == len(two) == 4
     for expected, found in zip(one, two, strict=True):

@@ -117,14 +117,16 @@ def compressed_distance(
 ) -> Tensor:
     """Squared distance of compressed spectrograms, summed over windows (scalar).
 
-    With X the STFT and X_c = |X|^exponent * X / |X|: 0.3 * mean |X_c - Y_c|^2 + 0.7 * mean (|X_c| - |Y_c|)^2. The exponent is
-    near that of loudness, so that noise between harmonics counts as it is heard. A power of 1e-6 is added to |X|^2, where
-    the gradient would be infinite. Source: Braun and Tashev, "Data augmentation and loss normalization for deep noise
-    suppression" (2020), eq. 2.
+    With X the STFT and X_c = |X|^exponent * X / |X|: 0.3 * mean |X_c - Y_c|^2 + 0.7 * mean (|X_c| - |Y_c|)^2. The
+    exponent is near that of loudness, so that noise between harmonics has a weight near its audibility. 1e-6 is added
+    to |X|^2, since the gradient is infinite at 0. Source: Braun and Tashev, "Data augmentation and loss normalization
+    for deep noise suppression" (2020).
     """
     total = estimate.audio.new_zeros(())
     for window in windows:
-        (one, scale), (other, other_scale) = (_compression(spectra, window, exponent) for spectra in (estimate, reference))
+        (one, scale), (other, other_scale) = (
+            _compression(spectra, window, exponent) for spectra in (estimate, reference)
+        )
         vectors = torch.view_as_real(one) * scale[..., None] - torch.view_as_real(other) * other_scale[..., None]
         magnitudes = estimate.magnitude(window) * scale - reference.magnitude(window) * other_scale
         total = total + 0.3 * vectors.square().sum(-1).mean() + 0.7 * magnitudes.square().mean()

@@ -35,9 +35,9 @@ class DACConfig:
         lookup: distance for finding the nearest entry: "cosine" (the paper's L2-normalized look-up) or "euclidean".
         codebook_learning: "gradient" as in the paper, or "moving_average", the paper's baseline from SoundStream and
             EnCodec: no projections (`codebook_dim` equals `latent_dim`), euclidean look-up.
-        encoder_units, decoder_units: residual units of each block, with dilations 1, 3, 9 and so on; None means 3 in each
-            block, as in the paper. Without units in the first encoder and last decoder block, the network works on
-            patches of samples: it has few layers at the sample rate.
+        encoder_units, decoder_units: residual units of each block, with dilations 1, 3, 9 and so on; None means 3 in
+            each block, as in the paper. Without units in the first encoder and last decoder block, the network works
+            on patches of samples: it has few layers at the sample rate.
         max_channels: most channels of encoder and decoder: the doubling and halving of
             `encoder_dim` and `decoder_dim` is limited to it. None means no limit.
         causal: whether every convolution pads at its start only: a frame's codes depend on audio up to the frame's end

@@ -27,8 +27,8 @@ def fingerprint(model: DAC) -> bytes:
 
     It is the SHA-256 of the configuration as JSON (keys sorted, no spaces; without `quantizer_dropout`, which only
     matters in training, and without those of `activation`, `lookup`, `codebook_learning`, `causal`, `encoder_units`,
-    `decoder_units` and `max_channels` that have the value of all published models), followed for each tensor, sorted by its published name, by the line
-    "\\n<name> [<sizes>]\\n" and the values as little-endian float32, all in UTF-8.
+    `decoder_units` and `max_channels` that have the value of all published models), followed for each tensor, sorted by
+    its published name, by the line "\\n<name> [<sizes>]\\n" and the values as little-endian float32, all in UTF-8.
 
     It is computed again when checksums of the weights, or the configuration, have changed since the last call.
     """

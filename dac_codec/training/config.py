@@ -89,8 +89,8 @@ class LossConfig(_Section):
     A weight of 0 leaves the loss out; without `adversarial` and `feature_matching` there are no discriminators.
 
     Attributes:
-        compressed, envelope: weights of `compressed_distance` and `envelope_distance` of `dac_codec.common.spectral`, which
-            are not in the paper.
+        compressed, envelope: weights of `compressed_distance` and `envelope_distance` of `dac_codec.common.spectral`,
+            which are not in the paper.
         centred: whether the mean of each excerpt is removed before the spectral losses. The logarithm is steep near 0,
             so that otherwise the constant offset dominates the gradient, and clipping it removes the rest.
     """

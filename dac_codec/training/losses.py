@@ -6,7 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dac_codec.common.spectral import MultiScaleMel, Spectra, compressed_distance, envelope_distance, multi_scale_stft, si_sdr
+from dac_codec.common.spectral import (
+    MultiScaleMel,
+    Spectra,
+    compressed_distance,
+    envelope_distance,
+    multi_scale_stft,
+    si_sdr,
+)
 from dac_codec.training.config import LossConfig
 
 

@@ -69,6 +69,7 @@ for _command in (
     files.models,
     files.convert,
     files.convert_model,
+    files.export,
     commands.demo,
     commands.evaluate,
     commands.train,

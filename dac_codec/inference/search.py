@@ -22,6 +22,7 @@ p, u and c b r of all stages are linear in r: choosing an entry subtracts a row 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -74,9 +75,7 @@ class PathSearch:
         dtype = torch.float32 if weights.dtype in (torch.bfloat16, torch.float16) else weights.dtype
         self._dim, self._is_cosine = quantizer.codebook_dim, stages[0].lookup == "cosine"
         ins, outs = [projection(stage.in_proj) for stage in stages], [projection(stage.out_proj) for stage in stages]
-        # On average over directions, |P r|^2 = |r|^2 * |P|^2 / D with the Frobenius norm of P.
-        scale = torch.stack([weight.square().sum() / weight.shape[1] for weight, _ in ins]).mean()
-        c = LATENT_WEIGHT * scale
+        c = error_weight([weight for weight, _ in ins])
         rows = [
             torch.cat([weight, c * out.t(), c * out_bias[None]])
             for (weight, _), (out, out_bias) in zip(ins, outs, strict=True)
@@ -134,6 +133,12 @@ class PathSearch:
             later = slice(inputs.shape[1] - left.shape[-1], inputs.shape[1])
             left = left - F.embedding(entries, stage.corrections[:, later])
         return codes[:, 0]
+
+
+def error_weight(weights: Sequence[Tensor]) -> Tensor:
+    """Weight c of the latents' error beside the squared distances of look-ups with the input projections P [dim, D]."""
+    # On average over directions, |P r|^2 = |r|^2 * |P|^2 / D with the Frobenius norm of P.
+    return LATENT_WEIGHT * torch.stack([weight.square().sum() / weight.shape[1] for weight in weights]).mean()
 
 
 def largest(scores: Tensor, n: int) -> Tensor:

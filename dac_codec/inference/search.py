@@ -31,7 +31,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dac_codec.inference.precision import pinned_precision
-from dac_codec.model.quantizer import ResidualVectorQuantize
+from dac_codec.model.quantizer import ResidualVectorQuantize, VectorQuantize
 
 LATENT_WEIGHT = 5.0
 """Weight of the latents' error against the look-up's, once both have the scale of a look-up."""
@@ -74,7 +74,7 @@ class PathSearch:
         self._device, self._is_exact = weights.device, exact
         dtype = torch.float32 if weights.dtype in (torch.bfloat16, torch.float16) else weights.dtype
         self._dim, self._is_cosine = quantizer.codebook_dim, stages[0].lookup == "cosine"
-        ins, outs = [projection(stage.in_proj) for stage in stages], [projection(stage.out_proj) for stage in stages]
+        ins, outs = zip(*map(projections, stages), strict=True)
         c = error_weight([weight for weight, _ in ins])
         rows = [
             torch.cat([weight, c * out.t(), c * out_bias[None]])
@@ -165,8 +165,14 @@ def _of_paths(values: Tensor, parents: Tensor) -> Tensor:
     return values.gather(1, parents[..., None].expand(-1, -1, values.shape[2]))
 
 
-def projection(conv: nn.Module) -> tuple[Tensor, Tensor]:
-    """Weight [O, I] and bias [O] of a 1x1 convolution, in double precision."""
-    assert isinstance(conv, nn.Conv1d)
-    assert conv.bias is not None
-    return conv.weight.detach().double().squeeze(2), conv.bias.detach().double()
+def projections(stage: VectorQuantize) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Weight [dim, D] and bias [dim] of a stage's input projection, and [D, dim] and [D] of its output projection, in
+    double precision."""
+    both = []
+    for conv in (stage.in_proj, stage.out_proj):
+        assert isinstance(conv, nn.Conv1d)
+        assert conv.bias is not None
+        both.append((conv.weight.detach().double().squeeze(2), conv.bias.detach().double()))
+    (weight, bias), (out_weight, out_bias) = both
+    margins = stage.margins
+    return (F.pad(weight, margins), bias), (F.pad(out_weight, (0, 0, *margins)), F.pad(out_bias, margins))

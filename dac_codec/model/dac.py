@@ -40,15 +40,7 @@ class DAC(nn.Module):
         self.encoder = Encoder(
             config.encoder_dim, config.encoder_rates, config.latent_width, config.activation, config.causal
         )
-        self.quantizer = ResidualVectorQuantize(
-            config.latent_width,
-            config.n_codebooks,
-            config.codebook_size,
-            config.codebook_dim,
-            config.quantizer_dropout,
-            config.lookup,
-            config.codebook_learning,
-        )
+        self.quantizer = ResidualVectorQuantize(config)
         self.decoder = Decoder(
             config.latent_width, config.decoder_dim, config.decoder_rates, config.activation, config.causal
         )

@@ -29,7 +29,7 @@ from dac_codec.common.errors import AudioError, DacError
 from dac_codec.common.manifest import Sound
 from dac_codec.common.progress import progress_bar, track
 from dac_codec.inference import PreparedDAC, prepare
-from dac_codec.inference.search import PathSearch, error_weight, projection
+from dac_codec.inference.search import PathSearch, error_weight, projections
 from dac_codec.model import DAC
 from dac_codec.model.quantizer import MovingAverageQuantize, ResidualVectorQuantize
 from dac_codec.quantization import snr
@@ -204,7 +204,7 @@ class _System(NamedTuple):
     @classmethod
     def of(cls, quantizer: ResidualVectorQuantize) -> _System:
         stages, dim = quantizer.stages(), quantizer.codebook_dim
-        ins, outs = [projection(stage.in_proj) for stage in stages], [projection(stage.out_proj) for stage in stages]
+        ins, outs = zip(*map(projections, stages), strict=True)
         c = error_weight([weight for weight, _ in ins])
         identity = torch.eye(ins[0][0].shape[1], dtype=c.dtype)
         weights, biases, maps = [], [], [[] for _ in stages]  # type: ignore[var-annotated]

@@ -14,7 +14,7 @@ from torch import Tensor
 from dac_codec import codec, pretrained
 from dac_codec.cli.main import main
 from dac_codec.common.errors import DacError
-from dac_codec.inference.search import PathSearch, error_weight, projection
+from dac_codec.inference.search import PathSearch, error_weight, projections
 from dac_codec.model import DACConfig
 from dac_codec.training.refit import _System, latents_snr, refit
 from tests.inference.networks import lively
@@ -45,7 +45,7 @@ def test_the_linear_system_has_the_cost_of_the_search() -> None:
     quantizer = lively(SMALL, torch.float32).quantizer
     z, codes = latents(50, 0), torch.randint(32, (2, 50, 3), generator=torch.Generator().manual_seed(0))
     stages = quantizer.stages()
-    c = error_weight([projection(stage.in_proj)[0] for stage in stages])
+    c = error_weight([projections(stage)[0][0] for stage in stages])
     costs = []
     for some in codes:
         residual, cost = z.t()[None], torch.zeros(50, dtype=torch.float64)

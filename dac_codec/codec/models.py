@@ -16,7 +16,6 @@ from dac_codec.codec.levels import level_parameters
 from dac_codec.common.errors import BitstreamError, CheckpointError, DacError, ModelMismatchError, is_out_of_memory
 from dac_codec.inference.prepared import is_on, prepare_cached
 from dac_codec.model import DAC
-from dac_codec.model.checks import checked_quantizers
 
 FINGERPRINT_BYTES = 8
 """Bytes of a model's fingerprint that a file contains."""
@@ -42,7 +41,7 @@ def choose_quantizers(model: DAC, n_quantizers: int | None, bitrate: float | Non
             raise DacError(f"a bitrate of {bitrate / 1000:g} kbit/s is too low: one codebook takes {kbps:.2f} kbit/s")
         return int(min(model.n_codebooks, bitrate / lowest + 1e-9))
     try:
-        return checked_quantizers(n_quantizers, model.n_codebooks)
+        return model.quantizer.checked(n_quantizers)
     except ValueError as error:
         raise DacError(str(error)) from error
 

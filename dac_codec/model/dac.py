@@ -38,15 +38,7 @@ class DAC(nn.Module):
         self.name = "unnamed"
         self.weights_file: Path | None = None
         self.encoder = Encoder(config)
-        self.quantizer = ResidualVectorQuantize(
-            config.latent_width,
-            config.n_codebooks,
-            config.codebook_size,
-            config.codebook_dim,
-            config.quantizer_dropout,
-            config.lookup,
-            config.codebook_learning,
-        )
+        self.quantizer = ResidualVectorQuantize(config)
         self.decoder = Decoder(config)
 
     @classmethod

@@ -25,7 +25,7 @@ from tests.cli.shell import (
     write_sound,
 )
 
-COMMANDS = ["compress", "decompress", "info", "models", "convert", "convert-model", "demo", "evaluate"]
+COMMANDS = ["compress", "decompress", "info", "models", "convert", "convert-model", "demo", "evaluate", "refit"]
 
 
 def test_help_and_info_import_no_large_package(compressed: DacFile) -> None:

@@ -214,7 +214,12 @@ def test_every_opset_gives_the_same(tmp_path: Path, config: Any) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"activation": "relu"}, {"codebook_learning": "moving_average", "lookup": "euclidean", "codebook_dim": 8}],
+    [
+        {"activation": "relu"},
+        {"codebook_learning": "moving_average", "lookup": "euclidean", "codebook_dim": 8},
+        {"quantizer": "grouped", "groups": 2, "n_codebooks": 4},
+        {"encoder_units": [0, 3, 2, 1], "decoder_units": [1, 2, 3, 0]},
+    ],
 )
 @torch.no_grad()
 def test_other_networks(tmp_path: Path, changes: dict[str, Any]) -> None:
@@ -226,6 +231,18 @@ def test_other_networks(tmp_path: Path, changes: dict[str, Any]) -> None:
     (decoded,) = session(tmp_path / "decoder_model.onnx").run(None, {"audio_codes": codes})
     expected = model.decode_codes(torch.from_numpy(codes))
     torch.testing.assert_close(torch.from_numpy(decoded), expected, **tolerance(model))
+
+
+def test_finite_scalars_are_refused(tmp_path: Path) -> None:
+    config = {
+        **shape_of("44khz").to_dict(),
+        "quantizer": "fsq",
+        "codebook_dim": 1,
+        "quantizer_dropout": 0.0,
+        "lookup": "euclidean",
+    }
+    with pytest.raises(CheckpointError, match="can't be exported as ONNX"):
+        interop.export_onnx(DAC(DACConfig.from_dict(config)), tmp_path)
 
 
 def test_precisions(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from dac_codec.inference import prepare
 from dac_codec.model import DAC, PRESETS, DACConfig
 from dac_codec.model.layers import ResidualUnit, Snake
+from dac_codec.model.quantizer import rotated
 from tests.conftest import GOLDEN, golden_model
 from tests.inference.networks import TINY, lively, noise
 
@@ -245,11 +246,48 @@ def test_wrong_latents(shape: tuple[int, ...]) -> None:
         ({"max_channels": 0}, "max_channels must be a positive integer"),
         ({"frobnicate": 1}, "frobnicate"),
         ({"sample_rate": "fast"}, "sample_rate"),
+        ({"quantizer": "tree"}, "quantizer must be one of"),
+        ({"quantizer": "grouped"}, "has 2 groups or more and others 1, not 1"),
+        ({"groups": 3}, "has 2 groups or more and others 1, not 3"),
+        ({"quantizer": "grouped", "groups": 4}, "must be multiples of groups 4"),
+        ({"quantizer": "fsq"}, "needs codebook_dim 1"),
+        ({"codebook_sizes": (8, 8)}, "codebook_sizes has 2 sizes, expected 9"),
+        ({"codebook_sizes": (8,) * 8 + (1,)}, "codebook_size must be between"),
+        ({"codebook_sizes": 8}, "codebook_sizes has 1"),
     ],
 )
 def test_wrong_configurations(values: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DACConfig.from_dict(values)
+
+
+def test_sizes_of_codebooks() -> None:
+    config = replace(SMALL, codebook_sizes=(1024, 1000, 16, 2))
+    assert DACConfig.from_dict(config.to_dict()) == config
+    assert (config.codebook_size, config.sizes) == (1024, (1024, 1000, 16, 2))
+    assert config.bitrate() == pytest.approx(4410 * (10 + 10 + 4 + 1))
+    assert config.bitrate(2) == pytest.approx(4410 * 20)
+    assert replace(SMALL, codebook_sizes=(512,) * 4) == replace(SMALL, codebook_size=512)
+
+
+def test_the_rotation_trick() -> None:
+    """Forward the entries; backward a latent's gradient is turned by the angle from the entry to the latent."""
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(2, 5, 7, generator=generator, dtype=torch.float64, requires_grad=True)
+    entries = torch.randn(2, 5, 7, generator=generator, dtype=torch.float64)
+    passed = rotated(latents, entries)
+    assert torch.allclose(passed, entries)
+    (gradient,) = torch.autograd.grad(passed, latents, entries)
+    scale = entries.norm(dim=1, keepdim=True) / latents.norm(dim=1, keepdim=True)
+    assert torch.allclose(gradient, scale**2 * latents)  # the entry's direction becomes the latent's
+    model = DAC(TINY).train()
+    z = torch.randn(2, 6, 8, requires_grad=True)
+    straight = torch.autograd.grad(model.quantizer(z, 3).z.square().sum(), z)[0]
+    for stage in model.quantizer.stages():
+        stage.rotates = True
+    turned = torch.autograd.grad(model.quantizer(z, 3).z.square().sum(), z)[0]
+    assert turned.isfinite().all()
+    assert not torch.allclose(straight, turned)
 
 
 def test_config_round_trip() -> None:

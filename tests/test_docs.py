@@ -211,4 +211,5 @@ def test_the_package_stays_small() -> None:
     limit += 90  # networks on patches; the distance of compressed spectrograms
     limit += 470  # models in the layouts of other packages and on the Hub
     limit += 850  # export of models
+    limit += 700  # refit; quantizers in the codec
     assert sum(n_lines(path) for path in python_files() if path.is_relative_to(ROOT / "dac_codec")) <= limit

@@ -77,7 +77,7 @@ def assert_equal_up_to_ties(model: DAC, audio: Tensor, found: Tensor, expected: 
     double.load_state_dict(model.state_dict())
     residual = double.encoder(double.preprocess(audio))
     for index, stage in enumerate(double.quantizer.stages()):
-        points = stage.in_proj(residual)
+        points = stage.inputs(residual)
         one, other = (stage.entries(codes[:, index]) for codes in (found, expected))
         distances = []
         for entries in (one, other):
@@ -87,7 +87,7 @@ def assert_equal_up_to_ties(model: DAC, audio: Tensor, found: Tensor, expected: 
                 distances.append((points - entries).square().sum(1) / points.square().sum(1))
         first = (differs[:, index] == 1) & (found[:, index] != expected[:, index])
         assert ((distances[0] - distances[1]).abs()[first] < 1e-5).all()
-        residual = residual - stage.out_proj(other)
+        residual = residual - stage.outputs(other)
 
 
 @torch.no_grad()

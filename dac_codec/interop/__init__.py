@@ -7,12 +7,14 @@ by name.
 from dac_codec.interop import web
 from dac_codec.interop.convert import convert_model
 from dac_codec.interop.onnx import export_onnx, graph_files
+from dac_codec.interop.processor import DACProcessor
 from dac_codec.interop.reference import save_reference
 from dac_codec.interop.torch_export import PROGRAM_FILES, export_torch
 from dac_codec.interop.transformers import save_transformers
 
 __all__ = [
     "PROGRAM_FILES",
+    "DACProcessor",
     "convert_model",
     "export_onnx",
     "export_torch",

@@ -105,6 +105,8 @@ class AdaptiveModel:
             first_counts[rows, first] += np.where(repeated, REPEAT_INCREMENT, INCREMENT) * present[frame]
             new = present[frame] & ~repeated
             group = np.where(new, first, 0)  # the first group of any codebook has codes
+            if (group * self.group_size >= sizes).any():
+                raise BitstreamError(INVALID)
             second = code(bounds_of(second_counts[rows, group]), new)
             second_counts[rows, group, second] += INCREMENT * new
             found = np.where(repeated, codes[frame - 1], group * self.group_size + second)

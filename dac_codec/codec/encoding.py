@@ -411,6 +411,7 @@ def make_header(
     n_samples: int | None,
 ) -> Header:
     """The header of a file with `n_samples` samples per channel; None for a pipe, whose length is unknown."""
+    sizes = model.config.sizes[:n_quantizers]
     return Header(
         model_fingerprint=pretrained.fingerprint(model)[:FINGERPRINT_BYTES],
         model_name=model.name,
@@ -421,7 +422,8 @@ def make_header(
         model_sample_rate=model.sample_rate,
         hop_length=model.hop_length,
         n_codebooks=n_quantizers,
-        codebook_size=model.codebook_size,
+        codebook_size=max(sizes),
+        codebook_sizes=sizes,
         gain_source=GainSource.BEGINNING if n_samples is None else GainSource.WHOLE,
         bandwidth=measured.bandwidth,
         channel_mask=None if isinstance(source, LegacyFile) else source.channel_mask,

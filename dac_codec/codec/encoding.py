@@ -7,7 +7,7 @@ import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -234,13 +234,15 @@ def compress_stream(
         network = model, inputs, rate.n_quantizers, block_frames, rate.n_paths
         with open_for_writing(target, keep_partial=not reader.rewindable) as stream, network_errors():
             output = CountingWriter(stream)
-            codes = (
-                inference.encode_blocks(*network)
-                if rate.is_constant
-                else choose_codes(inference.encode_frames(*network), rate, model, new_writer, original)
-            )
+            codes: Iterator[Tensor]
+            if rate.is_constant:
+                codes = stack.enter_context(closing(inference.encode_blocks(*network)))
+            else:
+                frames = stack.enter_context(closing(inference.encode_frames(*network)))
+                codes = choose_codes(frames, rate, model, new_writer, original)
             writer = new_writer(output)  # type: ignore[arg-type]
-            for block, band_levels in with_levels(model, header, codes, original):
+            pairs = stack.enter_context(closing(with_levels(model, header, codes, original)))
+            for block, band_levels in pairs:
                 writer.write(block.numpy(), band_levels)
                 if block_frames is not None:
                     writer.flush()

@@ -6,7 +6,7 @@ import io
 import math
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import ExitStack
 from typing import Any, BinaryIO, NamedTuple, cast
 
@@ -138,7 +138,7 @@ class DacStream:
         duration: float | None = None,
         conceal: bool | None = False,
         progress: bool = False,
-    ) -> Iterator[audio.Audio]:
+    ) -> Generator[audio.Audio, None, None]:
         """Decode. A truncated file is decoded up to its last complete chunk, and `cut` is set then.
 
         With `conceal`, missing codes are replaced by the last sound, which fades out within 0.1 s, chunks whose finer

@@ -75,5 +75,6 @@ for _command in (
     commands.demo,
     commands.evaluate,
     commands.train,
+    files.refit,
 ):
     main.add_command(_command)

@@ -114,6 +114,7 @@ def _description(model: DAC, context: bytes | None) -> dict[str, Any]:
         "hopLength": model.hop_length,
         "codebooks": model.n_codebooks,
         "codebookSize": model.codebook_size,
+        "codebookSizes": list(model.config.sizes),
         "encoder": encoder_context(model)._asdict(),
         "decoder": decoder_context(model)._asdict(),
         "context": None if context is None else context.hex(),

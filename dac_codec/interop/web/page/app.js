@@ -119,7 +119,8 @@ async function openSource() {
   const kept = new Int32Array(channels.length * n * frames);
   for (let c = 0; c < channels.length; c++) kept.set(codes.subarray(c * N * frames, (c * N + n) * frames), c * n * frames);
   const header = { fingerprint, modelName, sampleRate: modelSampleRate, channels: channels.length, length: channels[0].length };
-  Object.assign(header, { gain, modelSampleRate, hopLength, codebooks: n, codebookSize });
+  const codebookSizes = model.codebookSizes.slice(0, n);
+  Object.assign(header, { gain, modelSampleRate, hopLength, codebooks: n, codebookSize, codebookSizes });
   await open(write(header, kept), `${name.replace(/\.[^.]*$/, "")}.dac`, true);
 }
 
@@ -285,8 +286,8 @@ function recording(on) {
 
 function showRate() {
   const n = Number($("rate").value);
-  const bits = (n * Math.log2(model.codebookSize) * model.sampleRate) / model.hopLength;
-  $("rate-text").textContent = `${rate(bits)} per channel`;
+  const bits = model.codebookSizes.slice(0, n).reduce((sum, size) => sum + Math.ceil(Math.log2(size)), 0);
+  $("rate-text").textContent = `${rate((bits * model.sampleRate) / model.hopLength)} per channel`;
 }
 
 function tick() {

@@ -16,7 +16,8 @@ const FADE_SECONDS = 0.005; // around frames that are missing
  * @property {number} sampleRate
  * @property {number} hopLength
  * @property {number} codebooks
- * @property {number} codebookSize
+ * @property {number} codebookSize entries of the largest codebook
+ * @property {number[]} codebookSizes entries of each codebook
  * @property {{before: number, after: number}} encoder frames around a frame that its codes depend on
  * @property {{before: number, after: number}} decoder frames around a frame that its samples depend on
  */

@@ -69,6 +69,14 @@ test("blocks are parts of the whole", async () => {
   }
 });
 
+test("a file that does not fit the model is refused", () => {
+  const file = new DacFile(data);
+  for (const other of [{ hopLength: 80 }, { sampleRate: 16000 }, { codebookSize: 32 }, { codebooks: 1 }])
+    assert.throws(() => new Decoder(file, { ...model, ...other }, decodeFrames), /does not fit its model/);
+  const many = write({ ...header, channels: 40, length: 40, codebooks: 1 }, new Int32Array(40));
+  assert.throws(() => new Decoder(new DacFile(many), model, decodeFrames), /40 channels/);
+});
+
 test("missing frames are silent", async () => {
   const damaged = data.slice();
   const file = new DacFile(data);

@@ -78,10 +78,8 @@ function extensions(reader, header, sized) {
     if (seen.has(tag)) refuse(`extension ${tag} occurs twice`);
     seen.add(tag);
     if (tag === 1) header.modelName = modelName(value);
-    else if (tag === 2) {
-      if (value.length !== 1) refuse("the gain source is not one byte");
-      header.gainFromBeginning = value[0] === 1;
-    } else if (tag === 3) {
+    else if (tag === 2) header.gainFromBeginning = value.length === 1 && value[0] === 1;
+    else if (tag === 3) {
       const number = new ByteReader(value);
       header.bandwidth = inRange(number.varint(), 1, MAX_RATE, "the bandwidth");
       if (number.left) refuse("the bandwidth is too long");

@@ -63,7 +63,8 @@ def as_file(channels: list[Row], description: Mapping[str, Any]) -> bytes:
         model_sample_rate=description["model_sample_rate"],
         hop_length=description["hop_length"],
         n_codebooks=description["n_quantizers"],
-        codebook_size=description["codebook_size"],
+        codebook_size=max(description["codebook_sizes"]),
+        codebook_sizes=tuple(description["codebook_sizes"]),
         bandwidth=row["bandwidth"],
         channel_mask=row["channel_mask"],
     )

@@ -7,7 +7,8 @@
 
 A model predicts a row of a parallel or delayed sequence in one step (Copet et al., "Simple and Controllable Music
 Generation", 2023, section 2.2), and one code of a flat sequence. Where tokens of all codebooks share a table of
-embeddings, those of codebook n are shifted by n * `codebook_size`.
+embeddings, those of each codebook are shifted by the sizes of the codebooks before it. `sizes` is the size of each, or
+one for all.
 """
 
 from __future__ import annotations
@@ -17,15 +18,22 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-
-def parallel(codes: Tensor, codebook_size: int) -> Tensor:
-    """Tokens [..., F, N] of codes [..., F, N], with a range for each codebook: 0 to N * `codebook_size` - 1."""
-    return codes + _shifts(codes, codebook_size)
+Sizes = int | Sequence[int]
 
 
-def unparallel(tokens: Tensor, codebook_size: int) -> Tensor:
+def parallel(codes: Tensor, sizes: Sizes) -> Tensor:
+    """Tokens [..., F, N] of codes [..., F, N], with a range for each codebook."""
+    each = _each(codes, sizes)
+    return codes + each.cumsum(0) - each
+
+
+def unparallel(tokens: Tensor, sizes: Sizes) -> Tensor:
     """The inverse of `parallel`. Raises a ValueError for a token outside the range of its codebook."""
-    return _checked(tokens - _shifts(tokens, codebook_size), codebook_size)
+    each = _each(tokens, sizes)
+    codes = tokens - each.cumsum(0) + each
+    if bool(((codes < 0) | (codes >= each)).any()):
+        raise ValueError(f"a token is outside the range of its codebook; their sizes are {each.tolist()}")
+    return codes
 
 
 def delay(codes: Tensor, padding: int, delays: Sequence[int] | None = None) -> Tensor:
@@ -60,28 +68,26 @@ def undelay(tokens: Tensor, delays: Sequence[int] | None = None) -> Tensor:
     return torch.stack(codes, -1)
 
 
-def flatten(codes: Tensor, codebook_size: int | None = None) -> Tensor:
-    """Tokens [..., F * N] of codes [..., F, N], frame by frame; with `codebook_size`, in a range for each codebook."""
-    return (codes if codebook_size is None else parallel(codes, codebook_size)).flatten(-2)
+def flatten(codes: Tensor, sizes: Sizes | None = None) -> Tensor:
+    """Tokens [..., F * N] of codes [..., F, N], frame by frame; with `sizes`, in a range for each codebook."""
+    return (codes if sizes is None else parallel(codes, sizes)).flatten(-2)
 
 
-def unflatten(tokens: Tensor, n_codebooks: int, codebook_size: int | None = None) -> Tensor:
+def unflatten(tokens: Tensor, n_codebooks: int, sizes: Sizes | None = None) -> Tensor:
     """The inverse of `flatten`. The codes of an incomplete last frame are left out, as of a sequence that was cut.
 
     Raises a ValueError for a token outside the range of its codebook.
     """
     codes = tokens[..., : tokens.shape[-1] // n_codebooks * n_codebooks].unflatten(-1, (-1, n_codebooks))
-    return codes if codebook_size is None else unparallel(codes, codebook_size)
+    return codes if sizes is None else unparallel(codes, sizes)
 
 
-def _shifts(codes: Tensor, codebook_size: int) -> Tensor:
-    return codebook_size * torch.arange(codes.shape[-1], device=codes.device)
-
-
-def _checked(codes: Tensor, codebook_size: int) -> Tensor:
-    if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < codebook_size:
-        raise ValueError(f"a token is outside the range of its codebook, which has {codebook_size} entries")
-    return codes
+def _each(codes: Tensor, sizes: Sizes) -> Tensor:
+    """The size of each codebook [N]."""
+    each = [sizes] * codes.shape[-1] if isinstance(sizes, int) else sizes
+    if len(each) != codes.shape[-1]:
+        raise ValueError(f"there are {len(each)} sizes, expected {codes.shape[-1]}")
+    return torch.tensor(each, device=codes.device)
 
 
 def _delays(n_codebooks: int, delays: Sequence[int] | None) -> Sequence[int]:

@@ -116,7 +116,7 @@ class Plan:
                 "model": model.name,
                 "fingerprint": pretrained.fingerprint(model)[:FINGERPRINT_BYTES].hex(),
                 "n_quantizers": rate.n_quantizers,
-                "codebook_size": model.codebook_size,
+                "codebook_sizes": list(model.config.sizes[: rate.n_quantizers]),
                 "model_sample_rate": model.sample_rate,
                 "hop_length": model.hop_length,
                 "shard_size": shard_size,

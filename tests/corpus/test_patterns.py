@@ -41,6 +41,15 @@ def test_the_inverses(found: Tensor, data: Any) -> None:
         assert torch.equal(patterns.unflatten(patterns.flatten(found, size), n_codebooks, size), found)
 
 
+def test_codebooks_of_different_sizes() -> None:
+    found = torch.tensor([[3, 1, 0], [0, 0, 4]])
+    flat = patterns.flatten(found, (4, 2, 5))
+    assert flat.tolist() == [3, 5, 6, 0, 4, 10]
+    assert torch.equal(patterns.unflatten(flat, 3, (4, 2, 5)), found)
+    with pytest.raises(ValueError, match="there are 2 sizes, expected 3"):
+        patterns.parallel(found, (4, 2))
+
+
 @given(all_codes, st.integers(0, 5))
 def test_a_flat_sequence_that_was_cut(found: Tensor, n_lost: int) -> None:
     flat = patterns.flatten(found, SIZE)
@@ -52,7 +61,7 @@ def test_a_flat_sequence_that_was_cut(found: Tensor, n_lost: int) -> None:
 def test_tokens_of_another_codebook_are_refused() -> None:
     tokens = patterns.flatten(torch.zeros(4, 3, dtype=torch.int64), SIZE)
     for wrong in (tokens.roll(1), tokens.new_full((6,), 3 * SIZE)):
-        with pytest.raises(ValueError, match="outside the range of its codebook, which has 7 entries"):
+        with pytest.raises(ValueError, match=r"outside the range of its codebook; their sizes are \[7, 7, 7\]"):
             patterns.unflatten(wrong, 3, SIZE)
 
 

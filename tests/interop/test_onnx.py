@@ -262,7 +262,12 @@ def test_a_large_mel_distance_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_the_examples_of_the_documentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     interop.export_onnx(MODELS["mini"](), tmp_path / "exported")
-    page = (Path(__file__).parents[2] / "docs/interop.md").read_text(encoding="utf-8").partition("## torch.export")[0]
+    page = (
+        (Path(__file__).parents[2] / "docs/interop.md")
+        .read_text(encoding="utf-8")
+        .partition("## ONNX")[2]
+        .partition("## torch.export")[0]
+    )
     monkeypatch.chdir(tmp_path)
     variables: dict[str, Any] = {}
     for block in re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL):

@@ -32,13 +32,14 @@ class AdaptiveModel:
     """Adaptive counts of order 0.
 
     Args:
-        codebook_size: K.
+        codebook_size: K, of the largest codebook.
+        codebook_sizes: of each codebook; empty if all are equal.
     """
 
     fingerprint = None
 
-    def __init__(self, codebook_size: int) -> None:
-        self.codebook_size = codebook_size
+    def __init__(self, codebook_size: int, codebook_sizes: Sequence[int] = ()) -> None:
+        self.codebook_size, self.codebook_sizes = codebook_size, codebook_sizes
         self.group_size = 1 << ((codebook_size - 1).bit_length() + 1) // 2
         self.n_groups = -(-codebook_size // self.group_size)
 
@@ -48,7 +49,8 @@ class AdaptiveModel:
         for some in self._batches([chunk.shape[0] for chunk in chunks]):
             codes = stacked(chunks[some], self.codebook_size)
             n_chunks = codes.shape[2]
-            streams = self._encoded(codes.transpose(1, 0, 2).reshape(codes.shape[1], codes.shape[0] * n_chunks))
+            sizes = self._sizes(len(codes), n_chunks)
+            streams = self._encoded(codes.transpose(1, 0, 2).reshape(codes.shape[1], len(codes) * n_chunks), sizes)
             coded += [streams[index::n_chunks][: len(chunk)] for index, chunk in enumerate(chunks[some])]
         return coded
 
@@ -59,19 +61,25 @@ class AdaptiveModel:
             present = presence(chunks[some], n_codes[some])
             n_planes, n_frames, n_chunks = present.shape
             decoder = range_coder.Decoder(streams_of(chunks[some], n_planes))
-            codes = self._run(present.transpose(1, 0, 2).reshape(n_frames, n_planes * n_chunks), decoder.decode)
+            rows = present.transpose(1, 0, 2).reshape(n_frames, n_planes * n_chunks)
+            codes = self._run(rows, self._sizes(n_planes, n_chunks), decoder.decode)
             decoder.check_end()
             decoded += split(
                 codes.reshape(n_frames, n_planes, n_chunks).transpose(1, 0, 2), chunks[some], n_codes[some]
             )
         return decoded
 
-    def _encoded(self, codes: Integers) -> list[bytes]:
+    def _sizes(self, n_planes: int, n_chunks: int) -> Integers:
+        """Entries of the codebook of each of L planes: those of a codebook in all chunks, then the next codebook's."""
+        sizes = np.array(self.codebook_sizes[:n_planes] or [self.codebook_size] * n_planes, np.int64)
+        return sizes.repeat(n_chunks)
+
+    def _encoded(self, codes: Integers, sizes: Integers) -> list[bytes]:
         """The bytes of planes of codes [F, L]."""
         symbols = symbols_of(codes, codes, self.group_size, self.n_groups)
         order = (symbol for pair in zip(*symbols, strict=True) for symbol in pair)
         encoder = range_coder.Encoder(2 * len(codes), codes.shape[1])
-        self._run(codes >= 0, lambda bounds, present: encoder.encode(bounds, next(order), present))
+        self._run(codes >= 0, sizes, lambda bounds, present: encoder.encode(bounds, next(order), present))
         return encoder.finish()
 
     def _batches(self, n_planes: Sequence[int]) -> Iterator[slice]:
@@ -80,12 +88,13 @@ class AdaptiveModel:
         return (slice(start, start + most) for start in range(0, len(n_planes), most))
 
     def _run(
-        self, present: npt.NDArray[np.bool_], code: Callable[[Bounds, npt.NDArray[np.bool_]], Integers]
+        self, present: npt.NDArray[np.bool_], sizes: Integers, code: Callable[[Bounds, npt.NDArray[np.bool_]], Integers]
     ) -> Integers:
-        """Code the codes of L planes side by side; returns them [F, L]. `code` returns the next symbols."""
+        """Code the codes of L planes of codebooks of `sizes` side by side; returns them [F, L]. `code` returns the next
+        symbols."""
         n_frames, n_streams = present.shape
         size = self.n_groups * self.group_size
-        second_counts = np.repeat(np.arange(size)[None] < self.codebook_size, n_streams, 0).astype(np.float64)
+        second_counts = (np.arange(size) < sizes[:, None]).astype(np.float64)
         second_counts = second_counts.reshape(n_streams, self.n_groups, self.group_size)
         first_counts = np.concatenate((second_counts.sum(2), np.full((n_streams, 1), float(REPEAT_COUNT))), 1)
         codes = np.full((n_frames + 1, n_streams), -1, np.int64)
@@ -94,12 +103,14 @@ class AdaptiveModel:
             first = code(bounds_of(first_counts), present[frame])
             repeated = first == self.n_groups
             first_counts[rows, first] += np.where(repeated, REPEAT_INCREMENT, INCREMENT) * present[frame]
-            group = np.minimum(first, self.n_groups - 1)
             new = present[frame] & ~repeated
+            group = np.where(new, first, 0)  # the first group of any codebook has codes
+            if (group * self.group_size >= sizes).any():
+                raise BitstreamError(INVALID)
             second = code(bounds_of(second_counts[rows, group]), new)
             second_counts[rows, group, second] += INCREMENT * new
             found = np.where(repeated, codes[frame - 1], group * self.group_size + second)
-            if ((found < 0) | (found >= self.codebook_size))[present[frame]].any():
+            if ((found < 0) | (found >= sizes))[present[frame]].any():
                 raise BitstreamError(INVALID)
             codes[frame] = np.where(present[frame], found, -1)
         return codes[:-1]

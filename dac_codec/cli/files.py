@@ -1,10 +1,11 @@
-"""The commands of `dac-codec` that neither compress nor decompress: info, models, convert, convert-model."""
+"""The commands of `dac-codec` that neither compress nor decompress: info, models, convert, convert-model, refit."""
 
 from __future__ import annotations
 
 import json
 import warnings
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
@@ -239,3 +240,73 @@ def export(
             click.echo(f"On the bundled clip, {agreement}", err=True)
     if not quiet:
         click.echo(f"{display_path(output)} has {', '.join(names)}", err=True)
+
+
+@click.command()
+@click.argument("source", metavar="MODEL")
+@click.option(
+    "--quantizer",
+    type=click.Choice(["residual"]),
+    default="residual",
+    show_default=True,
+    help="What to fit. residual: all codebooks of the model jointly, for the search that compress uses.",
+)
+@click.option(
+    "--sounds",
+    metavar="DATA",
+    required=True,
+    type=click.Path(exists=True, path_type=Path),
+    help="A folder of sounds, or a manifest of scripts/prepare_data.py.",
+)
+@options.output("Folder for the new model.", required=True)
+@click.option(
+    "--minutes",
+    metavar="N",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="Sound to fit to; a tenth of that, of other files, is measured on.",
+)
+@click.option("--rounds", type=click.IntRange(min=1), default=8, show_default=True, help="Of search and codebooks.")
+@click.option("--paths", type=click.IntRange(min=1), default=4, show_default=True, help="Paths that the search keeps.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the choice of sounds.")
+@options.force
+@options.quiet
+def refit(
+    source: str,
+    quantizer: Literal["residual"],
+    sounds: Path,
+    output: str,
+    minutes: float,
+    rounds: int,
+    paths: int,
+    seed: int,
+    force: bool,
+    quiet: bool,
+) -> None:
+    """Fit the quantizer of a trained model to sounds, in minutes.
+
+    MODEL is a model as --model of the other commands takes it. Encoder and decoder stay as they are. The new model is
+    used as any other, --model FOLDER; files of the old one need the old one. Needs pip install 'dac_codec[train]'.
+    """
+    target = Path(output)
+    if target.exists() and not force and not (target.is_dir() and not any(target.iterdir())):
+        raise DacError(f"{target} exists; use --force to overwrite it")
+    running.check_memory()
+    from dac_codec import pretrained
+
+    try:
+        # By name, so that the other commands stay free of the packages for training.
+        refitting = import_module("dac_codec.training.refit")
+    except ModuleNotFoundError as error:
+        raise DacError(f"{error.name} is not installed: pip install 'dac_codec[train]'") from error
+    fitted = refitting.refit_model(source, sounds, minutes, rounds, paths, seed, progress=not quiet)
+    pretrained.save(fitted.model, target)
+    for line in fitted.unreadable:
+        warnings.warn(f"left out: {line}", stacklevel=1)
+    if not quiet:
+        click.echo(f"fitted to {fitted.minutes:.1f} minutes; signal to noise of held-out latents:", err=True)
+        for n_paths, before in fitted.before.items():
+            name = "greedy" if n_paths == 1 else f"{n_paths} paths"
+            click.echo(f"  {name}: {before:.2f} dB before, {fitted.after[n_paths]:.2f} dB after", err=True)
+        click.echo(f"{target} is the new model", err=True)

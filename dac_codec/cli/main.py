@@ -17,6 +17,7 @@ import click
 
 from dac_codec.cli import commands, files
 from dac_codec.cli.running import one_line, shown_warnings, stopped_by_signals
+from dac_codec.cli.web import web
 from dac_codec.common import native
 from dac_codec.common.errors import DacError, is_out_of_memory
 
@@ -70,8 +71,10 @@ for _command in (
     files.convert,
     files.convert_model,
     files.export,
+    web,
     commands.demo,
     commands.evaluate,
     commands.train,
+    files.refit,
 ):
     main.add_command(_command)

@@ -7,7 +7,7 @@ import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -234,13 +234,15 @@ def compress_stream(
         network = model, inputs, rate.n_quantizers, block_frames, rate.n_paths
         with open_for_writing(target, keep_partial=not reader.rewindable) as stream, network_errors():
             output = CountingWriter(stream)
-            codes = (
-                inference.encode_blocks(*network)
-                if rate.is_constant
-                else choose_codes(inference.encode_frames(*network), rate, model, new_writer, original)
-            )
+            codes: Iterator[Tensor]
+            if rate.is_constant:
+                codes = stack.enter_context(closing(inference.encode_blocks(*network)))
+            else:
+                frames = stack.enter_context(closing(inference.encode_frames(*network)))
+                codes = choose_codes(frames, rate, model, new_writer, original)
             writer = new_writer(output)  # type: ignore[arg-type]
-            for block, band_levels in with_levels(model, header, codes, original):
+            pairs = stack.enter_context(closing(with_levels(model, header, codes, original)))
+            for block, band_levels in pairs:
                 writer.write(block.numpy(), band_levels)
                 if block_frames is not None:
                     writer.flush()
@@ -411,6 +413,7 @@ def make_header(
     n_samples: int | None,
 ) -> Header:
     """The header of a file with `n_samples` samples per channel; None for a pipe, whose length is unknown."""
+    sizes = model.config.sizes[:n_quantizers]
     return Header(
         model_fingerprint=pretrained.fingerprint(model)[:FINGERPRINT_BYTES],
         model_name=model.name,
@@ -421,7 +424,8 @@ def make_header(
         model_sample_rate=model.sample_rate,
         hop_length=model.hop_length,
         n_codebooks=n_quantizers,
-        codebook_size=model.codebook_size,
+        codebook_size=max(sizes),
+        codebook_sizes=sizes,
         gain_source=GainSource.BEGINNING if n_samples is None else GainSource.WHOLE,
         bandwidth=measured.bandwidth,
         channel_mask=None if isinstance(source, LegacyFile) else source.channel_mask,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +38,7 @@ NextBlock = Callable[[], Tensor | None]
 
 def with_levels(
     model: DAC, header: Header, codes: Iterable[Tensor], original: Callable[[], NextBlock]
-) -> Iterator[tuple[Tensor, Levels | None]]:
+) -> Generator[tuple[Tensor, Levels | None], None, None]:
     """Blocks of codes, and the band levels that come with them if the file has any.
 
     The arguments are those of `codes_and_levels`.
@@ -50,7 +50,7 @@ def with_levels(
 
 def codes_and_levels(
     model: DAC, header: Header, codes: Iterable[Tensor], original: Callable[[], NextBlock]
-) -> Iterator[tuple[Tensor, Levels]]:
+) -> Generator[tuple[Tensor, Levels | None], None, None]:
     """Decode codes as they come, and choose the levels of the windows that are complete.
 
     Args:
@@ -63,7 +63,6 @@ def codes_and_levels(
     Yields:
         Each block of codes, and the levels [C, bands, w] of the next w windows; at last no codes, and the other levels.
     """
-    decoder = inference.StreamingDecoder(model, header.channels)
     analyzer = LevelAnalyzer(header)
     n_missing = 0  # decoded samples whose original has not been taken
     next_block: NextBlock | None = None
@@ -77,12 +76,13 @@ def codes_and_levels(
             n_missing -= block.shape[-1]
         return analyzer.push(np.concatenate(taken, 1), decoded[:, 0].cpu().numpy())
 
-    for block in codes:
-        next_block = next_block or original()
-        yield block, levels_of(decoder.push(block))
-    rest = levels_of(decoder.flush())
     nothing = torch.zeros(header.channels, header.n_codebooks, 0, dtype=torch.int64)
-    yield nothing, np.concatenate((rest, analyzer.flush()), -1)
+    n_frames = 0 if header.n_samples is None else header.expected_frames(header.n_samples)
+    in_threads = inference.uses_threads(model, n_frames, header.channels)
+    for block, decoded in inference.decode_each(model, codes, in_threads):
+        next_block = next_block or original()
+        yield nothing if block is None else block, levels_of(decoded)
+    yield nothing, analyzer.flush()
 
 
 class LevelAnalyzer:

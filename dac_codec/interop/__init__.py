@@ -1,9 +1,10 @@
-"""The same model in the formats of other packages: transformers, descript-audio-codec, ONNX and torch.export.
+"""The same model in the formats of others: transformers, descript-audio-codec, ONNX, torch.export and the browser.
 
 `DAC.from_pretrained` reads files of the first two; the functions here write all. What a format can't express is refused
 by name.
 """
 
+from dac_codec.interop import web
 from dac_codec.interop.convert import convert_model
 from dac_codec.interop.onnx import export_onnx, graph_files
 from dac_codec.interop.processor import DACProcessor
@@ -20,4 +21,5 @@ __all__ = [
     "graph_files",
     "save_reference",
     "save_transformers",
+    "web",
 ]

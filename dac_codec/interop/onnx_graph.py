@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from dac_codec.inference.search import projection
+from dac_codec.inference.search import projections
 from dac_codec.model import DAC
 from dac_codec.model.decoder import Decoder, DecoderBlock
 from dac_codec.model.encoder import Encoder, EncoderBlock
@@ -83,11 +83,8 @@ class _Stage(NamedTuple):
         entries = stage.codebook.weight.detach().double().cpu()
         width = entries.shape[1]
         same = torch.eye(width).double(), torch.zeros(width).double()
-        projections = [
-            same if isinstance(conv, nn.Identity) else tuple(part.cpu() for part in projection(conv))
-            for conv in (stage.in_proj, stage.out_proj)
-        ]
-        (in_weight, in_bias), (out_weight, out_bias) = projections
+        inward, outward = (same, same) if isinstance(stage.in_proj, nn.Identity) else projections(stage)
+        in_weight, in_bias, out_weight, out_bias = (part.cpu() for part in (*inward, *outward))
         return cls(entries, in_weight, in_bias, out_weight, out_bias, stage.lookup == "cosine")
 
     def outputs(self) -> Tensor:

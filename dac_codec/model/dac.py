@@ -50,21 +50,9 @@ class DAC(nn.Module):
         self.config = config
         self.name = "unnamed"
         self.weights_file: Path | None = None
-        self.encoder = Encoder(
-            config.encoder_dim, config.encoder_rates, config.latent_width, config.activation, config.causal
-        )
-        self.quantizer = ResidualVectorQuantize(
-            config.latent_width,
-            config.n_codebooks,
-            config.codebook_size,
-            config.codebook_dim,
-            config.quantizer_dropout,
-            config.lookup,
-            config.codebook_learning,
-        )
-        self.decoder = Decoder(
-            config.latent_width, config.decoder_dim, config.decoder_rates, config.activation, config.causal
-        )
+        self.encoder = Encoder(config)
+        self.quantizer = ResidualVectorQuantize(config)
+        self.decoder = Decoder(config)
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu") -> DAC:

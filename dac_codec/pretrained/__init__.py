@@ -2,7 +2,7 @@
 
 `load` accepts
 
-- the name of a bundled model, such as `DEFAULT_MODEL`;
+- the name of a bundled model, such as `DEFAULT_MODEL`, or a short name of one ("speech");
 - the name of a published model ("44khz", "44khz-16kbps", "24khz", "16khz"), downloaded once into `cache_folder()`;
 - a folder with `config.json` and `model.safetensors`, as `save` writes it;
 - the same two files as `DacModel.save_pretrained` of transformers writes them;

@@ -24,6 +24,9 @@ from dac_codec.pretrained.download import cache_folder, check_digest, download, 
 DEFAULT_MODEL = "dac-mini-44khz"
 """Name of the bundled model that is used by default."""
 
+SHORT_NAMES = {"speech": "dac-mini-speech"}
+"""Short names of bundled models."""
+
 DOWNLOAD_URL = "https://github.com/descriptinc/descript-audio-codec/releases/download"
 """Where the published weights are. The environment variable DAC_CODEC_DOWNLOAD_URL overrides it with a mirror."""
 
@@ -90,9 +93,9 @@ def load(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu
     """Load a model, in evaluation mode, with float32 weights.
 
     Args:
-        name_or_path: a name from `available()`, a folder that `save` or transformers wrote, a `.pth` file in the
-            published layout, or "owner/name" on the Hugging Face Hub. A name takes precedence over a file or folder of
-            that name ("./44khz" means the latter), and these over the Hub.
+        name_or_path: a name from `available()` or `SHORT_NAMES`, a folder that `save` or transformers wrote, a `.pth`
+            file in the published layout, or "owner/name" on the Hugging Face Hub. A name takes precedence over a file
+            or folder of that name ("./44khz" means the latter), and these over the Hub.
         device: device of the parameters.
         progress: show a progress bar of a download, if standard error is a terminal.
 
@@ -114,7 +117,7 @@ def folder_of(name_or_path: str | os.PathLike[str]) -> Path | None:
         CheckpointError: the path can't be examined.
     """
     if isinstance(name_or_path, str):
-        if (bundled := _bundled_folders().get(name_or_path)) is not None:
+        if (bundled := _bundled_folders().get(SHORT_NAMES.get(name_or_path, name_or_path))) is not None:
             return bundled
         if name_or_path in PUBLISHED:
             return None

@@ -77,7 +77,7 @@ def assert_equal_up_to_ties(model: DAC, audio: Tensor, found: Tensor, expected: 
     double.load_state_dict(model.state_dict())
     residual = double.encoder(double.preprocess(audio))
     for index, stage in enumerate(double.quantizer.stages()):
-        points = stage.in_proj(residual)
+        points = stage.inputs(residual)
         one, other = (stage.entries(codes[:, index]) for codes in (found, expected))
         distances = []
         for entries in (one, other):
@@ -87,7 +87,7 @@ def assert_equal_up_to_ties(model: DAC, audio: Tensor, found: Tensor, expected: 
                 distances.append((points - entries).square().sum(1) / points.square().sum(1))
         first = (differs[:, index] == 1) & (found[:, index] != expected[:, index])
         assert ((distances[0] - distances[1]).abs()[first] < 1e-5).all()
-        residual = residual - stage.out_proj(other)
+        residual = residual - stage.outputs(other)
 
 
 @torch.no_grad()
@@ -214,7 +214,12 @@ def test_every_opset_gives_the_same(tmp_path: Path, config: Any) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"activation": "relu"}, {"codebook_learning": "moving_average", "lookup": "euclidean", "codebook_dim": 8}],
+    [
+        {"activation": "relu"},
+        {"codebook_learning": "moving_average", "lookup": "euclidean", "codebook_dim": 8},
+        {"quantizer": "grouped", "groups": 2, "n_codebooks": 4},
+        {"encoder_units": [0, 3, 2, 1], "decoder_units": [1, 2, 3, 0]},
+    ],
 )
 @torch.no_grad()
 def test_other_networks(tmp_path: Path, changes: dict[str, Any]) -> None:
@@ -226,6 +231,18 @@ def test_other_networks(tmp_path: Path, changes: dict[str, Any]) -> None:
     (decoded,) = session(tmp_path / "decoder_model.onnx").run(None, {"audio_codes": codes})
     expected = model.decode_codes(torch.from_numpy(codes))
     torch.testing.assert_close(torch.from_numpy(decoded), expected, **tolerance(model))
+
+
+def test_finite_scalars_are_refused(tmp_path: Path) -> None:
+    config = {
+        **shape_of("44khz").to_dict(),
+        "quantizer": "fsq",
+        "codebook_dim": 1,
+        "quantizer_dropout": 0.0,
+        "lookup": "euclidean",
+    }
+    with pytest.raises(CheckpointError, match="can't be exported as ONNX"):
+        interop.export_onnx(DAC(DACConfig.from_dict(config)), tmp_path)
 
 
 def test_precisions(tmp_path: Path) -> None:

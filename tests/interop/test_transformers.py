@@ -109,7 +109,16 @@ def test_the_reference_layout(tmp_path: Path) -> None:
     assert found["state_dict"].keys() == golden["state_dict"].keys()
     assert all(torch.equal(found["state_dict"][name], golden["state_dict"][name]) for name in golden["state_dict"])
     assert DACConfig.from_dict(found["metadata"]["kwargs"]) == DACConfig.from_dict(golden["metadata"]["kwargs"])
-    assert not {"activation", "lookup", "codebook_learning", "causal"} & found["metadata"]["kwargs"].keys()
+    ours_only = {
+        "activation",
+        "lookup",
+        "codebook_learning",
+        "causal",
+        "encoder_units",
+        "decoder_units",
+        "max_channels",
+    }
+    assert not ours_only & found["metadata"]["kwargs"].keys()
 
 
 @pytest.mark.parametrize(
@@ -118,6 +127,8 @@ def test_the_reference_layout(tmp_path: Path) -> None:
         ({"lookup": "euclidean"}, "lookup 'euclidean'"),
         ({"activation": "relu"}, "activation 'relu'"),
         ({"causal": True}, "causal True"),
+        ({"encoder_units": (0, 3), "max_channels": 8}, r"encoder_units \(0, 3\), max_channels 8"),
+        ({"decoder_units": (3, 0)}, r"decoder_units \(3, 0\)"),
         (
             {"codebook_learning": "moving_average", "lookup": "euclidean", "codebook_dim": 16},
             "lookup 'euclidean', codebook_learning 'moving_average'",

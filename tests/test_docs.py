@@ -211,5 +211,5 @@ def test_the_package_stays_small() -> None:
     limit += 90  # networks on patches; the distance of compressed spectrograms
     limit += 470  # models in the layouts of other packages and on the Hub
     limit += 900  # refit; quantizers in the codec; codebooks of different sizes
-    limit += 1_250  # export of models, inputs as in transformers, uploads to the Hub
+    limit += 1_290  # export of models, inputs as in transformers, uploads to the Hub
     assert sum(n_lines(path) for path in python_files() if path.is_relative_to(ROOT / "dac_codec")) <= limit

@@ -23,7 +23,7 @@ from dac_codec.interop import onnx as interop_onnx
 from dac_codec.model import DAC, DACConfig
 from dac_codec.model.layers import convolutions
 from tests.conftest import golden_model
-from tests.inference.networks import TINY, lively, shape_of
+from tests.inference.networks import PATCHES, TINY, lively, shape_of
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -32,6 +32,7 @@ MODELS: dict[str, Callable[[], DAC]] = {
     "mini": lambda: DAC.from_pretrained(pretrained.DEFAULT_MODEL),  # looks up by distance
     "24khz": lambda: golden_model("24khz"),  # odd strides
     "causal": lambda: calm(shape_of("24khz", causal=True)),
+    "patches": lambda: calm(PATCHES),
 }
 OPERATORS = {
     *("Add", "And", "ArgMax", "Cast", "Clip", "Concat", "Conv", "ConvTranspose", "DequantizeLinear", "Div", "Gather"),

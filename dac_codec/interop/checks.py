@@ -7,7 +7,7 @@ from dataclasses import fields
 from dac_codec.common.errors import CheckpointError
 from dac_codec.model import DACConfig
 
-OURS_ONLY = ("activation", "lookup", "codebook_learning", "causal")
+OURS_ONLY = ("activation", "lookup", "codebook_learning", "quantizer", "groups", "codebook_sizes", "causal")
 """Fields of `DACConfig` that other implementations have one value of, the default."""
 
 

@@ -278,7 +278,7 @@ def choose_codes(
     if rate.quality is not None:
         return at_quality(frames, rate.quality)
     assert rate.bitrate is not None
-    codes_per_frame = rate.bitrate / model.config.bitrate(1)
+    codes_per_frame = rate.bitrate * model.n_codebooks / model.config.bitrate()
     header = new_writer(io.BytesIO()).header
     if header.n_samples is None:
         return in_bucket(frames, codes_per_frame, model.config.frame_rate)

@@ -70,6 +70,19 @@ def cached_weights(repository: str) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
+def cached_repositories() -> dict[str, Path]:
+    """The folders of repositories in the cache that have the files of a model, which need not be of this package."""
+    try:
+        from huggingface_hub.constants import HF_HUB_CACHE
+    except ImportError:
+        return {}
+    names = sorted(
+        folder.name.replace("--", "/").partition("/")[2] for folder in Path(HF_HUB_CACHE).glob("models--*--*")
+    )
+    found = {name: cached_weights(name) for name in names if is_repository(name)}
+    return {name: weights.parent for name, weights in found.items() if weights is not None}
+
+
 def _fetch_if_there(repository: str, name: str, commit: str) -> None:
     """Download a file that a repository may not have."""
     import huggingface_hub as hub

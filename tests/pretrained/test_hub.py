@@ -225,6 +225,18 @@ def test_both_layouts(server: Server, tiny: DAC, tmp_path: Path) -> None:
     assert load(server, "someone/theirs", tmp_path, HF_HUB_OFFLINE="1") == theirs
     assert server.requests == []
 
+    other = tmp_path / "hf/hub/models--someone--other/snapshots/commit"
+    other.mkdir(parents=True)
+    (other.parents[1] / "refs").mkdir()
+    (other.parents[1] / "refs/main").write_text("commit")
+    (other / "config.json").write_text('{"model_type": "bert"}')
+    (other / "model.safetensors").write_bytes(b"weights")
+    listed = run(server, tmp_path, "from dac_codec.__main__ import run; run()", "models", "--json")
+    rows = {row["name"]: row for row in json.loads(listed) if row["name"].startswith("someone/")}
+    assert rows.keys() == {"someone/ours", "someone/theirs"}
+    assert (rows["someone/ours"]["where"], rows["someone/ours"]["sample_rate"]) == ("cached", tiny.sample_rate)
+    assert server.requests == []
+
 
 def test_a_broken_connection_is_no_error(server: Server, tiny: DAC, tmp_path: Path) -> None:
     pretrained.save(tiny, server.root / "someone" / "ours", name="my-model")

@@ -199,7 +199,7 @@ def convert_model(
     show_default=True,
     help="Sound to fit to; a tenth of that, of other files, is measured on.",
 )
-@click.option("--rounds", type=click.IntRange(min=1), default=8, show_default=True, help="Of search and codebooks.")
+@click.option("--rounds", type=click.IntRange(min=1), default=4, show_default=True, help="Of search and codebooks.")
 @click.option("--paths", type=click.IntRange(min=1), default=4, show_default=True, help="Paths that the search keeps.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the choice of sounds.")
 @options.force

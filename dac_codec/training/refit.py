@@ -69,7 +69,7 @@ def refit_model(
     model: str | os.PathLike[str] | DAC,
     sounds: Source,
     minutes: float = 60.0,
-    rounds: int = 8,
+    rounds: int = 4,
     n_paths: int = 4,
     seed: int = 0,
     progress: bool = False,
@@ -145,7 +145,7 @@ def latents_snr(quantizer: ResidualVectorQuantize, z: Tensor, n_paths: int) -> f
 
 @torch.no_grad()
 def refit(
-    quantizer: ResidualVectorQuantize, z: Tensor, rounds: int = 8, n_paths: int = 4, progress: bool = False
+    quantizer: ResidualVectorQuantize, z: Tensor, rounds: int = 4, n_paths: int = 4, progress: bool = False
 ) -> None:
     """Design the codebooks jointly, starting from the present entries, in place.
 

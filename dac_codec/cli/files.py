@@ -178,11 +178,13 @@ def convert_model(
 @click.argument("source", metavar="MODEL")
 @click.option(
     "--quantizer",
-    type=click.Choice(["residual"]),
-    default="residual",
-    show_default=True,
-    help="What to fit. residual: all codebooks of the model jointly, for the search that compress uses.",
+    type=click.Choice(["residual", "grouped", "fsq"]),
+    help="What to fit: residual codebooks, residual codebooks for each of several parts of the latents, or finite "
+    "scalars. [default: the model's]",
 )
+@click.option("--codebooks", metavar="N", type=click.IntRange(min=1), help="[default: as many as the model has]")
+@click.option("--codebook-size", metavar="K", type=click.IntRange(2, 65536), help="[default: that of the model]")
+@click.option("--groups", metavar="G", type=click.IntRange(min=2), help="Parts of the latents, with grouped.")
 @click.option(
     "--sounds",
     metavar="DATA",
@@ -206,7 +208,10 @@ def convert_model(
 @options.quiet
 def refit(
     source: str,
-    quantizer: Literal["residual"],
+    quantizer: Literal["residual", "grouped", "fsq"] | None,
+    codebooks: int | None,
+    codebook_size: int | None,
+    groups: int | None,
     sounds: Path,
     output: str,
     minutes: float,
@@ -218,7 +223,9 @@ def refit(
 ) -> None:
     """Fit the quantizer of a trained model to sounds, in minutes.
 
-    MODEL is a model as --model of the other commands takes it. Encoder and decoder stay as they are. The new model is
+    MODEL is a model as --model of the other commands takes it. By default all of its codebooks are fitted jointly, for
+    the search that compress uses. A quantizer of another kind, number or size replaces them. Encoder and decoder stay
+    as they are. The new model is
     used as any other, --model FOLDER; files of the old one need the old one. Needs pip install 'dac_codec[train]'.
     """
     target = Path(output)
@@ -232,7 +239,8 @@ def refit(
         refitting = import_module("dac_codec.training.refit")
     except ModuleNotFoundError as error:
         raise DacError(f"{error.name} is not installed: pip install 'dac_codec[train]'") from error
-    fitted = refitting.refit_model(source, sounds, minutes, rounds, paths, seed, progress=not quiet)
+    shape = refitting.Shape(quantizer, groups, codebooks, codebook_size)
+    fitted = refitting.refit_model(source, sounds, shape, minutes, rounds, paths, seed, progress=not quiet)
     pretrained.save(fitted.model, target)
     for line in fitted.unreadable:
         warnings.warn(f"left out: {line}", stacklevel=1)

@@ -51,6 +51,7 @@ USERS = {
 
 # Tools that run as commands or plugins -> the file that names them, and how.
 TOOLS = {
+    "tensorboard": ("dac_codec/training/runlog.py", "import SummaryWriter"),
     "pytest-xdist": ("pyproject.toml", "--numprocesses"),
     "ruff": (".ci/run", "ruff check"),
     "mypy": (".ci/run", "mypy"),

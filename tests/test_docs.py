@@ -175,6 +175,12 @@ def test_every_requirement_is_used(extra: str, name: str) -> None:
         assert any(MODULES.get(name, name) in imported(folder) for folder in USERS[extra])
 
 
+def test_all_are_the_extras_of_users() -> None:
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    (line,) = extras["all"]
+    assert set(line.removeprefix("dac_codec[").removesuffix("]").split(",")) == extras.keys() - {"all", "dev", "docs"}
+
+
 def test_every_requirement_is_described() -> None:
     text = (ROOT / "docs/dependencies.md").read_text(encoding="utf-8")
     sections = {"base": "Base install"}

@@ -53,6 +53,7 @@ USERS = {
 
 # Tools that run as commands or plugins -> the file that names them, and how.
 TOOLS = {
+    "tensorboard": ("dac_codec/training/runlog.py", "import SummaryWriter"),
     "pytest-xdist": ("pyproject.toml", "--numprocesses"),
     "ruff": (".ci/run", "ruff check"),
     "mypy": (".ci/run", "mypy"),
@@ -172,6 +173,12 @@ def test_every_requirement_is_used(extra: str, name: str) -> None:
         assert any(text in file.read_text(encoding="utf-8") for file in files)
     else:
         assert any(MODULES.get(name, name) in imported(folder) for folder in USERS[extra])
+
+
+def test_all_are_the_extras_of_users() -> None:
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    (line,) = extras["all"]
+    assert set(line.removeprefix("dac_codec[").removesuffix("]").split(",")) == extras.keys() - {"all", "dev", "docs"}
 
 
 def test_every_requirement_is_described() -> None:

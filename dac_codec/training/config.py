@@ -220,10 +220,12 @@ class LoggerConfig(_Section):
         wandb: Weights & Biases: "off"; "offline", for `wandb sync` later; "online" if the user is logged in, or else
             offline.
         project: its project there.
+        tensorboard: whether to write files for TensorBoard, to the folder "tensorboard".
     """
 
     wandb: Literal["off", "offline", "online"] = "off"
     project: str = "dac_codec"
+    tensorboard: bool = False
 
 
 class TrainConfig(_Section):

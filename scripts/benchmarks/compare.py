@@ -19,7 +19,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,9 +34,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dac_codec import audio, pretrained
-from dac_codec.common.errors import DacError
+from dac_codec.common.errors import CheckpointError, DacError
 from dac_codec.common.scripts import exit_status
 from dac_codec.common.spectral import Spectra, mel_distance
+from dac_codec.interop import save_reference
 from dac_codec.model import DAC, PRESETS, DACConfig
 from dac_codec.model.layers import convolutions
 
@@ -63,8 +64,6 @@ PRODUCT = "matrix product"
 OPERATIONS = ("encode", "decode")
 WARM_UP = 1
 PAUSE = 0.05  # seconds; the threads of the process that was timed last still spin for some milliseconds
-OURS_ONLY = {"activation": "snake", "lookup": "cosine", "codebook_learning": "gradient", "causal": False}
-"""Settings that the reference does not have, with the values that it implements."""
 
 
 class Cell(NamedTuple):
@@ -141,11 +140,11 @@ def write_network(name: str, folder: Path) -> Network:
         model = DAC.from_pretrained(name)
     folder.mkdir()
     pretrained.save(model, folder / "ours")
-    reference = None
-    if replace(model.config, **OURS_ONLY) == model.config:  # type: ignore[arg-type]
-        reference = folder / "reference.pth"
-        kwargs = {key: value for key, value in model.config.to_dict().items() if key not in OURS_ONLY}
-        torch.save({"state_dict": pretrained.canonical(model.state_dict()), "metadata": {"kwargs": kwargs}}, reference)
+    reference: Path | None = folder / "reference.pth"
+    try:
+        save_reference(model, reference)
+    except CheckpointError:  # the reference has no such network
+        reference = None
     return Network(name, model.config, folder / "ours", reference, name in PRESETS, costs(model))
 
 

@@ -36,11 +36,13 @@ def info(files: tuple[str, ...], as_json: bool) -> None:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array with an object for each model.")
 def models(as_json: bool) -> None:
-    """List the named models."""
+    """List the models that have a name, and those of the Hugging Face Hub that are in its cache."""
     running.check_memory()
     from dac_codec import pretrained
 
-    rows = [{**asdict(model), "default": model.name == pretrained.DEFAULT_MODEL} for model in pretrained.available()]
+    rows = [
+        {**asdict(model), "default": model.name == pretrained.DEFAULT_MODEL} for model in pretrained.available(True)
+    ]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
@@ -172,6 +174,74 @@ def convert_model(
         warnings.warn(f"only the network was converted, without {names}", stacklevel=1)
     if not quiet:
         click.echo(f"{target} has the layout {layout}", err=True)
+
+
+@click.command()
+@click.argument("source", metavar="MODEL")
+@options.folder("exported", "Folder for the graphs and config.json.")
+@click.option(
+    "--format",
+    "layout",
+    type=click.Choice(["onnx", "torch-export"]),
+    default="onnx",
+    show_default=True,
+    help="ONNX graphs, or programs of torch.export (.pt2).",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    default="fp32",
+    show_default=True,
+    help="Of the convolutions in ONNX: fp16 halves the files, int8 stores weights in 8 bits.",
+)
+@click.option(
+    "--opset",
+    metavar="N",
+    type=click.IntRange(13, 21),
+    default=17,
+    show_default=True,
+    help="Version of ONNX's operators.",
+)
+@click.option(
+    "--force", is_flag=True, help="Overwrite existing files, and write graphs that increase the mel distance too much."
+)
+@options.quiet
+def export(
+    source: str,
+    output: Path,
+    layout: Literal["onnx", "torch-export"],
+    precision: Literal["fp32", "fp16", "int8"],
+    opset: int,
+    force: bool,
+    quiet: bool,
+) -> None:
+    """Export the network of a model for other runtimes.
+
+    MODEL is a model as --model of the other commands takes it. ONNX graphs have the names of the public conversions of
+    DAC: encoder_model.onnx, decoder_model.onnx; encoder_step.onnx and decoder_step.onnx are for streams. They are
+    compared with the model on a bundled clip: if the mel distance to it grows by more than 0.1, they are refused.
+    """
+    if layout != "onnx" and precision != "fp32":
+        raise click.UsageError("--precision only applies to --format onnx")
+    running.check_memory()
+    from dac_codec import interop, pretrained
+    from dac_codec.evaluation.demo import clip_at
+
+    names = interop.graph_files(precision) if layout == "onnx" else list(interop.PROGRAM_FILES)
+    for name in names:
+        if (output / name).exists() and not force:
+            raise DacError(f"{display_path(output / name)} exists; use --force to overwrite it")
+    model = pretrained.load(source, progress=not quiet)
+    if layout == "torch-export":
+        interop.export_torch(model, output, progress=not quiet)
+    else:
+        agreement = interop.export_onnx(
+            model, output, precision, opset, clip_at(model.sample_rate)[0], force, progress=not quiet
+        )
+        if not quiet:
+            click.echo(f"On the bundled clip, {agreement}", err=True)
+    if not quiet:
+        click.echo(f"{display_path(output)} has {', '.join(names)}", err=True)
 
 
 @click.command()

@@ -97,7 +97,7 @@ class Concealer:
                 continue
             gain = np.ones(block.shape[1])
             silences: list[tuple[int, int]] = []
-            for patch in self._patches:
+            for patch in tuple(self._patches):  # another thread may add to them
                 gain *= _gain(patch, np.arange(start, position) - patch.start, self._header.hop_length)
                 place = patch.start + patch.fade
                 if patch.silence and start <= place < position:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -131,8 +131,8 @@ def decompress_stream(
             n_samples = stream.scan(conceal)
             if stream.cut is not None and not allow_truncated:
                 raise stream.cut
-        blocks = stream.blocks(loaded, start, duration, conceal, progress)
-        return write_blocks(stream, blocks, target, n_samples, allow_truncated, fmt, subtype)
+        with closing(stream.blocks(loaded, start, duration, conceal, progress)) as blocks:
+            return write_blocks(stream, blocks, target, n_samples, allow_truncated, fmt, subtype)
 
 
 def write_blocks(

@@ -1,4 +1,4 @@
-"""Overlapping work: prefetching, writing behind, and mapping in parallel.
+"""Overlapping work: prefetching, pipelines, writing behind, and mapping in parallel.
 
 Every thread has ended when a function of this module returns or its block is left. Reading sound, resampling, networks
 and writing release the interpreter lock while they work, so threads are enough.
@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,37 +93,60 @@ def _quota_of(folder: Path, first_version: bool) -> float:
 
 
 @contextmanager
-def _one_thread() -> Iterator[ThreadPoolExecutor]:
-    """A pool of one thread, which has started: the pool would not wait for one whose start is interrupted."""
+def _one_thread(start: Callable[[], object] = int) -> Iterator[ThreadPoolExecutor]:
+    """A pool of one thread, which has called `start`: the pool would not wait for one whose start is interrupted."""
     with ThreadPoolExecutor(1) as pool:
-        pool.submit(int).result()
+        pool.submit(start).result()
         yield pool
 
 
 @contextmanager
-def prefetch(items: Iterable[T]) -> Iterator[Iterator[T]]:
-    """The same items, while a thread makes the next one.
+def prefetch(items: Iterable[T], start: Callable[[], object] = int) -> Iterator[Iterator[T]]:
+    """The same items, while a thread, which calls `start` first, makes the next one.
 
-    What `items` raises is raised in the place of the item. Leaving the block waits for the item that is being made, and
-    then closes `items` if it is a generator.
+    What `items` raises is raised in the place of the item. Leaving the block waits for the item that is being made,
+    which `check_stop` ends, and then closes `items` if it is a generator.
     """
     iterator = iter(items)
-    with _one_thread() as pool:
+    stop = StopFlag()
+    with _one_thread(start) as pool:
         try:
-            yield _prefetched(pool, iterator)
+            yield _prefetched(pool, iterator, stop)
         finally:
+            stop.is_set = True
             if hasattr(iterator, "close"):  # in the thread, so after the item that is being made
                 pool.submit(copy_context().run, iterator.close).result()
 
 
-def _prefetched(pool: ThreadPoolExecutor, iterator: Iterator[T]) -> Iterator[T]:
+def _prefetched(pool: ThreadPoolExecutor, iterator: Iterator[T], stop: StopFlag) -> Iterator[T]:
+    def make() -> T:
+        _stops.set((*_stops.get(), stop))
+        return next(iterator, _END)
+
     def submit() -> Future[T]:
-        return pool.submit(copy_context().run, lambda: next(iterator, _END))
+        return pool.submit(copy_context().run, make)
 
     coming = submit()
     while (item := coming.result()) is not _END:
         coming = submit()
         yield item
+
+
+@contextmanager
+def pipeline(
+    items: Iterable[Any], functions: Sequence[Callable[[Any], Any]], start: Callable[[], object] = int
+) -> Iterator[Iterator[Any]]:
+    """The items after all functions, each of which has a thread of its own, as in `prefetch`.
+
+        thread 1    f(a)  f(b)   f(c)   f(d)
+        thread 2          g(fa)  g(fb)  g(fc)
+
+    The thread of the first function also makes the items.
+    """
+    with ExitStack() as stack:
+        for function in functions:
+            items = stack.enter_context(prefetch(map(function, items), start))
+        yield iter(items)
 
 
 @contextmanager

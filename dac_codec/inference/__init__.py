@@ -4,10 +4,12 @@ from dac_codec.inference.batches import decode_batch, encode_batch, encode_frame
 from dac_codec.inference.blocks import (
     decode,
     decode_blocks,
+    decode_each,
     decode_range,
     encode,
     encode_blocks,
     encode_frames,
+    uses_threads,
 )
 from dac_codec.inference.decoder import StreamingDecoder
 from dac_codec.inference.encoder import Frames, StreamingEncoder
@@ -29,6 +31,7 @@ __all__ = [
     "decode",
     "decode_batch",
     "decode_blocks",
+    "decode_each",
     "decode_range",
     "decoder_context",
     "decoder_look_ahead",
@@ -42,4 +45,5 @@ __all__ = [
     "encoder_look_ahead",
     "prepare",
     "prepare_cached",
+    "uses_threads",
 ]

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import chain
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from itertools import chain, islice
 
 import torch
 from torch import Tensor
 
+from dac_codec.common.threads import check_stop
 from dac_codec.inference.decoder import StreamingDecoder
 from dac_codec.inference.encoder import Frames, StreamingEncoder, frame_power
 from dac_codec.inference.look_ahead import decoder_context
-from dac_codec.inference.network import block_samples
+from dac_codec.inference.network import Step, block_samples, pipelined
 from dac_codec.inference.prepared import prepare_cached
 from dac_codec.model import DAC
 from dac_codec.model.checks import check_audio
 
 _MIN_BLOCK = 16
 """Frames of a block below which call overhead dominates."""
+
+MIN_BLOCKS = 6
+"""Blocks of a signal from which a thread per block of the network is faster than threads within each layer."""
 
 
 def encode(model: DAC, audio: Tensor, n_quantizers: int | None = None, n_paths: int = 1) -> Tensor:
@@ -72,7 +77,7 @@ def encode_blocks(
     n_quantizers: int | None = None,
     block_frames: int | None = None,
     n_paths: int = 1,
-) -> Iterator[Tensor]:
+) -> Generator[Tensor, None, None]:
     """Encode a signal block by block.
 
     Args:
@@ -88,14 +93,8 @@ def encode_blocks(
     Raises:
         ValueError: a wrong shape, or `n_quantizers` or `n_paths` out of range.
     """
-    stream: StreamingEncoder | None = None
-    for block in _regroup(blocks, model.hop_length, model, block_frames):
-        if stream is None:
-            stream = StreamingEncoder(model, n_quantizers, block.shape[0], n_paths)
-        if (codes := stream.push(block)).shape[-1]:
-            yield codes.cpu()
-    if stream is not None and (codes := stream.flush()).shape[-1]:
-        yield codes.cpu()
+    for frames in _encoded(model, blocks, n_quantizers, block_frames, n_paths, with_errors=False):
+        yield frames.codes
 
 
 def encode_frames(
@@ -104,29 +103,58 @@ def encode_frames(
     n_quantizers: int | None = None,
     block_frames: int | None = None,
     n_paths: int = 1,
-) -> Iterator[Frames]:
+) -> Generator[Frames, None, None]:
     """`encode_blocks`, with what a choice of the number of codes per frame needs to know.
 
     Yields:
         Frames, at least one at once.
     """
+    yield from _encoded(model, blocks, n_quantizers, block_frames, n_paths, with_errors=True)
+
+
+def _encoded(
+    model: DAC,
+    blocks: Iterable[Tensor],
+    n_quantizers: int | None,
+    block_frames: int | None,
+    n_paths: int,
+    with_errors: bool,
+) -> Iterator[Frames]:
+    """`encode_frames`; without errors and power, these are empty."""
     quantizer = prepare_cached(model).folded_quantizer
-    stream: StreamingEncoder | None = None
-    power = torch.empty(0)  # of frames without codes yet
-    for block in chain(_regroup(blocks, model.hop_length, model, block_frames), [None]):
-        if block is not None:
-            if stream is None:
-                stream = StreamingEncoder(model, n_quantizers, block.shape[0], n_paths)
-                power = torch.empty(block.shape[0], 0, dtype=torch.float64)
-            power = torch.cat([power, frame_power(block, model.hop_length).cpu()], 1)
-            z = stream.push_latents(block)
-        elif stream is not None:
-            z = stream.flush_latents()
-        if stream is not None and (n_frames := z.shape[-1]):
-            codes = stream.codes(z)
-            errors = quantizer.errors(z, codes) / quantizer.scale
-            yield Frames(codes.cpu(), errors.cpu(), power[:, :n_frames])
-            power = power[:, n_frames:]
+    regrouped = _regroup(blocks, model.hop_length, model, block_frames)
+    regrouped, in_threads = (regrouped, False) if block_frames is not None else _peek(regrouped, model)
+    first = next(regrouped, None)
+    if first is None:
+        return
+    stream = StreamingEncoder(model, n_quantizers, first.shape[0], n_paths)
+    powers: deque[Tensor] = deque()
+
+    def steps() -> Iterator[Step]:
+        for block in chain([first], regrouped):
+            check_stop()
+            if with_errors:
+                powers.append(frame_power(block, model.hop_length).cpu())
+            yield stream.take(block)
+        yield stream.end()
+
+    @torch.no_grad()
+    def quantized(step: Step) -> tuple[Tensor, Tensor]:
+        codes = stream.codes(step.signal)
+        errors = torch.empty(0)
+        if with_errors and codes.shape[-1]:
+            errors = quantizer.errors(step.signal, codes) / quantizer.scale
+        return codes.cpu(), errors.cpu()
+
+    power = torch.empty(len(first), 0, dtype=torch.float64)  # of frames without codes yet
+    with pipelined(steps(), [*stream.stages(), quantized], in_threads) as found:
+        for codes, errors in found:
+            n_frames = codes.shape[-1]
+            while with_errors and power.shape[1] < n_frames:
+                power = torch.cat([power, powers.popleft()], 1)
+            if n_frames:
+                yield Frames(codes, errors, power[:, :n_frames])
+                power = power[:, n_frames:]
 
 
 def decode_blocks(model: DAC, codes: Iterable[Tensor], at_once: bool = False) -> Iterator[Tensor]:
@@ -143,14 +171,56 @@ def decode_blocks(model: DAC, codes: Iterable[Tensor], at_once: bool = False) ->
     Raises:
         ValueError: a wrong shape, or a code outside its codebook.
     """
-    stream: StreamingDecoder | None = None
-    for block in _regroup(codes, 1, model, at_once=at_once):
-        if stream is None:
-            stream = StreamingDecoder(model, block.shape[0])
-        if (audio := stream.push(block)).shape[-1]:
-            yield audio.cpu()
-    if stream is not None and (audio := stream.flush()).shape[-1]:
-        yield audio.cpu()
+    regrouped = _regroup(codes, 1, model, at_once=at_once)
+    regrouped, in_threads = (regrouped, False) if at_once else _peek(regrouped, model)
+    for _, audio in decode_each(model, regrouped, in_threads):
+        if audio.shape[-1]:
+            yield audio
+
+
+def decode_each(model: DAC, blocks: Iterable[Tensor], in_threads: bool) -> Iterator[tuple[Tensor | None, Tensor]]:
+    """Decode blocks of codes [B, n, f] as they are.
+
+    Args:
+        model: the model.
+        blocks: of a whole signal.
+        in_threads: whether it is worth several threads, see `pipelined`.
+
+    Yields:
+        Each block, and the audio [B, 1, t], t >= 0, that is known by then; at last None, and the rest of the audio.
+    """
+    iterator = iter(blocks)
+    first = next(iterator, None)
+    if first is None:
+        return
+    stream = StreamingDecoder(model, first.shape[0])
+    taken: deque[Tensor] = deque()
+
+    def steps() -> Iterator[Step]:
+        for block in chain([first], iterator):
+            check_stop()
+            taken.append(block)
+            yield stream.take(block)
+        yield stream.end()
+
+    with pipelined(steps(), stream.stages(), in_threads) as found:
+        for step in found:
+            yield None if step.last or not taken else taken.popleft(), stream.give(step).cpu()
+
+
+def uses_threads(model: DAC, n_frames: int, batch_size: int) -> bool:
+    """Whether signals of a number of frames are worth a thread for each block of the network."""
+    if model.device.type != "cpu" or torch.get_num_threads() == 1:
+        return False
+    return n_frames * model.hop_length * batch_size >= MIN_BLOCKS * block_samples(model.device)
+
+
+def _peek(blocks: Iterator[Tensor], model: DAC) -> tuple[Iterator[Tensor], bool]:
+    """The same blocks, and whether they are worth several threads."""
+    beginning: list[Tensor] = []
+    if model.device.type == "cpu" and torch.get_num_threads() > 1:
+        beginning += islice(blocks, MIN_BLOCKS)
+    return chain(beginning, blocks), len(beginning) == MIN_BLOCKS
 
 
 def _regroup(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dac_codec.inference.network import Step
 from dac_codec.inference.prepared import prepare_cached
 from dac_codec.inference.stream import Stream
 from dac_codec.model import DAC
@@ -48,15 +49,7 @@ class StreamingDecoder(Stream):
         Raises:
             ValueError: a wrong shape, codes that are not integers or outside their codebook, or the signal has ended.
         """
-        self._check_open()
-        if codes.ndim != 3 or codes.shape[0] != self.batch_size:
-            raise ValueError(f"codes must be [{self.batch_size}, n, f], not {list(codes.shape)}")
-        if codes.shape[-1] == 0:
-            return self._empty(1)
-        with torch.no_grad():
-            z = self._quantizer.decode(codes.to(self.device))
-        self._n_taken += codes.shape[-1]
-        return self._step(z, last=False)
+        return self.give(self._network.step(self.take(codes)))
 
     def flush(self) -> Tensor:
         """End the signal.
@@ -67,14 +60,30 @@ class StreamingDecoder(Stream):
         Raises:
             ValueError: the signal has ended.
         """
+        return self.give(self._network.step(self.end()))
+
+    @torch.no_grad()
+    def take(self, codes: Tensor) -> Step:
+        """The network's input for the next frames, as for `push`."""
+        self._check_open()
+        if codes.ndim != 3 or codes.shape[0] != self.batch_size:
+            raise ValueError(f"codes must be [{self.batch_size}, n, f], not {list(codes.shape)}")
+        if codes.shape[-1] == 0:
+            return Step(self._empty(self._latent_width), last=False)
+        z = self._quantizer.decode(codes.to(self.device))
+        self._n_taken += codes.shape[-1]
+        return Step(z, last=False)
+
+    def end(self) -> Step:
+        """The network's input at the end of the signal, as for `flush`."""
         self._check_open()
         self._ended = True
         # An empty signal has no audio: padding alone must not give any.
-        return self._step(self._empty(self._latent_width), last=self._n_taken > 0)
+        return Step(self._empty(self._latent_width), last=self._n_taken > 0)
 
-    @torch.no_grad()
-    def _step(self, z: Tensor, last: bool) -> Tensor:
-        audio = self._network.step(z, last)
+    def give(self, step: Step) -> Tensor:
+        """The samples [B, 1, t] in the network's output."""
+        audio, last = step
         if audio.shape[-1] == 0:
             return self._empty(1)
         if last:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dac_codec.inference.network import Step
 from dac_codec.inference.prepared import prepare_cached
 from dac_codec.inference.stream import Stream
 from dac_codec.model import DAC
@@ -87,26 +88,32 @@ class StreamingEncoder(Stream):
 
     def push_latents(self, chunk: Tensor) -> Tensor:
         """`push`, but for the latents [B, D, f]; `codes` gives the codes."""
+        return self._counted(self._network.step(self.take(chunk)).signal)
+
+    def flush_latents(self) -> Tensor:
+        """`flush`, but for the latents [B, D, f]."""
+        return self._counted(self._network.step(self.end()).signal)
+
+    def _counted(self, z: Tensor) -> Tensor:
+        self._n_given += z.shape[-1]
+        return z
+
+    def take(self, chunk: Tensor) -> Step:
+        """The network's input for the next samples, as for `push`."""
         self._check_open()
         if chunk.ndim != 3 or chunk.shape[:2] != (self.batch_size, 1):
             raise ValueError(f"a chunk must be [{self.batch_size}, 1, t], not {list(chunk.shape)}")
         check_samples(chunk)
         self._n_taken += chunk.shape[-1]
-        with torch.no_grad():
-            z = self._network.step(chunk, last=False)
-        self._n_given += z.shape[-1]
-        return z
+        return Step(chunk, last=False)
 
-    def flush_latents(self) -> Tensor:
-        """`flush`, but for the latents [B, D, f]."""
+    def end(self) -> Step:
+        """The network's input at the end of the signal, as for `flush`."""
         self._check_open()
         self._ended = True
         missing = -self._n_taken % self._hop_length
         # An empty signal has no frame: padding alone must not give one.
-        with torch.no_grad():
-            z = self._network.step(torch.zeros(self.batch_size, 1, missing), last=self._n_taken > 0)
-        self._n_given += z.shape[-1]
-        return z
+        return Step(torch.zeros(self.batch_size, 1, missing), last=self._n_taken > 0)
 
     @torch.no_grad()
     def codes(self, z: Tensor) -> Tensor:

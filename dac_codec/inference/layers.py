@@ -191,6 +191,15 @@ class Chain(Layer):
             x = layer.step(x, last)
         return x
 
+    def parts(self) -> list[Chain]:
+        """The same layers in parts that each contain one block of the network; their state is shared."""
+        groups: list[list[Layer]] = [[]]
+        for layer in self.children.values():
+            if _has_residuals(layer) and any(map(_has_residuals, groups[-1])):
+                groups.append([])
+            groups[-1].append(layer)
+        return [Chain(group) for group in groups]
+
 
 class Tiled(Chain):
     """Layers in sequence over short tiles, so that the signal between them stays in the cache.
@@ -258,6 +267,10 @@ class Residual(Layer):
         y[:, n_pending:] += x[:, :n_answered]
         self.pending = x[:, n_answered:].clone()
         return y
+
+
+def _has_residuals(layer: Layer) -> bool:
+    return any(isinstance(child, Residual) for child in layer.children.values())
 
 
 def chain(module: nn.Module, dtype: torch.dtype, snake: SnakeFunction) -> Chain:

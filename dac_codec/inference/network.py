@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from dac_codec.common.threads import pipeline
 from dac_codec.inference.activation import SnakeFunction, snake_into
-from dac_codec.inference.layers import chain
+from dac_codec.inference.layers import Chain, chain
 from dac_codec.inference.precision import pinned_precision
 from dac_codec.model.layers import convolutions
 
@@ -21,6 +26,39 @@ def block_samples(device: torch.device) -> int:
     On a CPU that is 1.5 s of mono at 44.1 kHz: the signal between layers then stays in the cache.
     """
     return 1 << 16 if device.type == "cpu" else 1 << 21  # GPU only, not yet measured.
+
+
+@contextmanager
+def pipelined(
+    items: Iterable[Any], functions: Sequence[Callable[[Any], Any]], in_threads: bool
+) -> Iterator[Iterator[Any]]:
+    """The items after all functions, one function after the other, or a thread for each (`threads.pipeline`).
+
+    PyTorch's threads meet at the end of every operation, and wait for the one that shares its core with another
+    program. Threads with an operation each do not. They get half of the caller's number of threads, as they differ in
+    their work; if that number is 1, so that the caller uses one core, there are none.
+    """
+    n_threads = torch.get_num_threads()
+    if n_threads == 1 or not in_threads:
+        for function in functions:
+            items = map(function, items)
+        yield iter(items)
+        return
+
+    def start() -> None:
+        torch.get_num_threads()  # else the first operation would replace the number of this thread
+        torch.set_num_threads(n_threads // 2)
+
+    with pipeline(items, functions, start) as outputs:
+        torch.set_num_threads(n_threads)  # of the process again
+        yield outputs
+
+
+class Step(NamedTuple):
+    """The next samples [B, C, t], t >= 0, of signals that pass through a network, and whether the signals end there."""
+
+    signal: Tensor
+    last: bool
 
 
 class Network:
@@ -51,20 +89,25 @@ class Network:
         twin.layers = self.layers.new_stream()
         return twin
 
-    @torch.no_grad()
-    def step(self, x: Tensor, last: bool) -> Tensor:
+    def step(self, step: Step) -> Step:
         """Take the next samples.
-
-        Args:
-            x: [B, C, t], t >= 0.
-            last: whether the signals end with it.
 
         Returns:
             All outputs [B, C', t'] known by now; if there are none, C' is arbitrary.
         """
+        return self._step(self.layers, True, True, step)
+
+    def stages(self) -> list[Callable[[Step], Step]]:
+        """`step` as functions to be called one after the other, each with one block of the network."""
+        parts = self.layers.parts()
+        return [partial(self._step, part, part is parts[0], part is parts[-1]) for part in parts]
+
+    @torch.no_grad()
+    def _step(self, layers: Chain, is_first: bool, is_last: bool, step: Step) -> Step:
         with pinned_precision(self.device, self._is_exact):
-            outputs = self.layers.step(rearrange(x, "b c t -> b t c").to(self.device, self.dtype), last)
-        return rearrange(outputs.to(self.dtype), "b t c -> b c t")
+            x = rearrange(step.signal, "b c t -> b t c")
+            y = layers.step(x.to(self.device, self.dtype) if is_first else x, step.last)
+        return Step(rearrange(y.to(self.dtype) if is_last else y, "b t c -> b c t"), step.last)
 
     def whole(self, x: Tensor) -> Tensor:
         """All outputs [B, C', T'] for whole signals [B, C, T], T > 0; the state stays as it is."""
@@ -72,6 +115,6 @@ class Network:
         network.layers.reset(x.shape[0])
         size = max(1, block_samples(self.device) // (self._hop_length * x.shape[0]))
         blocks = x.split(size, -1)
-        outputs = [network.step(block, block is blocks[-1]) for block in blocks]
+        outputs = [network.step(Step(block, block is blocks[-1])).signal for block in blocks]
         joined = torch.cat([rearrange(output, "b c t -> b t c") for output in outputs if output.shape[-1]], 1)
         return rearrange(joined, "b t c -> b c t")  # channels are last in memory

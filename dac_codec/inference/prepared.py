@@ -114,9 +114,7 @@ class PreparedDAC(DAC):
         return {**self.__dict__, "_parts": {}}
 
     @torch.no_grad()
-    def encode(
-        self, audio: Tensor, n_quantizers: int | None = None, generator: torch.Generator | None = None
-    ) -> Encoded:
+    def _encode(self, audio: Tensor, n_quantizers: int | None, generator: torch.Generator | None) -> Encoded:
         """`DAC.encode` without a gradient; the losses are those of evaluation."""
         n_quantizers = self.quantizer.checked(n_quantizers)
         z = self.encoder_network.whole(self.preprocess(audio))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
 from dac_codec.inference.layers import State
-from dac_codec.inference.network import Network
+from dac_codec.inference.network import Network, Step
 
 
 class Stream:
@@ -76,6 +76,10 @@ class Stream:
         self._network.layers.restore(layers)
         self._n_taken, self._n_given = int(state["n_taken"]), int(state["n_given"])
         self._ended = bool(state["ended"])
+
+    def stages(self) -> list[Callable[[Step], Step]]:
+        """The network in parts, for `pipelined`: `push` and `flush` without what they do before and after it."""
+        return self._network.stages()
 
     def _check_open(self) -> None:
         if self._ended:

@@ -89,7 +89,8 @@ class LossConfig(_Section):
     A weight of 0 leaves the loss out; without `adversarial` and `feature_matching` there are no discriminators.
 
     Attributes:
-        envelope: weight of `dac_codec.common.spectral.envelope_distance`, which is not in the paper.
+        compressed, envelope: weights of `compressed_distance` and `envelope_distance` of `dac_codec.common.spectral`,
+            which are not in the paper.
         centred: whether the mean of each excerpt is removed before the spectral losses. The logarithm is steep near 0,
             so that otherwise the constant offset dominates the gradient, and clipping it removes the rest.
     """
@@ -98,6 +99,7 @@ class LossConfig(_Section):
     stft: NonNegativeFloat = 0.0
     waveform: NonNegativeFloat = 0.0
     si_sdr: NonNegativeFloat = 0.0
+    compressed: NonNegativeFloat = 0.0
     envelope: NonNegativeFloat = 0.0
     adversarial: NonNegativeFloat = 1.0
     feature_matching: NonNegativeFloat = 2.0

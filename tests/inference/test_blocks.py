@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dac_codec import inference
-from dac_codec.inference import blocks, decoder_context
+from dac_codec.common import threads
+from dac_codec.inference import blocks, decoder_context, network
 from dac_codec.model import DAC
 from tests.inference.networks import TINY, lively, noise, pieces
 
@@ -62,6 +66,60 @@ def test_blocks_are_read_lazily(short_blocks: None) -> None:
     codes = inference.encode_blocks(MODEL, endless())  # type: ignore[arg-type]
     next(codes)
     assert n_read <= 32
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Two threads within an operation, as on two cores; all others have ended at the end."""
+    before, running = torch.get_num_threads(), set(threading.enumerate())
+    torch.set_num_threads(2)
+    yield
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(before)
+    assert set(threading.enumerate()) <= running
+
+
+@pytest.mark.usefixtures("short_blocks", "two_threads")
+@pytest.mark.parametrize("model", [MODEL, CAUSAL])
+@pytest.mark.parametrize("n_samples", [16 * 15 * 5, 16 * 15 * 6 - 1, 16 * 15 * 9 + 5])
+@torch.inference_mode()
+def test_a_thread_for_each_block_of_the_network(model: DAC, n_samples: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    n_pipelines = 0
+
+    def pipeline(*arguments: Any) -> Any:
+        nonlocal n_pipelines
+        n_pipelines += 1
+        return threads.pipeline(*arguments)
+
+    monkeypatch.setattr(network, "pipeline", pipeline)
+    audio = noise(2, 1, n_samples)
+    found = list(inference.encode_frames(model, pieces(audio, [700]), n_paths=2))
+    codes = torch.cat([frames.codes for frames in found], -1)
+    decoded = inference.decode(model, codes)
+    assert n_pipelines == (2 if n_samples > 16 * 15 * 5 else 0)
+    torch.set_num_threads(1)
+    expected = list(inference.encode_frames(model, pieces(audio, [700]), n_paths=2))
+    for one, other in zip(found, expected, strict=True):
+        assert all(map(torch.equal, one, other))
+    assert torch.equal(decoded, inference.decode(model, codes))
+    torch.set_num_threads(2)
+
+
+@pytest.mark.usefixtures("short_blocks", "two_threads")
+def test_errors_and_ends_of_threads() -> None:
+    def failing() -> Iterator[torch.Tensor]:
+        yield noise(1, 1, 16 * 15 * 8)
+        raise OSError("cut off")
+
+    found = []
+    with pytest.raises(OSError, match="cut off"):  # noqa: PT012
+        for codes in inference.encode_blocks(MODEL, failing()):
+            found.append(codes)
+    assert sum(codes.shape[-1] for codes in found) > 100
+    for _ in inference.decode_blocks(MODEL, [torch.cat(found, -1)]):
+        break
+    with pytest.raises(ValueError, match="codes must be"):
+        list(inference.decode_blocks(MODEL, [torch.full((1, 3, 200), 10_000)]))
 
 
 def test_no_blocks() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dac_codec import DAC, PRESETS, CheckpointError, DACConfig, interop, pretrained
 from dac_codec.cli.main import main
 from dac_codec.interop import convert_model, save_reference, save_transformers
-from dac_codec.interop.checks import OURS_ONLY
+from dac_codec.model.config import OURS_ONLY
 from dac_codec.pretrained import fingerprint, transformers_layout
 from tests.conftest import golden_model
 
@@ -119,6 +119,8 @@ def test_the_reference_layout(tmp_path: Path) -> None:
         ({"lookup": "euclidean"}, "lookup 'euclidean'"),
         ({"activation": "relu"}, "activation 'relu'"),
         ({"causal": True}, "causal True"),
+        ({"encoder_units": (0, 3), "max_channels": 8}, r"encoder_units \(0, 3\), max_channels 8"),
+        ({"decoder_units": (3, 0)}, r"decoder_units \(3, 0\)"),
         ({"quantizer": "grouped", "groups": 2, "n_codebooks": 4}, "quantizer 'grouped', groups 2"),
         ({"codebook_sizes": (16, 8, 4)}, "codebook_sizes .16, 8, 4."),
         (

@@ -156,7 +156,9 @@ def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 650
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/usage.md", "docs/interop.md", "docs/quantizers.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", *(f"docs/{name}.md" for name in ("usage", "interop", "quantizers", "corpora"))]
+)
 def test_python_examples_compile(page: str) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     assert blocks

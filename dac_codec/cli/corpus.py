@@ -105,7 +105,9 @@ def tokenize(
         totals = plan.run(engine, progress.report)
     if not quiet:
         hours = totals.seconds / 3600
-        click.echo(f"{totals.sounds - totals.failed} sounds, {hours:.2f} h, are in {display_path(output)}", err=True)
+        n_sounds = totals.sounds - totals.failed
+        what = "1 sound" if n_sounds == 1 else f"{n_sounds} sounds"
+        click.echo(f"{what}, {hours:.2f} h in {display_path(output)}", err=True)
     n_failed = totals.failed + len(plan.failures)
     if n_failed:
         what = "1 sound or source" if n_failed == 1 else f"{n_failed} sounds or sources"

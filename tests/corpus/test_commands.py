@@ -93,7 +93,7 @@ def test_a_stopped_run_leaves_no_process_and_continues(
     assert not list((tmp_path / "run").glob("shard-000010*"))
     again = start(*arguments)
     _, messages = again.communicate(timeout=120)
-    assert (again.returncode, messages) == (0, f"44 sounds, 0.00 h, are in {tmp_path / 'run'}\n")
+    assert (again.returncode, messages) == (0, f"44 sounds, 0.00 h in {tmp_path / 'run'}\n")
     tokenize(*sources)
     assert content(tmp_path / "run") == content(tmp_path / "out")
 
@@ -101,12 +101,12 @@ def test_a_stopped_run_leaves_no_process_and_continues(
 def test_what_it_says(in_process: None, sounds: Path, model: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     result = dac_codec("tokenize", sounds, "-o", out, *options(model))
-    assert (result.exit_code, result.output) == (0, f"11 sounds, 0.00 h, are in {out}\n")
+    assert (result.exit_code, result.output) == (0, f"11 sounds, 0.00 h in {out}\n")
     (tmp_path / "bad.wav").touch()
     result = dac_codec("tokenize", sounds, tmp_path / "bad.wav", "-o", tmp_path / "two", *options(model))
     assert result.exit_code == 1
     assert result.output == (
-        f"11 sounds, 0.00 h, are in {tmp_path / 'two'}\n"
+        f"11 sounds, 0.00 h in {tmp_path / 'two'}\n"
         f"Error: 1 sound or source can't be encoded; {tmp_path / 'two' / 'failed.csv'} says why\n"
     )
     result = dac_codec("tokenize", sounds, tmp_path / "bad.wav", "-o", tmp_path / "two", "--quiet", *options(model))

@@ -233,6 +233,28 @@ def test_a_sound_is_compressed_as_python_compresses_it(browser: Open, model: DAC
     assert np.abs(browser.play(2.5) - original.T).max() < 1e-4
 
 
+def test_a_bad_file_does_not_stop_the_one_before(browser: Open, compressed: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.dac"
+    bad.write_bytes(compressed.read_bytes()[:20])
+    browser.page.evaluate("document.getElementById('name').textContent = ''")
+    browser.drop(compressed)
+    browser.page.wait("document.getElementById('name').textContent === 'chord.dac'")
+    browser.drop(bad)
+    browser.decoded("chord.dac")
+
+
+def test_the_newest_file_wins(browser: Open, compressed: Path, tmp_path: Path) -> None:
+    path = tmp_path / "slow.wav"
+    soundfile.write(path, sound(4), RATE)
+    browser.drop(path)
+    browser.page.wait(f"{status()}.startsWith('Compressing slow')")
+    browser.drop(path)
+    browser.drop(compressed)
+    browser.decoded("chord.dac")
+    time.sleep(1)
+    browser.decoded("chord.dac")
+
+
 def test_the_microphone(browser: Open) -> None:
     browser.page.evaluate("document.getElementById('record').click()")
     browser.page.wait(f"{status()} === 'Recording.'")

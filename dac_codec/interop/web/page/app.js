@@ -9,15 +9,15 @@ const scope = new Scope($("wave"), $("spectrogram"));
 const decoded = new Map(); // blocks of the file
 const player = new Player(
   (index) => (version === "original" ? originalBlock(index) : decoded.get(index)),
-  (index) => worker.postMessage({ type: "want", id: session, index }),
+  (index) => worker.postMessage({ type: "want", id: shown.id, index }),
 );
 const calls = new Map();
 let nCalls = 0;
 const KEPT_SAMPLES = 60e6; // decoded sound in memory, in samples of all channels
 
-let session = 0; // the file that the worker decodes
+let session = 0; // counts the files that were to be shown
 let model;
-let shown = null; // { name, info, bytes } of the file
+let shown = null; // { id, name, info, url } of the file
 let source = null; // { channels, codes, frames, gain } of a sound that was compressed here
 let recorder = null;
 let version = "compressed";
@@ -38,7 +38,7 @@ worker.onmessage = ({ data }) => {
     if (data.error === undefined) resolve(data.result);
     else reject(new Error(data.error));
   } else if (data.type === "progress") progress(data.share);
-  else if (data.id === session) {
+  else if (data.id === shown?.id) {
     if (data.type === "failed") fail(data.message);
     else block(data);
   }
@@ -75,7 +75,6 @@ function rate(bits) {
   return `${(bits / 1000).toFixed(bits < 9950 ? 2 : 1)} kbit/s`;
 }
 
-/** Runs one action at a time; the newest wins. */
 async function attempt(action) {
   try {
     await action();
@@ -84,35 +83,43 @@ async function attempt(action) {
   }
 }
 
+/** Replaces the file that is shown. The action takes the number of its session; when a newer one has begun, it ends. */
+async function replace(action) {
+  const id = ++session;
+  try {
+    await action(id);
+  } catch (error) {
+    if (id === session) fail(error.message);
+  }
+}
+
 /** Takes a file that was dropped or chosen. */
-async function take(file) {
+async function take(file, id) {
   say(`Reading ${file.name}…`);
   const bytes = await file.arrayBuffer();
   const head = new Uint8Array(bytes, 0, Math.min(4, bytes.byteLength));
   if (String.fromCharCode(...head.subarray(1)) === "DAC" && head[0] === 0x8a) {
-    source = null;
-    await open(new Uint8Array(bytes), file.name);
-  } else await compress(await decodeSound(bytes, model.sampleRate), file.name);
+    if (id === session) source = null;
+    await open(new Uint8Array(bytes), file.name, id);
+  } else await compress(await decodeSound(bytes, model.sampleRate), file.name, id);
 }
 
 /** Encodes a sound, and opens the result. */
-async function compress(channels, name) {
+async function compress(channels, name, id) {
+  if (id !== session) return;
   if (!channels[0].length) throw new Error("This sound is empty.");
   player.pause();
   $("result").hidden = true;
   say(`Compressing ${name}…`);
   progress(0);
-  const id = ++session;
-  const encoded = await call("encode", { channels }).catch((error) => {
-    if (id === session) throw error;
-  });
+  const encoded = await call("encode", { channels });
   if (id !== session) return;
   source = { name, channels, ...encoded };
-  await openSource();
+  await openSource(id);
 }
 
 /** Writes the codes of the source at the bitrate that is chosen, and opens the file. */
-async function openSource() {
+async function openSource(id) {
   const { channels, codes, frames, gain, name } = source;
   const n = Number($("rate").value);
   const { codebooks: N, fingerprint, name: modelName, sampleRate: modelSampleRate, hopLength, codebookSize } = model;
@@ -121,19 +128,19 @@ async function openSource() {
   const header = { fingerprint, modelName, sampleRate: modelSampleRate, channels: channels.length, length: channels[0].length };
   const codebookSizes = model.codebookSizes.slice(0, n);
   Object.assign(header, { gain, modelSampleRate, hopLength, codebooks: n, codebookSize, codebookSizes });
-  await open(write(header, kept), `${name.replace(/\.[^.]*$/, "")}.dac`, true);
+  await open(write(header, kept), `${name.replace(/\.[^.]*$/, "")}.dac`, id, true);
 }
 
 /** Opens a .dac file and begins to decode it. */
-async function open(bytes, name, again = false) {
+async function open(bytes, name, id, again = false) {
+  if (id !== session) return;
   const time = again && shown ? player.time : 0;
   const playing = again && player.playing;
   player.pause();
-  const id = ++session;
   const info = await call("open", { id, bytes });
   if (id !== session) return;
   if (shown) URL.revokeObjectURL(shown.url);
-  shown = { name, info, bytes, url: URL.createObjectURL(new Blob([bytes], { type: "audio/x-dac" })) };
+  shown = { id, name, info, url: URL.createObjectURL(new Blob([bytes], { type: "audio/x-dac" })) };
   scope.clear();
   decoded.clear();
   player.open(model.sampleRate, info.length, info.blockSamples);
@@ -267,7 +274,8 @@ async function record() {
     const ended = recorder;
     recorder = null;
     recording(false);
-    await compress(await ended.stop(model.sampleRate), "recording");
+    const { sampleRate } = model;
+    await replace(async (id) => compress(await ended.stop(sampleRate), "recording", id));
     return;
   }
   player.pause();
@@ -311,10 +319,10 @@ $("record").onclick = () => attempt(record);
 $("file").onchange = () => {
   const [file] = $("file").files;
   $("file").value = "";
-  if (file) attempt(() => take(file));
+  if (file) replace((id) => take(file, id));
 };
 $("rate").oninput = showRate;
-$("rate").onchange = () => attempt(openSource);
+$("rate").onchange = () => replace(openSource);
 document.querySelectorAll("input[name=version]").forEach((input) => (input.onchange = () => setVersion(input.value)));
 $("seek").onkeydown = (event) => {
   const seconds = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: -10, PageUp: 10 }[event.key];
@@ -334,7 +342,7 @@ for (const type of ["dragover", "dragleave", "drop"])
     event.preventDefault();
     $("drop").classList.toggle("over", type === "dragover");
     const [file] = type === "drop" ? event.dataTransfer.files : [];
-    if (file && model && !recorder) attempt(() => take(file));
+    if (file && model && !recorder) replace((id) => take(file, id));
   });
 
 $("file").disabled = true;

@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from dac_codec.cli import commands, files
+from dac_codec.cli import commands, corpus, files
 from dac_codec.cli.running import one_line, shown_warnings, stopped_by_signals
 from dac_codec.cli.web import web
 from dac_codec.common import native
@@ -72,6 +72,8 @@ for _command in (
     files.convert_model,
     files.export,
     web,
+    corpus.tokenize,
+    corpus.detokenize,
     commands.demo,
     commands.evaluate,
     commands.train,

@@ -23,7 +23,7 @@ from dac_codec.interop import onnx as interop_onnx
 from dac_codec.model import DAC, DACConfig
 from dac_codec.model.layers import convolutions
 from tests.conftest import golden_model
-from tests.inference.networks import TINY, lively, shape_of
+from tests.inference.networks import PATCHES, TINY, lively, shape_of
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -32,6 +32,7 @@ MODELS: dict[str, Callable[[], DAC]] = {
     "mini": lambda: DAC.from_pretrained(pretrained.DEFAULT_MODEL),  # looks up by distance
     "24khz": lambda: golden_model("24khz"),  # odd strides
     "causal": lambda: calm(shape_of("24khz", causal=True)),
+    "patches": lambda: calm(PATCHES),
 }
 OPERATORS = {
     *("Add", "And", "ArgMax", "Cast", "Clip", "Concat", "Conv", "ConvTranspose", "DequantizeLinear", "Div", "Gather"),
@@ -277,9 +278,26 @@ def test_a_large_mel_distance_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(list((tmp_path / "folder").iterdir())) == 6
 
 
+def test_without_librosa(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mel distances need it: only int8 is refused."""
+    monkeypatch.setitem(sys.modules, "librosa", None)
+    model, clip = calm(shape_of("44khz")), noise(8000).numpy()
+    agreement = interop.export_onnx(model, tmp_path, clip=clip)
+    assert agreement is not None
+    assert agreement.mel_distance is None
+    assert str(agreement).startswith("100.00% of the codes are equal, audio of the same codes to ")
+    with pytest.raises(CheckpointError, match="pip install librosa"):
+        interop.export_onnx(model, tmp_path, "int8", clip=clip)
+
+
 def test_the_examples_of_the_documentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     interop.export_onnx(MODELS["mini"](), tmp_path / "exported")
-    page = (Path(__file__).parents[2] / "docs/interop.md").read_text(encoding="utf-8").partition("## torch.export")[0]
+    page = (
+        (Path(__file__).parents[2] / "docs/interop.md")
+        .read_text(encoding="utf-8")
+        .partition("## ONNX")[2]
+        .partition("## torch.export")[0]
+    )
     monkeypatch.chdir(tmp_path)
     variables: dict[str, Any] = {}
     for block in re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
@@ -287,7 +305,7 @@ def test_the_examples_of_the_documentation(tmp_path: Path, monkeypatch: pytest.M
     assert variables["streamed"].shape == variables["decoded"].shape == (1, 1, 87 * 512)
 
 
-def test_the_command(tmp_path: Path) -> None:
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pretrained.save(lively(shape_of("44khz"), torch.float32), tmp_path / "model")
     arguments = ["export", str(tmp_path / "model"), "-o", str(tmp_path / "out")]
     result = CliRunner().invoke(main, arguments)
@@ -299,6 +317,14 @@ def test_the_command(tmp_path: Path) -> None:
     assert "exists; use --force" in again.output
     assert CliRunner().invoke(main, [*arguments, "--force", "--quiet"]).output == ""
     assert CliRunner().invoke(main, [*arguments, "--format", "torch-export", "--precision", "int8"]).exit_code == 2
+
+    monkeypatch.setattr(interop_onnx, "MAX_MEL_INCREASE", -1.0)
+    refused = CliRunner().invoke(main, [*arguments, "--precision", "int8"])
+    assert refused.exit_code == 1
+    assert "in int8 the mel distance to the original grows" in refused.output
+    assert not (tmp_path / "out" / "decoder_model_int8.onnx").exists()
+    assert CliRunner().invoke(main, [*arguments, "--precision", "int8", "--force"]).exit_code == 0
+    assert (tmp_path / "out" / "decoder_model_int8.onnx").exists()
 
 
 def test_a_missing_package_has_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -225,6 +225,7 @@ def test_a_sound_is_compressed_as_python_compresses_it(browser: Open, model: DAC
     )
     browser.page.wait("document.getElementById('facts').textContent.includes('9 of 9')")
     browser.decoded("music.dac")
+    assert browser.page.evaluate("document.getElementById('time').textContent") == "0:02 / 0:02"  # it goes on there
     more = browser.download()
     assert more.codes.shape[1] == 9
     assert (more.codes[:, :6] == written.codes).all()

@@ -118,8 +118,8 @@ async function compress(channels, name, id) {
   await openSource(id);
 }
 
-/** Writes the codes of the source at the bitrate that is chosen, and opens the file. */
-async function openSource(id) {
+/** Writes the codes of the source at the bitrate that is chosen, and opens the file. Again: from the same place on. */
+async function openSource(id, again = false) {
   const { channels, codes, frames, gain, name } = source;
   const n = Number($("rate").value);
   const { codebooks: N, fingerprint, name: modelName, sampleRate: modelSampleRate, hopLength, codebookSize } = model;
@@ -128,10 +128,10 @@ async function openSource(id) {
   const header = { fingerprint, modelName, sampleRate: modelSampleRate, channels: channels.length, length: channels[0].length };
   const codebookSizes = model.codebookSizes.slice(0, n);
   Object.assign(header, { gain, modelSampleRate, hopLength, codebooks: n, codebookSize, codebookSizes });
-  await open(write(header, kept), `${name.replace(/\.[^.]*$/, "")}.dac`, id, true);
+  await open(write(header, kept), `${name.replace(/\.[^.]*$/, "")}.dac`, id, again);
 }
 
-/** Opens a .dac file and begins to decode it. */
+/** Opens a .dac file and begins to decode it. Again: of the same sound, which goes on where it is. */
 async function open(bytes, name, id, again = false) {
   if (id !== session) return;
   const time = again && shown ? player.time : 0;
@@ -322,7 +322,7 @@ $("file").onchange = () => {
   if (file) replace((id) => take(file, id));
 };
 $("rate").oninput = showRate;
-$("rate").onchange = () => replace(openSource);
+$("rate").onchange = () => replace((id) => openSource(id, true));
 document.querySelectorAll("input[name=version]").forEach((input) => (input.onchange = () => setVersion(input.value)));
 $("seek").onkeydown = (event) => {
   const seconds = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: -10, PageUp: 10 }[event.key];

@@ -155,7 +155,9 @@ def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 650
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/usage.md", "docs/interop.md", "docs/quantizers.md", "docs/corpora.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/usage.md", "docs/interop.md", "docs/quantizers.md", "docs/corpora.md"]
+)
 def test_python_examples_compile(page: str) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     assert blocks
@@ -214,5 +216,7 @@ def test_the_package_stays_small() -> None:
     limit += 1_850  # collections of sounds as codes: sources, shards, engines, data sets
     limit += 470  # models in the layouts of other packages and on the Hub
     limit += 900  # refit; quantizers in the codec; codebooks of different sizes
+    limit += 250  # the page for browsers
     limit += 1_010  # export of models, inputs as in transformers
+    limit += 1_290  # export of models, inputs as in transformers, uploads to the Hub
     assert sum(n_lines(path) for path in python_files() if path.is_relative_to(ROOT / "dac_codec")) <= limit

@@ -5,14 +5,14 @@ It saves where codes repeat: in silence, and in steady sounds. ENTROPY.md is the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from dac_codec.bitstream import range_coder
 from dac_codec.bitstream.code_model import INVALID, Codes, presence, split, stacked, streams_of, symbols_of
-from dac_codec.bitstream.range_coder import Bounds, Integers, bounds_of
+from dac_codec.bitstream.range_coder import Integers, bounds_of, counts_before, parts
 from dac_codec.common.errors import BitstreamError
 
 INCREMENT = 2
@@ -62,7 +62,7 @@ class AdaptiveModel:
             n_planes, n_frames, n_chunks = present.shape
             decoder = range_coder.Decoder(streams_of(chunks[some], n_planes))
             rows = present.transpose(1, 0, 2).reshape(n_frames, n_planes * n_chunks)
-            codes = self._run(rows, self._sizes(n_planes, n_chunks), decoder.decode)
+            codes = self._decoded(rows, self._sizes(n_planes, n_chunks), decoder)
             decoder.check_end()
             decoded += split(
                 codes.reshape(n_frames, n_planes, n_chunks).transpose(1, 0, 2), chunks[some], n_codes[some]
@@ -76,38 +76,51 @@ class AdaptiveModel:
 
     def _encoded(self, codes: Integers, sizes: Integers) -> list[bytes]:
         """The bytes of planes of codes [F, L]."""
-        symbols = symbols_of(codes, codes, self.group_size, self.n_groups)
-        order = (symbol for pair in zip(*symbols, strict=True) for symbol in pair)
-        encoder = range_coder.Encoder(2 * len(codes), codes.shape[1])
-        self._run(codes >= 0, sizes, lambda bounds, present: encoder.encode(bounds, next(order), present))
-        return encoder.finish()
+        firsts, seconds = symbols_of(codes, codes, self.group_size, self.n_groups)
+        starts, frequencies = np.zeros((2, 2 * len(codes), codes.shape[1]), np.int64)
+        first_counts, second_counts = self._first_counts(sizes)
+        increments = np.full(self.n_groups + 1, INCREMENT)
+        increments[-1] = REPEAT_INCREMENT
+        for stream in range(codes.shape[1]):
+            frames = np.flatnonzero(codes[:, stream] >= 0)
+            first = firsts[frames, stream]
+            bounds = bounds_of(counts_before(np.zeros_like(first), first, first_counts[stream, None], increments))
+            at = 2 * frames, stream
+            starts[at], frequencies[at] = parts(bounds, first)
+            new = first < self.n_groups
+            group, second = first[new], seconds[frames[new], stream]
+            at = 2 * frames[new] + 1, stream
+            starts[at], frequencies[at] = parts(
+                bounds_of(counts_before(group, second, second_counts[stream], INCREMENT)), second
+            )
+        return range_coder.encode(starts, frequencies)
+
+    def _first_counts(self, sizes: Integers) -> tuple[Integers, Integers]:
+        """The first counts of the first symbol [L, n_groups + 1] and of the second one in each group, for L planes."""
+        second = (np.arange(self.n_groups * self.group_size) < sizes[:, None]).astype(np.int64)
+        second = second.reshape(len(sizes), self.n_groups, self.group_size)
+        return np.concatenate((second.sum(2), np.full((len(sizes), 1), REPEAT_COUNT)), 1), second
 
     def _batches(self, n_planes: Sequence[int]) -> Iterator[slice]:
         """Chunks whose counts fit into memory together."""
         most = max(1, _MOST_COUNTS // (self.n_groups * self.group_size * max([1, *n_planes])))
         return (slice(start, start + most) for start in range(0, len(n_planes), most))
 
-    def _run(
-        self, present: npt.NDArray[np.bool_], sizes: Integers, code: Callable[[Bounds, npt.NDArray[np.bool_]], Integers]
-    ) -> Integers:
-        """Code the codes of L planes of codebooks of `sizes` side by side; returns them [F, L]. `code` returns the next
-        symbols."""
+    def _decoded(self, present: npt.NDArray[np.bool_], sizes: Integers, decoder: range_coder.Decoder) -> Integers:
+        """Decode the codes of L planes of codebooks of `sizes` side by side; returns them [F, L]."""
         n_frames, n_streams = present.shape
-        size = self.n_groups * self.group_size
-        second_counts = (np.arange(size) < sizes[:, None]).astype(np.float64)
-        second_counts = second_counts.reshape(n_streams, self.n_groups, self.group_size)
-        first_counts = np.concatenate((second_counts.sum(2), np.full((n_streams, 1), float(REPEAT_COUNT))), 1)
+        first_counts, second_counts = self._first_counts(sizes)
         codes = np.full((n_frames + 1, n_streams), -1, np.int64)
         rows = np.arange(n_streams)
         for frame in range(n_frames):
-            first = code(bounds_of(first_counts), present[frame])
+            first = decoder.decode(bounds_of(first_counts), present[frame])
             repeated = first == self.n_groups
             first_counts[rows, first] += np.where(repeated, REPEAT_INCREMENT, INCREMENT) * present[frame]
             new = present[frame] & ~repeated
             group = np.where(new, first, 0)  # the first group of any codebook has codes
             if (group * self.group_size >= sizes).any():
                 raise BitstreamError(INVALID)
-            second = code(bounds_of(second_counts[rows, group]), new)
+            second = decoder.decode(bounds_of(second_counts[rows, group]), new)
             second_counts[rows, group, second] += INCREMENT * new
             found = np.where(repeated, codes[frame - 1], group * self.group_size + second)
             if ((found < 0) | (found >= sizes))[present[frame]].any():

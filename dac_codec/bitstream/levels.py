@@ -12,7 +12,7 @@ number of levels: level 0 is the first symbol, so that a channel without any oth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -21,7 +21,7 @@ import numpy.typing as npt
 from dac_codec.bitstream import range_coder
 from dac_codec.bitstream.fields import FieldReader, encode_varint
 from dac_codec.bitstream.header import LevelParameters
-from dac_codec.bitstream.range_coder import Bounds, Integers, bounds_of
+from dac_codec.bitstream.range_coder import Integers, bounds_of
 from dac_codec.common.errors import BitstreamError
 
 TIME_WEIGHTS = (256, 37, 14, 8, 1)
@@ -75,16 +75,13 @@ def encode_levels(parameters: LevelParameters, chunks: Sequence[Levels]) -> list
         if levels.size and not (levels.min() >= lowest and levels.max() <= highest):
             raise BitstreamError(f"levels must be in {lowest}..{highest}, found {levels.min()}..{levels.max()}")
     rows = [channel for levels in chunks for channel in levels.astype(np.int64) % _n_levels(parameters)]
-    coded: list[bytes] = []
-    for some in _batches(parameters, len(rows)):
-        lengths = np.array([row.shape[1] for row in rows[some]])
-        symbols = np.zeros((lengths.max(), parameters.bands, len(lengths)), np.int64)
-        for index, row in enumerate(rows[some]):
-            symbols[: row.shape[1], :, index] = row.T
-        encoder = range_coder.Encoder(symbols.shape[0] * symbols.shape[1], len(lengths))
-        order = iter(symbols.reshape(-1, len(lengths)))
-        _run(parameters, lengths, lambda bounds, present: encoder.encode(bounds, next(order), present))  # noqa: B023
-        coded += encoder.finish()
+    n_levels, first = _n_levels(parameters), first_counts(lowest, highest)
+    pairs = []
+    for row in rows:
+        padded = np.pad(row, ((1, 0), (1, 0)))
+        contexts = padded[1:, :-1] * n_levels + padded[:-1, 1:]  # the window before, the band below
+        pairs.append((contexts.T.reshape(-1), row.T.reshape(-1)))
+    coded = range_coder.encode_adaptive(pairs, first.reshape(-1, n_levels), INCREMENT)
     return [_joined(coded[start : start + len(chunks[0])]) for start in range(0, len(coded), len(chunks[0]))]
 
 
@@ -103,7 +100,7 @@ def decode_levels(
     for some in _batches(parameters, len(filled)):
         decoder = range_coder.Decoder([rows[index] for index in filled[some]])
         lengths = np.array([targets[index].shape[1] for index in filled[some]])
-        symbols = _run(parameters, lengths, decoder.decode)
+        symbols = _run(parameters, lengths, decoder)
         decoder.check_end()
         levels = (symbols - parameters.lowest) % _n_levels(parameters) + parameters.lowest
         for place, index in enumerate(filled[some]):
@@ -121,15 +118,8 @@ def _batches(parameters: LevelParameters, n_rows: int) -> Iterator[slice]:
     return (slice(start, start + most) for start in range(0, n_rows, most))
 
 
-def _run(
-    parameters: LevelParameters,
-    lengths: Integers,
-    code: Callable[[Bounds, npt.NDArray[np.bool_]], Integers],
-) -> Integers:
-    """Code rows of some numbers of windows side by side; returns their symbols [w, bands, rows].
-
-    `code` returns the next symbol of each row.
-    """
+def _run(parameters: LevelParameters, lengths: Integers, decoder: range_coder.Decoder) -> Integers:
+    """Decode rows of some numbers of windows side by side; returns their symbols [w, bands, rows]."""
     n_rows, n_windows = len(lengths), int(lengths.max(initial=0))
     counts = np.repeat(first_counts(parameters.lowest, parameters.highest)[None], n_rows, 0)
     rows = np.arange(n_rows)
@@ -140,7 +130,7 @@ def _run(
         below = np.zeros(n_rows, np.int64)
         for band in range(parameters.bands):
             own = counts[rows, before[band], below]
-            below = code(bounds_of(own), present)
+            below = decoder.decode(bounds_of(own), present)
             counts[rows, before[band], found[band - 1] if band else 0, below] += INCREMENT
             found[band] = below
         before = found

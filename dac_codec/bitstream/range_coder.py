@@ -27,6 +27,7 @@ BITS = 16
 _TOTAL = 1 << BITS
 _WORD = _TOTAL - 1
 _STATE_BYTES = 4
+_FEW_STREAMS = 40
 
 Integers = npt.NDArray[np.int64]
 Bounds = npt.NDArray[np.float64]
@@ -54,41 +55,6 @@ def bounds_of(weights: npt.NDArray[Any]) -> Bounds:
     return bounds
 
 
-class Encoder:
-    """Codes the symbols of L streams, in the order in which they will be decoded.
-
-    Args:
-        n_steps: most symbols of a stream.
-        n_streams: L.
-    """
-
-    def __init__(self, n_steps: int, n_streams: int) -> None:
-        self._starts = np.zeros((n_steps, n_streams), np.int64)
-        self._frequencies = np.zeros_like(self._starts)
-        self._step = 0
-
-    def encode(self, bounds: Bounds, symbols: Integers, present: npt.NDArray[np.bool_]) -> Integers:
-        """Add a symbol to each stream.
-
-        Args:
-            bounds: of the symbols [L, K + 1], as `bounds_of` returns them.
-            symbols: [L].
-            present: [L], whether a stream has a symbol here.
-
-        Returns:
-            The symbols.
-        """
-        starts, frequencies = parts(bounds, symbols)
-        self._starts[self._step] = starts
-        self._frequencies[self._step] = frequencies * present
-        self._step += 1
-        return symbols
-
-    def finish(self) -> list[bytes]:
-        """The bytes of each stream."""
-        return encode(self._starts[: self._step], self._frequencies[: self._step])
-
-
 def parts(bounds: Bounds, symbols: Integers) -> tuple[Integers, Integers]:
     """Starts and frequencies [n] of symbols [n] with bounds [n, K + 1]."""
     at = np.arange(len(symbols)) * bounds.shape[1] + symbols
@@ -108,6 +74,8 @@ def encode(starts: Integers, frequencies: Integers) -> list[bytes]:
         The bytes of each stream; none for a stream without symbols.
     """
     n_steps, n_streams = frequencies.shape
+    if n_streams < _FEW_STREAMS:
+        return [_encode_one(*both) for both in zip(starts.T.tolist(), frequencies.T.tolist(), strict=True)]
     states = np.zeros(n_streams, np.int64)
     words = np.zeros((n_streams, n_steps), ">u2")
     first_word = np.full(n_streams, n_steps)
@@ -124,6 +92,61 @@ def encode(starts: Integers, frequencies: Integers) -> list[bytes]:
         state.to_bytes(_STATE_BYTES, "big").lstrip(b"\0") + row[at:].tobytes()
         for state, row, at in zip(states.tolist(), words, first_word, strict=True)
     ]
+
+
+def _encode_one(starts: list[int], frequencies: list[int]) -> bytes:
+    """`encode` for one stream: faster than numpy for few of them."""
+    state, words = 0, []
+    for start, frequency in zip(reversed(starts), reversed(frequencies), strict=True):
+        if frequency:
+            if state >> BITS >= frequency:
+                words.append(state & _WORD)
+                state >>= BITS
+            quotient, rest = divmod(state, frequency)
+            state = (quotient << BITS) + rest + start
+    return state.to_bytes(_STATE_BYTES, "big").lstrip(b"\0") + np.array(words[::-1], ">u2").tobytes()
+
+
+def encode_adaptive(
+    rows: Sequence[tuple[Integers, Integers]], first_counts: Integers, increment: int | Integers
+) -> list[bytes]:
+    """Code symbols by counts that adapt.
+
+    Args:
+        rows: for each stream the contexts [n] and the symbols [n].
+        first_counts: those of each symbol in each context [contexts, K].
+        increment: as for `counts_before`.
+
+    Returns:
+        The bytes of each stream.
+    """
+    shape = max((len(symbols) for _, symbols in rows), default=0), len(rows)
+    starts, frequencies = np.zeros((2, *shape), np.int64)
+    for index, (contexts, symbols) in enumerate(rows):
+        bounds = bounds_of(counts_before(contexts, symbols, first_counts, increment))
+        at = slice(len(symbols)), index
+        starts[at], frequencies[at] = parts(bounds, symbols)
+    return encode(starts, frequencies)
+
+
+def counts_before(contexts: Integers, symbols: Integers, first_counts: Integers, increment: int | Integers) -> Integers:
+    """The counts [n, K] of all symbols at each of n symbols.
+
+    Args:
+        contexts: [n].
+        symbols: [n].
+        first_counts: [contexts, K].
+        increment: what a symbol adds to its count in its context; one number, or one for each symbol [K].
+    """
+    order = np.argsort(contexts, kind="stable")
+    by_context = contexts[order]
+    added = np.zeros((len(symbols) + 1, first_counts.shape[1]), np.int64)
+    added[np.arange(1, len(symbols) + 1), symbols[order]] = 1
+    np.cumsum(added, 0, out=added)
+    counts = np.empty_like(added[1:])
+    counts[order] = (added[:-1] - added[np.searchsorted(by_context, by_context)]) * increment
+    counts += first_counts[contexts]
+    return counts
 
 
 class Decoder:

@@ -36,11 +36,13 @@ def info(files: tuple[str, ...], as_json: bool) -> None:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array with an object for each model.")
 def models(as_json: bool) -> None:
-    """List the named models."""
+    """List the models that have a name, and those of the Hugging Face Hub that are in its cache."""
     running.check_memory()
     from dac_codec import pretrained
 
-    rows = [{**asdict(model), "default": model.name == pretrained.DEFAULT_MODEL} for model in pretrained.available()]
+    rows = [
+        {**asdict(model), "default": model.name == pretrained.DEFAULT_MODEL} for model in pretrained.available(True)
+    ]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
@@ -246,11 +248,13 @@ def export(
 @click.argument("source", metavar="MODEL")
 @click.option(
     "--quantizer",
-    type=click.Choice(["residual"]),
-    default="residual",
-    show_default=True,
-    help="What to fit. residual: all codebooks of the model jointly, for the search that compress uses.",
+    type=click.Choice(["residual", "grouped", "fsq"]),
+    help="What to fit: residual codebooks, residual codebooks for each of several parts of the latents, or finite "
+    "scalars. [default: the model's]",
 )
+@click.option("--codebooks", metavar="N", type=click.IntRange(min=1), help="[default: as many as the model has]")
+@click.option("--codebook-size", metavar="K", type=click.IntRange(2, 65536), help="[default: that of the model]")
+@click.option("--groups", metavar="G", type=click.IntRange(min=2), help="Parts of the latents, with grouped.")
 @click.option(
     "--sounds",
     metavar="DATA",
@@ -267,14 +271,17 @@ def export(
     show_default=True,
     help="Sound to fit to; a tenth of that, of other files, is measured on.",
 )
-@click.option("--rounds", type=click.IntRange(min=1), default=8, show_default=True, help="Of search and codebooks.")
+@click.option("--rounds", type=click.IntRange(min=1), default=4, show_default=True, help="Of search and codebooks.")
 @click.option("--paths", type=click.IntRange(min=1), default=4, show_default=True, help="Paths that the search keeps.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the choice of sounds.")
 @options.force
 @options.quiet
 def refit(
     source: str,
-    quantizer: Literal["residual"],
+    quantizer: Literal["residual", "grouped", "fsq"] | None,
+    codebooks: int | None,
+    codebook_size: int | None,
+    groups: int | None,
     sounds: Path,
     output: str,
     minutes: float,
@@ -286,7 +293,9 @@ def refit(
 ) -> None:
     """Fit the quantizer of a trained model to sounds, in minutes.
 
-    MODEL is a model as --model of the other commands takes it. Encoder and decoder stay as they are. The new model is
+    MODEL is a model as --model of the other commands takes it. By default all of its codebooks are fitted jointly, for
+    the search that compress uses. A quantizer of another kind, number or size replaces them. Encoder and decoder stay
+    as they are. The new model is
     used as any other, --model FOLDER; files of the old one need the old one. Needs pip install 'dac_codec[train]'.
     """
     target = Path(output)
@@ -300,7 +309,8 @@ def refit(
         refitting = import_module("dac_codec.training.refit")
     except ModuleNotFoundError as error:
         raise DacError(f"{error.name} is not installed: pip install 'dac_codec[train]'") from error
-    fitted = refitting.refit_model(source, sounds, minutes, rounds, paths, seed, progress=not quiet)
+    shape = refitting.Shape(quantizer, groups, codebooks, codebook_size)
+    fitted = refitting.refit_model(source, sounds, shape, minutes, rounds, paths, seed, progress=not quiet)
     pretrained.save(fitted.model, target)
     for line in fitted.unreadable:
         warnings.warn(f"left out: {line}", stacklevel=1)

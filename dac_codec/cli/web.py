@@ -20,8 +20,7 @@ _PATH = click.Path(file_okay=False, path_type=Path)
     "--graphs",
     metavar="FOLDER",
     type=_PATH,
-    required=True,
-    help="A folder with the model as ONNX, as `dac-codec export` writes it.",
+    help="A folder with the model as ONNX graphs, as `dac-codec export` writes it. [default: they are made]",
 )
 @click.option(
     "--runtime", metavar="FOLDER", type=_PATH, help="A folder with the npm package onnxruntime-web. [default: from npm]"
@@ -40,7 +39,7 @@ _PATH = click.Path(file_okay=False, path_type=Path)
 def web(
     output: Path,
     model: str | None,
-    graphs: Path,
+    graphs: Path | None,
     runtime: Path | None,
     serve: bool,
     port: int,
@@ -54,14 +53,15 @@ def web(
     if output.exists() and any(output.iterdir()) and not force:
         raise DacError(f"{display_path(output)} is not empty; use --force to replace files in it")
     running.check_memory()
-    from dac_codec import interop, pretrained
+    from dac_codec import pretrained
+    from dac_codec.interop.web import server, write_site
 
     loaded = pretrained.load(model or pretrained.DEFAULT_MODEL, progress=not quiet)
-    interop.web.write_site(loaded, output, graphs, runtime)
+    write_site(loaded, output, graphs, runtime)
     if not quiet:
         n_bytes = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
         click.echo(f"{display_path(output)} holds the page, {n_bytes / 1e6:.0f} MB", err=True)
     if serve:
-        with interop.web.server(output, port) as server:
-            click.echo(f"http://127.0.0.1:{server.server_address[1]}/", err=True)
-            server.serve_forever()
+        with server(output, port) as running_server:
+            click.echo(f"http://127.0.0.1:{running_server.server_address[1]}/", err=True)
+            running_server.serve_forever()

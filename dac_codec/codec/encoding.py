@@ -21,7 +21,7 @@ from dac_codec import audio, bitstream, inference, pretrained
 from dac_codec.audio.samples import block_length, blocks
 from dac_codec.bitstream import GainSource, Header, LegacyFile
 from dac_codec.bitstream.levels import Levels
-from dac_codec.codec.file import DacFile, PathOrFile, open_for_writing
+from dac_codec.codec.file import DacFile, MemoryWriter, PathOrFile, open_for_writing
 from dac_codec.codec.level_analysis import NextBlock, with_levels
 from dac_codec.codec.models import (
     FINGERPRINT_BYTES,
@@ -127,24 +127,13 @@ def compress(
         CheckpointError: the model can't be loaded.
         DacError: an argument is out of range, or two of them exclude each other.
     """
-    target = io.BytesIO()
     given = _checked(source)
     waveform = given if isinstance(given, tuple) else audio.read(given)
     loaded = load_model(model, device, progress)
-    compress_stream(
-        waveform,
-        target,
-        loaded,
-        n_quantizers,
-        bitrate,
-        device,
-        progress,
-        effort=effort,
-        quality=quality,
-        constant=constant,
-        levels=levels,
-    )
-    return DacFile.from_bytes(target.getvalue(), model=loaded)
+    choose = partial(choose_rate, loaded, n_quantizers, bitrate, quality, constant, effort, levels)
+    memory = MemoryWriter()
+    header = _compress(waveform, io.BytesIO(), loaded, choose, progress, memory=memory).header
+    return memory.file(header)
 
 
 def compress_stream(
@@ -188,10 +177,25 @@ def compress_stream(
         BitstreamError: `chunk_frames` is out of range.
         BrokenPipeError: the reader of a stream closed it.
     """
-    model = load_model(model, device, progress)
+    loaded = load_model(model, device, progress)
+    choose = partial(choose_rate, loaded, n_quantizers, bitrate, quality, constant, effort, levels)
+    return _compress(source, target, loaded, choose, progress, chunk_frames, redundancy)
+
+
+def _compress(
+    source: PathOrFile | bytes | Waveform | audio.Reader,
+    target: PathOrFile,
+    model: DAC,
+    choose: Callable[[bool], Rate],
+    progress: bool,
+    chunk_frames: int | None = None,
+    redundancy: bool = False,
+    memory: MemoryWriter | None = None,
+) -> Compressed:
+    """`compress_stream`, to `memory` if given. `choose` gives the rate, given whether the source is a pipe."""
     with ExitStack() as stack:
         reader = _open(source, stack)
-        rate = choose_rate(model, n_quantizers, bitrate, quality, constant, effort, levels, not reader.rewindable)
+        rate = choose(not reader.rewindable)
         if reader.rewindable:
             counted = _Counted(reader.blocks(), reader.n_samples, "measuring", progress)
             with prefetch(counted) as samples:
@@ -240,7 +244,7 @@ def compress_stream(
             else:
                 frames = stack.enter_context(closing(inference.encode_frames(*network)))
                 codes = choose_codes(frames, rate, model, new_writer, original)
-            writer = new_writer(output)  # type: ignore[arg-type]
+            writer = memory or new_writer(output)  # type: ignore[arg-type]
             pairs = stack.enter_context(closing(with_levels(model, header, codes, original)))
             for block, band_levels in pairs:
                 writer.write(block.numpy(), band_levels)
@@ -278,7 +282,7 @@ def choose_codes(
     if rate.quality is not None:
         return at_quality(frames, rate.quality)
     assert rate.bitrate is not None
-    codes_per_frame = rate.bitrate / model.config.bitrate(1)
+    codes_per_frame = rate.bitrate * model.n_codebooks / model.config.bitrate()
     header = new_writer(io.BytesIO()).header
     if header.n_samples is None:
         return in_bucket(frames, codes_per_frame, model.config.frame_rate)

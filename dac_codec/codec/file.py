@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from dac_codec import bitstream
 from dac_codec.bitstream import Header, LegacyFile
+from dac_codec.bitstream.levels import Levels
 from dac_codec.codec.models import find_context, model_id
 from dac_codec.common.errors import BitstreamError, DacError
 from dac_codec.common.files import atomic_write, is_device
@@ -150,6 +152,33 @@ class DacFile:
         """
         with open_for_reading(path) as stream:
             return cls.from_bytes(stream.read(), allow_truncated, model)
+
+
+class MemoryWriter:
+    """A `bitstream.Writer` whose file is in memory and not coded."""
+
+    def __init__(self) -> None:
+        self._codes: list[Tensor] = []
+        self._levels: list[Levels] = []
+
+    def write(self, codes: npt.NDArray[np.int64], levels: Levels | None) -> None:
+        """Append codes [C, N, F], and band levels [C, bands, w] if the file has them."""
+        self._codes.append(torch.from_numpy(codes))
+        self._levels += [] if levels is None else [levels]
+
+    def flush(self) -> None:
+        """Nothing is held."""
+
+    def close(self, n_samples: int) -> None:
+        """Nothing ends the file."""
+
+    def file(self, header: Header) -> DacFile:
+        """The file with a header that has the length."""
+        codes = torch.cat(self._codes, -1)
+        if header.levels is None:
+            return DacFile(header, codes)
+        n_windows = header.levels.n_windows(codes.shape[-1])
+        return DacFile(header, codes, torch.from_numpy(np.concatenate(self._levels, -1)[..., :n_windows].copy()))
 
 
 def load(

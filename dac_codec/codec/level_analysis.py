@@ -30,6 +30,9 @@ _FLOOR = 4e-5
 
 _SHORT_WINDOWS = 4
 
+_AT_ONCE = 8
+"""Windows whose spectra are computed together, and stay in the cache."""
+
 Floats = npt.NDArray[np.float64]
 
 NextBlock = Callable[[], Tensor | None]
@@ -134,9 +137,10 @@ class LevelAnalyzer:
         """Take blocks [C, t] of any lengths; return the levels [C, bands, w] of the windows that are complete."""
         self._original = np.concatenate((self._original, original), axis=1)
         self._decoded = np.concatenate((self._decoded, decoded), axis=1)
+        n_windows = max(0, min(self._original.shape[1], self._decoded.shape[1]) // self._hop - 1)
         levels = [np.zeros((*self._symbols.shape, 0), np.int8)]
-        while min(self._original.shape[1], self._decoded.shape[1]) >= 2 * self._hop:
-            levels.append(self._next_levels()[..., None])
+        for start in range(0, n_windows, _AT_ONCE):
+            levels.append(self._next_levels(min(_AT_ONCE, n_windows - start)))
         return np.concatenate(levels, axis=-1)
 
     def flush(self) -> Levels:
@@ -147,37 +151,52 @@ class LevelAnalyzer:
         self._original = np.pad(self._original, ((0, 0), (0, missing)))
         return self.push(zeros, zeros)[..., :n_windows]
 
-    def _next_levels(self) -> Levels:
-        """The levels [C, bands] of the next window."""
-        size = 2 * self._hop
-        signals = np.stack((self._original[:, :size], self._decoded[:, :size]))
+    def _next_levels(self, n_windows: int) -> Levels:
+        """The levels [C, bands, w] of the next windows."""
+        last = n_windows * self._hop
+        signals = np.stack((self._original[:, : last + self._hop], self._decoded[:, : last + self._hop]))
         costs = NOISE_WEIGHT * self._error_changes(signals) + self._share * self._distances(signals)
-        self._original, self._decoded = self._original[:, self._hop :], self._decoded[:, self._hop :]
-        self._symbols = self._cheapest(costs)
-        return self._steps[self._symbols]
+        self._original, self._decoded = self._original[:, last:], self._decoded[:, last:]
+        levels = np.empty((*self._symbols.shape, n_windows), np.int8)
+        for window in range(n_windows):
+            self._symbols = self._cheapest(costs[:, window])
+            levels[..., window] = self._steps[self._symbols]
+        return levels
+
+    def _windows(self, signals: Audio, size: int) -> Audio:
+        """Views [..., w, size] of signals [..., t], a hop apart."""
+        return np.lib.stride_tricks.sliding_window_view(signals, size, -1)[..., :: self._hop, :]
 
     def _error_changes(self, signals: Audio) -> Floats:
-        """Change of the squared error by each symbol's gain [C, bands, K], in terms of the mean error of a window."""
-        original, decoded = np.fft.rfft(signals * self._window)
-        errors = _sums(np.abs(original - decoded) ** 2, self._edges)
+        """Change of the squared error by each symbol's gain [C, w, bands, K], in terms of the mean error of a window.
+
+        Args:
+            signals: the original and the decoded [2, C, t].
+        """
+        original, decoded = np.fft.rfft(self._windows(signals, 2 * self._hop) * self._window)
+        errors = _sums(np.abs(original - decoded) ** 2, self._edges).sum(-1)
         power = _sums(np.abs(decoded) ** 2, self._edges)[..., None]
         common = _sums((original * decoded.conj()).real, self._edges)[..., None]
-        self._n_windows += 1
-        self._error += (errors.sum(-1) - self._error) / min(self._n_windows, _MEMORY)
+        means = np.empty_like(errors)
+        for window in range(errors.shape[1]):
+            self._n_windows += 1
+            self._error += (errors[:, window] - self._error) / min(self._n_windows, _MEMORY)
+            means[:, window] = self._error
         change = (self._gains**2 - 1) * power - 2 * (self._gains - 1) * common
-        relative: Floats = change / np.maximum(self._error, np.finfo(np.float32).tiny)[:, None, None]
+        relative: Floats = change / np.maximum(means, np.finfo(np.float32).tiny)[..., None, None]
         return relative
 
     def _distances(self, signals: Audio) -> Floats:
-        """Mean distance in dB [C, bands, K] of the original to the decoded with each symbol's gain."""
+        """Mean distance in dB [C, w, bands, K] of the original to the decoded with each symbol's gain."""
+        last = signals.shape[-1] - 2 * self._hop
         starts = (2 * np.arange(_SHORT_WINDOWS) + 1) * self._hop // (2 * _SHORT_WINDOWS)
-        short = np.stack([signals[..., start : start + self._hop] for start in starts], -2)
+        short = np.stack([self._windows(signals[..., at : at + last + self._hop], self._hop) for at in starts], -2)
         means = _sums(np.abs(np.fft.rfft(short * self._short_window)), self._halves) / np.maximum(self._n_bins, 1)
         original, decoded = 20 * np.log10(np.maximum(means, self._floor))
-        difference = original - decoded  # [C, short windows, halves]
-        distances = np.abs(difference[..., None] - self._step_db).sum(1) * (self._n_bins > 0)[:, None]
+        difference = original - decoded  # [C, w, short windows, halves]
+        distances = np.abs(difference[..., None] - self._step_db).sum(2) * (self._n_bins > 0)[:, None]
         n_parts = _SHORT_WINDOWS * (self._n_bins > 0).reshape(-1, 2).sum(1)
-        total: Floats = (distances[:, ::2] + distances[:, 1::2]) / np.maximum(n_parts, 1)[:, None]
+        total: Floats = (distances[:, :, ::2] + distances[:, :, 1::2]) / np.maximum(n_parts, 1)[:, None]
         return total
 
     def _cheapest(self, costs: Floats) -> npt.NDArray[np.int64]:
@@ -185,18 +204,19 @@ class LevelAnalyzer:
 
         Dynamic programming from band to band: the Viterbi algorithm.
         """
-        channels = np.arange(len(costs))
-        bits = self._costs[self._symbols]  # [C, bands, symbol of the band below, symbol]
-        total = costs[:, 0] + bits[:, 0, 0]
-        origins = []
-        for band in range(1, self._bands):
-            sums = total[:, :, None] + bits[:, band]
-            origins.append(sums.argmin(1))
-            total = sums.min(1) + costs[:, band]
-        symbols = np.zeros((len(costs), self._bands), np.int64)
-        symbols[:, -1] = total.argmin(1)
-        for band in range(self._bands - 1, 0, -1):
-            symbols[:, band - 1] = origins[band - 1][channels, symbols[:, band]]
+        bits = self._costs[self._symbols].swapaxes(0, 1)  # [bands, C, symbol of the band below, symbol]
+        total = costs[:, 0] + bits[0, :, 0]
+        sums = np.empty(bits[1:].shape)
+        for found, own_bits, own_costs in zip(sums, bits[1:], costs.swapaxes(0, 1)[1:], strict=True):
+            np.add(total[:, :, None], own_bits, out=found)
+            total = np.minimum.reduce(found, axis=1)
+            total += own_costs
+        symbols = np.empty((len(costs), self._bands), np.int64)
+        for channel, (last, origins) in enumerate(zip(total.argmin(1), sums.argmin(2).swapaxes(0, 1), strict=True)):
+            path = [int(last)]
+            for origin in reversed(origins.tolist()):
+                path.append(origin[path[-1]])
+            symbols[channel] = path[::-1]
         return symbols
 
 

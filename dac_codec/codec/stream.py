@@ -42,6 +42,8 @@ class MissingLayers(NamedTuple):
 _LEGACY_PREFIX_BYTES = 6
 _SILENCE_SECONDS, _SILENCE_PER_SECOND = 10.0, 60.0
 """Longest silence that all gaps of a stream may ask for: at its beginning, and more for each second of codes read."""
+_MOST_HELD_CODES, _LEAST_HELD_CODES = 1 << 20, 1 << 8
+"""Codes of a file that is decoded as it was scanned: 20 minutes of mono in 4 MiB. A chunk counts as some at least."""
 _MAX_PADDING_FRAMES = 2
 """Frames at the end of a file that may decode to nothing but padding."""
 
@@ -73,6 +75,7 @@ class DacStream:
         self.gaps: list[Gap] = []
         self.missing_layers: list[MissingLayers] = []
         self._model: str | os.PathLike[str] | DAC | None = None
+        self._held: tuple[bool | None, list[Chunk | Gap], TruncatedBitstreamError | None] | None = None  # by `scan`
         self.cut: TruncatedBitstreamError | None = None
         self.header: Header | None = None
         self.seekable = True
@@ -129,7 +132,17 @@ class DacStream:
         if not self.seekable:
             raise io.UnsupportedOperation("a .dac stream that is not seekable can be read only once")
         self._rewind()
-        return self._length(sum(event.n_frames for event in self._events(conceal, TimeRange())))
+        held: list[Chunk | Gap] | None = []
+        n_codes = n_frames = 0
+        for event in self._events(conceal, TimeRange()):
+            n_frames += event.n_frames
+            n_codes += max(event.codes.size if isinstance(event, Chunk) else 0, _LEAST_HELD_CODES)
+            if held is not None and n_codes <= _MOST_HELD_CODES:
+                held.append(event)
+            else:
+                held = None
+        self._held = None if held is None else (conceal, held, self.cut)
+        return self._length(n_frames)
 
     def blocks(
         self,
@@ -181,16 +194,19 @@ class DacStream:
         self._part = part = time_range(self.header, context, start, duration)
         self._concealer = Concealer(self.header, context)
         self._level_filter = None if self.header.levels is None else LevelFilter(self.header, part.first_frame)
-        if self.seekable:
-            self._rewind()
+        held, self._held = self._held, None
+        if held is not None and held[0] is conceal and part == TimeRange():
+            events = self._events_held(*held[1:])
+        else:
+            if self.seekable:
+                self._rewind()
+            events = self._events(conceal, part, warn=True)
         last = part.last_frame
         if self.header.n_samples is not None:
             last = int(min(self.header.expected_frames(self.header.n_samples), last or math.inf))
         total = None if last is None else last - part.first_frame
-        events = track(
-            self._events(conceal, part, warn=True), lambda event: event.n_frames, "decoding", total, progress
-        )
-        return self._concealer.codes(self._levels_taken(_clip(events, part, self.header)))
+        shown = track(events, lambda event: event.n_frames, "decoding", total, progress)
+        return self._concealer.codes(self._levels_taken(_clip(shown, part, self.header)))
 
     def _levels_taken(self, events: Iterable[Chunk | Gap]) -> Iterator[Chunk | Gap]:
         """The same events; the filter gets the levels of chunks. Gaps have level 0."""
@@ -322,6 +338,13 @@ class DacStream:
         except TruncatedBitstreamError as error:
             self.cut = error
 
+    def _events_held(self, events: Iterable[Chunk | Gap], cut: TruncatedBitstreamError | None) -> Iterator[Chunk | Gap]:
+        """`_events` of the whole file that `scan` has read."""
+        self.gaps, self.missing_layers, self.cut = [], [], None
+        with prefix_errors(self._name):
+            yield from self._noted(events, TimeRange(), warn=True)
+        self.cut = cut
+
     def _check_silence(self, n_missing: int, n_read: int) -> None:
         """Raise a BitstreamError if gaps of `n_missing` frames are more than `n_read` frames of codes justify."""
         assert self.header is not None
@@ -329,8 +352,8 @@ class DacStream:
         most = _SILENCE_SECONDS + _SILENCE_PER_SECOND * held
         if missing > most:
             raise BitstreamError(
-                f"{missing:.3g} s are missing after {held:.3g} s of codes, expected at most {most:.3g} s: the gap is "
-                "not believed"
+                f"the file claims {missing:.3g} s of missing frames after {held:.3g} s of codes, more than the "
+                f"{most:.3g} s that are allowed"
             )
 
     def _noted(self, events: Iterable[Chunk | Gap], part: TimeRange, warn: bool) -> Iterator[Chunk | Gap]:

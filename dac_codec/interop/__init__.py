@@ -4,7 +4,6 @@
 by name.
 """
 
-from dac_codec.interop import web
 from dac_codec.interop.convert import convert_model
 from dac_codec.interop.onnx import export_onnx, graph_files
 from dac_codec.interop.processor import DACProcessor
@@ -21,5 +20,4 @@ __all__ = [
     "graph_files",
     "save_reference",
     "save_transformers",
-    "web",
 ]

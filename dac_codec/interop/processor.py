@@ -47,7 +47,7 @@ class DACProcessor:
             `input_values` [B, 1, T], float32, and with padding `padding_mask` [B, T], 1 for samples and 0 for padding.
 
         Raises:
-            ValueError: another rate than the model's, waveforms that are empty, not mono or not of floating point, or of
+            ValueError: another rate than the model's, waveforms that are empty, not mono, not of floating point, or of
                 different lengths without padding.
         """
         if return_tensors not in ("pt", "np", None):

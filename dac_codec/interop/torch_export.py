@@ -21,7 +21,7 @@ from dac_codec.model.layers import convolutions
 PROGRAM_FILES = ("encoder_model.pt2", "decoder_model.pt2")
 
 
-class _Encoder(nn.Module):
+class Encoder(nn.Module):
     """`DAC.encode` to codes. Frames are not flattened over the batch: a batch of 1 would need a graph of its own."""
 
     def __init__(self, model: DAC) -> None:
@@ -32,17 +32,18 @@ class _Encoder(nn.Module):
         residual = self.model.encoder(self.model.preprocess(input_values))
         codes = []
         for stage in self.model.quantizer.stages():
-            points, entries = stage.in_proj(residual), stage.codebook.weight
+            points, entries = stage.inputs(residual), stage.codebook.weight
             if stage.lookup == "cosine":
                 points, entries = F.normalize(points), F.normalize(entries)
             products = F.conv1d(points, entries[:, :, None])
             distance = points.pow(2).sum(1, keepdim=True) - 2 * products + entries.pow(2).sum(1)[:, None]
             codes.append(distance.argmin(1))
-            residual = residual - stage.out_proj(stage.entries(codes[-1]))
+            if not self.model.quantizer.is_finite_scalar:
+                residual = residual - stage.outputs(stage.entries(codes[-1]))
         return torch.stack(codes, 1)
 
 
-class _Decoder(nn.Module):
+class Decoder(nn.Module):
     """`DAC.decode_codes`."""
 
     def __init__(self, model: DAC) -> None:
@@ -76,7 +77,7 @@ def export_torch(model: DAC, folder: str | os.PathLike[str], progress: bool = Fa
         torch.zeros(2, 1, 8 * model.hop_length, device=model.device),
         torch.zeros(2, model.n_codebooks, 8, dtype=torch.int64, device=model.device),
     )
-    parts = list(zip(PROGRAM_FILES, (_Encoder(network), _Decoder(network)), examples, strict=True))
+    parts = list(zip(PROGRAM_FILES, (Encoder(network), Decoder(network)), examples, strict=True))
     free = ({0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC},)
     target = expanded(folder).absolute()
     try:

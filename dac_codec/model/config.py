@@ -13,6 +13,12 @@ Lookup = Literal["cosine", "euclidean"]
 CodebookLearning = Literal["gradient", "moving_average"]
 QuantizerKind = Literal["residual", "grouped", "fsq"]
 
+OURS_ONLY = (
+    "activation", "lookup", "codebook_learning", "quantizer", "groups", "codebook_sizes", "causal",
+    "encoder_units", "decoder_units", "max_channels",
+)  # fmt: skip
+"""Fields that other implementations and the published models have one value of, the default."""
+
 MAX_UNITS = 8
 """Most residual units of a block."""
 

@@ -62,7 +62,7 @@ class DAC(nn.Module):
             CheckpointError: the model does not exist or is not valid.
             DacError: the device can't be used.
         """
-        # The upward imports of this package, here and in save_pretrained: users expect both names on the class.
+        # The upward imports of this package, here and below: users expect both names on the class.
         from dac_codec import pretrained
 
         return pretrained.load(name_or_path, device)
@@ -76,6 +76,25 @@ class DAC(nn.Module):
         from dac_codec import pretrained
 
         pretrained.save(self, folder, dtype=dtype)
+
+    def push_to_hub(
+        self,
+        repository: str,
+        license: str | None = None,
+        report: str | os.PathLike[str] | None = None,
+        private: bool | None = None,
+        message: str = "Upload model",
+        token: str | None = None,
+    ) -> str:
+        """Upload the model to the Hugging Face Hub, with a model card; see `dac_codec.pretrained.push`.
+
+        Raises:
+            CheckpointError: huggingface_hub is not installed, the report is not valid, or the upload fails.
+            ValueError: `repository` is not "owner/name".
+        """
+        from dac_codec import pretrained
+
+        return pretrained.push(self, repository, license, report, private, message, token)
 
     @property
     def sample_rate(self) -> int:

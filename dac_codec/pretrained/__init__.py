@@ -16,6 +16,7 @@ from dac_codec.pretrained.checkpoints import canonical, save
 from dac_codec.pretrained.context import context_model
 from dac_codec.pretrained.download import cache_folder
 from dac_codec.pretrained.fingerprint import fingerprint
+from dac_codec.pretrained.hub import push
 from dac_codec.pretrained.models import DEFAULT_MODEL, ModelInfo, available, folder_of, load
 
 __all__ = [
@@ -28,5 +29,6 @@ __all__ = [
     "fingerprint",
     "folder_of",
     "load",
+    "push",
     "save",
 ]

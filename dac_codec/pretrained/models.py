@@ -64,11 +64,14 @@ class ModelInfo:
     verified: bool = False
 
 
-def available() -> list[ModelInfo]:
-    """The models that `load` knows by name: bundled ones first, then the published ones."""
+def available(with_hub: bool = False) -> list[ModelInfo]:
+    """The models that `load` knows by name: bundled ones first, then the published ones.
+
+    With `with_hub`, those of the Hugging Face Hub that are in its cache follow.
+    """
 
     def info(name: str, config: DACConfig, where: Literal["bundled", "cached", "downloadable"]) -> ModelInfo:
-        verified = where == "bundled" or digests[name] is not None
+        verified = where == "bundled" or digests.get(name) is not None
         return ModelInfo(name, config.sample_rate, config.bitrate(), config.n_codebooks, where, verified)
 
     digests = published_digests()
@@ -79,6 +82,9 @@ def available() -> list[ModelInfo]:
             models.append(info(name, read_config(folder)[1], "bundled"))
     for name in PUBLISHED:
         models.append(info(name, PRESETS[name], "cached" if _cached_file(name).exists() else "downloadable"))
+    for name, folder in hub.cached_repositories().items() if with_hub else ():
+        with suppress(CheckpointError):  # another kind of model
+            models.append(info(name, read_config(folder)[1], "cached"))
     return models
 
 

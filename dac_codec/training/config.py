@@ -155,6 +155,8 @@ class TrainerConfig(_Section):
         seed: of all randomness.
         fan_in_init: initialize convolutions by PyTorch's default, scaled by their fan-in, instead of the paper's
             truncated normal, with which a narrow network attenuates its input too much.
+        rotation_trick: whether the gradient of a codebook's input is the entry's, turned and scaled as the entry is to
+            the input, instead of straight-through: see `dac_codec.model.quantizer.rotated`.
         codebook_batches: batches whose latents initialize the codebooks where quantization begins.
         init_from: pretrained weights, as `DAC.from_pretrained` takes them. Discriminators beside them, as our own
             exports have, are loaded too if they are of the same period or window as those of the run.
@@ -182,6 +184,7 @@ class TrainerConfig(_Section):
     ema: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
     seed: NonNegativeInt = 0
     fan_in_init: bool = False
+    rotation_trick: bool = False
     codebook_batches: PositiveInt = 200
     init_from: str | None = None
     log_every: PositiveInt = 20
@@ -248,12 +251,19 @@ class TrainConfig(_Section):
                     "trainer.revive_every must be 0: moving-average codebooks replace unused entries themselves"
                 )
             return self
+        if model.quantizer == "fsq":
+            if trainer.revive_every or trainer.rotation_trick:
+                raise ValueError(
+                    "trainer.revive_every must be 0 and trainer.rotation_trick false: fsq has no codebooks"
+                )
+            return self
         if all(phase.quantize for phase in trainer.phases) or not any(phase.quantize for phase in trainer.phases):
             return self
-        if not 2 <= model.codebook_dim <= model.latent_width + 1:
+        width = model.latent_width // model.groups
+        if not 2 <= model.codebook_dim <= width + 1:
             raise ValueError(
-                f"model.codebook_dim: k-means for the codebooks needs 2 to {model.latent_width + 1} dimensions (the "
-                f"width of the latents plus one), not {model.codebook_dim}"
+                f"model.codebook_dim: k-means for the codebooks needs 2 to {width + 1} dimensions (the width of the "
+                f"latents of a group plus one), not {model.codebook_dim}"
             )
         n_latents = trainer.codebook_batches * trainer.batch_size * self.excerpt_length // model.hop_length
         if n_latents < model.codebook_size:

@@ -18,11 +18,12 @@ import copy
 import math
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from dac_codec import pretrained
 from dac_codec.common.errors import AudioError, DacError
@@ -30,10 +31,13 @@ from dac_codec.common.manifest import Sound
 from dac_codec.common.progress import progress_bar, track
 from dac_codec.inference import PreparedDAC, prepare
 from dac_codec.inference.search import PathSearch, error_weight, projections
-from dac_codec.model import DAC
+from dac_codec.model import DAC, DACConfig
+from dac_codec.model.config import QuantizerKind
 from dac_codec.model.quantizer import MovingAverageQuantize, ResidualVectorQuantize
-from dac_codec.quantization import snr
+from dac_codec.quantization import allocate, snr
+from dac_codec.quantization.base import nearest
 from dac_codec.quantization.least_squares import least_squares
+from dac_codec.training import codebooks
 from dac_codec.training.clips import clips_of
 from dac_codec.training.sounds import Source, find_sounds
 
@@ -44,8 +48,38 @@ EXCERPT_SECONDS = 5.0
 """Length of the clips that latents are made of; shorter sounds are used whole."""
 
 _FRAMES_AT_ONCE = 8192
+_FITTED = 64
+"""Latents per entry that k-means starts codebooks from."""
 _RIDGE = 10.0
 """Weight of an old entry in least squares, in latents: rarely used entries stay near it."""
+
+
+class Shape(NamedTuple):
+    """What to fit, where it differs from the model's own quantizer; None keeps the model's value.
+
+    Attributes:
+        quantizer, groups, n_codebooks, codebook_size: as in `DACConfig`. Finite scalars get as many bits as the model
+            has, divided among the principal components of the latents, and take no other numbers.
+    """
+
+    quantizer: QuantizerKind | None = None
+    groups: int | None = None
+    n_codebooks: int | None = None
+    codebook_size: int | None = None
+
+    def config(self, config: DACConfig) -> DACConfig:
+        """The configuration of a residual or grouped quantizer of this shape. Raises a DacError if there is none."""
+        given = {name: value for name, value in self._asdict().items() if value is not None}
+        if "n_codebooks" in given or "codebook_size" in given:
+            given["codebook_sizes"] = ()
+        if given.get("quantizer") == "residual":
+            given.setdefault("groups", 1)
+        if config.quantizer == "fsq":
+            given["codebook_dim"] = 8
+        try:
+            return replace(config, **given)
+        except ValueError as error:
+            raise DacError(str(error)) from error
 
 
 class Refitted(NamedTuple):
@@ -68,17 +102,19 @@ class Refitted(NamedTuple):
 def refit_model(
     model: str | os.PathLike[str] | DAC,
     sounds: Source,
+    shape: Shape | None = None,
     minutes: float = 60.0,
-    rounds: int = 8,
+    rounds: int = 4,
     n_paths: int = 4,
     seed: int = 0,
     progress: bool = False,
 ) -> Refitted:
-    """Fit the codebooks of a model to sounds; see `refit`.
+    """Fit the codebooks of a model to sounds, or a quantizer of another shape, from k-means on; see `refit`.
 
     Args:
         model: a model, which is not modified, or what `DAC.from_pretrained` takes.
         sounds: a folder or a manifest: see `find_sounds`. The split "train" is fitted to, "val" measured on.
+        shape: of the quantizer; None for the model's.
         minutes: of sound to fit to; a tenth of it is measured on.
         rounds, n_paths: as for `refit`.
         seed: of the choice of sounds.
@@ -89,17 +125,101 @@ def refit_model(
         DacError: sounds can't be read or are too few, or the codebooks can't be refitted.
     """
     loaded = model if isinstance(model, DAC) else pretrained.load(model, progress=progress)
-    fitted = copy.deepcopy(loaded).cpu().float().eval()
-    fitted.name, fitted.weights_file = "unnamed", None
-    _check_projections(fitted.quantizer)
+    shape = shape or Shape()
+    original = copy.deepcopy(loaded).cpu().float().eval()
+    is_finite_scalar = (shape.quantizer or loaded.config.quantizer) == "fsq"
+    if is_finite_scalar and shape[1:] != (None, None, None):
+        raise DacError("finite scalars get the bits of the model: leave out groups, codebooks and their size")
+    config = original.config if is_finite_scalar else shape.config(original.config)
+    _check_projections(original.quantizer)
     splits, unreadable = find_sounds(sounds, "train", "val", progress=progress)
-    network = prepare(fitted)
+    network = prepare(original)
     z = latents_of(network, splits["train"], minutes, seed, progress)
     held_out = latents_of(network, splits["val"], minutes / 10, seed, progress)
-    before = {n: latents_snr(fitted.quantizer, held_out, n) for n in PATHS}
-    refit(fitted.quantizer, z, rounds, n_paths, progress)
+    before = {n: latents_snr(original.quantizer, held_out, n) for n in PATHS}
+    if is_finite_scalar:
+        fitted = finite_scalars(original, z)
+    else:
+        fitted = original if config == original.config else _with_quantizer(original, config, z, seed)
+        refit(fitted.quantizer, z, rounds, n_paths, progress)
+    fitted.name, fitted.weights_file = "unnamed", None
     after = {n: latents_snr(fitted.quantizer, held_out, n) for n in PATHS}
     return Refitted(fitted, before, after, len(z) / fitted.config.frame_rate / 60, unreadable)
+
+
+@torch.no_grad()
+def _with_quantizer(model: DAC, config: DACConfig, z: Tensor, seed: int) -> DAC:
+    """The model with a quantizer of another configuration, by k-means of latents z [n, D]."""
+    if config.codebook_dim > config.latent_width // config.groups + 1:
+        raise DacError(f"{config.groups} groups have fewer channels than the {config.codebook_dim} of a codebook")
+    other = _with_networks(model, config)
+    generator = torch.Generator().manual_seed(seed)
+    some = z[torch.randperm(len(z), generator=generator)[: _FITTED * config.codebook_size]]
+    try:
+        codebooks.initialize(other, some.t()[None], generator)
+    except ValueError as error:
+        raise DacError(str(error)) from error
+    return other
+
+
+def _with_networks(model: DAC, config: DACConfig) -> DAC:
+    """A model with encoder and decoder of another one, and a new quantizer."""
+    other = DAC(config).eval()
+    other.encoder.load_state_dict(model.encoder.state_dict())
+    other.decoder.load_state_dict(model.decoder.state_dict())
+    return other
+
+
+@torch.no_grad()
+def finite_scalars(model: DAC, z: Tensor) -> DAC:
+    """A model with finite scalar quantization, at the bits of a frame of `model`, fitted to latents z [n, D].
+
+    The numbers are principal components, with levels by reverse water-filling (`quantization.allocate`). Of a grid of
+    scales in front of tanh, the one with the least error is taken for all; the output projections are least squares.
+    """
+    mean = z.mean(0)
+    variances, axes = torch.linalg.eigh(torch.cov(z.t().double()))
+    most = sum((size - 1).bit_length() for size in model.config.sizes)
+    # Codes are stored in whole bits, which are more than the logarithm of their levels.
+    tried = (allocate(variances.flip(0).clamp(min=0), bits) for bits in range(most, 0, -1))
+    levels = next(levels for levels in tried if sum((level - 1).bit_length() for level in levels) <= most)
+    kept = [index for index, level in enumerate(levels) if level > 1]
+    sizes = tuple(levels[index] for index in kept)
+    config = replace(
+        model.config,
+        quantizer="fsq",
+        groups=1,
+        n_codebooks=len(sizes),
+        codebook_sizes=sizes,
+        codebook_size=max(sizes),
+        codebook_dim=1,
+        lookup="euclidean",
+        quantizer_dropout=0.0,
+    )
+    other = _with_networks(model, config)
+    basis = axes.flip(1)[:, kept].float()
+    spread = variances.flip(0)[kept].sqrt().float()
+    stages, best = other.quantizer.stages(), math.inf
+    for half in (0.7, 1.0, 1.4, 2.0, 2.8):
+        directions = basis / (half * spread)
+        points = ((z - mean) @ directions).tanh()
+        values = [stage.codebook.weight[:, 0] for stage in stages]
+        codes = [nearest(own[:, None], grid[:, None]) for own, grid in zip(points.t(), values, strict=True)]
+        entries = torch.stack([grid[code] for grid, code in zip(values, codes, strict=True)], 1)
+        design = torch.cat([entries, torch.ones(len(z), 1)], 1).double()
+        outputs = torch.linalg.solve(design.t() @ design, design.t() @ z.double())
+        error = float((z - design @ outputs).square().sum())
+        if error < best:
+            best, found = error, (directions, outputs.float())
+    directions, outputs = found
+    for index, stage in enumerate(stages):
+        assert isinstance(stage.in_proj, nn.Conv1d)
+        assert isinstance(stage.out_proj, nn.Conv1d)
+        stage.in_proj.weight = directions[:, index][None, :, None]
+        stage.in_proj.get_parameter("bias").copy_(-mean @ directions[:, index : index + 1])
+        stage.out_proj.weight = outputs[index][:, None, None]
+        stage.out_proj.get_parameter("bias").copy_(outputs[-1] if index == 0 else torch.zeros_like(mean))
+    return other
 
 
 def latents_of(
@@ -145,7 +265,7 @@ def latents_snr(quantizer: ResidualVectorQuantize, z: Tensor, n_paths: int) -> f
 
 @torch.no_grad()
 def refit(
-    quantizer: ResidualVectorQuantize, z: Tensor, rounds: int = 8, n_paths: int = 4, progress: bool = False
+    quantizer: ResidualVectorQuantize, z: Tensor, rounds: int = 4, n_paths: int = 4, progress: bool = False
 ) -> None:
     """Design the codebooks jointly, starting from the present entries, in place.
 
@@ -248,10 +368,12 @@ def _check_projections(quantizer: ResidualVectorQuantize) -> None:
 
 
 def _codes(quantizer: ResidualVectorQuantize, z: Tensor, n_paths: int) -> Iterator[Tensor]:
-    """Codes [n, N] of parts of latents [n, D]."""
-    search = PathSearch(quantizer, exact=True)
+    """Codes [n, N] of parts of latents [n, D]; finite scalars have no paths."""
+    search = None if quantizer.is_finite_scalar else PathSearch(quantizer, exact=True)
     for part in z.split(_FRAMES_AT_ONCE):
-        yield search.codes(part.t()[None], quantizer.n_codebooks, n_paths)[0].t()
+        rows = part.t()[None]
+        codes = quantizer(rows).codes if search is None else search.codes(rows, quantizer.n_codebooks, n_paths)
+        yield codes[0].t()
 
 
 def _place(quantizer: ResidualVectorQuantize, entries: Sequence[Tensor]) -> None:

@@ -37,8 +37,8 @@ from dac_codec import audio, pretrained
 from dac_codec.common.errors import DacError
 from dac_codec.common.scripts import exit_status
 from dac_codec.common.spectral import Spectra, mel_distance
-from dac_codec.interop.checks import OURS_ONLY
 from dac_codec.model import DAC, PRESETS, DACConfig
+from dac_codec.model.config import OURS_ONLY
 from dac_codec.model.layers import convolutions
 
 OURS = {

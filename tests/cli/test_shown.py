@@ -22,6 +22,7 @@ import torch
 from dac_codec import bitstream, codec, pretrained
 from dac_codec.codec import DacFile
 from dac_codec.model import DAC
+from dac_codec.pretrained import hub
 from dac_codec.pretrained import models as catalog
 from tests.cli.shell import (
     GOLDEN,
@@ -234,6 +235,7 @@ def test_info_as_text(compressed: DacFile) -> None:
 def test_models(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretrained, "DEFAULT_MODEL", "tiny")
     monkeypatch.setattr(catalog, "_bundled_folders", lambda: {"tiny": model})
+    monkeypatch.setattr(hub, "cached_repositories", dict)
     rows = json.loads(run("models", "--json").stdout)
     assert [row["name"] for row in rows] == [info.name for info in pretrained.available()]
     assert [row["name"] for row in rows if row["default"]] == ["tiny"]
@@ -290,8 +292,46 @@ def test_demo_prints_its_result(monkeypatch: pytest.MonkeyPatch) -> None:
         "9.50 dB",
     ):
         assert text in result.stdout
+    shown = json.loads(run("demo", "--json").stdout)
+    assert (shown["decoded"], shown["ratio"], shown["si_sdr"]) == ("dac-demo/decoded.wav", 180.0, 9.5)
     run("demo", "--output", "there", "--model", "24khz", "--device", "cpu")
-    assert calls[1] == (Path("there"), "24khz", "cpu")
+    assert calls[2] == (Path("there"), "24khz", "cpu")
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_figures_as_json(model: Path, batched: bool, request: pytest.FixtureRequest) -> None:
+    """One object on standard output, and nothing but errors beside it."""
+    if batched:
+        request.getfixturevalue("as_on_a_gpu")
+    sounds = [write_sound("in/a.wav", 3000), write_sound("in/b.wav", 2000)]
+    Path("in/bad.wav").write_bytes(b"no sound")
+    result = run("compress", "in", "-o", "out", "--model", model, "--json")
+    assert result.exit_code == 1
+    shown = json.loads(result.stdout)
+    assert result.stderr.splitlines() == errors_of(result)
+    assert [f"Error: {line}" for line in shown["failures"]] == errors_of(result)
+    for row, sound, n_samples in zip(shown["files"], sounds, (3000, 2000), strict=True):
+        assert row["input"] == str(sound)
+        assert row["output"] == f"out/{sound.stem}.dac"
+        assert row["input_bytes"] == sound.stat().st_size
+        assert row["output_bytes"] == Path(row["output"]).stat().st_size
+        assert row["duration"] == pytest.approx(n_samples / 44100)
+        assert row["bitrate"] > 0
+        assert batched or row["speed"] > 0
+
+    shown = json.loads(run("decompress", "out", "-o", "back", "--model", model, "--json").stdout)
+    assert shown["failures"] == []
+    assert [row["output"] for row in shown["files"]] == ["back/a.wav", "back/b.wav"]
+    assert [row["duration"] for row in shown["files"]] == pytest.approx([3000 / 44100, 2000 / 44100])
+    skipped = run("decompress", "out", "-o", "back", "--model", model, "--json", "--skip-existing", "--quiet")
+    assert json.loads(skipped.stdout) == {"files": [], "failures": []}
+
+
+def test_figures_and_data_do_not_mix() -> None:
+    write_sound("a.wav")
+    result = run("compress", "a.wav", "-o", "-", "--json")
+    assert result.exit_code == 2
+    assert "--json prints to standard output, where the data would go" in result.stderr
 
 
 def test_train_passes_its_arguments_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -167,6 +167,18 @@ def causal_model() -> DAC:
     ).eval()
 
 
+def test_a_short_file_is_read_once(model: DAC) -> None:
+    file = compress((noise(2, 20_000), 44100), model, n_quantizers=3)
+    data = io.BytesIO(file.to_bytes())
+    with DacStream(data) as stream:
+        assert stream.scan() == 20_000
+        data.truncate(0)
+        found = np.concatenate(list(stream.blocks(model)), 1)
+        np.testing.assert_array_equal(found, decompress(file, model)[0].numpy())
+        with pytest.raises(BitstreamError):
+            list(stream.blocks(model))
+
+
 # Memory --------------------------------------------------------------------------------------------------------------
 
 

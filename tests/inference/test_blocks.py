@@ -112,9 +112,9 @@ def test_errors_and_ends_of_threads() -> None:
         raise OSError("cut off")
 
     found = []
-    with pytest.raises(OSError, match="cut off"):
+    with pytest.raises(OSError, match="cut off"):  # noqa: PT012
         for codes in inference.encode_blocks(MODEL, failing()):
-            found.append(codes)  # noqa: PERF402: those before the error are kept
+            found.append(codes)
     assert sum(codes.shape[-1] for codes in found) > 100
     for _ in inference.decode_blocks(MODEL, [torch.cat(found, -1)]):
         break

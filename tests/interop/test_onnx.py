@@ -23,7 +23,7 @@ from dac_codec.interop import onnx as interop_onnx
 from dac_codec.model import DAC, DACConfig
 from dac_codec.model.layers import convolutions
 from tests.conftest import golden_model
-from tests.inference.networks import TINY, lively, shape_of
+from tests.inference.networks import PATCHES, TINY, lively, shape_of
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -32,6 +32,7 @@ MODELS: dict[str, Callable[[], DAC]] = {
     "mini": lambda: DAC.from_pretrained(pretrained.DEFAULT_MODEL),  # looks up by distance
     "24khz": lambda: golden_model("24khz"),  # odd strides
     "causal": lambda: calm(shape_of("24khz", causal=True)),
+    "patches": lambda: calm(PATCHES),
 }
 OPERATORS = {
     *("Add", "And", "ArgMax", "Cast", "Clip", "Concat", "Conv", "ConvTranspose", "DequantizeLinear", "Div", "Gather"),
@@ -279,7 +280,12 @@ def test_a_large_mel_distance_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_the_examples_of_the_documentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     interop.export_onnx(MODELS["mini"](), tmp_path / "exported")
-    page = (Path(__file__).parents[2] / "docs/interop.md").read_text(encoding="utf-8").partition("## torch.export")[0]
+    page = (
+        (Path(__file__).parents[2] / "docs/interop.md")
+        .read_text(encoding="utf-8")
+        .partition("## ONNX")[2]
+        .partition("## torch.export")[0]
+    )
     monkeypatch.chdir(tmp_path)
     variables: dict[str, Any] = {}
     for block in re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from click.testing import CliRunner
 from dac_codec import prepare, pretrained
 from dac_codec.cli.main import main
 from dac_codec.interop import PROGRAM_FILES
-from dac_codec.interop.torch_export import merged
+from dac_codec.interop.torch_export import Encoder, merged
+from dac_codec.model import DACConfig
 from tests.inference.networks import TINY, lively, noise
 
 
@@ -48,3 +50,20 @@ def test_merging_leaves_the_model_as_it_is() -> None:
         assert not any("parametrizations" in name for name in found.state_dict())
         assert torch.equal(found.encode(audio).codes, model.encode(audio).codes)
         assert all(torch.equal(value, before[name]) for name, value in source.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"lookup": "euclidean"},
+        {"codebook_learning": "moving_average", "lookup": "euclidean", "codebook_dim": 6},
+        {"quantizer": "grouped", "groups": 3},
+        {"quantizer": "fsq", "codebook_dim": 1, "lookup": "euclidean", "quantizer_dropout": 0.0},
+    ],
+)
+@torch.no_grad()
+def test_codes_of_every_quantizer(changes: dict[str, Any]) -> None:
+    model = lively(DACConfig.from_dict({**TINY.to_dict(), **changes}))
+    audio = noise(2, 1, 100)
+    assert torch.equal(Encoder(model)(audio), model.encode(audio).codes)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +17,9 @@ from dac_codec import codec, pretrained
 from dac_codec.cli.main import main
 from dac_codec.common.errors import DacError
 from dac_codec.inference.search import PathSearch, error_weight, projections
-from dac_codec.model import DACConfig
-from dac_codec.training.refit import _System, latents_snr, refit
+from dac_codec.model import DAC, DACConfig
+from dac_codec.quantization import FiniteScalarQuantizer, snr
+from dac_codec.training.refit import _System, finite_scalars, latents_snr, refit
 from tests.inference.networks import lively
 
 SMALL = DACConfig(
@@ -132,6 +135,54 @@ def test_the_command_writes_a_model(small: Path, manifest: Path, tmp_path: Path)
         1,
         f"Error: {tmp_path / 'new'} exists; use --force to overwrite it\n",
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "change"),
+    [
+        (("--quantizer", "grouped", "--groups", 2, "--codebooks", 4), {"quantizer": "grouped", "groups": 2}),
+        (("--codebooks", 4, "--codebook-size", 16), {"codebook_size": 16}),
+    ],
+)
+def test_another_shape(
+    options: tuple[object, ...], change: dict[str, Any], small: Path, manifest: Path, tmp_path: Path
+) -> None:
+    result = run(small, "--sounds", manifest, "--minutes", 0.05, "--rounds", 2, *options, "-o", tmp_path / "new")
+    assert result.exit_code == 0, result.output
+    new = pretrained.load(tmp_path / "new")
+    assert new.config == replace(SMALL, n_codebooks=4, **change)
+    assert all(torch.equal(one, other) for one, other in parameters_but_the_quantizer(new, pretrained.load(small)))
+    before, after = (float(result.stderr.split(f" dB {when}")[1 - 1].split()[-1]) for when in ("before", "after"))
+    assert after > before  # the model has random codebooks
+
+
+def test_finite_scalars_at_the_bits_of_the_model(small: Path, manifest: Path, tmp_path: Path) -> None:
+    arguments = (small, "--sounds", manifest, "--minutes", 0.05, "--quantizer", "fsq", "-o", tmp_path / "new")
+    assert run(*arguments, "--codebooks", 3).exit_code == 1
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    new = pretrained.load(tmp_path / "new")
+    assert new.config.quantizer == "fsq"
+    assert SMALL.bitrate() - new.config.frame_rate * 2 <= new.config.bitrate() <= SMALL.bitrate()
+    assert all(torch.equal(one, other) for one, other in parameters_but_the_quantizer(new, pretrained.load(small)))
+
+
+def test_finite_scalars_fit_latents() -> None:
+    model = lively(SMALL, torch.float32)
+    z = latents(4000, 0)
+    fitted = finite_scalars(model, z)
+    quantizer = FiniteScalarQuantizer(list(fitted.config.sizes))
+    _, axes = torch.linalg.eigh(torch.cov(z.t()))
+    components = (z - z.mean(0)) @ axes.flip(1)[:, : fitted.n_codebooks]
+    quantizer.fit(components, torch.Generator().manual_seed(0))
+    decoded = z.mean(0) + quantizer(components) @ axes.flip(1)[:, : fitted.n_codebooks].t()
+    assert latents_snr(fitted.quantizer, z, 4) > snr(z, decoded) - 0.7  # which has a scale for each dimension
+
+
+def parameters_but_the_quantizer(one: DAC, other: DAC) -> Iterator[tuple[Tensor, Tensor]]:
+    for name, weight in one.state_dict().items():
+        if not name.startswith("quantizer."):
+            yield weight, other.state_dict()[name]
 
 
 def test_an_interrupted_command_writes_nothing(

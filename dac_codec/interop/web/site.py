@@ -17,6 +17,7 @@ from typing import Any
 from dac_codec.common.errors import DacError
 from dac_codec.common.files import atomic_write, expanded
 from dac_codec.inference.look_ahead import decoder_context, encoder_context
+from dac_codec.interop.onnx import export_onnx
 from dac_codec.model import DAC
 from dac_codec.pretrained import context_model, fingerprint
 from dac_codec.pretrained.checkpoints import CONFIG_FILE
@@ -33,7 +34,7 @@ _HERE = Path(__file__).parent
 def write_site(
     model: DAC,
     folder: str | os.PathLike[str],
-    graphs: str | os.PathLike[str],
+    graphs: str | os.PathLike[str] | None = None,
     runtime: str | os.PathLike[str] | None = None,
 ) -> None:
     """Write the page for a model to a folder that any static host serves.
@@ -41,15 +42,21 @@ def write_site(
     Args:
         model: any model.
         folder: created if it does not exist; files in it are replaced.
-        graphs: a folder with the model's `encoder_model.onnx` and `decoder_model.onnx`.
+        graphs: a folder with the model's `encoder_model.onnx` and `decoder_model.onnx`; None to make them.
         runtime: a folder with the npm package onnxruntime-web, or with its `dist`; None to get it by npm.
 
     Raises:
-        DacError: the graphs are of another model, files are missing or can't be written, or npm is missing or fails.
+        DacError: the graphs are of another model, files are missing or can't be written, or a package of Python
+            (onnx, onnxruntime) or npm that is needed is missing.
     """
-    folder, graphs = expanded(folder), expanded(graphs)
-    files = _page_files() | {f"model/{name}": _read(graphs / name) for name in _GRAPHS}
-    _check_graphs(model, graphs / CONFIG_FILE)
+    folder = expanded(folder)
+    files = _page_files()
+    with tempfile.TemporaryDirectory() as temporary:
+        if graphs is None:
+            export_onnx(model, temporary)
+        place = expanded(temporary if graphs is None else graphs)
+        files |= {f"model/{name}": _read(place / name) for name in _GRAPHS}
+        _check_graphs(model, place / CONFIG_FILE)
     context = context_model(model)
     if context is not None:
         files["model/context.safetensors"] = context.to_bytes()
@@ -107,6 +114,7 @@ def _description(model: DAC, context: bytes | None) -> dict[str, Any]:
         "hopLength": model.hop_length,
         "codebooks": model.n_codebooks,
         "codebookSize": model.codebook_size,
+        "codebookSizes": list(model.config.sizes),
         "encoder": encoder_context(model)._asdict(),
         "decoder": decoder_context(model)._asdict(),
         "context": None if context is None else context.hex(),

@@ -24,7 +24,8 @@ HEADER = Header(b"\x01\x23\x45\x67\x89\xab\xcd\xef", "tiny", 44100, 1, None, -3.
 def random_codes(header: Header, n_frames: int, rng: np.random.Generator) -> npt.NDArray[np.int32]:
     """Codes [C, N, F] of which a third repeat those before; with coding LAYERED, a random number in each frame."""
     shape = (header.channels, header.n_codebooks, n_frames)
-    codes = rng.integers(0, header.codebook_size, shape, dtype=np.int32)
+    sizes = np.array(header.codebook_sizes or (header.codebook_size,) * header.n_codebooks)
+    codes = rng.integers(0, sizes[:, None], shape, dtype=np.int32)
     for t in range(1, n_frames):
         same = rng.random(shape[:2]) < 1 / 3
         codes[..., t] = np.where(same, codes[..., t - 1], codes[..., t])
@@ -75,6 +76,10 @@ def files() -> dict[str, bytes]:
         "adaptive_small": written(replace(coded, codebook_size=2, n_codebooks=2, layers=()), 50, 4),
         "adaptive_uneven": written(replace(coded, codebook_size=1000, n_codebooks=5, layers=(1, 4)), 90, 5),
         "adaptive_wide": written(replace(coded, codebook_size=65536, n_codebooks=2, layers=()), 90, 6),
+        "sizes": written(replace(HEADER, n_codebooks=3, channels=2, codebook_sizes=(1024, 300, 2)), 77, 14),
+        "adaptive_sizes": written(
+            replace(coded, n_codebooks=4, layers=(2, 2), codebook_sizes=(1024, 300, 2, 64)), 90, 15, chunk_frames=40
+        ),
         "context": written(by_context, 150, 7, chunk_frames=60, model=context),
         "context_long": written(by_context, 2584, 13, model=context),
         "context_stereo": written(replace(by_context, **stereo), 90, 8, chunk_frames=33, model=context),

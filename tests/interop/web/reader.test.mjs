@@ -144,6 +144,14 @@ test("written files are read here and, by the caller, in Python", () => {
   for (const [key, value] of Object.entries(header)) assert.equal(file.header[key], value);
   writeFileSync(`${folder}/written.bytes`, data);
   writeFileSync(`${folder}/written.codes`, codes);
+  const sized = { ...header, codebookSizes: [1000, 900, 5] };
+  const few = codes.map((code, n) => code % sized.codebookSizes[Math.floor(n / frames) % 3]);
+  const small = write(sized, few);
+  equal(new DacFile(small, { recover: false }).decodeAll().codes, few, "codes of different sizes");
+  assert.ok(small.length < data.length);
+  writeFileSync(`${folder}/sized.bytes`, small);
+  writeFileSync(`${folder}/sized.codes`, few);
+  assert.throws(() => write(sized, codes), DacFormatError);
   assert.throws(() => write(header, codes.map((c) => c + 1)), DacFormatError);
   assert.throws(() => write({ ...header, length: 1 }, codes), DacFormatError);
   assert.throws(() => write({ ...header, channels: 70000 }, codes), DacFormatError);

@@ -38,8 +38,10 @@ def test_the_reader_agrees_with_the_python_package(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert int(re.findall(r"^# pass (\d+)", done.stdout, re.MULTILINE)[0]) > 60
 
-    written = loads((tmp_path / "written.bytes").read_bytes())
-    codes = np.fromfile(tmp_path / "written.codes", np.int32).reshape(written.codes.shape)
-    np.testing.assert_array_equal(written.codes, codes)
-    assert (written.header.sample_rate, written.header.n_samples, written.header.gain_db) == (48000, 700000, -1.5)
-    assert written.header.model_name == "tiny"
+    for name in ("written", "sized"):
+        written = loads((tmp_path / f"{name}.bytes").read_bytes())
+        codes = np.fromfile(tmp_path / f"{name}.codes", np.int32).reshape(written.codes.shape)
+        np.testing.assert_array_equal(written.codes, codes)
+        assert (written.header.sample_rate, written.header.n_samples, written.header.gain_db) == (48000, 700000, -1.5)
+        assert written.header.model_name == "tiny"
+        assert written.header.codebook_sizes == ((1000, 900, 5) if name == "sized" else ())

@@ -103,9 +103,11 @@ async function compress(channels, name) {
   say(`Compressing ${name}…`);
   progress(0);
   const id = ++session;
-  const { codes, frames, gain } = await call("encode", { channels });
+  const encoded = await call("encode", { channels }).catch((error) => {
+    if (id === session) throw error;
+  });
   if (id !== session) return;
-  source = { name, channels, codes, frames, gain };
+  source = { name, channels, ...encoded };
   await openSource();
 }
 
@@ -117,7 +119,8 @@ async function openSource() {
   const kept = new Int32Array(channels.length * n * frames);
   for (let c = 0; c < channels.length; c++) kept.set(codes.subarray(c * N * frames, (c * N + n) * frames), c * n * frames);
   const header = { fingerprint, modelName, sampleRate: modelSampleRate, channels: channels.length, length: channels[0].length };
-  Object.assign(header, { gain, modelSampleRate, hopLength, codebooks: n, codebookSize });
+  const codebookSizes = model.codebookSizes.slice(0, n);
+  Object.assign(header, { gain, modelSampleRate, hopLength, codebooks: n, codebookSize, codebookSizes });
   await open(write(header, kept), `${name.replace(/\.[^.]*$/, "")}.dac`, true);
 }
 
@@ -158,7 +161,7 @@ function describe(info, name) {
     "Sample rate": `${header.sampleRate / 1000} kHz`,
     Codebooks: of,
     "Band levels": header.levels ? "yes" : "no",
-    "To 16 bits": `1 : ${((2 * header.channels * header.sampleRate * seconds) / info.size).toFixed(0)}`,
+    "From 16 bits": `${((2 * header.channels * header.sampleRate * seconds) / info.size).toFixed(0)} : 1`,
   };
   $("facts").replaceChildren(
     ...Object.entries(facts).map(([key, value]) => {
@@ -283,8 +286,8 @@ function recording(on) {
 
 function showRate() {
   const n = Number($("rate").value);
-  const bits = (n * Math.log2(model.codebookSize) * model.sampleRate) / model.hopLength;
-  $("rate-text").textContent = `${rate(bits)} per channel`;
+  const bits = model.codebookSizes.slice(0, n).reduce((sum, size) => sum + Math.ceil(Math.log2(size)), 0);
+  $("rate-text").textContent = `${rate((bits * model.sampleRate) / model.hopLength)} per channel`;
 }
 
 function tick() {
@@ -292,7 +295,7 @@ function tick() {
     const duration = shown.info.length / model.sampleRate;
     const time = player.time;
     $("line").style.left = `${(100 * time) / duration}%`;
-    if (document.activeElement !== $("seek") || player.playing) $("seek").value = time;
+    $("seek").value = time;
     $("time").textContent = `${clock(time)} / ${clock(duration)}`;
     $("seek").setAttribute("aria-valuetext", `${clock(time)} of ${clock(duration)}`);
   }
@@ -313,6 +316,12 @@ $("file").onchange = () => {
 $("rate").oninput = showRate;
 $("rate").onchange = () => attempt(openSource);
 document.querySelectorAll("input[name=version]").forEach((input) => (input.onchange = () => setVersion(input.value)));
+$("seek").onkeydown = (event) => {
+  const seconds = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: -10, PageUp: 10 }[event.key];
+  if (seconds === undefined) return;
+  event.preventDefault();
+  player.seek(player.time + seconds);
+};
 document.addEventListener("keydown", (event) => {
   const plain = !event.ctrlKey && !event.metaKey && !event.altKey;
   if (event.key !== " " || !plain || !shown || /^(BUTTON|A|SUMMARY)$/.test(event.target.tagName)) return;

@@ -6,6 +6,7 @@ const BLOCK_SECONDS = 2;
 const STOP_BAND_DB = 80;
 const TRANSITION_HZ = 500;
 const MOST_REACH = 2048;
+const MOST_CHANNELS = 32; // of sound in a browser
 const FADE_SECONDS = 0.005; // around frames that are missing
 
 /**
@@ -16,7 +17,8 @@ const FADE_SECONDS = 0.005; // around frames that are missing
  * @property {number} sampleRate
  * @property {number} hopLength
  * @property {number} codebooks
- * @property {number} codebookSize
+ * @property {number} codebookSize entries of the largest codebook
+ * @property {number[]} codebookSizes entries of each codebook
  * @property {{before: number, after: number}} encoder frames around a frame that its codes depend on
  * @property {{before: number, after: number}} decoder frames around a frame that its samples depend on
  */
@@ -91,6 +93,10 @@ export class Decoder {
    */
   constructor(file, model, network) {
     const { header } = file;
+    const fits = header.hopLength === model.hopLength && header.modelSampleRate === model.sampleRate;
+    if (!fits || header.codebookSize !== model.codebookSize || header.codebooks > model.codebooks)
+      throw new Error("The header of this file does not fit its model.");
+    if (header.channels > MOST_CHANNELS) throw new Error(`This file has ${header.channels} channels, more than ${MOST_CHANNELS}.`);
     this.file = file;
     this.model = model;
     this.network = network;

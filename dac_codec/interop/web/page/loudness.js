@@ -31,13 +31,14 @@ function sections(rate) {
  */
 export function loudness(channels, rate) {
   const hop = Math.max(1, Math.floor(rate / 10));
-  const hops = Math.max(5, Math.ceil(channels[0].length / hop));
+  const length = Math.max(5 * hop, channels[0].length); // shorter sounds are padded
+  const hops = Math.ceil(length / hop);
   const energy = new Float64Array(hops);
   channels.forEach((x, c) => {
     const weight = channels.length <= 5 && c >= 3 ? 1.41 : 1;
     const filters = sections(rate).map((coefficients) => ({ coefficients, s1: 0, s2: 0 }));
-    for (let n = 0; n < x.length; n++) {
-      let v = x[n];
+    for (let n = 0; n < length; n++) {
+      let v = n < x.length ? x[n] : 0;
       for (const filter of filters) {
         const [b0, b1, b2, a1, a2] = filter.coefficients;
         const y = b0 * v + filter.s1;

@@ -13,7 +13,16 @@ const networks = {};
 let model;
 let contextModel = null;
 let current = null; // the file that is decoded
+let encoding = 0; // counts sounds, so that a newer one ends the encoding of an older one
+let busy = Promise.resolve();
 const pause = () => new Promise((resolve) => setTimeout(resolve));
+
+/** Runs a network when no other one runs. */
+function run(name, inputs) {
+  const result = busy.then(async () => (await session(name)).run(inputs));
+  busy = result.catch(() => {});
+  return result;
+}
 
 async function fetched(name) {
   const response = await fetch(new URL(name, folder));
@@ -36,13 +45,13 @@ async function load() {
 
 async function decodeFrames(codes, codebooks, frames) {
   const tensor = new ort.Tensor("int64", BigInt64Array.from(codes, BigInt), [1, codebooks, frames]);
-  const { audio_values: audio } = await (await session("decoder_model")).run({ audio_codes: tensor });
+  const { audio_values: audio } = await run("decoder_model", { audio_codes: tensor });
   return audio.data;
 }
 
 async function encodeFrames(sound) {
   const tensor = new ort.Tensor("float32", sound, [1, 1, sound.length]);
-  const { audio_codes: codes } = await (await session("encoder_model")).run({ input_values: tensor });
+  const { audio_codes: codes } = await run("encoder_model", { input_values: tensor });
   return { codes: codes.data, codebooks: codes.dims[1], frames: codes.dims[2] };
 }
 
@@ -60,6 +69,7 @@ function open(id, bytes) {
   if (file.nFrames === 0) throw new Error("This file holds no sound.");
   const decoder = new Decoder(file, model, decodeFrames);
   const { blocks, blockFrames, hop, length } = decoder;
+  encoding++;
   current = { id, decoder, wanted: [], done: new Set(), next: 0, told: 0 };
   sweep(current);
   const { nFrames, duration, size, problems } = file;
@@ -103,7 +113,11 @@ const actions = {
     current = null;
     const gain = gainOf(channels, model.sampleRate);
     const louder = channels.map((x) => x.map((sample) => sample * 10 ** (gain / 20)));
-    const share = (value) => postMessage({ type: "progress", share: value });
+    const mine = ++encoding;
+    const share = (value) => {
+      if (mine !== encoding) throw new Error("another sound came");
+      postMessage({ type: "progress", share: value });
+    };
     return { gain, ...(await encode(louder, model, encodeFrames, share)) };
   },
 };

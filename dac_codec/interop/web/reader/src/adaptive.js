@@ -5,7 +5,6 @@ import { RangeDecoder } from "./rangecoder.js";
 export class AdaptiveDecoder {
   /** @param {number} codebookSize */
   constructor(codebookSize) {
-    this.codebookSize = codebookSize;
     this.places = 2 ** ((32 - Math.clz32(codebookSize - 1) + 1) >> 1);
     this.groups = Math.ceil(codebookSize / this.places);
   }
@@ -16,15 +15,16 @@ export class AdaptiveDecoder {
    * @param {Uint8Array} bytes
    * @param {Int32Array} codes one for each frame; frames without a code keep their -1
    * @param {Uint8Array} counts number of codes of each frame
+   * @param {number} entries of the codebook, which every code is below
    */
-  plane(i, bytes, codes, counts) {
-    const { places: S, groups: G, codebookSize: K } = this;
+  plane(i, bytes, codes, counts, entries) {
+    const { places: S, groups: G } = this;
     const decoder = new RangeDecoder(bytes);
-    const sizeOf = (g) => Math.min(S, K - g * S);
+    const sizeOf = (g) => Math.max(0, Math.min(S, entries - g * S));
     const first = new Float64Array(G + 1);
     for (let g = 0; g < G; g++) first[g] = sizeOf(g);
     first[G] = 16;
-    let firstTotal = K + 16;
+    let firstTotal = entries + 16;
     const second = new Array(G);
     const secondTotal = new Float64Array(G);
     for (let t = 0; t < codes.length; t++) {
@@ -37,6 +37,7 @@ export class AdaptiveDecoder {
         firstTotal += 32;
         continue;
       }
+      if (!sizeOf(g)) throw new DacFormatError("a code is of a group without codes");
       if (!second[g]) {
         second[g] = new Float64Array(S).fill(1, 0, sizeOf(g));
         secondTotal[g] = sizeOf(g);

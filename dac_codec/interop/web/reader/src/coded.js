@@ -21,6 +21,11 @@ function checkFrames(frames, header, most) {
   return frames;
 }
 
+/** The bytes of a packed plane. */
+function planeSize(frames, codebookSize) {
+  return Math.ceil((frames * bitsOf(codebookSize)) / 8);
+}
+
 /**
  * The fields of a payload of CODES with coding 0.
  * @returns {{frames: number, covered: number, planes: number}} the end of what the checksum covers; where the planes begin
@@ -28,8 +33,8 @@ function checkFrames(frames, header, most) {
 export function parsePacked(bytes, start, end, header) {
   const reader = new ByteReader(bytes, start, end);
   const frames = checkFrames(reader.varint(), header, 2 ** 20);
-  const size = Math.ceil((frames * bitsOf(header.codebookSize)) / 8);
-  if (reader.left !== size * header.codebooks * header.channels) throw new DacFormatError("a chunk has the wrong size");
+  const size = header.codebookSizes.reduce((sum, K) => sum + planeSize(frames, K), 0);
+  if (reader.left !== size * header.channels) throw new DacFormatError("a chunk has the wrong size");
   return { frames, covered: end, planes: reader.position };
 }
 
@@ -78,29 +83,37 @@ export function parseCoded(bytes, start, end, header) {
  * @returns {Int32Array} [C, N, F]
  */
 export function decodePacked(bytes, chunk, header, codebooks) {
-  const { channels: C, codebooks: N, codebookSize: K } = header;
+  const { channels: C, codebooks: N, codebookSizes } = header;
   const F = chunk.frames;
-  const bits = bitsOf(K);
   const codes = new Int32Array(C * N * F).fill(-1);
-  const size = Math.ceil((F * bits) / 8);
-  for (let plane = 0; plane < codebooks * C; plane++) {
-    let at = chunk.planes + plane * size;
-    const out = ((plane % C) * N + Math.floor(plane / C)) * F;
-    let held = 0;
-    let nHeld = 0;
-    for (let t = 0; t < F; t++) {
-      while (nHeld < bits) {
-        held = ((held << 8) | bytes[at++]) & 0xffffff;
-        nHeld += 8;
-      }
-      nHeld -= bits;
-      const code = (held >> nHeld) & ((1 << bits) - 1);
-      if (code >= K) throw new DacFormatError(`code ${code} is not below ${K}`);
-      codes[out + t] = code;
+  let at = chunk.planes;
+  for (let i = 0; i < codebooks; i++) {
+    for (let c = 0; c < C; c++) {
+      const start = (c * N + i) * F;
+      const size = planeSize(F, codebookSizes[i]);
+      unpack(bytes.subarray(at, at + size), codebookSizes[i], codes.subarray(start, start + F));
+      at += size;
     }
-    if (held & ((1 << nHeld) - 1)) throw new DacFormatError("unused bits are not zero");
   }
   return codes;
+}
+
+/** Unpacks one plane, most significant bit first. */
+function unpack(bytes, codebookSize, codes) {
+  const bits = bitsOf(codebookSize);
+  let at = 0;
+  let held = 0;
+  let nHeld = 0;
+  for (let t = 0; t < codes.length; t++) {
+    while (nHeld < bits) {
+      held = ((held << 8) | bytes[at++]) & 0xffffff;
+      nHeld += 8;
+    }
+    nHeld -= bits;
+    codes[t] = (held >> nHeld) & ((1 << bits) - 1);
+    if (codes[t] >= codebookSize) throw new DacFormatError(`code ${codes[t]} is not below ${codebookSize}`);
+  }
+  if (held & ((1 << nHeld) - 1)) throw new DacFormatError("unused bits are not zero");
 }
 
 /** The number of codes of each frame of a channel. */
@@ -148,7 +161,7 @@ function decodeLayer(layer, first, last, header, counts, decoders, out) {
   });
   planes.forEach(({ i, c }, index) => {
     const bytes = reader.take(index < lengths.length ? lengths[index] : reader.left);
-    decoders[c].plane(i, bytes, out[c * header.codebooks + i], counts[c]);
+    decoders[c].plane(i, bytes, out[c * header.codebooks + i], counts[c], header.codebookSizes[i]);
   });
 }
 

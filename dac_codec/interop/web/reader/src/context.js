@@ -195,8 +195,9 @@ export class ContextDecoder {
    * @param {Uint8Array} bytes
    * @param {Int32Array} codes one for each frame; frames without a code keep their -1
    * @param {Uint8Array} counts number of codes of each frame
+   * @param {number} entries of the codebook, which every code is below
    */
-  plane(i, bytes, codes, counts) {
+  plane(i, bytes, codes, counts, entries) {
     const { E, A, codebookSize: K, averages, embeddings } = this.model;
     const { sums, x, frames } = this;
     const decoder = new RangeDecoder(bytes);
@@ -214,6 +215,7 @@ export class ContextDecoder {
         put(4, t - 2);
         x.set(v, 5 * E);
         const code = this.#code(i, decoder, t > 0 ? codes[t - 1] : -1);
+        if (code >= entries) throw new DacFormatError(`code ${code} is not below ${entries}`);
         codes[t] = code;
         for (let e = 0; e < E; e++) own[t * E + e] = embeddings[(i * K + code) * E + e];
       }

@@ -59,20 +59,27 @@ function channelMask(value, channels) {
   return mask;
 }
 
-function extensions(reader, header) {
+function codebookSizes(value, header) {
+  inRange(header.codebooks, 1, 1024, "the number of codebooks of different sizes");
+  const reader = new ByteReader(value);
+  const sizes = [];
+  while (reader.left) sizes.push(inRange(reader.varint(), 2, header.codebookSize, "the size of a codebook"));
+  if (sizes.length !== header.codebooks) refuse(`it has the sizes of ${sizes.length} codebooks`);
+  return sizes;
+}
+
+function extensions(reader, header, sized) {
   const seen = new Set();
   while (reader.left) {
     const tag = reader.varint();
     const value = reader.take(reader.varint());
-    const known = tag >= 1 && tag <= 7 && !(header.coding === 0 && tag >= 4 && tag <= 6);
-    if (!known) continue;
+    const known = tag >= 1 && tag <= (sized ? 8 : 7);
+    if (!known || (header.coding === 0 && tag >= 4 && tag <= 6)) continue;
     if (seen.has(tag)) refuse(`extension ${tag} occurs twice`);
     seen.add(tag);
     if (tag === 1) header.modelName = modelName(value);
-    else if (tag === 2) {
-      if (value.length !== 1) refuse("the gain source is not one byte");
-      header.gainFromBeginning = value[0] === 1;
-    } else if (tag === 3) {
+    else if (tag === 2) header.gainFromBeginning = value.length === 1 && value[0] === 1;
+    else if (tag === 3) {
       const number = new ByteReader(value);
       header.bandwidth = inRange(number.varint(), 1, MAX_RATE, "the bandwidth");
       if (number.left) refuse("the bandwidth is too long");
@@ -81,7 +88,8 @@ function extensions(reader, header) {
       header.contextModel = hex(value);
     } else if (tag === 5) header.layers = layerSizes(value, header.codebooks);
     else if (tag === 6) header.levels = levelParameters(value);
-    else header.channelMask = channelMask(value, header.channels);
+    else if (tag === 7) header.channelMask = channelMask(value, header.channels);
+    else header.codebookSizes = codebookSizes(value, header);
   }
 }
 
@@ -118,7 +126,7 @@ export function readHeader(bytes) {
 function readBody(body) {
   const features = body.varint();
   if (features % 2 !== 1) refuse("its checksums are not positioned");
-  if (features !== 1) throw new DacFormatError("the file needs a newer reader: it has features unknown to this one");
+  if (features !== 1 && features !== 3) throw new DacFormatError("the file needs a newer reader: it has features unknown to this one");
   const header = { fingerprint: hex(body.take(8)) };
   header.sampleRate = inRange(body.varint(), 1, MAX_RATE, "the sample rate");
   header.channels = inRange(body.varint(), 1, 65535, "the number of channels");
@@ -136,8 +144,10 @@ function readBody(body) {
   if (header.modelSampleRate > header.sampleRate * header.hopLength) refuse("the frame rate exceeds the sample rate");
   if (header.coding === 1) inRange(header.codebooks, 1, 64, "the number of codebooks");
   Object.assign(header, { modelName: "", gainFromBeginning: false, bandwidth: null, contextModel: null });
-  Object.assign(header, { layers: null, levels: null, channelMask: null });
-  extensions(body, header);
+  Object.assign(header, { layers: null, levels: null, channelMask: null, codebookSizes: null });
+  extensions(body, header, features === 3);
+  if (features === 3 && !header.codebookSizes) refuse("the sizes of the codebooks are missing");
+  header.codebookSizes ??= new Array(header.codebooks).fill(header.codebookSize);
   if (header.coding === 1 && !header.layers) refuse("the sizes of the layers are missing");
   return Object.freeze(header);
 }

@@ -16,7 +16,10 @@ export interface Header {
   readonly modelSampleRate: number;
   readonly hopLength: number;
   readonly codebooks: number;
+  /** Entries of the largest codebook. */
   readonly codebookSize: number;
+  /** Entries of each codebook. */
+  readonly codebookSizes: readonly number[];
   readonly coding: 0 | 1;
   /** Hz, or null. */
   readonly bandwidth: number | null;
@@ -131,6 +134,8 @@ export interface WriteHeader {
   hopLength: number;
   codebooks: number;
   codebookSize: number;
+  /** Entries of each codebook, if they differ; codebookSize is at least the largest. */
+  codebookSizes?: readonly number[];
 }
 
 /** A file with coding 0, from codes [C, N, F]. */

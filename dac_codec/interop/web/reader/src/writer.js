@@ -28,10 +28,14 @@ export function write(header, codes) {
   const { channels: C, codebooks: N, codebookSize: K, length } = header;
   const F = codes.length / (C * N);
   if (!Number.isInteger(F)) throw new DacFormatError("the codes are not [C, N, F]");
-  if (codes.some((code) => !(code >= 0 && code < K))) throw new DacFormatError(`codes are 0 to ${K - 1}`);
+  const sizes = header.codebookSizes ?? new Array(N).fill(K);
+  if (sizes.length !== N) throw new DacFormatError(`there are ${sizes.length} sizes of ${N} codebooks`);
+  const sizeAt = (n) => sizes[Math.floor(n / F) % N];
+  if (codes.some((code, n) => !(code >= 0 && code < sizeAt(n)))) throw new DacFormatError("a code is not in its codebook");
+  const sized = sizes.some((size) => size < K);
   if (!/^[0-9a-f]{16}$/.test(header.fingerprint)) throw new DacFormatError("the fingerprint is not 16 hexadecimal digits");
   const body = new ByteWriter();
-  body.varint(1);
+  body.varint(sized ? 3 : 1);
   body.raw(header.fingerprint.match(/../g).map((digits) => parseInt(digits, 16)));
   body.varint(header.sampleRate);
   body.varint(C);
@@ -47,6 +51,13 @@ export function write(header, codes) {
     body.varint(1);
     body.varint(name.length);
     body.raw(name);
+  }
+  if (sized) {
+    const value = new ByteWriter();
+    sizes.forEach((size) => value.varint(size));
+    body.varint(8);
+    body.varint(value.bytes.length);
+    body.raw(value.bytes);
   }
   const file = new ByteWriter();
   file.raw([0x8a, 0x44, 0x41, 0x43, 1]);
@@ -70,7 +81,7 @@ export function write(header, codes) {
     const payload = new ByteWriter();
     payload.varint(end - start);
     for (let i = 0; i < N; i++)
-      for (let c = 0; c < C; c++) pack(codes.subarray((c * N + i) * F + start, (c * N + i) * F + end), bitsOf(K), payload);
+      for (let c = 0; c < C; c++) pack(codes.subarray((c * N + i) * F + start, (c * N + i) * F + end), bitsOf(sizes[i]), payload);
     chunk(1, payload.bytes, start);
   }
   chunk(0, [], F);

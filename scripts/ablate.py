@@ -63,7 +63,7 @@ def read_rows(path: Path) -> tuple[list[str], list[Row]]:
 
 
 def train(row: Row, overrides: Sequence[str], output: Path, threads: int) -> None:
-    """Train a variant, or resume it.
+    """Train a variant, or resume it; one that has ended is left as it is.
 
     Raises:
         DacError: training failed, or the folder holds a run with other settings.
@@ -72,6 +72,8 @@ def train(row: Row, overrides: Sequence[str], output: Path, threads: int) -> Non
     started = (output / row.name).exists() and settings.exists()
     if started and settings.read_text(encoding="utf-8") != wanted:
         raise DacError(f"{row.name}: {output / row.name} was trained with other settings; remove it and {settings}")
+    if started and (output / row.name / "model").exists():
+        return
     with atomic_write(settings) as temporary:
         temporary.write_text(wanted, encoding="utf-8")
     log = output / f"{row.name}.log"

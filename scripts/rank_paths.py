@@ -46,7 +46,7 @@ def codes_of(model: DAC, z: Tensor, n_paths: int, look_up: float, latents: float
     codes = torch.zeros(*residual.shape[:2], 0, dtype=torch.int64)
     for stage in model.quantizer.stages():
         outputs = outputs_of(stage)
-        points = stage.in_proj(residual.flatten(0, 1).t()[None])[0].t().view(*residual.shape[:2], -1)
+        points = stage.inputs(residual.flatten(0, 1).t()[None])[0].t().view(*residual.shape[:2], -1)
         distances = torch.cdist(points, stage.codebook.weight[None]).square() + look_ups[..., None]
         errors = torch.cdist(*((residual, outputs[None]) if factor is None else (residual @ factor, outputs @ factor)))
         costs = (look_up * distances + latents * errors.square()).flatten(1)
@@ -60,8 +60,7 @@ def codes_of(model: DAC, z: Tensor, n_paths: int, look_up: float, latents: float
 
 def outputs_of(stage: VectorQuantize) -> Tensor:
     """The latents [K, D] of a codebook's entries."""
-    outputs: Tensor = stage.out_proj(stage.codebook.weight.t()[None])[0].t()
-    return outputs
+    return stage.outputs(stage.codebook.weight.t()[None])[0].t()
 
 
 def decoder_factor(model: DAC, latents: list[Tensor]) -> Tensor:
@@ -104,7 +103,7 @@ def main() -> None:
     clips = find_clips(arguments.data, rate)
     signals = list(network_inputs(clips, rate))
     latents = [plain.encoder(plain.preprocess(signal)) for signal in signals]
-    ins = [search.projection(stage.in_proj)[0].square().sum() for stage in plain.quantizer.stages()]
+    ins = [search.projections(stage)[0][0].square().sum() for stage in plain.quantizer.stages()]
     both = search.LATENT_WEIGHT * float(torch.stack(ins).mean()) / plain.config.latent_width
     rankings: dict[str, tuple[float, float, Tensor | None]] = {
         "look-up": (1.0, 0.0, None),

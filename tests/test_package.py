@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import zipfile
 from importlib.metadata import requires
 from pathlib import Path
 
@@ -65,6 +66,11 @@ def test_a_wheel_works_outside_the_repository(tmp_path: Path) -> None:
     subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path, ROOT], check=True)
     (wheel,) = tmp_path.glob("*.whl")
     assert wheel.stat().st_size < 16 * 2**20
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {"page/index.html", "page/style.css", "page/worker.js", "reader/package.json", "reader/src/index.d.ts"} <= {
+        name.removeprefix("dac_codec/interop/web/") for name in names
+    }
+    assert not [name for name in names if "node_modules" in name or name.endswith((".wasm", ".mjs"))]
     site = tmp_path / "site"
     subprocess.run([*pip, "install", "--no-deps", "--target", site, wheel], check=True)
     # A site folder that comes before the editable install, and nothing of the repository in sight.

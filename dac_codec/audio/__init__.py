@@ -5,7 +5,7 @@ error that a caller can cause is an `AudioError`.
 """
 
 from dac_codec.audio.dsp import BandwidthMeter, LowPass, leaves_room, low_pass_reach, windowed_sinc
-from dac_codec.audio.folders import find_audio, find_unreadable
+from dac_codec.audio.folders import find_audio, find_unreadable, has_sound_suffix
 from dac_codec.audio.metering import SILENCE_LUFS, LoudnessMeter, apply_gain, gain_to, loudness
 from dac_codec.audio.reading import RAW_ENCODINGS, Reader, read
 from dac_codec.audio.resampling import Resampler, check_windowed_sinc, resample, resample_windowed_sinc
@@ -29,6 +29,7 @@ __all__ = [
     "find_audio",
     "find_unreadable",
     "gain_to",
+    "has_sound_suffix",
     "leaves_room",
     "loudness",
     "low_pass_reach",

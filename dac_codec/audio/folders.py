@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 
 import soundfile
@@ -58,6 +59,11 @@ def find_audio(folder: str | os.PathLike[str]) -> list[Path]:
     return [path for path in _walk(folder) if path.suffix.lower() in readable and path.is_file()]
 
 
+def has_sound_suffix(name: str) -> bool:
+    """Whether a name has the extension of a format that libsndfile reads."""
+    return Path(name).suffix.lower() in _readable()
+
+
 def find_unreadable(folder: str | os.PathLike[str]) -> list[tuple[Path, str]]:
     """List the files that `find_audio` leaves out although their names are those of sound files, and why.
 
@@ -76,6 +82,7 @@ def find_unreadable(folder: str | os.PathLike[str]) -> list[tuple[Path, str]]:
     return found
 
 
+@cache
 def _readable() -> set[str]:
     containers = {container.lower() for container in soundfile.available_formats()} - {"raw"}  # raw: no header
     return {f".{extension}" for extension in (*containers, *WRITABLE, *_OTHER_NAMES)}

@@ -32,13 +32,14 @@ class AdaptiveModel:
     """Adaptive counts of order 0.
 
     Args:
-        codebook_size: K.
+        codebook_size: K, of the largest codebook.
+        codebook_sizes: of each codebook; empty if all are equal.
     """
 
     fingerprint = None
 
-    def __init__(self, codebook_size: int) -> None:
-        self.codebook_size = codebook_size
+    def __init__(self, codebook_size: int, codebook_sizes: Sequence[int] = ()) -> None:
+        self.codebook_size, self.codebook_sizes = codebook_size, codebook_sizes
         self.group_size = 1 << ((codebook_size - 1).bit_length() + 1) // 2
         self.n_groups = -(-codebook_size // self.group_size)
 
@@ -48,7 +49,8 @@ class AdaptiveModel:
         for some in self._batches([chunk.shape[0] for chunk in chunks]):
             codes = stacked(chunks[some], self.codebook_size)
             n_chunks = codes.shape[2]
-            streams = self._encoded(codes.transpose(1, 0, 2).reshape(codes.shape[1], codes.shape[0] * n_chunks))
+            sizes = self._sizes(len(codes), n_chunks)
+            streams = self._encoded(codes.transpose(1, 0, 2).reshape(codes.shape[1], len(codes) * n_chunks), sizes)
             coded += [streams[index::n_chunks][: len(chunk)] for index, chunk in enumerate(chunks[some])]
         return coded
 
@@ -59,60 +61,69 @@ class AdaptiveModel:
             present = presence(chunks[some], n_codes[some])
             n_planes, n_frames, n_chunks = present.shape
             decoder = range_coder.Decoder(streams_of(chunks[some], n_planes))
-            codes = self._decoded(present.transpose(1, 0, 2).reshape(n_frames, n_planes * n_chunks), decoder)
+            rows = present.transpose(1, 0, 2).reshape(n_frames, n_planes * n_chunks)
+            codes = self._decoded(rows, self._sizes(n_planes, n_chunks), decoder)
             decoder.check_end()
             decoded += split(
                 codes.reshape(n_frames, n_planes, n_chunks).transpose(1, 0, 2), chunks[some], n_codes[some]
             )
         return decoded
 
-    def _encoded(self, codes: Integers) -> list[bytes]:
+    def _sizes(self, n_planes: int, n_chunks: int) -> Integers:
+        """Entries of the codebook of each of L planes: those of a codebook in all chunks, then the next codebook's."""
+        sizes = np.array(self.codebook_sizes[:n_planes] or [self.codebook_size] * n_planes, np.int64)
+        return sizes.repeat(n_chunks)
+
+    def _encoded(self, codes: Integers, sizes: Integers) -> list[bytes]:
         """The bytes of planes of codes [F, L]."""
         firsts, seconds = symbols_of(codes, codes, self.group_size, self.n_groups)
         starts, frequencies = np.zeros((2, 2 * len(codes), codes.shape[1]), np.int64)
-        first_counts, second_counts = self._first_counts()
+        first_counts, second_counts = self._first_counts(sizes)
         increments = np.full(self.n_groups + 1, INCREMENT)
         increments[-1] = REPEAT_INCREMENT
         for stream in range(codes.shape[1]):
             frames = np.flatnonzero(codes[:, stream] >= 0)
             first = firsts[frames, stream]
-            bounds = bounds_of(counts_before(np.zeros_like(first), first, first_counts[None], increments))
+            bounds = bounds_of(counts_before(np.zeros_like(first), first, first_counts[stream, None], increments))
             at = 2 * frames, stream
             starts[at], frequencies[at] = parts(bounds, first)
             new = first < self.n_groups
             group, second = first[new], seconds[frames[new], stream]
             at = 2 * frames[new] + 1, stream
             starts[at], frequencies[at] = parts(
-                bounds_of(counts_before(group, second, second_counts, INCREMENT)), second
+                bounds_of(counts_before(group, second, second_counts[stream], INCREMENT)), second
             )
         return range_coder.encode(starts, frequencies)
 
-    def _first_counts(self) -> tuple[Integers, Integers]:
-        """The first counts of the first symbol [n_groups + 1] and of the second one in each group."""
-        second = np.arange(self.n_groups * self.group_size).reshape(self.n_groups, -1) < self.codebook_size
-        return np.append(second.sum(1), REPEAT_COUNT), second.astype(np.int64)
+    def _first_counts(self, sizes: Integers) -> tuple[Integers, Integers]:
+        """The first counts of the first symbol [L, n_groups + 1] and of the second one in each group, for L planes."""
+        second = (np.arange(self.n_groups * self.group_size) < sizes[:, None]).astype(np.int64)
+        second = second.reshape(len(sizes), self.n_groups, self.group_size)
+        return np.concatenate((second.sum(2), np.full((len(sizes), 1), REPEAT_COUNT)), 1), second
 
     def _batches(self, n_planes: Sequence[int]) -> Iterator[slice]:
         """Chunks whose counts fit into memory together."""
         most = max(1, _MOST_COUNTS // (self.n_groups * self.group_size * max([1, *n_planes])))
         return (slice(start, start + most) for start in range(0, len(n_planes), most))
 
-    def _decoded(self, present: npt.NDArray[np.bool_], decoder: range_coder.Decoder) -> Integers:
-        """Decode the codes of L planes side by side; returns them [F, L]."""
+    def _decoded(self, present: npt.NDArray[np.bool_], sizes: Integers, decoder: range_coder.Decoder) -> Integers:
+        """Decode the codes of L planes of codebooks of `sizes` side by side; returns them [F, L]."""
         n_frames, n_streams = present.shape
-        first_counts, second_counts = (np.repeat(counts[None], n_streams, 0) for counts in self._first_counts())
+        first_counts, second_counts = self._first_counts(sizes)
         codes = np.full((n_frames + 1, n_streams), -1, np.int64)
         rows = np.arange(n_streams)
         for frame in range(n_frames):
             first = decoder.decode(bounds_of(first_counts), present[frame])
             repeated = first == self.n_groups
             first_counts[rows, first] += np.where(repeated, REPEAT_INCREMENT, INCREMENT) * present[frame]
-            group = np.minimum(first, self.n_groups - 1)
             new = present[frame] & ~repeated
+            group = np.where(new, first, 0)  # the first group of any codebook has codes
+            if (group * self.group_size >= sizes).any():
+                raise BitstreamError(INVALID)
             second = decoder.decode(bounds_of(second_counts[rows, group]), new)
             second_counts[rows, group, second] += INCREMENT * new
             found = np.where(repeated, codes[frame - 1], group * self.group_size + second)
-            if ((found < 0) | (found >= self.codebook_size))[present[frame]].any():
+            if ((found < 0) | (found >= sizes))[present[frame]].any():
                 raise BitstreamError(INVALID)
             codes[frame] = np.where(present[frame], found, -1)
         return codes[:-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -88,7 +89,26 @@ def encode_key(kind: ChunkKind, payload_size: int) -> bytes:
 def encode_codes(header: Header, codes: npt.NDArray[np.int32]) -> bytes:
     """Return the payload of a CODES chunk that holds `codes` [C, N, F]."""
     # Codebook-major, so that the coarse codebooks of all channels come before the fine ones.
-    return encode_varint(codes.shape[-1]) + pack(codes.transpose(1, 0, 2), header.bits_per_code)
+    planes = codes.transpose(1, 0, 2)
+    if not header.codebook_sizes:
+        return encode_varint(codes.shape[-1]) + pack(planes, header.bits_per_code)
+    return encode_varint(codes.shape[-1]) + b"".join(map(pack, planes, header.widths))
+
+
+def codes_size(header: Header, n_frames: Any) -> Any:
+    """Bytes of the packed codes of a number of frames, or of each number in an array."""
+    if not header.codebook_sizes:
+        return header.channels * header.n_codebooks * packed_size(n_frames, header.bits_per_code)
+    return header.channels * sum(packed_size(n_frames, bits) for bits in header.widths)
+
+
+def check_below(header: Header, codes: npt.NDArray[np.integer[Any]]) -> None:
+    """Raise a BitstreamError unless codes [C, N, F], F >= 1, are below the sizes of their codebooks."""
+    if codes.max() >= header.codebook_size:
+        raise BitstreamError(f"codes must be below the codebook size {header.codebook_size}, found {codes.max()}")
+    for index, size in enumerate(header.codebook_sizes):
+        if (highest := codes[:, index].max()) >= size:
+            raise BitstreamError(f"codes of codebook {index} must be below its size {size}, found {highest}")
 
 
 def decode_codes(header: Header, payload: bytes) -> npt.NDArray[np.int32]:
@@ -96,15 +116,20 @@ def decode_codes(header: Header, payload: bytes) -> npt.NDArray[np.int32]:
     fields = FieldReader(payload, "a chunk of codes")
     n_frames = fields.varint()
     planes = header.n_codebooks * header.channels
-    size = planes * packed_size(n_frames, header.bits_per_code)
+    size = codes_size(header, n_frames)
     if not 1 <= n_frames <= MAX_CHUNK_CODES // planes:
         raise BitstreamError(f"a chunk must hold 1..{MAX_CHUNK_CODES // planes} frames, found {n_frames}")
     if size != fields.left:
         raise BitstreamError(f"a chunk of {n_frames} frames takes {size} bytes of codes, found {fields.left}")
-    codes = unpack(fields.take(size), header.bits_per_code, (header.n_codebooks, header.channels, n_frames))
-    if codes.max() >= header.codebook_size:
-        raise BitstreamError(f"codes must be below the codebook size {header.codebook_size}, found {codes.max()}")
-    return np.ascontiguousarray(codes.transpose(1, 0, 2))
+    shape = (header.channels, n_frames)
+    if header.codebook_sizes:
+        parts = ((bits, fields.take(header.channels * packed_size(n_frames, bits))) for bits in header.widths)
+        codes = np.stack([unpack(part, bits, shape) for bits, part in parts])
+    else:
+        codes = unpack(fields.take(size), header.bits_per_code, (header.n_codebooks, *shape))
+    codes = np.ascontiguousarray(codes.transpose(1, 0, 2))
+    check_below(header, codes)
+    return codes
 
 
 def decode_end(header: Header, payload: bytes) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dac_codec.bitstream.adaptive import AdaptiveModel
-from dac_codec.bitstream.chunks import Chunk
+from dac_codec.bitstream.chunks import Chunk, check_below
 from dac_codec.bitstream.code_model import CodeModel
 from dac_codec.bitstream.counts import decode_counts, encode_counts
 from dac_codec.bitstream.header import Header
@@ -30,7 +30,7 @@ def code_model(header: Header, find_context: FindContext | None) -> CodeModel:
         BitstreamError: the file needs a context model, and `find_context` is None or returns another one.
     """
     if header.context_fingerprint is None:
-        return AdaptiveModel(header.codebook_size)
+        return AdaptiveModel(header.codebook_size, header.codebook_sizes)
     wanted = header.context_fingerprint.hex()
     if find_context is None:
         raise BitstreamError(f"the codes were coded with the context model {wanted}, which is not given")
@@ -86,8 +86,7 @@ def decode_chunks(header: Header, model: CodeModel, chunks: Sequence[CodedChunk]
         for channel in range(header.channels):
             some = codes[index * header.channels + channel]
             found[channel, : len(some)] = some
-        if found.max() >= header.codebook_size:
-            raise BitstreamError(f"codes must be below the codebook size {header.codebook_size}, found {found.max()}")
+        check_below(header, found)
         result.append(Chunk(chunk.first_frame, found, levels, _unused_layers(header, chunk)))
     return result
 

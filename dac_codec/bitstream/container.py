@@ -13,6 +13,7 @@ from dac_codec.bitstream.chunks import (
     MAX_CHUNK_CODES,
     Chunk,
     ChunkKind,
+    check_below,
     default_chunk_frames,
     encode_codes,
     encode_key,
@@ -173,6 +174,8 @@ class Writer:
             raise BitstreamError(
                 f"codes must be in {lowest}..{header.codebook_size - 1}, found {codes.min()}..{codes.max()}"
             )
+        if codes.size:
+            check_below(header, codes)
         if lowest and ((codes[:, 1:] >= 0) & (codes[:, :-1] < 0)).any():
             raise BitstreamError("codes must be those of the first codebooks in each frame, found one after a -1")
 

@@ -18,9 +18,12 @@ CRC_BYTES = 4
 MAX_VARINT_BYTES = 9
 MAX_VARINT = (1 << 7 * MAX_VARINT_BYTES) - 1
 
+FINGERPRINT_BYTES = 8
+
 FLOAT32 = struct.Struct("<f")
 
 _READ_PIECE = 1 << 16
+_MAX_NAME_BYTES = 64
 
 
 def checked_integer(value: Any, field: str, low: int, high: int) -> int:
@@ -57,6 +60,26 @@ def crc32c(data: bytes, crc: int = 0) -> int:
 def with_crc(data: bytes) -> bytes:
     """Return `data` followed by its CRC-32C, little-endian."""
     return data + crc32c(data).to_bytes(CRC_BYTES, "little")
+
+
+def check_fingerprint(field: str, value: bytes) -> None:
+    """Raise a BitstreamError, naming `field`, unless `value` is a fingerprint."""
+    if not isinstance(value, bytes) or len(value) != FINGERPRINT_BYTES:
+        raise BitstreamError(f"{field} must be {FINGERPRINT_BYTES} bytes, found {value!r}")
+
+
+def check_model_name(name: str) -> None:
+    """Raise a BitstreamError unless a header can hold the name of a model."""
+    if not isinstance(name, str):
+        raise BitstreamError(f"model_name must be a string, found {name!r}")
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        raise BitstreamError(f"model_name must be valid Unicode, found {name!r}") from None
+    if size > _MAX_NAME_BYTES:
+        raise BitstreamError(f"model_name must take at most {_MAX_NAME_BYTES} bytes of UTF-8, found {size}")
+    if any(character < " " or "\x7f" <= character <= "\x9f" for character in name):
+        raise BitstreamError(f"model_name must not hold control characters, found {name!r}")
 
 
 def encode_varint(value: int) -> bytes:

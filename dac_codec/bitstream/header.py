@@ -8,10 +8,13 @@ from enum import IntEnum
 from typing import Any
 
 from dac_codec.bitstream.fields import (
+    FINGERPRINT_BYTES,
     FLOAT32,
     MAX_VARINT,
     FieldReader,
     StreamReader,
+    check_fingerprint,
+    check_model_name,
     checked_float32,
     checked_integer,
     encode_varint,
@@ -27,12 +30,11 @@ VERSION = 1
 """The only version of the format that is written and read."""
 
 _REQUIRED_FEATURES = 1  # bit 0, positioned checksums, is set in every file of version 1
+_FEATURE_SIZES = 2  # bit 1: codebooks of different sizes
 _MAX_HEADER_BODY = 4096
 _MAX_SAMPLE_RATE = (1 << 24) - 1
 _MAX_CHANNELS = (1 << 16) - 1
 _MAX_PLANES = 1 << 16
-_MAX_NAME_BYTES = 64
-_FINGERPRINT_BYTES = 8
 _EXTENSION_MODEL_NAME = 1
 _EXTENSION_GAIN_SOURCE = 2
 _EXTENSION_BANDWIDTH = 3
@@ -40,12 +42,14 @@ _EXTENSION_CONTEXT = 4
 _EXTENSION_LAYERS = 5
 _EXTENSION_LEVELS = 6
 _EXTENSION_CHANNEL_MASK = 7
+_EXTENSION_SIZES = 8
 _EXTENSIONS = {
     0: (_EXTENSION_MODEL_NAME, _EXTENSION_GAIN_SOURCE, _EXTENSION_BANDWIDTH, _EXTENSION_CHANNEL_MASK),
     1: range(_EXTENSION_MODEL_NAME, _EXTENSION_CHANNEL_MASK + 1),
 }  # by coding
 _MAX_CHANNEL_MASK = (1 << 32) - 1
 _MAX_LAYERS = 32
+_MAX_SIZED_CODEBOOKS = 1024
 _MAX_LAYERED_CODEBOOKS = 64
 _MAX_LEVEL_HOP = 64
 _MAX_BANDS = 256
@@ -151,6 +155,7 @@ class Header:
         n_codebooks: codes per frame and channel; the most of any frame if they vary. `channels * n_codebooks` is at
             most 65536; with the coding LAYERED, `n_codebooks` is at most 64.
         codebook_size: entries of each codebook, 2..65536; every code is below it.
+        codebook_sizes: entries of each codebook, 2..codebook_size, if one has fewer; else empty.
         gain_source: what the gain was computed from; informative.
         bandwidth: frequency in Hz above which the original has no energy, 1..2^24-1; None if there is none or it is
             unknown.
@@ -182,10 +187,11 @@ class Header:
     layers: tuple[int, ...] = ()
     levels: LevelParameters | None = None
     channel_mask: int | None = None
+    codebook_sizes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_fingerprint("model_fingerprint", self.model_fingerprint)
-        _check_model_name(self.model_name)
+        check_fingerprint("model_fingerprint", self.model_fingerprint)
+        check_model_name(self.model_name)
         self._check_integer("sample_rate", 1, _MAX_SAMPLE_RATE)
         self._check_integer("channels", 1, _MAX_CHANNELS)
         if self.n_samples is not None:
@@ -198,6 +204,13 @@ class Header:
                 f"channels * n_codebooks must be at most {_MAX_PLANES}, found {self.channels} * {self.n_codebooks}"
             )
         self._check_integer("codebook_size", 2, 1 << MAX_BITS)
+        sizes = tuple(checked_integer(size, "codebook_sizes", 2, self.codebook_size) for size in self.codebook_sizes)
+        if sizes and not len(sizes) == self.n_codebooks <= _MAX_SIZED_CODEBOOKS:
+            raise BitstreamError(
+                f"codebook_sizes must be n_codebooks = {self.n_codebooks} numbers, at most {_MAX_SIZED_CODEBOOKS}, "
+                f"found {len(sizes)}"
+            )
+        object.__setattr__(self, "codebook_sizes", sizes if min(sizes, default=0) < self.codebook_size else ())
         if self.sample_rate * self.hop_length < self.model_sample_rate:
             raise BitstreamError(
                 f"sample_rate must not be below the frame rate of {self.frame_rate:g} Hz, found {self.sample_rate} Hz"
@@ -222,7 +235,7 @@ class Header:
             return
         self._check_integer("n_codebooks", 1, _MAX_LAYERED_CODEBOOKS)
         if self.context_fingerprint is not None:
-            _check_fingerprint("context_fingerprint", self.context_fingerprint)
+            check_fingerprint("context_fingerprint", self.context_fingerprint)
         layers = self.layers or default_layers(self.n_codebooks)
         layers = tuple(checked_integer(layer, "layers", 1, self.n_codebooks) for layer in layers)
         if len(layers) > _MAX_LAYERS or sum(layers) != self.n_codebooks:
@@ -237,8 +250,14 @@ class Header:
 
     @property
     def bits_per_code(self) -> int:
-        """Bits per code, ceil(log2(codebook_size)): 1..16."""
+        """Bits per code of the largest codebook, ceil(log2(codebook_size)): 1..16."""
         return (self.codebook_size - 1).bit_length()
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Bits per code of each codebook."""
+        sizes = self.codebook_sizes or (self.codebook_size,) * self.n_codebooks
+        return tuple((size - 1).bit_length() for size in sizes)
 
     @property
     def frame_rate(self) -> float:
@@ -248,7 +267,7 @@ class Header:
     @property
     def bitrate(self) -> float:
         """Bits per second of the codes of all channels, without header and chunk overhead."""
-        return self.channels * self.n_codebooks * self.bits_per_code * self.frame_rate
+        return self.channels * sum(self.widths) * self.frame_rate
 
     def expected_frames(self, n_samples: int) -> int:
         """Frames needed for `n_samples` samples of the original audio: ceil(n * model_rate / rate / hop)."""
@@ -276,29 +295,11 @@ class Header:
             )
 
 
-def _check_fingerprint(field: str, value: bytes) -> None:
-    if not isinstance(value, bytes) or len(value) != _FINGERPRINT_BYTES:
-        raise BitstreamError(f"{field} must be {_FINGERPRINT_BYTES} bytes, found {value!r}")
-
-
-def _check_model_name(name: str) -> None:
-    if not isinstance(name, str):
-        raise BitstreamError(f"model_name must be a string, found {name!r}")
-    try:
-        size = len(name.encode())
-    except UnicodeEncodeError:
-        raise BitstreamError(f"model_name must be valid Unicode, found {name!r}") from None
-    if size > _MAX_NAME_BYTES:
-        raise BitstreamError(f"model_name must take at most {_MAX_NAME_BYTES} bytes of UTF-8, found {size}")
-    if any(character < " " or "\x7f" <= character <= "\x9f" for character in name):
-        raise BitstreamError(f"model_name must not hold control characters, found {name!r}")
-
-
 def encode_header(header: Header) -> bytes:
     """Return the bytes of `header`, from the magic to the checksum."""
     body = b"".join(
         (
-            encode_varint(_REQUIRED_FEATURES),
+            encode_varint(_REQUIRED_FEATURES | (_FEATURE_SIZES if header.codebook_sizes else 0)),
             header.model_fingerprint,
             encode_varint(header.sample_rate),
             encode_varint(header.channels),
@@ -319,6 +320,7 @@ def encode_header(header: Header) -> bytes:
         _EXTENSION_LAYERS: b"".join(map(encode_varint, header.layers)),
         _EXTENSION_LEVELS: b"" if header.levels is None else _encode_levels(header.levels),
         _EXTENSION_CHANNEL_MASK: b"" if header.channel_mask is None else encode_varint(header.channel_mask),
+        _EXTENSION_SIZES: b"".join(map(encode_varint, header.codebook_sizes)),
     }
     for tag, value in extensions.items():
         if value:
@@ -345,13 +347,14 @@ def read_header(source: StreamReader) -> Header:
     source.check_checksum("the header")
 
     features = fields.varint()
-    if features != _REQUIRED_FEATURES:
+    if features & ~_FEATURE_SIZES != _REQUIRED_FEATURES:
+        known = _REQUIRED_FEATURES | _FEATURE_SIZES
         raise BitstreamError(
-            f"the file requires features {features:#x}, this package reads features {_REQUIRED_FEATURES:#x}: "
+            f"the file requires features {features:#x}, this package reads features {known:#x}: "
             "another version may read it"
         )
     return Header(  # the arguments are read in this order
-        model_fingerprint=fields.take(_FINGERPRINT_BYTES),
+        model_fingerprint=fields.take(FINGERPRINT_BYTES),
         sample_rate=fields.varint(),
         channels=fields.varint(),
         n_samples=length - 1 if (length := fields.varint()) else None,
@@ -360,23 +363,25 @@ def read_header(source: StreamReader) -> Header:
         hop_length=fields.varint(),
         n_codebooks=fields.varint(),
         codebook_size=fields.varint(),
-        **_read_coding_and_extensions(fields),
+        **_read_coding_and_extensions(fields, bool(features & _FEATURE_SIZES)),
     )
 
 
-def _read_coding_and_extensions(fields: FieldReader) -> dict[str, Any]:
-    """Check the coding, and read the extensions to the end of the header. Unknown extensions are skipped."""
+def _read_coding_and_extensions(fields: FieldReader, has_sizes: bool) -> dict[str, Any]:
+    """Check the coding, and read the extensions to the end of the header. Unknown extensions are skipped, and that of
+    the sizes unless the file requires them."""
     coding = fields.take(1)[0]
     if coding > max(Coding):
         raise BitstreamError(
             f"the codes are stored with coding {coding}, this version reads codings 0 to {max(Coding):d}: "
             "a newer version of this package may read it"
         )
+    known = (*_EXTENSIONS[coding], *([_EXTENSION_SIZES] if has_sizes else []))
     found: dict[int, bytes] = {}
     while fields.left:
         tag = fields.varint()
         value = fields.take(fields.varint())
-        if tag in _EXTENSIONS[coding] and tag in found:
+        if tag in known and tag in found:
             raise BitstreamError(f"the header holds extension {tag} twice")
         found[tag] = value
     try:
@@ -392,6 +397,8 @@ def _read_coding_and_extensions(fields: FieldReader) -> dict[str, Any]:
         "coding": coding,
         "channel_mask": _varint_field(found.get(_EXTENSION_CHANNEL_MASK), "the channel mask in the header"),
     }
+    if has_sizes:
+        common["codebook_sizes"] = _varint_fields(found, _EXTENSION_SIZES, "the sizes of its codebooks")
     return common if coding == Coding.FIXED else {**common, **_layered_fields(found)}
 
 
@@ -404,16 +411,21 @@ def _varint_field(value: bytes | None, name: str) -> int | None:
     return number
 
 
+def _varint_fields(found: dict[int, bytes], tag: int, name: str) -> tuple[int, ...]:
+    """The numbers of an extension that has to be there."""
+    if not found.get(tag):
+        raise BitstreamError(f"the header does not give {name}")
+    field = FieldReader(found[tag], f"{name} in the header")
+    numbers = []
+    while field.left:
+        numbers.append(field.varint())
+    return tuple(numbers)
+
+
 def _layered_fields(found: dict[int, bytes]) -> dict[str, Any]:
-    if not found.get(_EXTENSION_LAYERS):
-        raise BitstreamError("the header does not give the layers of its codes")
-    layers = FieldReader(found[_EXTENSION_LAYERS], "the layers in the header")
-    sizes = []
-    while layers.left:
-        sizes.append(layers.varint())
     return {
         "context_fingerprint": found.get(_EXTENSION_CONTEXT),
-        "layers": tuple(sizes),
+        "layers": _varint_fields(found, _EXTENSION_LAYERS, "the layers of its codes"),
         "levels": _decode_levels(found[_EXTENSION_LEVELS]) if _EXTENSION_LEVELS in found else None,
     }
 

@@ -25,6 +25,7 @@ from dac_codec.bitstream.chunks import (
     TOO_NEW,
     Chunk,
     ChunkKind,
+    codes_size,
     decode_codes,
     decode_end,
     encode_key,
@@ -43,7 +44,6 @@ from dac_codec.bitstream.layers import (
     n_layers,
     read_head,
 )
-from dac_codec.bitstream.packing import packed_size
 from dac_codec.bitstream.positions import checksum_prefix, position_of
 from dac_codec.bitstream.scanning import Buffer, varints
 from dac_codec.common.errors import BitstreamError, TruncatedBitstreamError
@@ -251,8 +251,8 @@ class Resynchronizer:
                 fits = size == read_head(self._header, take).n_payload
             elif kind is ChunkKind.CODES and size <= MAX_PAYLOAD:
                 n_frames = decode_varint(lambda: take(1)[0], "a chunk")
-                codes_size = self._planes * packed_size(n_frames, self._header.bits_per_code)
-                fits = n_frames <= self._max_frames and size == position - payload + codes_size
+                n_codes = codes_size(self._header, n_frames)
+                fits = n_frames <= self._max_frames and size == position - payload + n_codes
             elif kind is ChunkKind.END:
                 fits = size in self._end_sizes
             else:
@@ -374,7 +374,7 @@ class Resynchronizer:
         n_frames, bytes_of_frames = varints(data, at, 2 if self._layered else 3)
         fits &= (bytes_of_frames > 0) & (n_frames > 0) & (n_frames <= self._max_frames)
         if not self._layered:
-            fits &= size == bytes_of_frames + self._planes * ((n_frames * self._header.bits_per_code + 7) // 8)
+            fits &= size == bytes_of_frames + codes_size(self._header, n_frames)
         return _candidates(ChunkKind.CODES, start, places[fits], payloads[fits], size[fits]), stop
 
     def _ancillary_candidates(self, start: int) -> tuple[list[_Candidate], int]:

@@ -81,14 +81,13 @@ def _thin_fixed(reader: Reader, n_codebooks: int | None, bitrate: float | None, 
     chunks = list(reader)
     header = replace(reader.header, n_samples=reader.n_samples)
     if bitrate is not None:
-        per_codebook = header.bits_per_code * header.frame_rate
-        n_codebooks = _affordable([per_codebook] * header.n_codebooks, 1.0, bitrate, 1)
+        n_codebooks = _affordable([bits * header.frame_rate for bits in header.widths], 1.0, bitrate, 1)
     kept = min(n_codebooks or header.n_codebooks, header.n_codebooks)
-    header = replace(header, n_codebooks=kept)
+    header = replace(header, n_codebooks=kept, codebook_sizes=header.codebook_sizes[:kept])
     chunks = [replace(chunk, codes=chunk.codes[:, :kept]) for chunk in chunks]
     if order is Order.LAYERS:
         header = replace(header, coding=Coding.LAYERED)
-        model = AdaptiveModel(header.codebook_size)
+        model = AdaptiveModel(header.codebook_size, header.codebook_sizes)
         coded: list[CodedChunk] = []
         step = side_by_side(header)
         for start in range(0, len(chunks), step):
@@ -124,7 +123,11 @@ def _thinned(
         if sum(layers) < n_codebooks:
             layers.append(min(layer, n_codebooks - sum(layers)))
     new_header = replace(
-        header, n_codebooks=n_codebooks, layers=tuple(layers), levels=header.levels if levels else None
+        header,
+        n_codebooks=n_codebooks,
+        codebook_sizes=header.codebook_sizes[:n_codebooks],
+        layers=tuple(layers),
+        levels=header.levels if levels else None,
     )
     numbers = decoded_counts(header, chunks)
     cut = [np.minimum(n_codes, n_codebooks) for n_codes in numbers]

@@ -5,8 +5,10 @@ What they do to a file is in `codec`, which files they read and write in `jobs`.
 
 from __future__ import annotations
 
+import json
 import time
 import warnings
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,6 +74,7 @@ if TYPE_CHECKING:
 @options.fast
 @options.force
 @options.skip_existing
+@options.as_json
 @options.quiet
 def compress(
     inputs: tuple[str, ...],
@@ -91,6 +94,7 @@ def compress(
     fast: bool,
     force: bool,
     skip_existing: bool,
+    as_json: bool,
     quiet: bool,
 ) -> None:
     """Compress sound files to .dac files.
@@ -117,7 +121,7 @@ def compress(
         raise click.UsageError("--quantizers and --bitrate can't be combined with --constant")
     jobs = make_jobs(inputs, output, "sound files", find_audio, compressed_names, find_unreadable_audio)
     running.skip_existing(jobs, skip_existing, force, quiet)
-    running.finish_if_empty(jobs)
+    running.finish_if_empty(jobs, as_json)
     running.check_memory()
     from dac_codec import audio, codec, pretrained
     from dac_codec.bitstream.describe import format_size
@@ -147,6 +151,8 @@ def compress(
                 if not allow_truncated:
                     raise AudioError(f"{kept} (--allow-truncated accepts this)")
                 warnings.warn(f"{job.source_name}: {kept}", stacklevel=1)
+            job.figures |= {"input_bytes": job.input_size(), "output_bytes": result.n_bytes}
+            job.figures |= {"duration": result.duration, "bitrate": result.bitrate}
             sizes = f"{format_size(job.input_size())} -> {format_size(result.n_bytes)}"
             return f"{sizes} ({', '.join((f'{result.bitrate / 1000:.1f} kbit/s', *notes))})"
 
@@ -180,14 +186,14 @@ def compress(
             if signals:
                 click.echo(f"{job.target_name} contains the {result.duration:.2f} s recorded", err=True)
                 pass_on(signals[0])
-            return summary(job, result, running.speed(result.duration, started))
+            return summary(job, result, running.speed(job, result.duration, started))
 
         def read(job: Job) -> ShortFile | None:
             with open_input(job) as reader:
                 return batches.read_sound(reader, loaded, rate, chunk_frames)
 
         batched = batched and not redundancy
-        running.run(jobs, work, force, quiet, n_at_once, read if batched else None, summary)
+        running.run(jobs, work, force, quiet, n_at_once, read if batched else None, summary, as_json)
 
 
 @click.command()
@@ -215,6 +221,7 @@ def compress(
     callback=options.raw_encoding,
     help="Write samples without a header to standard output, as s16le, s24le, s32le or f32le.",
 )
+@options.as_json
 @options.quiet
 def decompress(
     inputs: tuple[str, ...],
@@ -232,6 +239,7 @@ def decompress(
     allow_truncated: bool,
     progressive: bool,
     raw: str | None,
+    as_json: bool,
     quiet: bool,
 ) -> None:
     """Decompress .dac files to sound files.
@@ -249,7 +257,7 @@ def decompress(
     """
     jobs = make_jobs(inputs, output, ".dac files", find_dac, decompressed_names)
     running.skip_existing(jobs, skip_existing, force, quiet)
-    running.finish_if_empty(jobs)
+    running.finish_if_empty(jobs, as_json)
     running.check_memory()
     if raw is not None and any(job.target is not None for job in jobs.jobs):
         raise click.UsageError("--raw only applies to standard output; use -o -")
@@ -277,6 +285,7 @@ def decompress(
                 raise BitstreamError(f"{gaps} concealed in {job.target_name} (--allow-gaps accepts this)")
             if result.missing_layers and result.cut is None and not allow_gaps:
                 raise BitstreamError(f"layers are missing in {job.target_name} (--allow-gaps accepts this)")
+            job.figures |= {"input_bytes": job.input_size(), "duration": result.duration}
             sizes = f"{format_size(job.input_size())} -> {result.duration:.2f} s"
             return f"{sizes} ({', '.join(notes)})" if notes else sizes
 
@@ -296,7 +305,7 @@ def decompress(
                     fmt=None if raw is None else "raw",
                     subtype=subtype,
                 )
-            return summary(job, result, running.speed(result.duration, started))
+            return summary(job, result, running.speed(job, result.duration, started))
 
         def work_progressively(job: Job) -> str:
             with codec.DacStream(job.input()) as stream:
@@ -305,7 +314,8 @@ def decompress(
                 for waveform in stream.passes(loaded):
                     audio.write(job.output(), waveform, stream.sample_rate)
                     n_samples = waveform.shape[1]
-            return f"{format_size(job.input_size())} -> {n_samples / stream.sample_rate:.2f} s"
+            job.figures |= {"input_bytes": job.input_size(), "duration": n_samples / stream.sample_rate}
+            return f"{format_size(job.input_size())} -> {job.figures['duration']:.2f} s"
 
         def read(job: Job) -> ShortFile | None:
             with codec.DacStream(job.input()) as stream:
@@ -320,6 +330,7 @@ def decompress(
             n_at_once,
             read if batched else None,
             summary,
+            as_json,
         )
 
 
@@ -327,7 +338,8 @@ def decompress(
 @options.folder("dac-demo", "Folder for the three files; files of an earlier demo are overwritten.")
 @options.model
 @options.device
-def demo(output: Path, model: str | None, device: str) -> None:
+@options.as_json
+def demo(output: Path, model: str | None, device: str, as_json: bool) -> None:
     """Compress and decompress a bundled clip.
 
     Shows size, speed and quality, and writes original.wav, compressed.dac and decoded.wav to FOLDER.
@@ -338,6 +350,9 @@ def demo(output: Path, model: str | None, device: str) -> None:
 
     running.check_device(device)
     result = run_demo(output, model, device)
+    if as_json:
+        click.echo(json.dumps({**asdict(result), "ratio": result.ratio}, indent=2, default=str))
+        return
     files = (result.original, result.compressed, result.decoded)
     width = max(len(display_path(file)) for file in files)
     kbps = result.bitrate / 1000

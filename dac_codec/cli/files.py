@@ -1,10 +1,11 @@
-"""The commands of `dac-codec` that neither compress nor decompress: info, models, convert, convert-model."""
+"""The commands of `dac-codec` that neither compress nor decompress: info, models, convert, convert-model, refit."""
 
 from __future__ import annotations
 
 import json
 import warnings
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
@@ -35,11 +36,13 @@ def info(files: tuple[str, ...], as_json: bool) -> None:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array with an object for each model.")
 def models(as_json: bool) -> None:
-    """List the named models."""
+    """List the models that have a name, and those of the Hugging Face Hub that are in its cache."""
     running.check_memory()
     from dac_codec import pretrained
 
-    rows = [{**asdict(model), "default": model.name == pretrained.DEFAULT_MODEL} for model in pretrained.available()]
+    rows = [
+        {**asdict(model), "default": model.name == pretrained.DEFAULT_MODEL} for model in pretrained.available(True)
+    ]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
@@ -171,3 +174,149 @@ def convert_model(
         warnings.warn(f"only the network was converted, without {names}", stacklevel=1)
     if not quiet:
         click.echo(f"{target} has the layout {layout}", err=True)
+
+
+@click.command()
+@click.argument("source", metavar="MODEL")
+@options.folder("exported", "Folder for the graphs and config.json.")
+@click.option(
+    "--format",
+    "layout",
+    type=click.Choice(["onnx", "torch-export"]),
+    default="onnx",
+    show_default=True,
+    help="ONNX graphs, or programs of torch.export (.pt2).",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    default="fp32",
+    show_default=True,
+    help="Of the convolutions in ONNX: fp16 halves the files, int8 stores weights in 8 bits.",
+)
+@click.option(
+    "--opset",
+    metavar="N",
+    type=click.IntRange(13, 21),
+    default=17,
+    show_default=True,
+    help="Version of ONNX's operators.",
+)
+@click.option(
+    "--force", is_flag=True, help="Overwrite existing files, and write graphs that increase the mel distance too much."
+)
+@options.quiet
+def export(
+    source: str,
+    output: Path,
+    layout: Literal["onnx", "torch-export"],
+    precision: Literal["fp32", "fp16", "int8"],
+    opset: int,
+    force: bool,
+    quiet: bool,
+) -> None:
+    """Export the network of a model for other runtimes.
+
+    MODEL is a model as --model of the other commands takes it. ONNX graphs have the names of the public conversions of
+    DAC: encoder_model.onnx, decoder_model.onnx; encoder_step.onnx and decoder_step.onnx are for streams. They are
+    compared with the model on a bundled clip: if the mel distance to it grows by more than 0.1, they are refused.
+    """
+    if layout != "onnx" and precision != "fp32":
+        raise click.UsageError("--precision only applies to --format onnx")
+    running.check_memory()
+    from dac_codec import interop, pretrained
+    from dac_codec.evaluation.demo import clip_at
+
+    names = interop.graph_files(precision) if layout == "onnx" else list(interop.PROGRAM_FILES)
+    for name in names:
+        if (output / name).exists() and not force:
+            raise DacError(f"{display_path(output / name)} exists; use --force to overwrite it")
+    model = pretrained.load(source, progress=not quiet)
+    if layout == "torch-export":
+        interop.export_torch(model, output, progress=not quiet)
+    else:
+        agreement = interop.export_onnx(
+            model, output, precision, opset, clip_at(model.sample_rate)[0], force, progress=not quiet
+        )
+        if not quiet:
+            click.echo(f"On the bundled clip, {agreement}", err=True)
+    if not quiet:
+        click.echo(f"{display_path(output)} has {', '.join(names)}", err=True)
+
+
+@click.command()
+@click.argument("source", metavar="MODEL")
+@click.option(
+    "--quantizer",
+    type=click.Choice(["residual", "grouped", "fsq"]),
+    help="What to fit: residual codebooks, residual codebooks for each of several parts of the latents, or finite "
+    "scalars. [default: the model's]",
+)
+@click.option("--codebooks", metavar="N", type=click.IntRange(min=1), help="[default: as many as the model has]")
+@click.option("--codebook-size", metavar="K", type=click.IntRange(2, 65536), help="[default: that of the model]")
+@click.option("--groups", metavar="G", type=click.IntRange(min=2), help="Parts of the latents, with grouped.")
+@click.option(
+    "--sounds",
+    metavar="DATA",
+    required=True,
+    type=click.Path(exists=True, path_type=Path),
+    help="A folder of sounds, or a manifest of scripts/prepare_data.py.",
+)
+@options.output("Folder for the new model.", required=True)
+@click.option(
+    "--minutes",
+    metavar="N",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="Sound to fit to; a tenth of that, of other files, is measured on.",
+)
+@click.option("--rounds", type=click.IntRange(min=1), default=4, show_default=True, help="Of search and codebooks.")
+@click.option("--paths", type=click.IntRange(min=1), default=4, show_default=True, help="Paths that the search keeps.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the choice of sounds.")
+@options.force
+@options.quiet
+def refit(
+    source: str,
+    quantizer: Literal["residual", "grouped", "fsq"] | None,
+    codebooks: int | None,
+    codebook_size: int | None,
+    groups: int | None,
+    sounds: Path,
+    output: str,
+    minutes: float,
+    rounds: int,
+    paths: int,
+    seed: int,
+    force: bool,
+    quiet: bool,
+) -> None:
+    """Fit the quantizer of a trained model to sounds, in minutes.
+
+    MODEL is a model as --model of the other commands takes it. By default all of its codebooks are fitted jointly, for
+    the search that compress uses. A quantizer of another kind, number or size replaces them. Encoder and decoder stay
+    as they are. The new model is
+    used as any other, --model FOLDER; files of the old one need the old one. Needs pip install 'dac_codec[train]'.
+    """
+    target = Path(output)
+    if target.exists() and not force and not (target.is_dir() and not any(target.iterdir())):
+        raise DacError(f"{target} exists; use --force to overwrite it")
+    running.check_memory()
+    from dac_codec import pretrained
+
+    try:
+        # By name, so that the other commands stay free of the packages for training.
+        refitting = import_module("dac_codec.training.refit")
+    except ModuleNotFoundError as error:
+        raise DacError(f"{error.name} is not installed: pip install 'dac_codec[train]'") from error
+    shape = refitting.Shape(quantizer, groups, codebooks, codebook_size)
+    fitted = refitting.refit_model(source, sounds, shape, minutes, rounds, paths, seed, progress=not quiet)
+    pretrained.save(fitted.model, target)
+    for line in fitted.unreadable:
+        warnings.warn(f"left out: {line}", stacklevel=1)
+    if not quiet:
+        click.echo(f"fitted to {fitted.minutes:.1f} minutes; signal to noise of held-out latents:", err=True)
+        for n_paths, before in fitted.before.items():
+            name = "greedy" if n_paths == 1 else f"{n_paths} paths"
+            click.echo(f"  {name}: {before:.2f} dB before, {fitted.after[n_paths]:.2f} dB after", err=True)
+        click.echo(f"{target} is the new model", err=True)

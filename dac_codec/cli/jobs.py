@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import click
 
@@ -42,11 +42,13 @@ class Job:
         source: file to read; None for standard input.
         target: file to write; None for standard output.
         messages: lines about the job that are yet to be shown.
+        figures: what --json prints of it.
     """
 
     source: Path | None
     target: Path | None
     messages: list[str] = field(default_factory=list)
+    figures: dict[str, Any] = field(default_factory=dict)
     _pipe: CountingReader | None = field(default=None, repr=False)
 
     @property

@@ -15,8 +15,9 @@ from typing import Any
 
 import click
 
-from dac_codec.cli import commands, files
+from dac_codec.cli import commands, corpus, files
 from dac_codec.cli.running import one_line, shown_warnings, stopped_by_signals
+from dac_codec.cli.web import web
 from dac_codec.common import native
 from dac_codec.common.errors import DacError, is_out_of_memory
 
@@ -69,8 +70,13 @@ for _command in (
     files.models,
     files.convert,
     files.convert_model,
+    files.export,
+    web,
+    corpus.tokenize,
+    corpus.detokenize,
     commands.demo,
     commands.evaluate,
     commands.train,
+    files.refit,
 ):
     main.add_command(_command)

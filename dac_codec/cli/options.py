@@ -59,6 +59,9 @@ skip_existing = click.option(
     "--skip-existing", is_flag=True, help="Leave out inputs whose output exists, as when a run is continued."
 )
 force = click.option("--force", is_flag=True, help="Overwrite existing files.")
+as_json = click.option(
+    "--json", "as_json", is_flag=True, help="Print a JSON object with the figures to standard output when done."
+)
 quiet = click.option("--quiet", is_flag=True, help="Show only warnings and errors.")
 
 

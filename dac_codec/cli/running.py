@@ -5,6 +5,7 @@ This is the only module of the command line that handles signals.
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
@@ -121,6 +122,7 @@ def run(
     n_at_once: int = 1,
     read: Callable[[Job], ShortFile | None] | None = None,
     summary: Callable[[Job, Any], str] | None = None,
+    as_json: bool = False,
 ) -> None:
     """Do all jobs, and end the run with exit code 1 if any failed.
 
@@ -132,12 +134,13 @@ def run(
         n_at_once: jobs that run at a time. Messages are shown in the order of the jobs.
         read: reads the input of a job that can share a batch, and gives None for others. None: no batches are used.
         summary: the summary of a job that was part of a batch, given its result.
+        as_json: whether to print the jobs' figures at the end instead of their summaries.
     """
     from tqdm import tqdm
 
     failures = [error_line(name, error) for name, error in jobs.failures]
     guard = OverwriteGuard(jobs.jobs, force)
-    n_done = 0
+    done: list[Job] = []
     hide_bar = True if quiet or len(jobs.jobs) == 1 else None  # None: unless it is a terminal
     with ExitStack() as stack:
         others: Iterator[Any] | None = None
@@ -154,8 +157,10 @@ def run(
                         found.append(work(job))
                     (outcome,) = found
             except KeyboardInterrupt:
-                if n_done:
-                    message = f"{n_done} of {len(jobs.jobs)} files are done; --skip-existing continues with the others"
+                if done:
+                    message = (
+                        f"{len(done)} of {len(jobs.jobs)} files are done; --skip-existing continues with the others"
+                    )
                     click.echo(message, err=True)
                 raise
             for line in job.messages:
@@ -163,9 +168,11 @@ def run(
             if isinstance(outcome, Exception):
                 failures.append(error_line(job.source_name, outcome, job.target_name))
                 continue
-            n_done += 1
-            if not quiet:
+            done.append(job)
+            if not quiet and not as_json:
                 tqdm.write(f"{job.source_name} -> {job.target_name}  {outcome}", file=sys.stderr)
+    if as_json:
+        print_json(done, failures)
     finish(failures)
 
 
@@ -349,10 +356,18 @@ def skip_existing(jobs: JobList, skip: bool, force: bool, quiet: bool) -> None:
         click.echo(f"{files} skipped: the output exists", err=True)
 
 
-def finish_if_empty(jobs: JobList) -> None:
-    """End the run if there are only failures, or nothing is left to do."""
+def finish_if_empty(jobs: JobList, as_json: bool = False) -> None:
+    """End the run if there are only failures, or nothing is left to do.
+
+    Raises a click.UsageError if the figures in JSON and the data of a job would both go to standard output.
+    """
+    if as_json and any(job.target is None for job in jobs.jobs):
+        raise click.UsageError("--json prints to standard output, where the data would go; pass a file with -o")
     if not jobs.jobs:
-        finish([error_line(name, error) for name, error in jobs.failures])
+        failures = [error_line(name, error) for name, error in jobs.failures]
+        if as_json:
+            print_json([], failures)
+        finish(failures)
         raise click.exceptions.Exit(0)
 
 
@@ -378,6 +393,12 @@ def shown_warnings() -> Iterator[None]:
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = show
         yield
+
+
+def print_json(done: Sequence[Job], failures: list[str]) -> None:
+    """Print what was done, with each job's figures, and what failed."""
+    files = [{"input": str(job.source or DASH), "output": str(job.target), **job.figures} for job in done]
+    click.echo(json.dumps({"files": files, "failures": failures}, indent=2))
 
 
 def finish(failures: list[str]) -> None:
@@ -406,6 +427,7 @@ def one_line(error: Warning | Exception | str) -> str:
     return " ".join(str(error).split())
 
 
-def speed(duration: float, started: float) -> str:
-    """Seconds of audio per second since `started`."""
-    return f"{duration / (time.perf_counter() - started):.1f}x real time"
+def speed(job: Job, duration: float, started: float) -> str:
+    """Seconds of audio per second since `started`, which is also one of the job's figures."""
+    job.figures["speed"] = duration / (time.perf_counter() - started)
+    return f"{job.figures['speed']:.1f}x real time"

@@ -282,7 +282,7 @@ def choose_codes(
     if rate.quality is not None:
         return at_quality(frames, rate.quality)
     assert rate.bitrate is not None
-    codes_per_frame = rate.bitrate / model.config.bitrate(1)
+    codes_per_frame = rate.bitrate * model.n_codebooks / model.config.bitrate()
     header = new_writer(io.BytesIO()).header
     if header.n_samples is None:
         return in_bucket(frames, codes_per_frame, model.config.frame_rate)
@@ -417,6 +417,7 @@ def make_header(
     n_samples: int | None,
 ) -> Header:
     """The header of a file with `n_samples` samples per channel; None for a pipe, whose length is unknown."""
+    sizes = model.config.sizes[:n_quantizers]
     return Header(
         model_fingerprint=pretrained.fingerprint(model)[:FINGERPRINT_BYTES],
         model_name=model.name,
@@ -427,7 +428,8 @@ def make_header(
         model_sample_rate=model.sample_rate,
         hop_length=model.hop_length,
         n_codebooks=n_quantizers,
-        codebook_size=model.codebook_size,
+        codebook_size=max(sizes),
+        codebook_sizes=sizes,
         gain_source=GainSource.BEGINNING if n_samples is None else GainSource.WHOLE,
         bandwidth=measured.bandwidth,
         channel_mask=None if isinstance(source, LegacyFile) else source.channel_mask,

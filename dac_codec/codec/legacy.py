@@ -12,7 +12,7 @@ from dac_codec import audio, inference
 from dac_codec.bitstream import LegacyFile
 from dac_codec.codec.encoding import Measured, make_header
 from dac_codec.codec.file import DacFile
-from dac_codec.codec.models import check_gain, check_legacy, check_model, check_not_causal, network_errors
+from dac_codec.codec.models import check_gain, check_legacy, check_legacy_network, check_model, network_errors
 from dac_codec.common.errors import BitstreamError
 from dac_codec.inference.precision import pinned_precision
 from dac_codec.inference.prepared import prepare_cached
@@ -34,7 +34,7 @@ def to_legacy(file: DacFile, model: DAC) -> LegacyFile:
         BitstreamError: the file is empty.
     """
     check_model(file.header, model)
-    check_not_causal(model)
+    check_legacy_network(model)
     if file.codes.shape[-1] == 0:
         raise BitstreamError("the file contains no audio")
     if int(file.codes.min()) < 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -16,7 +16,6 @@ from dac_codec.codec.levels import level_parameters
 from dac_codec.common.errors import BitstreamError, CheckpointError, DacError, ModelMismatchError, is_out_of_memory
 from dac_codec.inference.prepared import is_on, prepare_cached
 from dac_codec.model import DAC
-from dac_codec.model.checks import checked_quantizers
 
 FINGERPRINT_BYTES = 8
 """Bytes of a model's fingerprint that a file contains."""
@@ -40,9 +39,14 @@ def choose_quantizers(model: DAC, n_quantizers: int | None, bitrate: float | Non
         if not bitrate >= lowest:
             kbps = lowest / 1000
             raise DacError(f"a bitrate of {bitrate / 1000:g} kbit/s is too low: one codebook takes {kbps:.2f} kbit/s")
-        return int(min(model.n_codebooks, bitrate / lowest + 1e-9))
+        n_most = sum(model.config.bitrate(n) <= bitrate * (1 + 1e-9) for n in range(1, model.n_codebooks + 1))
+        return _checked(model, n_most)
+    return _checked(model, n_quantizers)
+
+
+def _checked(model: DAC, n_quantizers: int | None) -> int:
     try:
-        return checked_quantizers(n_quantizers, model.n_codebooks)
+        return model.quantizer.checked(n_quantizers)
     except ValueError as error:
         raise DacError(str(error)) from error
 
@@ -165,7 +169,7 @@ def check_model(header: Header, model: DAC) -> None:
         raise ModelMismatchError(
             f"the file was written with {model_id(header)}, but the model is {model.name}@{fingerprint.hex()}"
         )
-    _check_codes(header.n_codebooks, header.codebook_size, model)
+    _check_codes(header.codebook_sizes or (header.codebook_size,) * header.n_codebooks, model)
     if (header.model_sample_rate, header.hop_length) != (model.sample_rate, model.hop_length):
         raise ModelMismatchError(
             f"the file states {header.model_sample_rate} Hz and {header.hop_length} samples per frame for the model "
@@ -186,15 +190,17 @@ def check_legacy(file: LegacyFile, model: DAC) -> None:
 
     Raises a BitstreamError if the file has too many channels.
     """
-    check_not_causal(model)
+    check_legacy_network(model)
     _check_channels(file.channels)
-    _check_codes(file.codes.shape[1], int(file.codes.max()) + 1, model)
+    _check_codes((int(file.codes.max()) + 1,) * file.codes.shape[1], model)
 
 
-def check_not_causal(model: DAC) -> None:
-    """Raise a ModelMismatchError for a causal model, which descript-audio-codec does not have."""
+def check_legacy_network(model: DAC) -> None:
+    """Raise a ModelMismatchError for a network that descript-audio-codec does not have."""
     if model.config.causal:
         raise ModelMismatchError(f"the model {model.name} is causal, which descript-audio-codec does not support")
+    if model.config.quantizer != "residual" or model.config.codebook_sizes:
+        raise ModelMismatchError(f"the quantizer of the model {model.name} is not one of descript-audio-codec")
 
 
 def _check_channels(channels: int) -> None:
@@ -202,12 +208,19 @@ def _check_channels(channels: int) -> None:
         raise BitstreamError(f"the file has {channels} channels, expected at most {MAX_CHANNELS}")
 
 
-def _check_codes(n_codebooks: int, codebook_size: int, model: DAC) -> None:
-    if n_codebooks > model.n_codebooks or codebook_size > model.codebook_size:
+def _check_codes(sizes: Sequence[int], model: DAC) -> None:
+    own = model.config.sizes
+    if len(sizes) > len(own) or any(size > its for size, its in zip(sizes, own, strict=False)):
         raise ModelMismatchError(
-            f"the file has {n_codebooks} codebooks of {codebook_size} entries, but the model {model.name} has "
-            f"{model.n_codebooks} codebooks of {model.codebook_size}"
+            f"the file has {len(sizes)} codebooks of {_listed(sizes)} entries, but the model {model.name} has "
+            f"{len(own)} codebooks of {_listed(own)}"
         )
+    _checked(model, len(sizes))
+
+
+def _listed(sizes: Sequence[int]) -> str:
+    """Sizes of codebooks, or one for all."""
+    return ", ".join(map(str, sizes if len(set(sizes)) > 1 else sizes[:1]))
 
 
 @contextmanager

@@ -106,13 +106,20 @@ def choose_rate(
         raise DacError(f"quality must be between {-_MOST_QUALITY} and {_MOST_QUALITY}, not {quality:g}")
     if quality is not None and (bitrate is not None or constant):
         raise DacError(f"give quality or {'bitrate' if bitrate is not None else 'constant'}, not both")
+    if model.quantizer.is_finite_scalar:
+        if bitrate is not None or quality is not None:
+            raise DacError(
+                "the model has finite scalar quantization, which needs all codes in every frame: leave out quality and "
+                "bitrate"
+            )
+        constant = True
     if constant or (live and bitrate is None and quality is None):
         return Rate(choose_quantizers(model, n_quantizers, bitrate), EFFORT_PATHS[effort or 0], levels=bool(levels))
     if bitrate is not None:
         choose_quantizers(model, None, bitrate)  # checks that a codebook fits
     n_most = choose_quantizers(model, n_quantizers, None)
     if levels is None:
-        fits = bitrate is None or bitrate >= _LEAST_CODES_FOR_LEVELS * model.config.bitrate(1)
+        fits = bitrate is None or bitrate * model.n_codebooks >= _LEAST_CODES_FOR_LEVELS * model.config.bitrate()
         levels = not live and effort not in (0, 1) and fits
     if bitrate is None and quality is None:
         quality = DEFAULT_QUALITY if levels else DEFAULT_WITHOUT_LEVELS

@@ -12,24 +12,31 @@ from torch import Tensor, nn
 
 
 class Spectra:
-    """Magnitude spectrograms of a signal [B, C, T], each computed once for all the losses that use it.
+    """Spectrograms of a signal [B, C, T], each computed once for all the losses that use it.
 
     Periodic Hann window, hop of a quarter window, centred frames with reflection, as in descript-audiotools.
     """
 
     def __init__(self, audio: Tensor) -> None:
         self.audio = audio
+        self._transforms: dict[int, Tensor] = {}
         self._magnitudes: dict[int, Tensor] = {}
 
     def magnitude(self, window: int) -> Tensor:
         """|STFT| [B * C, window / 2 + 1, frames] for a window length in samples."""
         if window not in self._magnitudes:
+            self._magnitudes[window] = self.transform(window).abs()
+        return self._magnitudes[window]
+
+    def transform(self, window: int) -> Tensor:
+        """STFT [B * C, window / 2 + 1, frames] for a window length in samples, complex."""
+        if window not in self._transforms:
             audio = self.audio.flatten(0, 1)
             # Reflection pads by window / 2 and needs one sample more than that; shorter signals are zero-padded.
             audio = F.pad(audio, (0, max(0, window // 2 + 1 - audio.shape[-1])))
             hann = torch.hann_window(window, device=audio.device, dtype=audio.dtype)
-            self._magnitudes[window] = torch.stft(audio, window, window // 4, window=hann, return_complex=True).abs()
-        return self._magnitudes[window]
+            self._transforms[window] = torch.stft(audio, window, window // 4, window=hann, return_complex=True)
+        return self._transforms[window]
 
 
 def mel_filters(sample_rate: int, window: int, n_mels: int) -> Tensor:
@@ -103,6 +110,32 @@ def multi_scale_stft(estimate: Spectra, reference: Spectra, windows: Sequence[in
         magnitudes = estimate.magnitude(window), reference.magnitude(window)
         total = total + 2 * _log_distance(*magnitudes) + F.l1_loss(*magnitudes)
     return total
+
+
+def compressed_distance(
+    estimate: Spectra, reference: Spectra, windows: Sequence[int] = (1024, 512, 256), exponent: float = 0.3
+) -> Tensor:
+    """Squared distance of compressed spectrograms, summed over windows (scalar).
+
+    With X the STFT and X_c = |X|^exponent * X / |X|: 0.3 * mean |X_c - Y_c|^2 + 0.7 * mean (|X_c| - |Y_c|)^2. The
+    exponent is near that of loudness, so that noise between harmonics has a weight near its audibility. 1e-6 is added
+    to |X|^2, since the gradient is infinite at 0. Source: Braun and Tashev, "Data augmentation and loss normalization
+    for deep noise suppression" (2020).
+    """
+    total = estimate.audio.new_zeros(())
+    for window in windows:
+        (one, scale), (other, other_scale) = (
+            _compression(spectra, window, exponent) for spectra in (estimate, reference)
+        )
+        vectors = torch.view_as_real(one) * scale[..., None] - torch.view_as_real(other) * other_scale[..., None]
+        magnitudes = estimate.magnitude(window) * scale - reference.magnitude(window) * other_scale
+        total = total + 0.3 * vectors.square().sum(-1).mean() + 0.7 * magnitudes.square().mean()
+    return total
+
+
+def _compression(spectra: Spectra, window: int, exponent: float) -> tuple[Tensor, Tensor]:
+    """The STFT, and the factor of each value that gives its magnitude the exponent."""
+    return spectra.transform(window), (spectra.magnitude(window).square() + 1e-6) ** ((exponent - 1) / 2)
 
 
 def envelope_distance(estimate: Spectra, reference: Spectra, sample_rate: int, window: int = 1024) -> Tensor:

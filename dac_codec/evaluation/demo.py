@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+import numpy as np
+
 from dac_codec import audio
 from dac_codec.codec import compress, decompress, load_model
 from dac_codec.common.errors import DacError
@@ -70,8 +72,7 @@ def run_demo(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DacError(f"can't create the folder {folder}: {error.strerror}") from error
-    clip = resources.files("dac_codec.evaluation").joinpath(CLIP)
-    waveform, rate = audio.read(io.BytesIO(clip.read_bytes()), name=CLIP)
+    waveform, rate = _clip()
     loaded = load_model(model or DEFAULT_MODEL, device)
     original, compressed, decoded = (folder / name for name in ("original.wav", "compressed.dac", "decoded.wav"))
     audio.write(original, waveform, rate)
@@ -98,3 +99,15 @@ def run_demo(
         decode_speed=seconds / decode_seconds,
         si_sdr=metrics.si_sdr(result.numpy(), waveform, rate),
     )
+
+
+def clip_at(sample_rate: int) -> np.ndarray:
+    """The bundled clip [C, T] at a sample rate in Hz."""
+    waveform, rate = _clip()
+    return audio.resample(waveform, rate, sample_rate)
+
+
+def _clip() -> tuple[np.ndarray, int]:
+    """The bundled clip [C, T], and its sample rate."""
+    clip = resources.files("dac_codec.evaluation").joinpath(CLIP)
+    return audio.read(io.BytesIO(clip.read_bytes()), name=CLIP)

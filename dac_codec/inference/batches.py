@@ -22,7 +22,7 @@ from dac_codec.inference.encoder import Frames, frame_power
 from dac_codec.inference.look_ahead import Context, decoder_context, encoder_context
 from dac_codec.inference.prepared import prepare_cached
 from dac_codec.model import DAC
-from dac_codec.model.checks import check_audio, checked_quantizers
+from dac_codec.model.checks import check_audio
 
 
 def encode_batch(
@@ -49,7 +49,7 @@ def encode_frames_batch(
     """`encode_batch`, with the errors and the power of all frames of a signal, as `encode_frames` gives them."""
     prepared = prepare_cached(model)
     network, quantizer, look_up = prepared.encoder_network, prepared.folded_quantizer, prepared.look_up(n_paths)
-    n_codebooks = checked_quantizers(n_quantizers, model.n_codebooks)
+    n_codebooks = model.quantizer.checked(n_quantizers)
 
     def encode(rows: Tensor) -> Tensor:
         z = network.whole(rows.to(network.device, network.dtype))

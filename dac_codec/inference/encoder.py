@@ -12,7 +12,7 @@ from dac_codec.inference.network import Step
 from dac_codec.inference.prepared import prepare_cached
 from dac_codec.inference.stream import Stream
 from dac_codec.model import DAC
-from dac_codec.model.checks import check_samples, checked_quantizers
+from dac_codec.model.checks import check_samples
 
 
 class Frames(NamedTuple):
@@ -55,7 +55,7 @@ class StreamingEncoder(Stream):
     """
 
     def __init__(self, model: DAC, n_quantizers: int | None = None, batch_size: int = 1, n_paths: int = 1) -> None:
-        self.n_quantizers = checked_quantizers(n_quantizers, model.n_codebooks)
+        self.n_quantizers = model.quantizer.checked(n_quantizers)
         self._hop_length = model.hop_length
         prepared = prepare_cached(model)
         super().__init__(prepared.encoder_network.new_stream(), batch_size)

@@ -20,7 +20,7 @@ from dac_codec.inference.precision import pinned_precision
 from dac_codec.inference.quantizer import FoldedQuantizer
 from dac_codec.inference.search import PathSearch
 from dac_codec.model import DAC, Encoded
-from dac_codec.model.checks import check_latents, checked_quantizers
+from dac_codec.model.checks import check_latents
 from dac_codec.model.checksums import checksums
 from dac_codec.model.decoder import pad_to_length
 
@@ -83,14 +83,14 @@ class PreparedDAC(DAC):
     def look_up(self, n_paths: int = 1) -> LookUp:
         """How codes are found: greedily with one path, otherwise by the search of `PathSearch`.
 
-        Codebooks without projections are always searched greedily.
+        Codebooks without projections and finite scalars are always looked up one by one.
 
         Raises:
             ValueError: `n_paths` is less than 1.
         """
         if n_paths < 1:
             raise ValueError(f"n_paths must be at least 1, not {n_paths}")
-        if n_paths == 1 or not self.folded_quantizer.has_projections:
+        if n_paths == 1 or not self.folded_quantizer.has_paths:
             return self.folded_quantizer.codes
         search = self._part("search", lambda: PathSearch(self.quantizer, self._exact))
         return partial(search.codes, n_paths=n_paths)
@@ -114,11 +114,9 @@ class PreparedDAC(DAC):
         return {**self.__dict__, "_parts": {}}
 
     @torch.no_grad()
-    def encode(
-        self, audio: Tensor, n_quantizers: int | None = None, generator: torch.Generator | None = None
-    ) -> Encoded:
+    def _encode(self, audio: Tensor, n_quantizers: int | None, generator: torch.Generator | None) -> Encoded:
         """`DAC.encode` without a gradient; the losses are those of evaluation."""
-        n_quantizers = checked_quantizers(n_quantizers, self.n_codebooks)
+        n_quantizers = self.quantizer.checked(n_quantizers)
         z = self.encoder_network.whole(self.preprocess(audio))
         return self.folded_quantizer.encode(z, n_quantizers)
 

@@ -11,8 +11,8 @@ from einops import rearrange
 from torch import Tensor
 
 from dac_codec.inference.precision import pinned_precision
-from dac_codec.inference.search import projection
-from dac_codec.model.checks import check_codes
+from dac_codec.inference.search import projections
+from dac_codec.model.checks import check_codes, check_whole
 from dac_codec.model.quantizer import Encoded, MovingAverageQuantize, ResidualVectorQuantize
 
 _FRAMES_AT_ONCE = 4096
@@ -56,6 +56,7 @@ class FoldedQuantizer:
     def __init__(self, quantizer: ResidualVectorQuantize, exact: bool = False) -> None:
         self._device, self._is_exact = next(quantizer.parameters()).device, exact
         stages = quantizer.stages()
+        self._sizes, self._is_finite_scalar = quantizer.sizes, quantizer.is_finite_scalar
         self.n_codebooks, self.codebook_size = quantizer.n_codebooks, quantizer.codebook_size
         self.codebook_dim = quantizer.codebook_dim
         self._is_cosine = stages[0].lookup == "cosine"
@@ -65,13 +66,12 @@ class FoldedQuantizer:
             return
         self._dtype = stages[0].codebook.weight.dtype
         dtype = torch.float32 if self._dtype in (torch.bfloat16, torch.float16) else self._dtype
-        projections = [projection(stage.in_proj) for stage in stages]
-        weight = torch.cat([weight for weight, _ in projections])
+        ins, outs = zip(*map(projections, stages), strict=True)
+        weight = torch.cat([weight for weight, _ in ins])
         self._projection = weight.to(dtype)
-        self._bias = torch.cat([bias for _, bias in projections]).to(dtype)
+        self._bias = torch.cat([bias for _, bias in ins]).to(dtype)
         self._codebooks = []
-        for stage in stages:
-            out_weight, out_bias = projection(stage.out_proj)
+        for stage, (out_weight, out_bias) in zip(stages, outs, strict=True):
             entries = stage.codebook.weight.detach().double()
             outputs = entries @ out_weight.t() + out_bias
             keys = F.normalize(entries) if self._is_cosine else entries
@@ -105,9 +105,9 @@ class FoldedQuantizer:
             return Encoded(z, codes, latents, error, error.clone())
 
     @property
-    def has_projections(self) -> bool:
-        """Whether the codebooks have a space of their own; not those learned by moving averages."""
-        return self._unfolded is None
+    def has_paths(self) -> bool:
+        """Whether `PathSearch` applies: not to codebooks without projections, nor to finite scalars."""
+        return self._unfolded is None and not self._is_finite_scalar
 
     def codes(self, z: Tensor, n_quantizers: int) -> Tensor:
         """Codes [B, n_quantizers, F] of latents [B, D, F]."""
@@ -129,7 +129,7 @@ class FoldedQuantizer:
     @property
     def scale(self) -> float:
         """Mean square of the latents that the first codebook alone gives: a unit of errors for any model."""
-        return float(self._outputs(0)[: self.codebook_size].square().sum(1).mean())
+        return float(self._outputs(0)[: self._sizes[0]].square().sum(1).mean())
 
     def _outputs(self, index: int) -> Tensor:
         """What each entry of a codebook adds to the latents, [K, D] or more rows."""
@@ -142,11 +142,15 @@ class FoldedQuantizer:
         with pinned_precision(self._device, self._is_exact):
             if self._unfolded is not None:
                 return self._unfolded.from_codes(codes)[0]
-            check_codes(codes, self.n_codebooks, self.codebook_size)
-            rows = codes.long().remainder(self.codebook_size + 1)  # -1 is the last row
-            z = F.embedding(rows[:, 0], self._codebooks[0].outputs)
-            for index in range(1, codes.shape[1]):
-                z += F.embedding(rows[:, index], self._codebooks[index].outputs)
+            check_codes(codes, self._sizes)
+            if self._is_finite_scalar:
+                check_whole(codes.shape[1], self._sizes)
+            tables = [codebook.outputs for codebook in self._codebooks[: codes.shape[1]]]
+            parts = zip(codes.long().unbind(1), tables, strict=True)
+            rows = [(own.remainder(len(table)), table) for own, table in parts]  # -1 is the last row
+            z = F.embedding(*rows[0])
+            for row, table in rows[1:]:
+                z += F.embedding(row, table)
             return rearrange(z, "b f d -> b d f")
 
     def _look_up(self, z: Tensor, n_quantizers: int) -> tuple[Tensor, Tensor]:
@@ -155,6 +159,8 @@ class FoldedQuantizer:
         width = n_quantizers * self.codebook_dim
         points = rearrange(z.to(self._bias.dtype), "b d f -> (b f) d")
         inputs = F.linear(points, self._projection[:width], self._bias[:width])
+        if self._is_finite_scalar:
+            inputs = inputs.tanh()
         codes = torch.empty(n_quantizers, batch * n_frames, dtype=torch.int64, device=z.device)
         # Parts of equal size: products of a short remainder might round differently.
         n_parts = max(1, -(-codes.shape[1] // _FRAMES_AT_ONCE))
@@ -177,5 +183,7 @@ class FoldedQuantizer:
                 points = F.normalize(points)
             # The nearest entry, since |p - e|^2 = |p|^2 - 2 (p e - |e|^2 / 2).
             torch.argmax(torch.addmm(codebook.offset, points, codebook.keys), 1, out=codes[index])
+            if self._is_finite_scalar:
+                continue
             later = slice((index + 1) * width, inputs.shape[1])
             inputs[:, later] -= F.embedding(codes[index], codebook.corrections[:, later])

@@ -22,6 +22,7 @@ p, u and c b r of all stages are linear in r: choosing an entry subtracts a row 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -30,7 +31,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dac_codec.inference.precision import pinned_precision
-from dac_codec.model.quantizer import ResidualVectorQuantize
+from dac_codec.model.quantizer import ResidualVectorQuantize, VectorQuantize
 
 LATENT_WEIGHT = 5.0
 """Weight of the latents' error against the look-up's, once both have the scale of a look-up."""
@@ -73,10 +74,8 @@ class PathSearch:
         self._device, self._is_exact = weights.device, exact
         dtype = torch.float32 if weights.dtype in (torch.bfloat16, torch.float16) else weights.dtype
         self._dim, self._is_cosine = quantizer.codebook_dim, stages[0].lookup == "cosine"
-        ins, outs = [projection(stage.in_proj) for stage in stages], [projection(stage.out_proj) for stage in stages]
-        # On average over directions, |P r|^2 = |r|^2 * |P|^2 / D with the Frobenius norm of P.
-        scale = torch.stack([weight.square().sum() / weight.shape[1] for weight, _ in ins]).mean()
-        c = LATENT_WEIGHT * scale
+        ins, outs = zip(*map(projections, stages), strict=True)
+        c = error_weight([weight for weight, _ in ins])
         rows = [
             torch.cat([weight, c * out.t(), c * out_bias[None]])
             for (weight, _), (out, out_bias) in zip(ins, outs, strict=True)
@@ -136,6 +135,12 @@ class PathSearch:
         return codes[:, 0]
 
 
+def error_weight(weights: Sequence[Tensor]) -> Tensor:
+    """Weight c of the latents' error beside the squared distances of look-ups with the input projections P [dim, D]."""
+    # On average over directions, |P r|^2 = |r|^2 * |P|^2 / D with the Frobenius norm of P.
+    return LATENT_WEIGHT * torch.stack([weight.square().sum() / weight.shape[1] for weight in weights]).mean()
+
+
 def largest(scores: Tensor, n: int) -> Tensor:
     """Indices [rows, n] of the n largest scores [rows, m], or of all; of equal ones the lower index comes first.
 
@@ -160,8 +165,14 @@ def _of_paths(values: Tensor, parents: Tensor) -> Tensor:
     return values.gather(1, parents[..., None].expand(-1, -1, values.shape[2]))
 
 
-def projection(conv: nn.Module) -> tuple[Tensor, Tensor]:
-    """Weight [O, I] and bias [O] of a 1x1 convolution, in double precision."""
-    assert isinstance(conv, nn.Conv1d)
-    assert conv.bias is not None
-    return conv.weight.detach().double().squeeze(2), conv.bias.detach().double()
+def projections(stage: VectorQuantize) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Weight [dim, D] and bias [dim] of a stage's input projection, and [D, dim] and [D] of its output projection, in
+    double precision."""
+    both = []
+    for conv in (stage.in_proj, stage.out_proj):
+        assert isinstance(conv, nn.Conv1d)
+        assert conv.bias is not None
+        both.append((conv.weight.detach().double().squeeze(2), conv.bias.detach().double()))
+    (weight, bias), (out_weight, out_bias) = both
+    margins = stage.margins
+    return (F.pad(weight, margins), bias), (F.pad(out_weight, (0, 0, *margins)), F.pad(out_bias, margins))

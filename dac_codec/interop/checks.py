@@ -5,10 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 
 from dac_codec.common.errors import CheckpointError
-from dac_codec.model import DACConfig
-
-OURS_ONLY = ("activation", "lookup", "codebook_learning", "causal")
-"""Fields of `DACConfig` that other implementations have one value of, the default."""
+from dac_codec.model.config import OURS_ONLY, DACConfig
 
 
 def check_expressible(config: DACConfig, format_name: str, others: tuple[str, ...] = ()) -> None:

@@ -9,8 +9,9 @@ import torch
 
 from dac_codec.common.errors import CheckpointError
 from dac_codec.common.files import atomic_write, expanded
-from dac_codec.interop.checks import OURS_ONLY, check_expressible
+from dac_codec.interop.checks import check_expressible
 from dac_codec.model import DAC
+from dac_codec.model.config import OURS_ONLY
 from dac_codec.pretrained.checkpoints import canonical_state
 
 

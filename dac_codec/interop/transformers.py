@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -14,6 +14,8 @@ from dac_codec.pretrained import transformers_layout
 from dac_codec.pretrained.checkpoints import CONFIG_FILE, canonical_state, write_folder
 
 WeightNorm = Literal["merged", "parametrizations", "weight_g"]
+
+EXTRACTOR_FILE = "preprocessor_config.json"
 
 _FACTORS = {".weight_g": ".parametrizations.weight.original0", ".weight_v": ".parametrizations.weight.original1"}
 
@@ -50,20 +52,30 @@ def save_transformers(model: DAC, folder: str | os.PathLike[str], weight_norm: W
             for part in ("_g", "_v"):
                 renamed = name.removesuffix(".weight") + _FACTORS[f".weight{part}"]
                 state[renamed] = state.pop(f"{name}{part}")
-    values = config.to_dict()
-    content = {
+    tensors = {name: tensor.contiguous() for name, tensor in transformers_layout.to_theirs(state, config).items()}
+    write_folder(
+        expanded(folder).absolute(), tensors, {EXTRACTOR_FILE: extractor_of(model), CONFIG_FILE: config_of(model)}
+    )
+
+
+def config_of(model: DAC) -> dict[str, Any]:
+    """The content of `config.json`."""
+    values = model.config.to_dict()
+    return {
         "architectures": ["DacModel"],
         "model_type": transformers_layout.MODEL_TYPE,
         **{theirs: values[ours] for theirs, ours in transformers_layout.FIELDS.items()},
-        "hop_length": config.hop_length,
+        "hop_length": model.hop_length,
     }
-    extractor = {
+
+
+def extractor_of(model: DAC) -> dict[str, Any]:
+    """The content of `EXTRACTOR_FILE`: the settings of `DacFeatureExtractor`."""
+    return {
         "feature_extractor_type": "DacFeatureExtractor",
         "feature_size": 1,
-        "hop_length": config.hop_length,
+        "hop_length": model.hop_length,
         "padding_side": "right",
         "padding_value": 0.0,
-        "sampling_rate": config.sample_rate,
+        "sampling_rate": model.sample_rate,
     }
-    tensors = {name: tensor.contiguous() for name, tensor in transformers_layout.to_theirs(state, config).items()}
-    write_folder(expanded(folder).absolute(), tensors, {"preprocessor_config.json": extractor, CONFIG_FILE: content})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from typing import SupportsIndex
 
 import torch
@@ -31,11 +32,12 @@ def check_latents(z: Tensor, width: int) -> None:
         raise ValueError(f"latents must be [B, {width}, F] with at least one frame, not {list(z.shape)}")
 
 
-def check_codes(codes: Tensor, n_codebooks: int, codebook_size: int) -> None:
-    """Raise a ValueError unless codes are non-empty integers [B, n, F], n <= n_codebooks, each below codebook_size.
+def check_codes(codes: Tensor, sizes: Sequence[int]) -> None:
+    """Raise a ValueError unless codes are non-empty integers [B, n, F], each below the size of its codebook.
 
     A frame may have fewer codes: -1 in the place of its last ones, or of all.
     """
+    n_codebooks, codebook_size = len(sizes), max(sizes)
     if codes.ndim != 3 or not 1 <= codes.shape[1] <= n_codebooks or codes.numel() == 0:
         raise ValueError(
             f"codes must be [B, 1..{n_codebooks}, F] with at least one frame for this model, not {list(codes.shape)}"
@@ -50,8 +52,18 @@ def check_codes(codes: Tensor, n_codebooks: int, codebook_size: int) -> None:
         raise ValueError(
             f"codes must be between 0 and {codebook_size - 1} for this model, or -1 where a frame has no code"
         )
+    if len(set(sizes)) > 1:
+        for index, (size, own) in enumerate(zip(sizes, codes.unbind(1), strict=False)):
+            if int(own.max()) >= size:
+                raise ValueError(f"codes of codebook {index} must be below {size} for this model, not {int(own.max())}")
     if lowest < 0 and bool(((codes[:, :-1] < 0) & (codes[:, 1:] >= 0)).any()):
         raise ValueError("codes must be -1 in all codebooks after the last code of a frame")
+
+
+def check_whole(n_codes: int, sizes: Sequence[int]) -> None:
+    """Raise a ValueError unless a frame of finite scalar quantization has all of its codes."""
+    if n_codes != len(sizes):
+        raise ValueError(f"finite scalar quantization needs all {len(sizes)} codes of a frame, not {n_codes}")
 
 
 def checked_quantizers(n_quantizers: SupportsIndex | None, n_codebooks: int) -> int:

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import math
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 Activation = Literal["snake", "relu"]
 Lookup = Literal["cosine", "euclidean"]
 CodebookLearning = Literal["gradient", "moving_average"]
+QuantizerKind = Literal["residual", "grouped", "fsq"]
+
+OURS_ONLY = (
+    "activation", "lookup", "codebook_learning", "quantizer", "groups", "codebook_sizes", "causal",
+    "encoder_units", "decoder_units", "max_channels",
+)  # fmt: skip
+"""Fields that other implementations and the published models have one value of, the default."""
+
+MAX_UNITS = 8
+"""Most residual units of a block."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +42,19 @@ class DACConfig:
         lookup: distance for finding the nearest entry: "cosine" (the paper's L2-normalized look-up) or "euclidean".
         codebook_learning: "gradient" as in the paper, or "moving_average", the paper's baseline from SoundStream and
             EnCodec: no projections (`codebook_dim` equals `latent_dim`), euclidean look-up.
+        encoder_units, decoder_units: residual units of each block, with dilations 1, 3, 9 and so on; None means 3 in
+            each block, as in the paper. Without units in the first encoder and last decoder block, the network works
+            on patches of samples: it has few layers at the sample rate.
+        max_channels: most channels of encoder and decoder: the doubling and halving of
+            `encoder_dim` and `decoder_dim` is limited to it. None means no limit.
+        quantizer: "residual": each codebook quantizes what the ones before it left; a single one is plain vector
+            quantization. "grouped": the channels of the latents are divided into `groups`, each with residual codebooks
+            of its own; codebook i is of group i modulo `groups`. As many groups as codebooks are product quantization.
+            "fsq": finite scalar quantization (Mentzer et al., 2023): a code is one of `codebook_size` fixed values of
+            one number, the tanh of a projection (`codebook_dim` 1). All codes of a frame are needed to decode it.
+        groups: of a grouped quantizer; else 1.
+        codebook_sizes: entries of each codebook where they differ, or numbers of values; `codebook_size` is then their
+            largest. Empty: all have `codebook_size`.
         causal: whether every convolution pads at its start only: a frame's codes depend on audio up to the frame's end
             and a frame's audio on codes up to the frame. Names and shapes of the parameters are the same either way,
             but a network only works as it was trained.
@@ -53,12 +76,22 @@ class DACConfig:
     activation: Activation = "snake"
     lookup: Lookup = "cosine"
     codebook_learning: CodebookLearning = "gradient"
+    quantizer: QuantizerKind = "residual"
+    groups: int = 1
+    codebook_sizes: tuple[int, ...] = ()
     causal: bool = False
+    encoder_units: tuple[int, ...] | None = None
+    decoder_units: tuple[int, ...] | None = None
+    max_channels: int | None = None
 
     def __post_init__(self) -> None:
         # With a stride of 1 an encoder block would add a sample: its kernel of 2 is padded by 1 at each end.
         for name, lowest in (("encoder_rates", 2), ("decoder_rates", 1)):
-            object.__setattr__(self, name, _checked_rates(name, getattr(self, name), lowest))
+            object.__setattr__(self, name, _checked_integers(name, getattr(self, name), lowest))
+        for name, rates in (("encoder_units", self.encoder_rates), ("decoder_units", self.decoder_rates)):
+            object.__setattr__(self, name, _checked_units(name, getattr(self, name), len(rates)))
+        if self.max_channels is not None:
+            _check_positive("max_channels", self.max_channels)
         if not isinstance(self.quantizer_dropout, (int, float)):
             raise ValueError(f"quantizer_dropout must be a number, not {reprlib.repr(self.quantizer_dropout)}")
         # Published checkpoints write "no dropout" as False.
@@ -68,8 +101,14 @@ class DACConfig:
             object.__setattr__(self, "latent_dim", self.encoder_dim * 2 ** len(self.encoder_rates))
         for name in ("latent_dim", "decoder_dim", "n_codebooks", "codebook_dim", "sample_rate"):
             _check_positive(name, getattr(self, name))
-        if not isinstance(self.codebook_size, int) or not 2 <= self.codebook_size <= 65536:
-            raise ValueError(f"codebook_size must be between 2 and 65536, not {reprlib.repr(self.codebook_size)}")
+        sizes = self.codebook_sizes if isinstance(self.codebook_sizes, (list, tuple)) else (self.codebook_sizes,)
+        for size in (self.codebook_size, *sizes):
+            if not isinstance(size, int) or isinstance(size, bool) or not 2 <= size <= 65536:
+                raise ValueError(f"codebook_size must be between 2 and 65536, not {reprlib.repr(size)}")
+        if sizes and len(sizes) != self.n_codebooks:
+            raise ValueError(f"codebook_sizes has {len(sizes)} sizes, expected {self.n_codebooks} (n_codebooks)")
+        object.__setattr__(self, "codebook_size", max(sizes, default=self.codebook_size))
+        object.__setattr__(self, "codebook_sizes", tuple(sizes) if len(set(sizes)) > 1 else ())
         if math.prod(self.encoder_rates) != math.prod(self.decoder_rates):
             raise ValueError(
                 f"encoder_rates {self.encoder_rates} and decoder_rates {self.decoder_rates} have different products"
@@ -78,7 +117,7 @@ class DACConfig:
             raise ValueError(f"decoder_dim {self.decoder_dim} can't be halved {len(self.decoder_rates)} times")
         if not 0.0 <= self.quantizer_dropout <= 1.0:
             raise ValueError(f"quantizer_dropout must be between 0 and 1, not {self.quantizer_dropout}")
-        for name, choices in (("activation", Activation), ("lookup", Lookup), ("codebook_learning", CodebookLearning)):
+        for name, choices in _CHOICES:
             if getattr(self, name) not in get_args(choices):
                 raise ValueError(f"{name} must be one of {get_args(choices)}, not {reprlib.repr(getattr(self, name))}")
         if not isinstance(self.causal, bool):
@@ -90,12 +129,49 @@ class DACConfig:
                 'codebook_learning "moving_average" has no projections: it needs lookup "euclidean" and a '
                 f"codebook_dim of latent_dim {self.latent_dim}, not {self.lookup!r} and {self.codebook_dim}"
             )
+        self._check_quantizer()
+
+    def _check_quantizer(self) -> None:
+        _check_positive("groups", self.groups)
+        if (self.groups > 1) != (self.quantizer == "grouped"):
+            raise ValueError(f'quantizer "grouped" has 2 groups or more and others 1, not {self.groups}')
+        if self.latent_width % self.groups or self.n_codebooks % self.groups:
+            raise ValueError(
+                f"latent_dim {self.latent_dim} and n_codebooks {self.n_codebooks} must be multiples of groups "
+                f"{self.groups}"
+            )
+        if self.quantizer != "residual" and self.codebook_learning == "moving_average":
+            raise ValueError(f'codebook_learning "moving_average" needs quantizer "residual", not {self.quantizer!r}')
+        if self.quantizer == "fsq" and (self.codebook_dim != 1 or self.quantizer_dropout or self.lookup != "euclidean"):
+            raise ValueError(
+                'quantizer "fsq" needs codebook_dim 1, quantizer_dropout 0 and lookup "euclidean", not '
+                f"{self.codebook_dim}, {self.quantizer_dropout:g} and {self.lookup!r}"
+            )
 
     @property
     def latent_width(self) -> int:
         """Width D of the latents, with the default filled in."""
         assert self.latent_dim is not None
         return self.latent_dim
+
+    @property
+    def encoder_channels(self) -> tuple[int, ...]:
+        """Channels before each encoder block and after the last."""
+        return self._limited(self.encoder_dim * 2**index for index in range(len(self.encoder_rates) + 1))
+
+    @property
+    def decoder_channels(self) -> tuple[int, ...]:
+        """Channels before each decoder block and after the last."""
+        return self._limited(self.decoder_dim // 2**index for index in range(len(self.decoder_rates) + 1))
+
+    def _limited(self, channels: Iterable[int]) -> tuple[int, ...]:
+        return tuple(channels if self.max_channels is None else (min(one, self.max_channels) for one in channels))
+
+    @property
+    def n_units(self) -> int:
+        """Residual units of encoder and decoder."""
+        usual = ((self.encoder_units, self.encoder_rates), (self.decoder_units, self.decoder_rates))
+        return sum(3 * len(rates) if units is None else sum(units) for units, rates in usual)
 
     @property
     def hop_length(self) -> int:
@@ -109,12 +185,17 @@ class DACConfig:
 
     @property
     def bits_per_code(self) -> int:
-        """Bits of a packed code: ceil(log2(codebook_size))."""
+        """Bits of a packed code of the largest codebook: ceil(log2(codebook_size))."""
         return (self.codebook_size - 1).bit_length()
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Entries of each codebook."""
+        return self.codebook_sizes or (self.codebook_size,) * self.n_codebooks
+
     def bitrate(self, n_quantizers: int | None = None) -> float:
-        """Bits per second and channel with `n_quantizers` codebooks (default: all)."""
-        return self.frame_rate * self.bits_per_code * (self.n_codebooks if n_quantizers is None else n_quantizers)
+        """Bits per second and channel with `n_quantizers` codebooks (default: all), ceil(log2(entries)) bits a code."""
+        return self.frame_rate * sum((size - 1).bit_length() for size in self.sizes[:n_quantizers])
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON-compatible values."""
@@ -136,16 +217,34 @@ class DACConfig:
             raise ValueError(f"bad model configuration: {error}") from error
 
 
+_CHOICES = (
+    ("activation", Activation),
+    ("lookup", Lookup),
+    ("codebook_learning", CodebookLearning),
+    ("quantizer", QuantizerKind),
+)
+
+
 def _shortened(name: object) -> str:
     return reprlib.repr(name).strip("'")
 
 
-def _checked_rates(name: str, rates: object, lowest: int) -> tuple[int, ...]:
-    """Strides as a tuple."""
-    found = tuple(rates) if isinstance(rates, Sequence) and not isinstance(rates, (str, bytes)) else ()
-    if not found or any(not isinstance(rate, int) or isinstance(rate, bool) or rate < lowest for rate in found):
-        raise ValueError(f"{name} must be integers of at least {lowest}, one or more, not {reprlib.repr(rates)}")
+def _checked_integers(name: str, values: object, lowest: int) -> tuple[int, ...]:
+    """Strides, or numbers of residual units, as a tuple."""
+    found = tuple(values) if isinstance(values, Sequence) and not isinstance(values, (str, bytes)) else ()
+    if not found or any(not isinstance(value, int) or isinstance(value, bool) or value < lowest for value in found):
+        raise ValueError(f"{name} must be integers of at least {lowest}, one or more, not {reprlib.repr(values)}")
     return found
+
+
+def _checked_units(name: str, units: object, n_blocks: int) -> tuple[int, ...] | None:
+    """Numbers of residual units; None where all are 3, so that equal networks have equal configurations."""
+    if units is None:
+        return None
+    found = _checked_integers(name, units, 0)
+    if len(found) != n_blocks or max(found) > MAX_UNITS:
+        raise ValueError(f"{name} must be {n_blocks} numbers up to {MAX_UNITS}, one a block, not {found}")
+    return None if set(found) == {3} else found
 
 
 def _check_positive(name: str, value: object) -> None:

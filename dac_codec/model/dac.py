@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, overload
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,18 @@ from dac_codec.model.decoder import Decoder, pad_to_length
 from dac_codec.model.encoder import Encoder
 from dac_codec.model.layers import convolutions
 from dac_codec.model.quantizer import Encoded, ResidualVectorQuantize
+
+
+class EncodedRows(NamedTuple):
+    """Result of `DAC.encode` for waveforms of different lengths.
+
+    Attributes:
+        codes: [B, N, F] of the longest, int64, zeros behind a row's end.
+        mask: which frames are a row's [B, F], bool.
+    """
+
+    codes: Tensor
+    mask: Tensor
 
 
 class DAC(nn.Module):
@@ -37,21 +50,9 @@ class DAC(nn.Module):
         self.config = config
         self.name = "unnamed"
         self.weights_file: Path | None = None
-        self.encoder = Encoder(
-            config.encoder_dim, config.encoder_rates, config.latent_width, config.activation, config.causal
-        )
-        self.quantizer = ResidualVectorQuantize(
-            config.latent_width,
-            config.n_codebooks,
-            config.codebook_size,
-            config.codebook_dim,
-            config.quantizer_dropout,
-            config.lookup,
-            config.codebook_learning,
-        )
-        self.decoder = Decoder(
-            config.latent_width, config.decoder_dim, config.decoder_rates, config.activation, config.causal
-        )
+        self.encoder = Encoder(config)
+        self.quantizer = ResidualVectorQuantize(config)
+        self.decoder = Decoder(config)
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu") -> DAC:
@@ -61,7 +62,7 @@ class DAC(nn.Module):
             CheckpointError: the model does not exist or is not valid.
             DacError: the device can't be used.
         """
-        # The only upward imports of this package, here and in save_pretrained: users expect both names on the class.
+        # The upward imports of this package, here and below: users expect both names on the class.
         from dac_codec import pretrained
 
         return pretrained.load(name_or_path, device)
@@ -75,6 +76,25 @@ class DAC(nn.Module):
         from dac_codec import pretrained
 
         pretrained.save(self, folder, dtype=dtype)
+
+    def push_to_hub(
+        self,
+        repository: str,
+        license: str | None = None,
+        report: str | os.PathLike[str] | None = None,
+        private: bool | None = None,
+        message: str = "Upload model",
+        token: str | None = None,
+    ) -> str:
+        """Upload the model to the Hugging Face Hub, with a model card; see `dac_codec.pretrained.push`.
+
+        Raises:
+            CheckpointError: huggingface_hub is not installed, the report is not valid, or the upload fails.
+            ValueError: `repository` is not "owner/name".
+        """
+        from dac_codec import pretrained
+
+        return pretrained.push(self, repository, license, report, private, message, token)
 
     @property
     def sample_rate(self) -> int:
@@ -116,20 +136,56 @@ class DAC(nn.Module):
         if sample_rate is not None and sample_rate != self.sample_rate:
             raise ValueError(f"this model works at {self.sample_rate} Hz and the audio is at {sample_rate} Hz")
 
+    @overload
     def encode(
-        self, audio: Tensor, n_quantizers: int | None = None, generator: torch.Generator | None = None
-    ) -> Encoded:
+        self,
+        audio: Tensor,
+        n_quantizers: int | None = None,
+        generator: torch.Generator | None = None,
+        lengths: None = None,
+    ) -> Encoded: ...
+
+    @overload
+    def encode(self, audio: Sequence[Tensor], n_quantizers: int | None = None) -> EncodedRows: ...
+
+    @overload
+    def encode(
+        self, audio: Tensor, n_quantizers: int | None = None, *, lengths: Sequence[int] | Tensor
+    ) -> EncodedRows: ...
+
+    def encode(
+        self,
+        audio: Tensor | Sequence[Tensor],
+        n_quantizers: int | None = None,
+        generator: torch.Generator | None = None,
+        lengths: Sequence[int] | Tensor | None = None,
+    ) -> Encoded | EncodedRows:
         """Encode audio [B, 1, T], zero-padded at its end to F = ceil(T / hop_length) frames.
 
+        Waveforms of different lengths, in a list or padded with their `lengths`, give codes and a mask, each row with
+        the codes that it has alone up to rounding; without a gradient, and as in evaluation.
+
         Args:
-            audio: samples in [-1, 1] at the model's rate, of any floating-point type.
+            audio: samples in [-1, 1] at the model's rate, of any floating-point type: [B, 1, T], or a list of waveforms
+                [T] or [1, T].
             n_quantizers: codebooks to use, in training mode too; None means all (in training mode: a number chosen by
                 quantizer dropout).
             generator: source of the dropout's randomness, on the CPU.
+            lengths: samples of each row of [B, 1, T], whatever is behind them.
 
         Raises:
-            ValueError: a wrong shape, integer samples, or `n_quantizers` out of range.
+            ValueError: a wrong shape, integer samples, or `n_quantizers` or a length out of range.
         """
+        if isinstance(audio, Tensor) and lengths is None:
+            return self._encode(audio, n_quantizers, generator)
+        # Upwards, too: the rows need the look-ahead of the prepared model.
+        from dac_codec import inference
+
+        codes, mask = inference.encode_padded(self, audio, lengths, n_quantizers)
+        return EncodedRows(codes.to(self.device), mask.to(self.device))
+
+    def _encode(self, audio: Tensor, n_quantizers: int | None, generator: torch.Generator | None) -> Encoded:
+        """`encode` of rows of one length."""
         encoded: Encoded = self.quantizer(self.encoder(self.preprocess(audio)), n_quantizers, generator)
         return encoded
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dac_codec.model.config import Activation
+from dac_codec.model.config import Activation, DACConfig
 from dac_codec.model.layers import ResidualUnit, activation, conv1d, convolutions, up_sampling
 
 
@@ -20,20 +21,20 @@ def pad_to_length(audio: Tensor, n_samples: int) -> Tensor:
 
 
 class DecoderBlock(nn.Module):
-    """Activation and a transposed convolution, then three residual units with dilations 1, 3 and 9.
+    """Activation and a transposed convolution, then residual units with dilations 1, 3, 9 and so on.
 
     Shapes:
         [B, in_channels, T] -> [B, out_channels, T * stride], one sample less if the stride is odd and not causal
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, stride: int, kind: Activation = "snake", causal: bool = False
+        self, in_channels: int, out_channels: int, stride: int, units: int, kind: Activation, causal: bool
     ) -> None:
         super().__init__()
         self.block = nn.Sequential(
             activation(kind, in_channels),
             up_sampling(in_channels, out_channels, stride, causal),
-            *(ResidualUnit(out_channels, dilation, kind, causal) for dilation in (1, 3, 9)),
+            *(ResidualUnit(out_channels, 3**index, kind, causal) for index in range(units)),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -44,28 +45,23 @@ class DecoderBlock(nn.Module):
 class Decoder(nn.Module):
     """Convolutional decoder of the paper (section 3.1 and appendix A): the encoder's mirror, ending in tanh.
 
-    Args:
-        latent_dim: width D of the input.
-        channels: channels after the first convolution; halved by each block.
-        rates: stride of each block.
-        kind: activation.
-        causal: whether a frame's samples depend on no later frame.
-
     Shapes:
         latents [B, D, F] -> audio [B, 1, F * hop], a few samples less if a rate is odd and it isn't causal
     """
 
-    def __init__(
-        self, latent_dim: int, channels: int, rates: tuple[int, ...], kind: Activation = "snake", causal: bool = False
-    ) -> None:
+    def __init__(self, config: DACConfig) -> None:
         super().__init__()
-        self.causal = causal
-        layers: list[nn.Module] = [conv1d(latent_dim, channels, 7, causal, padding=3)]
-        for rate in rates:
-            layers.append(DecoderBlock(channels, channels // 2, rate, kind, causal))
-            channels //= 2
-        layers += [activation(kind, channels), conv1d(channels, 1, 7, causal, padding=3), nn.Tanh()]
-        self.model = nn.Sequential(*layers)
+        kind, channels = config.activation, config.decoder_channels
+        self.causal = causal = config.causal
+        units = config.decoder_units or (3,) * len(config.decoder_rates)
+        blocks = zip(pairwise(channels), config.decoder_rates, units, strict=True)
+        self.model = nn.Sequential(
+            conv1d(config.latent_width, channels[0], 7, causal, padding=3),
+            *(DecoderBlock(*width, rate, count, kind, causal) for width, rate, count in blocks),
+            activation(kind, channels[-1]),
+            conv1d(channels[-1], 1, 7, causal, padding=3),
+            nn.Tanh(),
+        )
 
     def forward(self, z: Tensor) -> Tensor:
         audio: Tensor = self.model(z)

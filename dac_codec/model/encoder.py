@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
-from dac_codec.model.config import Activation
+from dac_codec.model.config import Activation, DACConfig
 from dac_codec.model.layers import ResidualUnit, activation, conv1d, down_sampling
 
 
 class EncoderBlock(nn.Module):
-    """Three residual units with dilations 1, 3 and 9, an activation and a strided convolution to twice the channels.
+    """Residual units with dilations 1, 3, 9 and so on, an activation and a strided convolution.
 
     Shapes:
-        [B, channels / 2, T] -> [B, channels, T / stride]
+        [B, in_channels, T] -> [B, out_channels, T / stride]
     """
 
-    def __init__(self, channels: int, stride: int, kind: Activation = "snake", causal: bool = False) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int, units: int, kind: Activation, causal: bool
+    ) -> None:
         super().__init__()
         self.block = nn.Sequential(
-            *(ResidualUnit(channels // 2, dilation, kind, causal) for dilation in (1, 3, 9)),
-            activation(kind, channels // 2),
-            down_sampling(channels // 2, channels, stride, causal),
+            *(ResidualUnit(in_channels, 3**index, kind, causal) for index in range(units)),
+            activation(kind, in_channels),
+            down_sampling(in_channels, out_channels, stride, causal),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -31,27 +35,21 @@ class EncoderBlock(nn.Module):
 class Encoder(nn.Module):
     """Convolutional encoder of the paper (section 3.1 and appendix A).
 
-    Args:
-        channels: channels after the first convolution.
-        rates: stride of each block.
-        latent_dim: width D of the output.
-        kind: activation.
-        causal: whether a frame depends on nothing after its end.
-
     Shapes:
         audio [B, 1, T], T a multiple of the product of the rates -> latents [B, D, F]
     """
 
-    def __init__(
-        self, channels: int, rates: tuple[int, ...], latent_dim: int, kind: Activation = "snake", causal: bool = False
-    ) -> None:
+    def __init__(self, config: DACConfig) -> None:
         super().__init__()
-        layers: list[nn.Module] = [conv1d(1, channels, 7, causal, padding=3)]
-        for rate in rates:
-            channels *= 2
-            layers.append(EncoderBlock(channels, rate, kind, causal))
-        layers += [activation(kind, channels), conv1d(channels, latent_dim, 3, causal, padding=1)]
-        self.block = nn.Sequential(*layers)
+        kind, causal, channels = config.activation, config.causal, config.encoder_channels
+        units = config.encoder_units or (3,) * len(config.encoder_rates)
+        blocks = zip(pairwise(channels), config.encoder_rates, units, strict=True)
+        self.block = nn.Sequential(
+            conv1d(1, channels[0], 7, causal, padding=3),
+            *(EncoderBlock(*width, rate, count, kind, causal) for width, rate, count in blocks),
+            activation(kind, channels[-1]),
+            conv1d(channels[-1], config.latent_width, 3, causal, padding=1),
+        )
 
     def forward(self, audio: Tensor) -> Tensor:
         z: Tensor = self.block(audio)

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, distributed, nn
 
-from dac_codec.model.checks import check_codes, checked_quantizers
-from dac_codec.model.config import CodebookLearning, Lookup
+from dac_codec.model.checks import check_codes, check_whole, checked_quantizers
+from dac_codec.model.config import DACConfig, Lookup
 from dac_codec.model.layers import conv1d, without_autocast
 
 
@@ -46,26 +46,49 @@ class VectorQuantize(nn.Module):
         codebook_dim: width of the look-up space.
         lookup: "cosine", or "euclidean" without the normalization.
         project: whether there are projections; if not, `codebook_dim` must be `input_dim`.
+        channels: first and last channel, exclusive, that are quantized; the others of the output are 0. None: all.
     """
 
     def __init__(
-        self, input_dim: int, codebook_size: int, codebook_dim: int, lookup: Lookup = "cosine", project: bool = True
+        self,
+        input_dim: int,
+        codebook_size: int,
+        codebook_dim: int,
+        lookup: Lookup = "cosine",
+        project: bool = True,
+        channels: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         self.lookup = lookup
-        self.in_proj = conv1d(input_dim, codebook_dim, 1) if project else nn.Identity()
-        self.out_proj = conv1d(codebook_dim, input_dim, 1) if project else nn.Identity()
+        first, last = channels or (0, input_dim)
+        self.margins = first, input_dim - last
+        """Channels before and after those that are quantized."""
+        self.in_proj = conv1d(last - first, codebook_dim, 1) if project else nn.Identity()
+        self.out_proj = conv1d(codebook_dim, last - first, 1) if project else nn.Identity()
         self.codebook = nn.Embedding(codebook_size, codebook_dim)
+        self.rotates = False
+        """Whether the gradient is that of the rotation trick (`rotated`), instead of straight-through."""
 
     def forward(self, z: Tensor, generator: torch.Generator | None = None) -> Encoded:
         """Quantize z [B, D, F]; `generator` is for subclasses that learn with randomness."""
-        latents: Tensor = self.in_proj(z)
+        latents = self.inputs(z)
         codes = self.look_up(latents)
         entries = self.entries(codes)
         commitment_loss = F.mse_loss(latents, entries.detach(), reduction="none").mean([1, 2])
         codebook_loss = F.mse_loss(entries, latents.detach(), reduction="none").mean([1, 2])
-        straight_through = latents + (entries - latents).detach()
-        return Encoded(self.out_proj(straight_through), codes, latents, commitment_loss, codebook_loss)
+        passed = rotated(latents, entries) if self.rotates else latents + (entries - latents).detach()
+        return Encoded(self.outputs(passed), codes, latents, commitment_loss, codebook_loss)
+
+    def inputs(self, z: Tensor) -> Tensor:
+        """Look-up inputs [B, codebook_dim, F] of z [B, D, F]."""
+        before, after = self.margins
+        projected: Tensor = self.in_proj(z[:, before : z.shape[1] - after])
+        return projected
+
+    def outputs(self, entries: Tensor) -> Tensor:
+        """What entries [B, codebook_dim, F] add to the latents [B, D, F]."""
+        projected: Tensor = self.out_proj(entries)
+        return F.pad(projected, (0, 0, *self.margins)) if any(self.margins) else projected
 
     def look_up(self, latents: Tensor) -> Tensor:
         """Codes [B, F] of the entries nearest to latents [B, codebook_dim, F]."""
@@ -80,6 +103,45 @@ class VectorQuantize(nn.Module):
     def entries(self, codes: Tensor) -> Tensor:
         """Entries [B, codebook_dim, F] of codes [B, F]."""
         return rearrange(F.embedding(codes, self.codebook.weight), "b f d -> b d f")
+
+
+class FiniteScalarQuantize(VectorQuantize):
+    """One number, bounded by tanh and rounded to the nearest of fixed values from -1 to 1 (Mentzer et al., "Finite
+    scalar quantization: VQ-VAE made simple", 2023). Only the projections learn, and there is no loss of its own.
+
+    Args:
+        input_dim: width D of the input.
+        n_values: number of values.
+    """
+
+    def __init__(self, input_dim: int, n_values: int) -> None:
+        super().__init__(input_dim, n_values, 1, "euclidean")
+        self.codebook.weight = nn.Parameter(torch.linspace(-1.0, 1.0, n_values)[:, None], requires_grad=False)
+
+    def forward(self, z: Tensor, generator: torch.Generator | None = None) -> Encoded:
+        """Quantize z [B, D, F]; the losses are 0."""
+        quantized = super().forward(z)
+        nothing = torch.zeros_like(quantized.commitment_loss)
+        return quantized._replace(commitment_loss=nothing, codebook_loss=nothing)
+
+    def inputs(self, z: Tensor) -> Tensor:
+        return super().inputs(z).tanh()
+
+
+def rotated(latents: Tensor, entries: Tensor) -> Tensor:
+    """Entries [B, d, F] with a gradient for the latents [B, d, F] that they were chosen for: the rotation trick.
+
+    The entry is written as a rotation and scaling of the latent, which are constants to the gradient (Fifty et al.,
+    "Restructuring vector quantization with the rotation trick", 2024, equations 4 and 5): with unit vectors u of the
+    latent, v of the entry and w of u + v, x -> |entry| / |latent| (x - 2 w (w x) + 2 v (u x)).
+    """
+    with torch.no_grad():
+        u, v = F.normalize(latents, dim=1), F.normalize(entries, dim=1)
+        w = F.normalize(u + v, dim=1)
+        scale = entries.norm(dim=1, keepdim=True) / latents.norm(dim=1, keepdim=True).clamp(min=1e-6)
+    turned: Tensor = latents - 2 * w * (w * latents).sum(1, keepdim=True) + 2 * v * (u * latents).sum(1, keepdim=True)
+    result: Tensor = scale * turned
+    return result
 
 
 class MovingAverageQuantize(VectorQuantize):
@@ -148,41 +210,26 @@ class MovingAverageQuantize(VectorQuantize):
 class ResidualVectorQuantize(nn.Module):
     """Residual vector quantizer: each codebook quantizes the error of the ones before it (section 3.2 of the paper).
 
+    The other kinds of `DACConfig.quantizer` differ in what a codebook sees: with groups, some channels of that error;
+    with finite scalar quantization, all of z.
+
     It computes in the type of its weights, also within `torch.autocast`: the 8-bit mantissa of bfloat16 can't separate
     1024 entries.
 
     Args:
-        input_dim: width D of the latents.
-        n_codebooks: number N of codebooks.
-        codebook_size: entries K of each codebook.
-        codebook_dim: width of the look-up space.
-        quantizer_dropout: share p of a training batch: its first int(B * p) items use a random number of codebooks,
-            the others all of them (Zeghidour et al., SoundStream, section III-C, as in the DAC paper).
-        lookup: as in `DACConfig`.
-        codebook_learning: as in `DACConfig`.
+        config: of the network. With `quantizer_dropout` p, the first int(B * p) items of a training batch use a random
+            number of codebooks, the others all of them (Zeghidour et al., SoundStream, section III-C, as in the DAC
+            paper).
     """
 
-    def __init__(
-        self,
-        input_dim: int,
-        n_codebooks: int,
-        codebook_size: int,
-        codebook_dim: int,
-        quantizer_dropout: float = 0.0,
-        lookup: Lookup = "cosine",
-        codebook_learning: CodebookLearning = "gradient",
-    ) -> None:
+    def __init__(self, config: DACConfig) -> None:
         super().__init__()
-        self.n_codebooks = n_codebooks
-        self.codebook_size = codebook_size
-        self.codebook_dim = codebook_dim
-        self.quantizer_dropout = quantizer_dropout
-        self.quantizers = nn.ModuleList(
-            VectorQuantize(input_dim, codebook_size, codebook_dim, lookup)
-            if codebook_learning == "gradient"
-            else MovingAverageQuantize(input_dim, codebook_size)
-            for _ in range(n_codebooks)
-        )
+        self.n_codebooks = config.n_codebooks
+        self.codebook_size, self.sizes = config.codebook_size, config.sizes
+        self.codebook_dim = config.codebook_dim
+        self.quantizer_dropout = config.quantizer_dropout
+        self.is_finite_scalar = config.quantizer == "fsq"
+        self.quantizers = nn.ModuleList(_codebook(config, index) for index in range(config.n_codebooks))
 
     def forward(self, z: Tensor, n_quantizers: int | None = None, generator: torch.Generator | None = None) -> Encoded:
         """Quantize z [B, D, F].
@@ -194,10 +241,10 @@ class ResidualVectorQuantize(nn.Module):
             generator: source of randomness, on the CPU.
 
         Raises:
-            ValueError: `n_quantizers` is not between 1 and the number of codebooks.
+            ValueError: `n_quantizers` is not between 1 and the number of codebooks, or not all with finite scalars.
         """
         # Dropped codebooks are computed as well, so that codes have N rows, as in the reference.
-        n_rows = checked_quantizers(n_quantizers, self.n_codebooks)
+        n_rows = self.checked(n_quantizers)
         used = torch.full(z.shape[:1], n_rows)  # codebooks of each item
         if self.training and n_quantizers is None:
             n_dropout = int(z.shape[0] * self.quantizer_dropout)
@@ -212,7 +259,8 @@ class ResidualVectorQuantize(nn.Module):
                 step: Encoded = stage(residual, generator)
                 in_use = (index < used).to(z.dtype)
                 total = total + step.z * in_use[:, None, None]
-                residual = residual - step.z
+                if not self.is_finite_scalar:
+                    residual = residual - step.z
                 commitment_loss = commitment_loss + (step.commitment_loss * in_use).mean()
                 codebook_loss = codebook_loss + (step.codebook_loss * in_use).mean()
                 codes.append(step.codes)
@@ -230,12 +278,14 @@ class ResidualVectorQuantize(nn.Module):
         Raises:
             ValueError: as `check_codes` does.
         """
-        check_codes(codes, self.n_codebooks, self.codebook_size)
+        check_codes(codes, self.sizes)
+        if self.is_finite_scalar:
+            check_whole(codes.shape[1], self.sizes)
         codes = codes.long()
         absent, present = codes < 0, codes.clamp(min=0)
         entries = [stage.entries(part) for stage, part in zip(self.stages(), present.unbind(1), strict=False)]
         with without_autocast(codes.device):
-            parts = [stage.out_proj(part) for stage, part in zip(self.stages(), entries, strict=False)]
+            parts = [stage.outputs(part) for stage, part in zip(self.stages(), entries, strict=False)]
         for found in (entries, parts):
             found[:] = [part.masked_fill(absent[:, index, None], 0) for index, part in enumerate(found)]
         return reduce(torch.add, parts), torch.cat(entries, 1), codes
@@ -257,6 +307,13 @@ class ResidualVectorQuantize(nn.Module):
         codes = torch.stack([stage.look_up(part) for stage, part in zip(self.stages(), parts, strict=False)], 1)
         return self.from_codes(codes)
 
+    def checked(self, n_quantizers: int | None) -> int:
+        """The number of codebooks to use, None meaning all; raises a ValueError unless it is possible."""
+        number = checked_quantizers(n_quantizers, self.n_codebooks)
+        if self.is_finite_scalar:
+            check_whole(number, self.sizes)
+        return number
+
     def stages(self) -> list[VectorQuantize]:
         """The codebooks, in order."""
         return [stage for stage in self.quantizers if isinstance(stage, VectorQuantize)]
@@ -264,3 +321,15 @@ class ResidualVectorQuantize(nn.Module):
     @property
     def _dtype(self) -> torch.dtype:
         return self.stages()[0].codebook.weight.dtype
+
+
+def _codebook(config: DACConfig, index: int) -> VectorQuantize:
+    """A stage of the quantizer."""
+    width, size = config.latent_width, config.sizes[index]
+    if config.quantizer == "fsq":
+        return FiniteScalarQuantize(width, size)
+    if config.codebook_learning == "moving_average":
+        return MovingAverageQuantize(width, size)
+    part = width // config.groups
+    first = index % config.groups * part
+    return VectorQuantize(width, size, config.codebook_dim, config.lookup, channels=(first, first + part))

@@ -309,7 +309,9 @@ def _blueprint(checkpoint: Checkpoint) -> DAC:
     """The network of a configuration on the meta device: shapes without memory."""
     config, path = checkpoint.config, checkpoint.path
     # Modules cost memory on any device, so a hostile number of them is refused before.
-    if config.n_codebooks + len(config.encoder_rates) + len(config.decoder_rates) > len(checkpoint.tensors):
+    if config.n_codebooks + len(config.encoder_rates) + len(config.decoder_rates) + config.n_units > len(
+        checkpoint.tensors
+    ):
         raise CheckpointError(f"{path} has {len(checkpoint.tensors)} tensors, too few for its configuration")
     try:
         with torch.device("meta"), SkippedInit():

@@ -11,10 +11,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from dac_codec.model import DAC
 from dac_codec.model.checksums import checksums
+from dac_codec.model.config import OURS_ONLY
 from dac_codec.pretrained.checkpoints import canonical_state
-
-# Fields that are part of a fingerprint only where they differ from the published models.
-_VARIATIONS = frozenset(("activation", "lookup", "codebook_learning", "causal"))
 
 _known: dict[StorageWeakRef, tuple[bytes, tuple[tuple[object, ...], ...], bytes]] = {}
 """Configuration, checksums and fingerprint by the storage of the first parameter, which prepared models share."""
@@ -24,9 +22,9 @@ def fingerprint(model: DAC) -> bytes:
     """The identity of a model, 32 bytes: equal for equal weights and configuration, however they were stored.
 
     It is the SHA-256 of the configuration as JSON (keys sorted, no spaces; without `quantizer_dropout`, which only
-    matters in training, and without those of `activation`, `lookup`, `codebook_learning` and `causal` that have the
-    value of all published models), followed for each tensor, sorted by its published name, by the line
-    "\\n<name> [<sizes>]\\n" and the values as little-endian float32, all in UTF-8.
+    matters in training, and without those of `OURS_ONLY` that have the value of all published models), followed for
+    each tensor, sorted by its published name, by the line "\\n<name> [<sizes>]\\n" and the values as little-endian
+    float32, all in UTF-8.
 
     It is computed again when checksums of the weights, or the configuration, have changed since the last call.
     """
@@ -48,7 +46,7 @@ def _config_json(model: DAC) -> bytes:
     config = model.config.to_dict()
     del config["quantizer_dropout"]
     for field in fields(model.config):
-        if field.name in _VARIATIONS and config[field.name] == field.default:
+        if field.name in OURS_ONLY and getattr(model.config, field.name) == field.default:
             del config[field.name]
     return json.dumps(config, sort_keys=True, separators=(",", ":")).encode()
 

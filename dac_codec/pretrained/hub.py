@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 from dac_codec.common.errors import CheckpointError
-from dac_codec.pretrained.checkpoints import CONFIG_FILE, WEIGHTS_FILE
+from dac_codec.model import DAC
+from dac_codec.pretrained.card import card
+from dac_codec.pretrained.checkpoints import CONFIG_FILE, WEIGHTS_FILE, save
 
+_CARD_FILE = "README.md"
 _CONTEXT_FILE = "context.safetensors"
 
 
@@ -30,13 +37,9 @@ def fetch(repository: str, progress: bool) -> Path:
         CheckpointError: huggingface_hub is not installed, there is no such repository, it has not the files of a model,
             or they can't be downloaded.
     """
-    try:
-        import huggingface_hub as hub
-        from huggingface_hub import utils
-    except ImportError as error:
-        raise CheckpointError(
-            f"There is no file or folder {repository!r}; to look for it on the Hugging Face Hub, install dac_codec[hub]"
-        ) from error
+    hub = _imported(f"There is no file or folder {repository!r}; to look for it on the Hugging Face Hub")
+    from huggingface_hub import utils
+
     silenced = not (progress and sys.stderr.isatty()) and not utils.are_progress_bars_disabled()
     if silenced:
         utils.disable_progress_bars()
@@ -67,6 +70,19 @@ def cached_weights(repository: str) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
+def cached_repositories() -> dict[str, Path]:
+    """The folders of repositories in the cache that have the files of a model, which need not be of this package."""
+    try:
+        from huggingface_hub.constants import HF_HUB_CACHE
+    except ImportError:
+        return {}
+    names = sorted(
+        folder.name.replace("--", "/").partition("/")[2] for folder in Path(HF_HUB_CACHE).glob("models--*--*")
+    )
+    found = {name: cached_weights(name) for name in names if is_repository(name)}
+    return {name: weights.parent for name, weights in found.items() if weights is not None}
+
+
 def _fetch_if_there(repository: str, name: str, commit: str) -> None:
     """Download a file that a repository may not have."""
     import huggingface_hub as hub
@@ -78,3 +94,64 @@ def _fetch_if_there(repository: str, name: str, commit: str) -> None:
         raise
     except errors.EntryNotFoundError:
         return
+
+
+def push(
+    model: DAC,
+    repository: str,
+    license: str | None = None,
+    report: str | os.PathLike[str] | None = None,
+    private: bool | None = None,
+    message: str = "Upload model",
+    token: str | None = None,
+) -> str:
+    """Upload a model, and its context model if it was loaded with one, in one commit.
+
+    Args:
+        model: any model.
+        repository: "owner/name", created if it does not exist.
+        license: its identifier on the Hub, such as "mit", for the model card.
+        report: folder or `report.json` of `dac-codec evaluate`, for the model card.
+        private: of a new repository; None: as the owner's default is.
+        message: of the commit.
+        token: of the Hub; None: that of `hf auth login` or HF_TOKEN.
+
+    Returns:
+        The address of the commit. A model card (README.md) that is in the repository stays as it is.
+
+    Raises:
+        CheckpointError: huggingface_hub is not installed, the report is not valid, or the upload fails.
+        ValueError: `repository` is not "owner/name".
+    """
+    if not is_repository(repository):
+        raise ValueError(f"the repository must be 'owner/name', not {repository!r}")
+    hub = _imported("To upload a model")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        save(model, folder, name=repository.rpartition("/")[2][:64] if model.name == "unnamed" else None)
+        weights = model.weights_file
+        if (
+            weights is not None
+            and weights.name == WEIGHTS_FILE
+            and (context := weights.with_name(_CONTEXT_FILE)).exists()
+        ):
+            shutil.copyfile(context, folder / _CONTEXT_FILE)
+        text = card(model, repository, license, report)
+        try:
+            api = hub.HfApi(token=token)
+            api.create_repo(repository, private=private, exist_ok=True)
+            if not api.file_exists(repository, _CARD_FILE):
+                (folder / _CARD_FILE).write_text(text, encoding="utf-8")
+            return str(api.upload_folder(repo_id=repository, folder_path=folder, commit_message=message).commit_url)
+        except Exception as error:  # Of its own, of httpx or requests, and of the file system.
+            found = " ".join(str(error).split())[:300]
+            raise CheckpointError(f"{repository} could not be uploaded to the Hub: {found}") from error
+
+
+def _imported(purpose: str) -> Any:
+    """The package huggingface_hub."""
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise CheckpointError(f"{purpose}, install dac_codec[hub]") from error
+    return huggingface_hub

@@ -24,6 +24,9 @@ from dac_codec.pretrained.download import cache_folder, check_digest, download, 
 DEFAULT_MODEL = "dac-mini-44khz"
 """Name of the bundled model that is used by default."""
 
+SHORT_NAMES = {"speech": "dac-mini-speech"}
+"""Short names of bundled models."""
+
 DOWNLOAD_URL = "https://github.com/descriptinc/descript-audio-codec/releases/download"
 """Where the published weights are. The environment variable DAC_CODEC_DOWNLOAD_URL overrides it with a mirror."""
 
@@ -61,11 +64,14 @@ class ModelInfo:
     verified: bool = False
 
 
-def available() -> list[ModelInfo]:
-    """The models that `load` knows by name: bundled ones first, then the published ones."""
+def available(with_hub: bool = False) -> list[ModelInfo]:
+    """The models that `load` knows by name: bundled ones first, then the published ones.
+
+    With `with_hub`, those of the Hugging Face Hub that are in its cache follow.
+    """
 
     def info(name: str, config: DACConfig, where: Literal["bundled", "cached", "downloadable"]) -> ModelInfo:
-        verified = where == "bundled" or digests[name] is not None
+        verified = where == "bundled" or digests.get(name) is not None
         return ModelInfo(name, config.sample_rate, config.bitrate(), config.n_codebooks, where, verified)
 
     digests = published_digests()
@@ -76,6 +82,9 @@ def available() -> list[ModelInfo]:
             models.append(info(name, read_config(folder)[1], "bundled"))
     for name in PUBLISHED:
         models.append(info(name, PRESETS[name], "cached" if _cached_file(name).exists() else "downloadable"))
+    for name, folder in hub.cached_repositories().items() if with_hub else ():
+        with suppress(CheckpointError):  # another kind of model
+            models.append(info(name, read_config(folder)[1], "cached"))
     return models
 
 
@@ -90,9 +99,9 @@ def load(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu
     """Load a model, in evaluation mode, with float32 weights.
 
     Args:
-        name_or_path: a name from `available()`, a folder that `save` or transformers wrote, a `.pth` file in the
-            published layout, or "owner/name" on the Hugging Face Hub. A name takes precedence over a file or folder of
-            that name ("./44khz" means the latter), and these over the Hub.
+        name_or_path: a name from `available()` or `SHORT_NAMES`, a folder that `save` or transformers wrote, a `.pth`
+            file in the published layout, or "owner/name" on the Hugging Face Hub. A name takes precedence over a file
+            or folder of that name ("./44khz" means the latter), and these over the Hub.
         device: device of the parameters.
         progress: show a progress bar of a download, if standard error is a terminal.
 
@@ -114,7 +123,7 @@ def folder_of(name_or_path: str | os.PathLike[str]) -> Path | None:
         CheckpointError: the path can't be examined.
     """
     if isinstance(name_or_path, str):
-        if (bundled := _bundled_folders().get(name_or_path)) is not None:
+        if (bundled := _bundled_folders().get(SHORT_NAMES.get(name_or_path, name_or_path))) is not None:
             return bundled
         if name_or_path in PUBLISHED:
             return None

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from dac_codec.quantization.base import blocks
-from dac_codec.quantization.residual import ResidualQuantizer, least_squares, search
+from dac_codec.quantization.least_squares import least_squares
+from dac_codec.quantization.residual import ResidualQuantizer, search
 
 
 class AdditiveQuantizer(ResidualQuantizer):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dac_codec.quantization.base import Quantizer, blocks, cell_means
 from dac_codec.quantization.kmeans import k_means
+from dac_codec.quantization.least_squares import least_squares
 
 _FITTED = 128  # residuals per entry that are used if there are several paths
 
@@ -162,32 +163,3 @@ def _step(residual: Tensor, codebook: Tensor, beam: int) -> tuple[Tensor, Tensor
     path, code = kept // len(codebook), kept % len(codebook)
     residual = residual.gather(1, path[..., None].expand(-1, -1, residual.shape[2])) - codebook[code]
     return residual, path, code
-
-
-def least_squares(x: Tensor, rows: Tensor, entries: Tensor, ridge: float, iterations: int = 25) -> Tensor:
-    """Entries E [K, D] with the least |x - A E|^2 + ridge |E - entries|^2, where A E adds the entries up that `rows`
-    [n, M] choose.
-
-    By conjugate gradients, scaled by the counts of the entries, from `entries` on: no step makes the sum larger. An
-    iteration costs 2 n M D additions; A^T A, with K^2 numbers, is not formed.
-    """
-
-    def adjoint(y: Tensor) -> Tensor:
-        total = torch.zeros_like(entries)
-        for column in rows.unbind(1):
-            total.index_add_(0, column, y)
-        return total
-
-    scale = torch.bincount(rows.flatten(), minlength=len(entries)).to(x)[:, None] + max(ridge, 1e-6)
-    change = torch.zeros_like(entries)
-    left = adjoint(x - F.embedding_bag(rows, entries, mode="sum"))
-    direction = left / scale
-    product = (left * direction).sum()
-    for _ in range(iterations):
-        curved = adjoint(F.embedding_bag(rows, direction, mode="sum")) + ridge * direction
-        step = product / (direction * curved).sum().clamp(min=torch.finfo(x.dtype).tiny)
-        change += step * direction
-        left = left - step * curved
-        before, product = product, (left * left / scale).sum()
-        direction = left / scale + product / before.clamp(min=torch.finfo(x.dtype).tiny) * direction
-    return entries + change

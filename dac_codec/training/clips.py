@@ -47,13 +47,28 @@ def read_clips(
     Raises:
         AudioError: there are no sounds, or none of them gives a clip.
     """
-    clips: list[ValidationClip] = []
     skipped: dict[Sound, str] = {}
-    length = max(1, round(config.validation_seconds * sample_rate))
+    found = clips_of(
+        sounds, config.validation_seconds, config.validation_clips, skipped, sample_rate=sample_rate, seed=seed
+    )
+    clips = list(itertools.islice(found, config.validation_clips))
+    reasons = list(skipped.values())
+    if not clips:
+        reason = f", the first is {reasons[0]}" if reasons else ""
+        raise AudioError(
+            f"validation: no clip in {len(sounds)} files, of which {len(reasons)} can't be read{reason}; "
+            "expected at least one sound that is not silent"
+        )
+    return clips, reasons
+
+
+def clips_of(
+    sounds: Sequence[Sound], seconds: float, most: int, skipped: dict[Sound, str], *, sample_rate: int, seed: int
+) -> Iterator[ValidationClip]:
+    """Clips as those of `read_clips`, `most` of each domain; files that can't be read are added to `skipped`."""
+    length = max(1, round(seconds * sample_rate))
     random = np.random.default_rng(seed)
-    for sound in _in_turns(sounds, config.validation_seconds, config.validation_clips, random):
-        if len(clips) == config.validation_clips:
-            break
+    for sound in _in_turns(sounds, seconds, most, random):
         if sound in skipped:
             continue
         try:
@@ -64,15 +79,7 @@ def read_clips(
         waveform, lufs = transforms.normalize_loudness(waveform, sample_rate)
         if lufs > audio.SILENCE_LUFS:
             limited = torch.from_numpy(transforms.limit_peak(waveform))
-            clips.append(ValidationClip(f"{sound.path.name}@{start:.2f}s", sound.domain, limited))
-    reasons = list(skipped.values())
-    if not clips:
-        reason = f", the first is {reasons[0]}" if reasons else ""
-        raise AudioError(
-            f"validation: no clip in {len(sounds)} files, of which {len(reasons)} can't be read{reason}; "
-            "expected at least one sound that is not silent"
-        )
-    return clips, reasons
+            yield ValidationClip(f"{sound.path.name}@{start:.2f}s", sound.domain, limited)
 
 
 def _in_turns(sounds: Sequence[Sound], seconds: float, most: int, random: np.random.Generator) -> Iterator[Sound]:

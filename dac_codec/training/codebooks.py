@@ -38,8 +38,10 @@ def initialize(model: DAC, latents: Tensor, generator: torch.Generator) -> None:
         if not isinstance(in_proj, nn.Conv1d) or not isinstance(out_proj, nn.Conv1d):
             raise ValueError("codebooks without projections initialize themselves from the data")
         directions = stage.codebook.embedding_dim - 1
-        mean = residual.mean(0)
-        centred = residual - mean
+        before, after = stage.margins
+        seen = residual[:, before : residual.shape[1] - after]
+        mean = seen.mean(0)
+        centred = seen - mean
         _, vectors = torch.linalg.eigh(centred.t() @ centred)
         basis = vectors[:, -directions:]
         points = centred @ basis
@@ -99,13 +101,15 @@ class Usage(nn.Module):
             The number of entries replaced.
         """
         uses = total(fabric, self.uses)
-        least = _LEAST_SHARE * uses.mean(1, keepdim=True)
+        sizes = torch.tensor(model.quantizer.sizes, device=uses.device)[:, None]
+        least = _LEAST_SHARE * uses.sum(1, keepdim=True) / sizes
         if float(least.min()) < 1.0:
             return 0
-        unused = uses < least
+        unused = (uses < least) & (torch.arange(uses.shape[1], device=uses.device) < sizes)
         stages = zip(model.quantizer.stages(), average.quantizer.stages(), strict=True)
         inputs = latents.chunk(model.n_codebooks, 1)
-        for (stage, averaged), which, points in zip(stages, unused, inputs, strict=True):
+        for (stage, averaged), rows, points in zip(stages, unused, inputs, strict=True):
+            which = rows[: len(stage.codebook.weight)]
             candidates = rearrange(points, "b d f -> (b f) d")
             chosen = torch.randint(len(candidates), (len(which),), generator=generator).to(candidates.device)
             entries = stage.codebook.weight

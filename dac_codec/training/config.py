@@ -89,7 +89,8 @@ class LossConfig(_Section):
     A weight of 0 leaves the loss out; without `adversarial` and `feature_matching` there are no discriminators.
 
     Attributes:
-        envelope: weight of `dac_codec.common.spectral.envelope_distance`, which is not in the paper.
+        compressed, envelope: weights of `compressed_distance` and `envelope_distance` of `dac_codec.common.spectral`,
+            which are not in the paper.
         centred: whether the mean of each excerpt is removed before the spectral losses. The logarithm is steep near 0,
             so that otherwise the constant offset dominates the gradient, and clipping it removes the rest.
     """
@@ -98,6 +99,7 @@ class LossConfig(_Section):
     stft: NonNegativeFloat = 0.0
     waveform: NonNegativeFloat = 0.0
     si_sdr: NonNegativeFloat = 0.0
+    compressed: NonNegativeFloat = 0.0
     envelope: NonNegativeFloat = 0.0
     adversarial: NonNegativeFloat = 1.0
     feature_matching: NonNegativeFloat = 2.0
@@ -153,6 +155,8 @@ class TrainerConfig(_Section):
         seed: of all randomness.
         fan_in_init: initialize convolutions by PyTorch's default, scaled by their fan-in, instead of the paper's
             truncated normal, with which a narrow network attenuates its input too much.
+        rotation_trick: whether the gradient of a codebook's input is the entry's, turned and scaled as the entry is to
+            the input, instead of straight-through: see `dac_codec.model.quantizer.rotated`.
         codebook_batches: batches whose latents initialize the codebooks where quantization begins.
         init_from: pretrained weights, as `DAC.from_pretrained` takes them. Discriminators beside them, as our own
             exports have, are loaded too if they are of the same period or window as those of the run.
@@ -180,6 +184,7 @@ class TrainerConfig(_Section):
     ema: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
     seed: NonNegativeInt = 0
     fan_in_init: bool = False
+    rotation_trick: bool = False
     codebook_batches: PositiveInt = 200
     init_from: str | None = None
     log_every: PositiveInt = 20
@@ -215,10 +220,12 @@ class LoggerConfig(_Section):
         wandb: Weights & Biases: "off"; "offline", for `wandb sync` later; "online" if the user is logged in, or else
             offline.
         project: its project there.
+        tensorboard: whether to write files for TensorBoard, to the folder "tensorboard".
     """
 
     wandb: Literal["off", "offline", "online"] = "off"
     project: str = "dac_codec"
+    tensorboard: bool = False
 
 
 class TrainConfig(_Section):
@@ -246,12 +253,19 @@ class TrainConfig(_Section):
                     "trainer.revive_every must be 0: moving-average codebooks replace unused entries themselves"
                 )
             return self
+        if model.quantizer == "fsq":
+            if trainer.revive_every or trainer.rotation_trick:
+                raise ValueError(
+                    "trainer.revive_every must be 0 and trainer.rotation_trick false: fsq has no codebooks"
+                )
+            return self
         if all(phase.quantize for phase in trainer.phases) or not any(phase.quantize for phase in trainer.phases):
             return self
-        if not 2 <= model.codebook_dim <= model.latent_width + 1:
+        width = model.latent_width // model.groups
+        if not 2 <= model.codebook_dim <= width + 1:
             raise ValueError(
-                f"model.codebook_dim: k-means for the codebooks needs 2 to {model.latent_width + 1} dimensions (the "
-                f"width of the latents plus one), not {model.codebook_dim}"
+                f"model.codebook_dim: k-means for the codebooks needs 2 to {width + 1} dimensions (the width of the "
+                f"latents of a group plus one), not {model.codebook_dim}"
             )
         n_latents = trainer.codebook_batches * trainer.batch_size * self.excerpt_length // model.hop_length
         if n_latents < model.codebook_size:

@@ -54,6 +54,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of all randomness (default: %(default)s)")
     options = parser.parse_args()
     model = load_model(options.model)
+    if model.config.codebook_sizes:
+        raise DacError("context models need codebooks of one size: files of this model use adaptive counts")
     random = np.random.default_rng(options.seed)
     splits, unreadable = find_sounds(options.sounds, "train", "val", progress=True)
     for line in unreadable:

@@ -214,6 +214,4 @@ def _places(outputs: Tensor) -> Tensor:
 @torch.no_grad()
 def outputs_of(model: DAC) -> Tensor:
     """What each code of a model adds to the latents [N, K, D]."""
-    return torch.stack(
-        [s.out_proj(s.codebook.weight.detach().t()[None])[0].t().detach() for s in model.quantizer.stages()]
-    )
+    return torch.stack([s.outputs(s.codebook.weight.t()[None])[0].t().detach() for s in model.quantizer.stages()])

@@ -19,6 +19,8 @@ def build_model(config: TrainConfig) -> DAC:
     if config.trainer.fan_in_init:
         for conv in convolutions(model):
             conv.weight = nn.init.kaiming_uniform_(torch.empty_like(conv.weight), a=math.sqrt(5))
+    for stage in model.quantizer.stages():
+        stage.rotates = config.trainer.rotation_trick
     return model
 
 

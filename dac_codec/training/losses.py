@@ -1,4 +1,4 @@
-"""The losses of the paper (section 3.4), and an envelope loss; the distances are those of `common.spectral`."""
+"""The losses of the paper (section 3.4), and others; the distances are those of `common.spectral`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dac_codec.common.spectral import MultiScaleMel, Spectra, envelope_distance, multi_scale_stft, si_sdr
+from dac_codec.common.spectral import (
+    MultiScaleMel,
+    Spectra,
+    compressed_distance,
+    envelope_distance,
+    multi_scale_stft,
+    si_sdr,
+)
 from dac_codec.training.config import LossConfig
 
 
@@ -34,6 +41,8 @@ class ReconstructionLosses(nn.Module):
             losses["waveform"] = F.l1_loss(fake, real)
         if self.config.si_sdr:
             losses["si_sdr"] = -si_sdr(fake, real).mean()
+        if self.config.compressed:
+            losses["compressed"] = compressed_distance(estimate, reference)
         if self.config.envelope:
             losses["envelope"] = envelope_distance(estimate, reference, self.sample_rate)
         return losses

@@ -1,4 +1,4 @@
-"""The log of a run: metrics as JSON lines, and optionally Weights & Biases."""
+"""The log of a run: metrics as JSON lines, and optionally Weights & Biases and TensorBoard."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from dac_codec import audio
 from dac_codec.common.errors import DacError
 from dac_codec.common.files import atomic_write
 from dac_codec.training.config import LoggerConfig
@@ -23,7 +26,7 @@ class RunLog:
     Lines of steps after `step`, at which the run starts or resumes, are from before a crash and are removed.
 
     Raises:
-        DacError: a file cannot be written, or Weights & Biases is not installed.
+        DacError: a file cannot be written, or Weights & Biases or TensorBoard is not installed.
     """
 
     def __init__(self, folder: Path, config: LoggerConfig, settings: Mapping[str, Any], step: int) -> None:
@@ -36,6 +39,7 @@ class RunLog:
         except OSError as error:
             raise DacError(f"can't write {self.path}: {error}") from error
         self._wandb = _start_wandb(folder, config, settings) if config.wandb != "off" else None
+        self._tensorboard = _start_tensorboard(folder, step) if config.tensorboard else None
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Write the metrics of a step. Raises a DacError if the log cannot be written."""
@@ -46,23 +50,34 @@ class RunLog:
             raise DacError(f"can't write {self.path}: {error}") from error
         if self._wandb is not None:
             self._wandb.log(dict(values), step=step)
+        if self._tensorboard is not None:
+            for name, value in values.items():
+                self._tensorboard.add_scalar(name, value, step)
 
     def show(self, step: int, sounds: Iterable[Path]) -> None:
-        """Copy sounds, and the spectrograms beside them, to Weights & Biases."""
-        if self._wandb is None:
-            return
-        import wandb
-
+        """Copy sounds, and the spectrograms beside them, to Weights & Biases and TensorBoard."""
         for path in sounds:
-            spectrogram = wandb.Image(str(path.with_suffix(".png")))
-            media = {f"audio/{path.stem}": wandb.Audio(str(path)), f"spectrogram/{path.stem}": spectrogram}
-            self._wandb.log(media, step=step)
+            spectrogram = path.with_suffix(".png")
+            if self._wandb is not None:
+                import wandb
+
+                sound, picture = wandb.Audio(str(path)), wandb.Image(str(spectrogram))
+                self._wandb.log({f"audio/{path.stem}": sound, f"spectrogram/{path.stem}": picture}, step=step)
+            if self._tensorboard is not None:
+                from PIL import Image
+
+                waveform, rate = audio.read(path)
+                self._tensorboard.add_audio(f"audio/{path.stem}", waveform.mean(0), step, rate)
+                pixels = np.asarray(Image.open(spectrogram).convert("RGB"))
+                self._tensorboard.add_image(f"spectrogram/{path.stem}", pixels, step, dataformats="HWC")
 
     def close(self) -> None:
         """Close the log."""
         self._file.close()
         if self._wandb is not None:
             self._wandb.finish()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
 
     def _cut(self, step: int) -> None:
         """Remove lines of steps after `step`, and damaged lines."""
@@ -106,3 +121,12 @@ def _start_wandb(folder: Path, config: LoggerConfig, settings: Mapping[str, Any]
         mode="online" if online else "offline",
         config=dict(settings),
     )
+
+
+def _start_tensorboard(folder: Path, step: int) -> Any:
+    """A writer of TensorBoard's files; what a crashed run wrote there after `step` is hidden."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise DacError("logger.tensorboard needs tensorboard: pip install 'dac_codec[tensorboard]'") from error
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)

@@ -328,8 +328,8 @@ class Trainer:
     def _fit_codebooks(self) -> None:
         """Initialize the quantizer by k-means on latents of the training data, the same in every process."""
         settings = self.settings
-        if self.config.model.codebook_learning == "moving_average":
-            return  # these codebooks initialize themselves from the first batch
+        if self.config.model.codebook_learning == "moving_average" or self.config.model.quantizer == "fsq":
+            return  # moving averages start from the first batch, and finite scalars have no codebooks
         self.model.eval()
         stream = batches(
             self.data, 0, settings.codebook_batches, batch_size=settings.batch_size, workers=settings.workers

@@ -19,7 +19,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,6 +38,7 @@ from dac_codec.common.errors import DacError
 from dac_codec.common.scripts import exit_status
 from dac_codec.common.spectral import Spectra, mel_distance
 from dac_codec.model import DAC, PRESETS, DACConfig
+from dac_codec.model.config import OURS_ONLY
 from dac_codec.model.layers import convolutions
 
 OURS = {
@@ -62,10 +63,7 @@ PRODUCT = "matrix product"
 
 OPERATIONS = ("encode", "decode")
 WARM_UP = 1
-COMMAND_LINE_SECONDS = 30
 PAUSE = 0.05  # seconds; the threads of the process that was timed last still spin for some milliseconds
-OURS_ONLY = {"activation": "snake", "lookup": "cosine", "codebook_learning": "gradient", "causal": False}
-"""Settings that the reference does not have, with the values that it implements."""
 
 
 class Cell(NamedTuple):
@@ -143,7 +141,8 @@ def write_network(name: str, folder: Path) -> Network:
     folder.mkdir()
     pretrained.save(model, folder / "ours")
     reference = None
-    if replace(model.config, **OURS_ONLY) == model.config:  # type: ignore[arg-type]
+    usual = DACConfig()
+    if all(getattr(model.config, name) == getattr(usual, name) for name in OURS_ONLY):
         reference = folder / "reference.pth"
         kwargs = {key: value for key, value in model.config.to_dict().items() if key not in OURS_ONLY}
         torch.save({"state_dict": pretrained.canonical(model.state_dict()), "metadata": {"kwargs": kwargs}}, reference)
@@ -228,7 +227,7 @@ class Benchmark:
         """Return the commands that compress and decompress a file, ours and those of the reference."""
         folder, device = network.folder.parent, self._arguments.device
         wav, out = folder / "clip.wav", folder / "out"
-        audio.write(wav, clip(COMMAND_LINE_SECONDS, 44100), 44100)
+        audio.write(wav, clip(self._arguments.file_seconds, 44100), 44100)
         ours: list[object] = [sys.executable, "-m", "dac_codec"]
         options: list[object] = ["--model", network.folder, "--device", device, "--force", "--quiet"]
         commands = {
@@ -298,14 +297,12 @@ def speeds(network: Network, benchmark: Benchmark, times: dict[Cell, list[float]
                 yield row
 
 
-def command_lines(network: Network, times: dict[Cell, list[float]]) -> Iterator[Any]:
-    """Yield the rows of whole processes."""
+def command_lines(network: Network, times: dict[Cell, list[float]], seconds: float) -> Iterator[Any]:
+    """Yield the rows of whole processes that coded `seconds` of audio."""
     for codec, title in COMMANDS.items():
         cells = {operation: Cell(network.name, codec, 1, operation) for operation in ("compress", "decompress")}
         found = {
-            operation: figures(times, cell, network, COMMAND_LINE_SECONDS)
-            for operation, cell in cells.items()
-            if cell in times
+            operation: figures(times, cell, network, seconds) for operation, cell in cells.items() if cell in times
         }
         if found:
             yield {"title": title, **found}
@@ -343,7 +340,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 "random_weights": network.random,
                 "gflop_per_second": {operation: network.operations[operation] / 1e9 for operation in OPERATIONS},
                 "speed": list(speeds(network, benchmark, times, arguments.seconds)),
-                "command_line": list(command_lines(network, times)),
+                "command_line": list(command_lines(network, times, arguments.file_seconds)),
                 "accuracy": benchmark.accuracy(network, folder),
             }
             for network in networks
@@ -380,6 +377,7 @@ def main() -> int:
     rows = (*TITLES, COMMAND_LINE)
     parser.add_argument("--rows", nargs="+", choices=rows, default=list(rows), help="what to measure [everything]")
     parser.add_argument("--seconds", type=duration, default=5.0, help="length of the audio [%(default)s]")
+    parser.add_argument("--file-seconds", type=duration, default=30.0, help="audio in the file [%(default)s]")
     parser.add_argument("--batch", type=positive, nargs="+", default=[1], help="batch sizes [1]")
     parser.add_argument("--rounds", type=positive, default=5, help=f"rounds after {WARM_UP} of warm-up [%(default)s]")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="[%(default)s]")

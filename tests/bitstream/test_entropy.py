@@ -221,3 +221,22 @@ def test_damaged_context_files_raise_dac_errors() -> None:
             ContextModel.from_bytes(bytes(damaged))
         except DacError:
             continue
+
+
+@pytest.mark.filterwarnings("error")
+@given(st.binary(min_size=4, max_size=40), st.sampled_from([(2, 2), (1000, 33), (40, 1024)]))
+@settings(max_examples=40, deadline=None)
+def test_random_bytes_of_smaller_codebooks(data: bytes, sizes: tuple[int, int]) -> None:
+    """They decode to codes below the sizes, or are refused."""
+    try:
+        (codes,) = AdaptiveModel(1024, sizes).decode([[data, data]], [np.full(12, 2)])
+    except BitstreamError:
+        return
+    assert (codes < np.array(sizes)[:, None]).all()
+
+
+def test_smaller_codebooks_take_fewer_bytes() -> None:
+    codes = np.random.default_rng(0).integers(0, 8, (1, 304)).astype(np.int32)
+    n_bytes = [len(AdaptiveModel(1024, sizes).encode([codes])[0][0]) for sizes in ((), (1024,), (8,))]
+    assert n_bytes[0] == n_bytes[1]
+    assert n_bytes[2] < 0.9 * n_bytes[0]

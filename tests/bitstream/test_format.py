@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,14 @@ def varint(data: bytes, position: int) -> tuple[int, int]:
             return value, position
 
 
+def varints(data: bytes) -> list[int]:
+    values, at = [], 0
+    while at < len(data):
+        value, at = varint(data, at)
+        values.append(value)
+    return values
+
+
 def decode_by_format_md(data: bytes) -> dict[str, Any]:
     """Decode a valid file in plain Python, following FORMAT.md element by element."""
     assert data[:4] == bytes.fromhex("8A 44 41 43")
@@ -51,7 +60,7 @@ def decode_by_format_md(data: bytes) -> dict[str, Any]:
     assert struct.unpack_from("<I", data, end)[0] == crc32c(data[:end])
     found: dict[str, Any] = {"extensions": {}}
     found["features"], position = varint(data, position)
-    assert found["features"] == 1
+    assert found["features"] in (1, 3)
     found["fingerprint"] = data[position : position + 8]
     position += 8
     for name in ("sample rate", "channels", "length + 1"):
@@ -70,9 +79,9 @@ def decode_by_format_md(data: bytes) -> dict[str, Any]:
     assert position == end
     position += 4
 
-    bits = 1
-    while 2**bits < found["codebook size"]:
-        bits += 1
+    sizes = [found["codebook size"]] * found["codebooks"]
+    if found["features"] & 2:
+        sizes = varints(found["extensions"][8])
     n_channels, n_codebooks = found["channels"], found["codebooks"]
     codes: list[list[list[int]]] = [[[] for _ in range(n_codebooks)] for _ in range(n_channels)]
     n_before = 0
@@ -90,8 +99,11 @@ def decode_by_format_md(data: bytes) -> dict[str, Any]:
         assert key % 4 == 1
         n_frames, place = varint(payload, 0)
         n_before += n_frames
-        plane_size = (n_frames * bits + 7) // 8
         for codebook in range(n_codebooks):
+            bits = 1
+            while 2**bits < sizes[codebook]:
+                bits += 1
+            plane_size = (n_frames * bits + 7) // 8
             for channel in range(n_channels):
                 plane = int.from_bytes(payload[place : place + plane_size], "big")
                 place += plane_size
@@ -144,24 +156,34 @@ def test_independent_decoder_reads_the_example() -> None:
     st.integers(1, 40),
     st.integers(1, 40),
     st.booleans(),
+    st.booleans(),
     st.integers(0, 2**32 - 1),
 )
 @settings(max_examples=60, deadline=None)
 def test_independent_decoder_agrees(
-    n_channels: int, n_codebooks: int, size: int, n_frames: int, chunk_frames: int, known: bool, seed: int
+    n_channels: int, n_codebooks: int, size: int, n_frames: int, chunk_frames: int, known: bool, equal: bool, seed: int
 ) -> None:
     n_samples = n_frames * 512 - 5
     header = Header(
         b"abcdefgh", "é", 44100, n_channels, n_samples if known else None, 1.5, 44100, 512, n_codebooks, size
     )
-    codes = np.random.default_rng(seed).integers(0, size, (n_channels, n_codebooks, n_frames))
+    rng = np.random.default_rng(seed)
+    sizes = np.full(n_codebooks, size) if equal else rng.integers(2, size + 1, n_codebooks)
+    header = replace(header, codebook_sizes=tuple(sizes))
+    codes = rng.integers(0, sizes[:, None], (n_channels, n_codebooks, n_frames))
     stream = io.BytesIO()
     writer = Writer(stream, header, chunk_frames)
     writer.write(codes)
     writer.close(n_samples)
     found = decode_by_format_md(stream.getvalue())
     np.testing.assert_array_equal(found["codes"], codes)
-    assert found["extensions"] == {1: "é".encode()}
+    assert found["extensions"].pop(1) == "é".encode()
+    differ = bool((sizes < size).any())
+    assert list(found["extensions"]) == [8] * differ
+    assert found["features"] == 1 + 2 * differ
+    again, loaded, _ = loads(stream.getvalue())
+    assert again.codebook_sizes == header.codebook_sizes
+    np.testing.assert_array_equal(loaded, codes)
     if known:
         assert (found["length + 1"], found["end"]) == (n_samples + 1, b"")
     else:
@@ -198,9 +220,29 @@ def test_formula_for_the_position(data: bytes, position: int) -> None:
     assert expected == position == position_of(data, checksum)
 
 
-@pytest.mark.parametrize("features", [0, 2, 3])
+@pytest.mark.parametrize("features", [0, 2, 4, 5, 7])
 def test_other_required_features_are_refused(features: int) -> None:
     data = bytearray(example())
     data[6] = features
-    with pytest.raises(BitstreamError, match=f"requires features {features:#x}, this package reads features 0x1"):
+    with pytest.raises(BitstreamError, match=f"requires features {features:#x}, this package reads features 0x3"):
         loads(with_crc(bytes(data[:40])) + bytes(data[44:]))
+
+
+def test_sizes_of_codebooks_that_are_required() -> None:
+    data = bytearray(example())
+    data[6] = 3
+    with pytest.raises(BitstreamError, match="the header does not give the sizes of its codebooks"):
+        loads(with_crc(bytes(data[:40])) + bytes(data[44:]))
+    header = Header(bytes(8), "m", 48000, 1, 2880, 0.0, 16000, 320, 2, 1024)
+    for sizes, message in (
+        ((1024,), "must be n_codebooks = 2 numbers"),
+        ((9, 1), "in 2..1024"),
+        ((2, 2048), "in 2"),
+    ):
+        with pytest.raises(BitstreamError, match=message):
+            replace(header, codebook_sizes=sizes)
+    assert replace(header, codebook_sizes=(1024, 1024)) == header
+    sized = replace(header, codebook_sizes=(1024, 5))
+    assert (sized.widths, sized.bitrate) == ((10, 3), 50 * 13)
+    with pytest.raises(BitstreamError, match="codes of codebook 1 must be below its size 5, found 5"):
+        dumps(sized, np.array([[[1, 2, 3], [4, 5, 0]]]))

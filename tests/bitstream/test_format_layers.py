@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dac_codec.bitstream import Coding, Header, Order, Writer, dumps, loads, thin
-from tests.bitstream.test_format import crc32c, example, varint
+from tests.bitstream.test_format import crc32c, example, varint, varints
 
 
 class RangeDecoder:
@@ -43,12 +43,12 @@ class RangeDecoder:
         assert not self.words
 
 
-def decode_plane(data: bytes, present: list[bool], n_entries: int) -> list[int]:
+def decode_plane(data: bytes, present: list[bool], n_entries: int, own_entries: int) -> list[int]:
     """ENTROPY.md, sections 2 and 3."""
     decoder = RangeDecoder(data)
     size = 2 ** (((n_entries - 1).bit_length() + 1) // 2)
     n_groups = -(-n_entries // size)
-    second = [[int(size * group + place < n_entries) for place in range(size)] for group in range(n_groups)]
+    second = [[int(size * group + place < own_entries) for place in range(size)] for group in range(n_groups)]
     first = [sum(weights) for weights in second] + [16]
     codes: list[int] = []
     for is_present in present:
@@ -115,7 +115,7 @@ class Chunk:
             at += size
         assert at == len(payload)
 
-    def codes(self, layer_sizes: list[int], n_entries: int) -> list[list[list[int]]]:
+    def codes(self, layer_sizes: list[int], n_entries: int, entries: list[int]) -> list[list[list[int]]]:
         """The codes [C][N][F]."""
         bits = (n_entries - 1).bit_length()
         codes: list[list[list[int]]] = [[] for _ in self.counts]
@@ -129,12 +129,12 @@ class Chunk:
             for index in filled[:-1]:
                 u, at = varint(data, at)
                 lengths[index] = sum(present[index]) * bits * 15 // 128 + (-(u + 1) // 2 if u % 2 else u // 2)
-            for index, (_, c) in enumerate(planes):
+            for index, (i, c) in enumerate(planes):
                 if index not in filled:
                     codes[c].append([-1] * self.n_frames)
                     continue
                 end = at + lengths[index] if index in lengths else len(data)
-                codes[c].append(decode_plane(data[at:end], present[index], n_entries))
+                codes[c].append(decode_plane(data[at:end], present[index], n_entries, entries[i]))
                 at = end
             assert at == len(data)
             codebook += n_codebooks
@@ -161,10 +161,8 @@ def decode(data: bytes) -> dict[str, Any]:
         size, position = varint(data, position)
         extensions[tag] = data[position : position + size]
         position += size
-    layer_sizes, at = [], 0
-    while at < len(extensions[5]):
-        value, at = varint(extensions[5], at)
-        layer_sizes.append(value)
+    layer_sizes = varints(extensions[5])
+    entries = varints(extensions.get(8, b"")) or [found["codebook size"]] * found["codebooks"]
     position += 4
 
     chunks: dict[int, Chunk] = {}
@@ -189,7 +187,7 @@ def decode(data: bytes) -> dict[str, Any]:
         if key % 4 == 0:
             break
     assert position == len(data)
-    parts = [np.array(chunk.codes(layer_sizes, found["codebook size"])) for chunk in chunks.values()]
+    parts = [np.array(chunk.codes(layer_sizes, found["codebook size"], entries)) for chunk in chunks.values()]
     found["codes"] = np.concatenate(parts, axis=-1)
     return found
 
@@ -221,18 +219,27 @@ def test_independent_decoder_reads_the_example() -> None:
     st.integers(1, 40),
     st.integers(1, 20),
     st.sampled_from(list(Order)),
+    st.booleans(),
     st.integers(0, 2**32 - 1),
 )
 @settings(max_examples=40, deadline=None)
 def test_independent_decoder_agrees(
-    n_channels: int, n_codebooks: int, size: int, n_frames: int, chunk_frames: int, order: Order, seed: int
+    n_channels: int,
+    n_codebooks: int,
+    size: int,
+    n_frames: int,
+    chunk_frames: int,
+    order: Order,
+    equal: bool,
+    seed: int,
 ) -> None:
+    rng = np.random.default_rng(seed)
+    sizes = np.full(n_codebooks, size) if equal else rng.integers(2, size + 1, n_codebooks)
     header = replace(
         EXAMPLE_HEADER, channels=n_channels, n_codebooks=n_codebooks, codebook_size=size, layers=(),
-        n_samples=n_frames * 320,
+        n_samples=n_frames * 320, codebook_sizes=tuple(sizes),
     )  # fmt: skip
-    rng = np.random.default_rng(seed)
-    codes = rng.integers(0, size, (n_channels, n_codebooks, n_frames))
+    codes = rng.integers(0, sizes[:, None], (n_channels, n_codebooks, n_frames))
     codes[..., 1:] = np.where(rng.random(n_frames - 1) < 0.3, codes[..., :-1], codes[..., 1:])
     counts = rng.integers(0, n_codebooks + 1, (n_channels, 1, n_frames))
     codes[np.arange(n_codebooks)[:, None] >= counts] = -1

@@ -16,22 +16,11 @@ from dac_codec import audio, bitstream
 from dac_codec.bitstream import Coding, Reader, Writer
 from dac_codec.codec import DacFile
 from tests.bitstream.test_layers import CODES, HEADER, LEVELS, random_levels
-from tests.cli.test_main import (  # noqa: F401
-    LEGACY,
-    compressed,
-    errors_of,
-    files_below,
-    folder,
-    model,
-    no_gpu,
-    run,
-    tiny,
-    write_dac,
-)
+from tests.cli.shell import LEGACY, errors_of, files_below, run, write_dac
 
 
 @pytest.fixture
-def layered(compressed: DacFile) -> DacFile:  # noqa: F811
+def layered(compressed: DacFile) -> DacFile:
     """`a.dac`: 40 frames of stereo with coding 1 in chunks of 10."""
     header = replace(compressed.header, coding=Coding.LAYERED, context_fingerprint=None)
     codes = torch.randint(1024, (2, 9, 40), generator=torch.Generator().manual_seed(0))
@@ -79,7 +68,7 @@ def test_convert_leaves_levels_out() -> None:
     assert "-6 to +3 dB" in shown
 
 
-def test_convert_thins_files_of_fixed_width(compressed: DacFile) -> None:  # noqa: F811
+def test_convert_thins_files_of_fixed_width(compressed: DacFile) -> None:
     header = replace(compressed.header, coding=Coding.FIXED, layers=(), context_fingerprint=None)
     fixed = DacFile(header, compressed.codes.clamp(min=0))
     write_dac("a.dac", fixed)
@@ -89,7 +78,7 @@ def test_convert_thins_files_of_fixed_width(compressed: DacFile) -> None:  # noq
     assert torch.equal(DacFile.load("c.dac").codes, fixed.codes)
 
 
-def test_convert_reorders(layered: DacFile, model: Path) -> None:  # noqa: F811
+def test_convert_reorders(layered: DacFile, model: Path) -> None:
     assert run("convert", "a.dac", "-o", "l.dac", "--order", "layers").exit_code == 0
     assert run("convert", "l.dac", "-o", "t.dac", "--order", "time").exit_code == 0
     assert Path("t.dac").read_bytes() == Path("a.dac").read_bytes()
@@ -108,7 +97,7 @@ def test_convert_reorders(layered: DacFile, model: Path) -> None:  # noqa: F811
     assert Path("p.wav").read_bytes() == Path("half.wav").read_bytes()
 
 
-def test_progressive_output(layered: DacFile, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_progressive_output(layered: DacFile, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run("convert", "a.dac", "-o", "l.dac", "--order", "layers").exit_code == 0
     sounds = []
     write = audio.write
@@ -130,7 +119,7 @@ def test_progressive_output(layered: DacFile, model: Path, monkeypatch: pytest.M
         assert "--progressive writes whole files" in run("decompress", "l.dac", *arguments, "--progressive").stderr
 
 
-def test_a_damaged_layer(layered: DacFile, model: Path) -> None:  # noqa: F811
+def test_a_damaged_layer(layered: DacFile, model: Path) -> None:
     data = bytearray(Path("a.dac").read_bytes())
     layer = list(Reader(io.BytesIO(data)).coded())[1].layers[2]
     assert layer is not None
@@ -154,7 +143,7 @@ def test_info_as_text(layered: DacFile) -> None:
         assert line in text
 
 
-def test_redundancy_repeats_the_coarse_codes(model: Path) -> None:  # noqa: F811
+def test_redundancy_repeats_the_coarse_codes(model: Path) -> None:
     raw = (0.1 * np.random.default_rng(0).standard_normal(44100) * 32767).astype("<i2").tobytes()
     arguments = ("compress", "-", "-o", "a.dac", "--raw", "44100,1,s16le", "--model", model, "--chunk-frames", 8)
     assert run(*arguments, "--redundancy", stdin=raw).exit_code == 0

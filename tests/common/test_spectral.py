@@ -84,3 +84,26 @@ def test_envelope_distance_does_not_depend_on_level() -> None:
     assert distance(0.1 * sound, sound) < 0.01
     assert 0.1 < distance(other, sound) < distance(flat, sound) - 0.2
     assert distance(flat, sound) > 0.9
+
+
+def test_compressed_distance_against_its_formula() -> None:
+    def compressed(sound: torch.Tensor, window: int) -> np.ndarray:
+        transform = torch.stft(
+            sound.double().flatten(0, 1),
+            window,
+            window // 4,
+            window=torch.hann_window(window).double(),
+            return_complex=True,
+        )
+        return np.asarray(transform) * (np.abs(transform.numpy()) ** 2 + 1e-6) ** -0.35
+
+    one, other = compressed(fake, 512), compressed(real, 512)
+    expected = 0.3 * (np.abs(one - other) ** 2).mean() + 0.7 * ((np.abs(one) - np.abs(other)) ** 2).mean()
+    assert float(spectral.compressed_distance(Spectra(fake), Spectra(real), (512,))) == pytest.approx(
+        expected, rel=1e-3
+    )
+    silence = torch.zeros_like(real, requires_grad=True)
+    spectral.compressed_distance(Spectra(silence), Spectra(real)).backward()
+    assert silence.grad is not None
+    assert silence.grad.isfinite().all()
+    assert float(spectral.compressed_distance(Spectra(real), Spectra(real))) == 0.0

@@ -37,7 +37,9 @@ def prepare(folder: Path, seconds: int) -> None:
 
 
 def interrupt(folder: Path, delay: float, n_files: int, n_signals: int) -> tuple[int, str, list[str]] | None:
-    """Compress the sounds in `folder`/in, and send SIGINT after `delay` seconds.
+    """Compress the sounds in `folder`/in, and send SIGINT `delay` seconds after `run` begins.
+
+    Before that the interpreter starts, where nothing can be done about a signal.
 
     Returns:
         Exit code, standard error, and the files left that are no complete output; None if the run ended before.
@@ -45,10 +47,16 @@ def interrupt(folder: Path, delay: float, n_files: int, n_signals: int) -> tuple
     inputs = sorted((folder / "in").iterdir())[:n_files]
     out = folder / "out"
     shutil.rmtree(out, ignore_errors=True)
-    command = [sys.executable, "-m", "dac_codec", "compress", *map(str, inputs), "-o", f"{out}/", "--quiet"]
+    program = "from dac_codec.__main__ import run; print(end='.', flush=True); run()"
+    command = [sys.executable, "-c", program, "compress", *map(str, inputs), "-o", f"{out}/", "--quiet"]
     with subprocess.Popen(
-        [*command, "--model", str(GOLDEN / "dac_44khz_tiny.pth")], stderr=subprocess.PIPE, preexec_fn=interruptible
+        [*command, "--model", str(GOLDEN / "dac_44khz_tiny.pth")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=interruptible,
     ) as process:
+        assert process.stdout is not None
+        process.stdout.read(1)
         time.sleep(delay)
         if process.poll() is not None:
             return None
@@ -75,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
         interrupt(folder, 1e-3, 3, 0)
         longest = time.perf_counter() - longest
         while n_done < options.n:
-            result = interrupt(folder, rng.uniform(0.03, longest), rng.choice((1, 3)), rng.choice((1, 1, 2)))
+            result = interrupt(folder, rng.uniform(0.01, longest), rng.choice((1, 3)), rng.choice((1, 1, 2)))
             if result is None:
                 longest *= 0.98
                 continue

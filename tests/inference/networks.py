@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dac_codec.model import DAC, PRESETS, DACConfig
 from dac_codec.model.layers import Snake, convolutions
+from dac_codec.model.quantizer import FiniteScalarQuantize
 
 TINY = DACConfig(
     encoder_dim=2,
@@ -21,6 +22,17 @@ TINY = DACConfig(
     n_codebooks=3,
     codebook_dim=4,
 )
+
+PATCHES = replace(
+    TINY,
+    encoder_rates=(4, 2),
+    decoder_dim=16,
+    decoder_rates=(2, 4),
+    encoder_units=(0, 2),
+    decoder_units=(2, 0),
+    max_channels=7,
+)
+"""Patches of 4 samples, and a limit of channels that is no power of 2."""
 
 
 def lively(config: DACConfig, dtype: torch.dtype = torch.float64) -> DAC:
@@ -35,7 +47,8 @@ def lively(config: DACConfig, dtype: torch.dtype = torch.float64) -> DAC:
         for module in model.modules():
             if isinstance(module, Snake):
                 module.alpha.copy_(0.5 + torch.rand(module.alpha.shape, generator=generator))
-        for stage in model.quantizer.stages():
+        learned = [stage for stage in model.quantizer.stages() if not isinstance(stage, FiniteScalarQuantize)]
+        for stage in learned:
             stage.codebook.weight.copy_(torch.randn(stage.codebook.weight.shape, generator=generator))
     return model.to(dtype).eval()
 

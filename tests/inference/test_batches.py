@@ -83,16 +83,18 @@ def test_batches_are_as_large_as_possible() -> None:
     assert similar_lengths([], 10) == []
 
 
-def test_waveforms_of_different_lengths_have_the_codes_that_they_have_alone() -> None:
+@pytest.mark.parametrize("prepared", [False, True])
+def test_waveforms_of_different_lengths_have_the_codes_that_they_have_alone(prepared: bool) -> None:
     model = golden_model("44khz")
+    model = inference.prepare(model, exact=True) if prepared else model
     lengths = [5000, 512, 20000, 1, 7777]
     waveforms = [0.1 * torch.randn(length, generator=torch.Generator().manual_seed(length)) for length in lengths]
-    codes, mask = inference.encode_padded(model, waveforms, n_quantizers=3)
+    codes, mask = model.encode(waveforms, n_quantizers=3)
     assert codes.shape == (5, 3, 40)
     batch = torch.full((5, 1, 20000), 9.0)  # whatever is behind their ends
     for row, waveform in zip(batch, waveforms, strict=True):
         row[0, : len(waveform)] = waveform
-    again, same_mask = inference.encode_padded(model, batch, lengths, 3)
+    again, same_mask = model.encode(batch, 3, lengths=lengths)
     assert torch.equal(again, codes)
     assert torch.equal(same_mask, mask)
     for row, valid, waveform in zip(codes, mask, waveforms, strict=True):
@@ -106,4 +108,4 @@ def test_waveforms_of_different_lengths_have_the_codes_that_they_have_alone() ->
 @pytest.mark.parametrize("lengths", [[1], [1, 0], [1, 101], [1, 2, 3]])
 def test_wrong_lengths(lengths: list[int]) -> None:
     with pytest.raises(ValueError, match="lengths must be 2 numbers from 1 to 100"):
-        inference.encode_padded(golden_model("44khz"), torch.zeros(2, 1, 100), lengths)
+        golden_model("44khz").encode(torch.zeros(2, 1, 100), lengths=lengths)

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dac_codec.inference import quantizer
+from dac_codec.inference import prepare, quantizer
 from dac_codec.inference.quantizer import FoldedQuantizer
 from dac_codec.model import DAC, DACConfig
 from tests.conftest import GOLDEN, golden_model
@@ -21,7 +21,12 @@ MODELS = [
     lively(TINY),
     lively(replace(TINY, lookup="euclidean")),
     lively(replace(TINY, codebook_learning="moving_average", lookup="euclidean", codebook_dim=6)),
+    lively(replace(TINY, quantizer="grouped", groups=3)),
+    lively(replace(TINY, codebook_sizes=(1024, 50, 7))),
 ]
+FINITE = lively(
+    replace(TINY, quantizer="fsq", codebook_sizes=(9, 5, 4), codebook_dim=1, lookup="euclidean", quantizer_dropout=0.0)
+)
 
 
 @given(st.sampled_from(MODELS), st.integers(1, 3), st.integers(1, 40), st.integers(1, 3))
@@ -37,6 +42,57 @@ def test_it_equals_the_quantizer(model: torch.nn.Module, batch: int, n_frames: i
     for name in ("z", "latents", "commitment_loss", "codebook_loss"):
         assert torch.allclose(getattr(found, name), getattr(expected, name), atol=1e-12), name
     assert torch.allclose(folded.decode(expected.codes), expected.z, atol=1e-12)
+
+
+@torch.no_grad()
+def test_finite_scalars() -> None:
+    z = noise(2, 6, 30)
+    expected, folded = FINITE.quantizer(z), FoldedQuantizer(FINITE.quantizer)
+    found = folded.encode(z, 3)
+    assert torch.equal(found.codes, expected.codes)
+    assert torch.equal(folded.codes(z, 3), expected.codes)
+    assert torch.allclose(found.z, expected.z, atol=1e-12)
+    assert torch.allclose(found.latents, expected.latents, atol=1e-12)
+    assert torch.allclose(folded.decode(expected.codes), expected.z, atol=1e-12)
+    for index, (levels, stage) in enumerate(zip((9, 5, 4), FINITE.quantizer.stages(), strict=True)):
+        bounded = torch.tanh(stage.in_proj(z))[:, 0]
+        half = (levels - 1) / 2
+        assert torch.equal(expected.codes[:, index], (half * bounded + half).round().long())
+        assert torch.allclose(stage.entries(expected.codes[:, index])[:, 0], (half * bounded + half).round() / half - 1)
+    prepared = prepare(FINITE, exact=True)
+    assert torch.equal(prepared.look_up(4)(z, 3), expected.codes)  # there are no paths to search
+    for refused in (
+        lambda: FINITE.quantizer(z, 2),
+        lambda: prepared.encode(noise(1, 1, 60), 2),
+        lambda: FINITE.decode_codes(expected.codes[:, :2]),
+        lambda: prepared.decode_codes(expected.codes[:, :2]),
+    ):
+        with pytest.raises(ValueError, match="needs all 3 codes of a frame, not 2"):
+            refused()
+
+
+@pytest.mark.parametrize("model", [FINITE, MODELS[-1]])
+def test_codes_of_smaller_codebooks(model: DAC) -> None:
+    codes = torch.tensor(model.config.sizes)[None, :, None] - 1
+    model.quantizer.from_codes(codes)
+    codes[0, 2] += 1
+    for decode in (model.quantizer.from_codes, FoldedQuantizer(model.quantizer).decode):
+        with pytest.raises(ValueError, match="codes of codebook 2 must be below"):
+            decode(codes)
+
+
+@torch.no_grad()
+def test_groups_are_quantized_apart() -> None:
+    """A group's codes depend on its channels, and so do its part of the latents."""
+    quantizer = lively(replace(TINY, quantizer="grouped", groups=3)).quantizer
+    z = noise(1, 6, 20)
+    changed = z.clone()
+    changed[:, 2:4] = -changed[:, 2:4]
+    one, other = quantizer(z), quantizer(changed)
+    same = [torch.equal(mine, its) for mine, its in zip(one.codes[0], other.codes[0], strict=True)]
+    assert same == [True, False, True]
+    assert torch.equal(one.z[:, :2], other.z[:, :2])
+    assert not torch.equal(one.z[:, 2:4], other.z[:, 2:4])
 
 
 @pytest.mark.parametrize("name", ["44khz", "24khz"])

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from dac_codec import DAC, PRESETS, CheckpointError, DACConfig, interop, pretrained
 from dac_codec.cli.main import main
 from dac_codec.interop import convert_model, save_reference, save_transformers
+from dac_codec.model.config import OURS_ONLY
 from dac_codec.pretrained import fingerprint, transformers_layout
 from tests.conftest import golden_model
 
@@ -109,7 +110,7 @@ def test_the_reference_layout(tmp_path: Path) -> None:
     assert found["state_dict"].keys() == golden["state_dict"].keys()
     assert all(torch.equal(found["state_dict"][name], golden["state_dict"][name]) for name in golden["state_dict"])
     assert DACConfig.from_dict(found["metadata"]["kwargs"]) == DACConfig.from_dict(golden["metadata"]["kwargs"])
-    assert not {"activation", "lookup", "codebook_learning", "causal"} & found["metadata"]["kwargs"].keys()
+    assert not set(OURS_ONLY) & found["metadata"]["kwargs"].keys()
 
 
 @pytest.mark.parametrize(
@@ -118,6 +119,10 @@ def test_the_reference_layout(tmp_path: Path) -> None:
         ({"lookup": "euclidean"}, "lookup 'euclidean'"),
         ({"activation": "relu"}, "activation 'relu'"),
         ({"causal": True}, "causal True"),
+        ({"encoder_units": (0, 3), "max_channels": 8}, r"encoder_units \(0, 3\), max_channels 8"),
+        ({"decoder_units": (3, 0)}, r"decoder_units \(3, 0\)"),
+        ({"quantizer": "grouped", "groups": 2, "n_codebooks": 4}, "quantizer 'grouped', groups 2"),
+        ({"codebook_sizes": (16, 8, 4)}, "codebook_sizes .16, 8, 4."),
         (
             {"codebook_learning": "moving_average", "lookup": "euclidean", "codebook_dim": 16},
             "lookup 'euclidean', codebook_learning 'moving_average'",

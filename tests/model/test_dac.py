@@ -10,7 +10,8 @@ import torch
 
 from dac_codec.inference import prepare
 from dac_codec.model import DAC, PRESETS, DACConfig
-from dac_codec.model.layers import Snake
+from dac_codec.model.layers import ResidualUnit, Snake
+from dac_codec.model.quantizer import rotated
 from tests.conftest import GOLDEN, golden_model
 from tests.inference.networks import TINY, lively, noise
 
@@ -238,13 +239,55 @@ def test_wrong_latents(shape: tuple[int, ...]) -> None:
         ({"codebook_size": 1}, "codebook_size"),
         ({"quantizer_dropout": 2.0}, "quantizer_dropout"),
         ({"decoder_dim": 24}, "halved"),
+        ({"encoder_units": (3, 3)}, "encoder_units must be 4 numbers up to 8"),
+        ({"encoder_units": (3, 3, 3, 9)}, "encoder_units must be 4 numbers up to 8"),
+        ({"decoder_units": (3, 3, 3, -1)}, "decoder_units must be integers of at least 0"),
+        ({"decoder_units": 3}, "decoder_units must be integers"),
+        ({"max_channels": 0}, "max_channels must be a positive integer"),
         ({"frobnicate": 1}, "frobnicate"),
         ({"sample_rate": "fast"}, "sample_rate"),
+        ({"quantizer": "tree"}, "quantizer must be one of"),
+        ({"quantizer": "grouped"}, "has 2 groups or more and others 1, not 1"),
+        ({"groups": 3}, "has 2 groups or more and others 1, not 3"),
+        ({"quantizer": "grouped", "groups": 4}, "must be multiples of groups 4"),
+        ({"quantizer": "fsq"}, "needs codebook_dim 1"),
+        ({"codebook_sizes": (8, 8)}, "codebook_sizes has 2 sizes, expected 9"),
+        ({"codebook_sizes": (8,) * 8 + (1,)}, "codebook_size must be between"),
+        ({"codebook_sizes": 8}, "codebook_sizes has 1"),
     ],
 )
 def test_wrong_configurations(values: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DACConfig.from_dict(values)
+
+
+def test_sizes_of_codebooks() -> None:
+    config = replace(SMALL, codebook_sizes=(1024, 1000, 16, 2))
+    assert DACConfig.from_dict(config.to_dict()) == config
+    assert (config.codebook_size, config.sizes) == (1024, (1024, 1000, 16, 2))
+    assert config.bitrate() == pytest.approx(4410 * (10 + 10 + 4 + 1))
+    assert config.bitrate(2) == pytest.approx(4410 * 20)
+    assert replace(SMALL, codebook_sizes=(512,) * 4) == replace(SMALL, codebook_size=512)
+
+
+def test_the_rotation_trick() -> None:
+    """Forward the entries; backward a latent's gradient is turned by the angle from the entry to the latent."""
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(2, 5, 7, generator=generator, dtype=torch.float64, requires_grad=True)
+    entries = torch.randn(2, 5, 7, generator=generator, dtype=torch.float64)
+    passed = rotated(latents, entries)
+    assert torch.allclose(passed, entries)
+    (gradient,) = torch.autograd.grad(passed, latents, entries)
+    scale = entries.norm(dim=1, keepdim=True) / latents.norm(dim=1, keepdim=True)
+    assert torch.allclose(gradient, scale**2 * latents)  # the entry's direction becomes the latent's
+    model = DAC(TINY).train()
+    z = torch.randn(2, 6, 8, requires_grad=True)
+    straight = torch.autograd.grad(model.quantizer(z, 3).z.square().sum(), z)[0]
+    for stage in model.quantizer.stages():
+        stage.rotates = True
+    turned = torch.autograd.grad(model.quantizer(z, 3).z.square().sum(), z)[0]
+    assert turned.isfinite().all()
+    assert not torch.allclose(straight, turned)
 
 
 def test_config_round_trip() -> None:
@@ -354,6 +397,33 @@ def test_moving_average_codebooks_find_the_clusters() -> None:
     error = (model.quantizer(points).z - points).square().mean()
     assert error < 0.02 * points.square().mean()
     assert torch.equal(before, model.quantizer.stages()[0].codebook.weight)
+
+
+def test_units_and_channels_of_each_block() -> None:
+    model = variation(encoder_units=(0, 2), decoder_units=(4, 0), max_channels=6)
+    weights = {
+        name: list(conv.weight.shape) for name, conv in model.named_modules() if isinstance(conv, torch.nn.Conv1d)
+    }
+    weights |= {
+        name: list(conv.weight.shape)
+        for name, conv in model.named_modules()
+        if isinstance(conv, torch.nn.ConvTranspose1d)
+    }
+    encoder = [weights[name] for name in weights if name.startswith("encoder")]
+    assert encoder == [[4, 1, 7], [6, 4, 4], *2 * [[6, 6, 7], [6, 6, 1]], [6, 6, 8], [6, 6, 3]]
+    decoder = {name: shape for name, shape in weights.items() if name.startswith("decoder")}
+    assert [decoder[f"decoder.model.{index}.block.1"] for index in (1, 2)] == [[6, 4, 8], [4, 2, 4]]
+    assert len(decoder) == 2 + 2 + 4 * 2
+    dilations = [unit.block[1].dilation[0] for unit in model.modules() if isinstance(unit, ResidualUnit)]
+    assert dilations == [1, 3, 1, 3, 9, 27]
+    assert model.config.n_units == len(dilations)
+
+
+def test_three_units_in_each_block_are_the_usual_network() -> None:
+    explicit = variation(encoder_units=[3, 3], decoder_units=(3, 3), max_channels=None)
+    assert explicit.config == variation().config
+    assert explicit.config.n_units == 12
+    assert DACConfig.from_dict(variation(encoder_units=(0, 3)).config.to_dict()).encoder_units == (0, 3)
 
 
 def test_a_causal_network_has_the_same_parameters() -> None:

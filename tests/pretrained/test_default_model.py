@@ -1,4 +1,4 @@
-"""The bundled model, on a clip that was not used for its training."""
+"""The bundled models: their files; the default one on a clip that was not used for its training."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ import torch
 from dac_codec import DAC, compress, decompress
 from dac_codec.evaluation import metrics
 from dac_codec.model.discriminator import Discriminator
-from dac_codec.pretrained import DEFAULT_MODEL, folder_of
+from dac_codec.pretrained import DEFAULT_MODEL, context_model, folder_of
 from dac_codec.training import checkpoint
+
+CHECKPOINTS = Path(__file__).parents[2] / "checkpoints"
+BUNDLED = sorted(path.name for path in CHECKPOINTS.iterdir())
 
 
 def demo() -> tuple[npt.NDArray[np.float32], int]:
@@ -25,11 +28,20 @@ def demo() -> tuple[npt.NDArray[np.float32], int]:
     return samples.T.copy(), rate
 
 
-def test_its_files_and_their_size() -> None:
-    folder = Path(__file__).parents[2] / "checkpoints" / DEFAULT_MODEL
-    files = {"config.json", "model.safetensors", "context.safetensors", "discriminator.safetensors", "MODEL_CARD.md"}
-    assert {path.name for path in folder.iterdir()} == files
-    assert sum((folder / file).stat().st_size for file in files) <= 16 * 2**20
+@pytest.mark.parametrize("name", BUNDLED)
+def test_their_files_and_their_size(name: str) -> None:
+    files = {path.name: path.stat().st_size for path in (CHECKPOINTS / name).iterdir()}
+    needed = {"config.json", "model.safetensors", "context.safetensors", "MODEL_CARD.md"}
+    assert files.keys() - {"discriminator.safetensors"} == needed
+    assert files["model.safetensors"] <= 8 * 2**20
+    assert sum(files.values()) <= 16 * 2**20
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_a_bundled_model_has_its_name_and_its_context_model(name: str) -> None:
+    model = DAC.from_pretrained(name)
+    assert model.name == name
+    assert context_model(model) is not None
 
 
 @pytest.mark.slow

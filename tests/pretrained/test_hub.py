@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import http.server
+import json
 import os
 import subprocess
 import sys
@@ -32,8 +34,21 @@ except CheckpointError as error:
 """
 
 
+PUSH = """
+import json, sys
+from dac_codec import DAC, CheckpointError
+try:
+    print(DAC.from_pretrained("dac-mini-44khz").push_to_hub(sys.argv[1], **json.loads(sys.argv[2])))
+except CheckpointError as error:
+    print("CheckpointError", error)
+"""
+
+
 class Server(http.server.ThreadingHTTPServer):
-    """Repositories as folders of `root`; weights are redirected, and with `breaks` they break off once."""
+    """Repositories as folders of `root`; weights are redirected, and with `breaks` they break off once.
+
+    Uploads become files when they are committed. With `refuses`, repositories can't be created.
+    """
 
     daemon_threads = True
 
@@ -42,6 +57,10 @@ class Server(http.server.ThreadingHTTPServer):
         self.root = root
         self.requests: list[str] = []
         self.breaks = False
+        self.refuses = False
+        self.authorized = ""
+        self.created: list[dict[str, object]] = []
+        self.stored: dict[str, bytes] = {}
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -54,8 +73,66 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.answer(body=True)
 
+    def do_PUT(self) -> None:
+        self.server.requests.append(f"PUT {self.path}")
+        self.server.stored[self.path.rpartition("/")[2]] = self.content()
+        self.reply(200, {}, b"", True)
+
+    def do_POST(self) -> None:
+        self.server.requests.append(f"POST {self.path}")
+        self.server.authorized = self.headers["Authorization"]
+        content = self.content()
+        url = f"http://127.0.0.1:{self.server.server_port}"
+        if self.path == "/api/validate-yaml":
+            found: dict[str, object] = {"errors": [], "warnings": []}
+        elif self.path == "/api/repos/create":
+            if self.server.refuses:
+                self.reply(403, {"X-Error-Message": "no write access"}, b"{}", True)
+                return
+            self.server.created.append(json.loads(content))
+            found = {"url": f"{url}/someone/model"}
+        elif "/preupload/" in self.path:
+            files = [file["path"] for file in json.loads(content)["files"]]
+            modes = {name: "lfs" if name.endswith(".safetensors") else "regular" for name in files}
+            found = {
+                "files": [{"path": name, "uploadMode": mode, "shouldIgnore": False} for name, mode in modes.items()]
+            }
+        elif self.path.endswith("/info/lfs/objects/batch"):
+            objects = [
+                {**one, "actions": {"upload": {"href": f"{url}/put/{one['oid']}"}}}
+                for one in json.loads(content)["objects"]
+            ]
+            found = {"transfer": "basic", "objects": objects}
+        else:
+            owner, name = self.path.removeprefix("/api/models/").split("/")[:2]
+            folder = self.server.root / owner / name
+            folder.mkdir(parents=True, exist_ok=True)
+            for line in map(json.loads, content.splitlines()):
+                value = line["value"]
+                if line["key"] == "file":
+                    (folder / value["path"]).write_bytes(base64.b64decode(value["content"]))
+                elif line["key"] == "lfsFile":
+                    (folder / value["path"]).write_bytes(self.server.stored[value["oid"]])
+            found = {"commitOid": COMMIT, "commitUrl": f"{url}/{owner}/{name}/commit/{COMMIT}", "pullRequestUrl": None}
+        self.reply(200, {"Content-Type": "application/json"}, json.dumps(found).encode(), True)
+
+    def content(self) -> bytes:
+        if self.headers["Transfer-Encoding"] != "chunked":
+            return self.rfile.read(int(self.headers["Content-Length"] or 0))
+        content = b""
+        while size := int(self.rfile.readline(), 16):
+            content += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return content
+
     def answer(self, body: bool) -> None:
         self.server.requests.append(f"{self.command} {self.path}")
+        if self.path.startswith("/api/models/"):
+            self.reply(
+                200, {"Content-Type": "application/json"}, json.dumps({"sha": COMMIT, "siblings": []}).encode(), body
+            )
+            return
         owner, name, *_, file = self.path.strip("/").removeprefix("storage/").split("/")
         path = self.server.root / owner / name / file
         if not path.is_file():
@@ -104,11 +181,21 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 def load(server: Server, name: str, tmp_path: Path, **environment: str) -> str:
-    """What a process that loads the model prints; huggingface_hub reads its settings when it is imported."""
+    """What a process that loads the model prints."""
+    return run(server, tmp_path, SCRIPT, name, **environment)
+
+
+def push(server: Server, tmp_path: Path, name: str, **arguments: object) -> str:
+    """What a process that uploads the bundled model prints."""
+    return run(server, tmp_path, PUSH, name, json.dumps(arguments), HF_TOKEN="hf_secret")
+
+
+def run(server: Server, tmp_path: Path, script: str, *arguments: str, **environment: str) -> str:
+    """What a script prints in a process of its own: huggingface_hub reads its settings when it is imported."""
     settings = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "hf")}
     settings |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "no_proxy": "127.0.0.1"}
     result = subprocess.run(
-        [sys.executable, "-c", SCRIPT, name],
+        [sys.executable, "-c", script, *arguments],
         env={**os.environ, **settings, **environment},
         cwd=tmp_path,
         capture_output=True,
@@ -138,6 +225,18 @@ def test_both_layouts(server: Server, tiny: DAC, tmp_path: Path) -> None:
     assert load(server, "someone/theirs", tmp_path, HF_HUB_OFFLINE="1") == theirs
     assert server.requests == []
 
+    other = tmp_path / "hf/hub/models--someone--other/snapshots/commit"
+    other.mkdir(parents=True)
+    (other.parents[1] / "refs").mkdir()
+    (other.parents[1] / "refs/main").write_text("commit")
+    (other / "config.json").write_text('{"model_type": "bert"}')
+    (other / "model.safetensors").write_bytes(b"weights")
+    listed = run(server, tmp_path, "from dac_codec.__main__ import run; run()", "models", "--json")
+    rows = {row["name"]: row for row in json.loads(listed) if row["name"].startswith("someone/")}
+    assert rows.keys() == {"someone/ours", "someone/theirs"}
+    assert (rows["someone/ours"]["where"], rows["someone/ours"]["sample_rate"]) == ("cached", tiny.sample_rate)
+    assert server.requests == []
+
 
 def test_a_broken_connection_is_no_error(server: Server, tiny: DAC, tmp_path: Path) -> None:
     pretrained.save(tiny, server.root / "someone" / "ours", name="my-model")
@@ -153,11 +252,70 @@ def test_what_is_not_there(server: Server, tmp_path: Path) -> None:
         assert found.startswith(f"CheckpointError There is no file or folder '{name}', and no model of the Hub")
 
 
+def test_upload(server: Server, tmp_path: Path) -> None:
+    """The model, its context model and a card; loaded again, it is the same. A card that is there stays."""
+    metric = {"name": "mel_distance", "label": "mel distance"}
+    mean = {
+        "domain": "music",
+        "codec": "ours",
+        "setting": "9 codebooks",
+        "kbps": [7.9],
+        "measures": {"mel_distance": [1.23456]},
+    }
+    other = {**mean, "codec": "opus", "measures": {"mel_distance": [5.0]}}
+    report = {"metrics": [metric], "codecs": [{"name": "ours"}, {"name": "opus"}], "means": [mean, other]}
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    found = push(server, tmp_path, "someone/model", license="mit", report=str(tmp_path), private=True)
+    assert found.endswith(f"/someone/model/commit/{COMMIT}")
+    ((name, owner, *_, private),) = [tuple(request.values()) for request in server.created]
+    assert (name, owner, private in (True, "private")) == ("model", "someone", True)
+    assert server.authorized == "Bearer hf_secret"
+    folder = server.root / "someone" / "model"
+    assert {file.name for file in folder.iterdir()} == {
+        "README.md",
+        "config.json",
+        "context.safetensors",
+        "model.safetensors",
+    }
+    digest = pretrained.fingerprint(DAC.from_pretrained(pretrained.DEFAULT_MODEL)).hex()
+    assert load(server, "someone/model", tmp_path).startswith(f"{pretrained.DEFAULT_MODEL} {digest} ")
+
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    metadata = pytest.importorskip("yaml").safe_load(card.split("---")[1])
+    assert metadata["library_name"] == "dac_codec"
+    assert metadata["license"] == "mit"
+    assert "audio-codec" in metadata["tags"]
+    (result,) = metadata["model-index"][0]["results"]
+    assert result["metrics"] == [{"type": "mel_distance", "value": 1.2346, "name": "mel distance, 9 codebooks"}]
+    assert digest in card
+    assert "| music | 9 codebooks | 7.90 | mel distance | 1.235 |" in card
+
+    (folder / "README.md").write_text("mine")
+    push(server, tmp_path, "someone/model")
+    assert (folder / "README.md").read_text() == "mine"
+
+
+def test_uploads_that_fail(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text('{"metrics": []}')
+    found = push(server, tmp_path, "someone/model", report=str(tmp_path / "report.json"))
+    assert "report.json is no report of dac-codec evaluate" in found
+    assert server.requests == []
+    server.refuses = True
+    found = push(server, tmp_path, "someone/model")
+    assert found.startswith("CheckpointError someone/model could not be uploaded to the Hub: ")
+    assert "\n" not in found
+    assert not server.root.exists()
+
+
 def test_without_huggingface_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     assert models.weights_file("someone/model") is None
     with pytest.raises(CheckpointError, match=r"install dac_codec\[hub\]"):
         DAC.from_pretrained("someone/model")
+    with pytest.raises(CheckpointError, match=r"To upload a model, install dac_codec\[hub\]"):
+        DAC.from_pretrained(pretrained.DEFAULT_MODEL).push_to_hub("someone/model")
+    with pytest.raises(ValueError, match="the repository must be 'owner/name'"):
+        DAC.from_pretrained(pretrained.DEFAULT_MODEL).push_to_hub("model")
 
 
 @pytest.mark.parametrize("name", ["44khz", "./a/b", "../b", "/a/b", "a/b/c", "a/", "a b/c", "a/b.pth/", ".a/b", 5])

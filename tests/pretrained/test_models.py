@@ -45,6 +45,18 @@ def test_bundled(tiny: DAC, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         load(models.DEFAULT_MODEL)
 
 
+def test_a_short_name(tiny: DAC, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "_bundled_folders", lambda: {})
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match="no model, file or folder called 'speech'"):
+        load("speech")
+    save(tiny, tmp_path / "bundled", name="dac-mini-speech")
+    monkeypatch.setattr(models, "_bundled_folders", lambda: {"dac-mini-speech": tmp_path / "bundled"})
+    assert load("speech").name == "dac-mini-speech"
+    assert models.folder_of("speech") == tmp_path / "bundled"
+    assert "speech" not in [info.name for info in models.available()]
+
+
 def test_available(cache: Path) -> None:
     found = {info.name: info for info in models.available()}
     assert found["24khz"] == models.ModelInfo("24khz", 24000, 24000.0, 32, "downloadable")

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dac_codec.quantization import AdditiveQuantizer, CompositeQuantizer, ResidualQuantizer
-from dac_codec.quantization.residual import Design, least_squares, search
+from dac_codec.quantization.least_squares import least_squares
+from dac_codec.quantization.residual import Design, search
 from tests.quantization.vectors import correlated, error, fitted, generator
 
 SEEDS = st.integers(0, 10000)
@@ -143,3 +144,17 @@ def test_the_gradient_of_composite_codebooks() -> None:
             quantizer.entries[row, column] += sign * step
             sums.append(float(quantizer.errors(x, codes).sum()))
         assert float(gradient[row, column]) == pytest.approx((sums[0] - sums[1]) / (2 * step), rel=1e-5)
+
+
+def test_least_squares_with_maps_equals_the_normal_equations() -> None:
+    x, maps = correlated(200, 5).double(), torch.randn(2, 3, 5, generator=generator(), dtype=torch.float64)
+    rows = torch.stack([torch.randint(4, (200,), generator=generator(one)) + 4 * one for one in range(2)], 1)
+    start = torch.randn(8, 3, generator=generator(), dtype=torch.float64)
+    found = least_squares(x, rows, start, 2.0, 200, list(maps))
+    design = torch.zeros(200, 5, 8, 3, dtype=torch.float64)
+    for stage in range(2):
+        design[torch.arange(200), :, rows[:, stage]] = maps[stage].t()
+    a = design.view(1000, 24)
+    right = a.t() @ x.flatten() + 2.0 * start.flatten()
+    expected = torch.linalg.solve(a.t() @ a + 2.0 * torch.eye(24, dtype=torch.float64), right)
+    assert torch.allclose(found.flatten(), expected, atol=1e-6)

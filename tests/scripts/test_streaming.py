@@ -247,3 +247,15 @@ def test_too_many_channels(
     monkeypatch.setattr(sys, "argv", ["memory", "--channels", "100000"])
     assert exit_status(benchmark_memory.main) == 1
     assert "100000 channels, expected 1 to " in capsys.readouterr().err
+
+
+def test_graphs_beside_the_engine() -> None:
+    pytest.importorskip("onnxruntime")
+    done = run("benchmarks/graphs.py", "--models", MODEL, "--seconds", 0.2, "--rounds", 1, "--chunk", 4)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")]
+    assert [row[0].strip("| ") for row in rows[1:]] == [
+        *("dac_codec, exact", "dac_codec, default", "onnxruntime, fp32", "onnxruntime, fp16", "onnxruntime, int8"),
+        *("dac_codec, exact, in chunks of 4 frames", "onnxruntime, fp32, in chunks of 4 frames"),
+    ]
+    assert rows[1][2] == "1.00"

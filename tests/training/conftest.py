@@ -96,7 +96,7 @@ def small_run(folder: Path, manifest: Path, **changes: Any) -> TrainConfig:
         },
     }
     for section, content in changes.items():
-        values[section] = values[section] | content if isinstance(content, dict) else content
+        values[section] = values.get(section, {}) | content if isinstance(content, dict) else content
     return TrainConfig.parse(values)
 
 

@@ -129,3 +129,60 @@ def test_reviving_in_a_run(tmp_path: Path, manifest: Path, revive_every: int) ->
         assert any(moved.values())
     else:
         assert not moved
+
+
+@torch.no_grad()
+def test_groups_have_codebooks_of_their_own_channels() -> None:
+    config = DACConfig(
+        encoder_dim=4,
+        encoder_rates=(2,),
+        latent_dim=24,
+        decoder_dim=8,
+        decoder_rates=(2,),
+        n_codebooks=4,
+        codebook_sizes=(64, 64, 16, 16),
+        quantizer="grouped",
+        groups=2,
+    )
+    generator = torch.Generator().manual_seed(0)
+    model = DAC(config).eval()
+    latents = torch.randn(4000, 10, generator=generator) @ torch.randn(10, 24, generator=generator) + 3.0
+    codebooks.initialize(model, latents.t()[None], generator)
+    halves = latents.split(12, 1)
+    spread = [float((half - half.mean(0)).square().sum()) for half in halves]
+    left = []
+    for n_quantizers in (2, 4):
+        decoded = model.quantizer(latents.t()[None], n_quantizers).z[0].t().split(12, 1)
+        errors = [float((one - half).square().sum()) for one, half in zip(decoded, halves, strict=True)]
+        left.append([error / own for error, own in zip(errors, spread, strict=True)])
+    assert max(left[0]) < 0.6
+    assert all(after < 0.9 * before for before, after in zip(*left, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("model", "trainer"),
+    [
+        ({"quantizer": "grouped", "groups": 3, "codebook_dim": 2}, {"revive_every": 2}),
+        ({"codebook_sizes": [32, 16, 4]}, {"revive_every": 2, "rotation_trick": True}),
+        ({"quantizer": "fsq", "codebook_dim": 1, "lookup": "euclidean", "quantizer_dropout": 0.0}, {}),
+    ],
+    ids=["grouped", "sizes", "fsq"],
+)
+def test_other_quantizers_train_by_the_same_recipe(
+    model: dict[str, object], trainer: dict[str, object], tmp_path: Path, manifest: Path
+) -> None:
+    phases = [{"until": 2, "quantize": 0.0}, {"until": 6}]
+    model = {"latent_dim": 12, **model}
+    run = small_run(tmp_path, manifest, model=model, trainer={"phases": phases, "codebook_batches": 4, **trainer})
+    trained = Trainer(run)
+    before = [stage.codebook.weight.detach().clone() for stage in trained.model.quantizer.stages()]
+    projection = trained.model.quantizer.stages()[1].in_proj.weight.detach().clone()
+    trained.run()
+    loaded = DAC.from_pretrained(tmp_path / "model")
+    assert loaded.config == run.model
+    assert not torch.equal(loaded.quantizer.stages()[1].in_proj.weight, projection)
+    same = [
+        torch.equal(one, stage.codebook.weight) for one, stage in zip(before, loaded.quantizer.stages(), strict=True)
+    ]
+    assert same == [run.model.quantizer == "fsq"] * 3  # the values of finite scalars don't learn
+    assert all("codebook" in line for line in log_of(tmp_path) if line["step"] > 2 and "mel" in line)

@@ -125,3 +125,17 @@ def test_moving_averages_do_not_allow_revive_every() -> None:
 def test_an_unknown_key_is_refused() -> None:
     with pytest.raises(HydraException, match="frobnicate"):
         config_of("trainer.frobnicate=1")
+
+
+def test_experiments_of_other_quantizers() -> None:
+    models = {
+        name: config_of(f"experiment=ablation/{name}") for name in ("vq-vae", "vq-gan", "rq-vae", "fsq", "grouped")
+    }
+    assert [models[name].model.n_codebooks for name in models] == [1, 1, 9, 30, 10]
+    assert [models[name].adversarial for name in ("vq-vae", "vq-gan", "rq-vae")] == [False, True, True]
+    assert models["rq-vae"].model.codebook_learning == "moving_average"
+    assert models["fsq"].model.bitrate() == config_of("experiment=ablation/baseline").model.bitrate()
+    assert config_of("experiment=ablation/rotation-trick").trainer.rotation_trick
+    for change in ("trainer.revive_every=100", "trainer.rotation_trick=true"):
+        with pytest.raises(ValueError, match="fsq has no codebooks"):
+            config_of("experiment=ablation/fsq", change)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from dac_codec.model import DAC
 from dac_codec.training.config import TrainConfig
@@ -18,10 +19,11 @@ NARROW = (
     "trainer.batch_size=2",
     "trainer.compile=false",
     "trainer.init_from=null",
-    "trainer.codebook_batches=80",
+    "trainer.codebook_batches=90",
     "trainer.log_every=1",
     "trainer.validation_examples=0",
     "data.excerpt=0.1",
+    "data.weights=null",
     "data.distinct=null",
     "data.validation_clips=1",
     "data.validation_seconds=0.2",
@@ -44,6 +46,14 @@ def test_a_few_steps(experiment: str, tmp_path: Path, manifest: Path) -> None:
     steps = [line for line in log_of(tmp_path) if "val/mel_distance" not in line]
     assert [line["step"] for line in steps] == list(range(1, n_steps + 1))
     assert "mel" in steps[-1]
+
+
+def test_the_speech_network_fits_into_8_mib() -> None:
+    config = config_of("experiment=speech").model
+    with torch.device("meta"):
+        n_parameters = sum(parameter.numel() for parameter in DAC(config).parameters())
+    assert 2 * n_parameters <= 8 * 2**20
+    assert config.sample_rate == 16000
 
 
 @pytest.mark.parametrize("experiment", ["mini", "mini-gpu"])

@@ -21,7 +21,8 @@ def test_golden_values() -> None:
     losses = ReconstructionLosses(LossConfig(stft=1.0, waveform=1.0, si_sdr=1.0), 44100)(fake, real)
     expected = {"mel": "mel_loss", "stft": "stft_loss", "waveform": "waveform_l1", "si_sdr": "sisdr_loss"}
     assert losses.keys() == expected.keys()
-    assert ReconstructionLosses(LossConfig(mel=0.0, envelope=1.0), 44100)(fake, real).keys() == {"envelope"}
+    others = LossConfig(mel=0.0, envelope=1.0, compressed=1.0)
+    assert ReconstructionLosses(others, 44100)(fake, real).keys() == {"envelope", "compressed"}
     for name, loss in losses.items():
         assert float(loss) == pytest.approx(float(golden[expected[name]]), rel=1e-4)
 

@@ -18,6 +18,7 @@ from dac_codec.training import checkpoint
 from dac_codec.training.checkpoint import Checkpoints
 from dac_codec.training.trainer import Trainer
 from tests.training.conftest import assert_equal, log_of, small_run
+from tests.training.test_config import config_of
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -48,7 +49,7 @@ def command(*overrides: str) -> list[str]:
 
 def survive(folder: Path, manifest: Path, kills: int) -> list[int]:
     """Kill a run `kills` times, then let it end. Returns the last saved step at each kill."""
-    settings = {"phases": [{"until": 160}], "save_every": 1, "keep_last": 2, "validate_every": 50}
+    settings = {"phases": [{"until": 100}], "save_every": 1, "keep_last": 2, "validate_every": 50}
     config = folder.with_suffix(".json")
     config.write_text(json.dumps(small_run(folder, manifest, trainer=settings).to_dict()))
     driver = [sys.executable, "-m", "tests.training.survivor", str(config), str(kills), "0"]
@@ -70,7 +71,7 @@ def test_killed_twenty_times(tmp_path: Path, manifest: Path) -> None:
     whole, killed = (Checkpoints(tmp_path / name / "checkpoints", 2).steps()[-1][1] for name in ("whole", "killed"))
     assert_equal(checkpoint.load(whole)["model"], checkpoint.load(killed)["model"])
     left = {path.name for path in (tmp_path / "killed" / "checkpoints").iterdir()}
-    assert left == {"step-00000159.pt", "step-00000160.pt", "best.pt"}
+    assert left == {"step-00000099.pt", "step-00000100.pt", "best.pt"}
 
 
 @pytest.mark.slow
@@ -80,13 +81,15 @@ def test_two_processes_are_one_with_twice_the_batch(tmp_path: Path, manifest: Pa
         f"data.sounds={manifest}", "trainer.phases=[{until: 3}]", "trainer.learning_rate=2e-3",
         f"trainer.optimizer={optimizer}",
     )  # fmt: skip
-    for name, overrides in (
-        ("one", ("trainer.batch_size=4",)),
-        ("two", ("trainer.batch_size=2", "trainer.devices=2", "trainer.strategy=ddp")),
-    ):
-        arguments = command(*common, *overrides, f"trainer.folder={name}")
-        done = subprocess.run(arguments, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
+    Trainer(config_of(*TINY, *common, "trainer.batch_size=4", f"trainer.folder={tmp_path / 'one'}")).run()
+    overrides = (
+        "trainer.batch_size=2",
+        "trainer.devices=2",
+        "trainer.strategy=ddp",
+        f"trainer.folder={tmp_path / 'two'}",
+    )
+    done = subprocess.run(command(*common, *overrides), env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
     one, two = log_of(tmp_path / "one"), log_of(tmp_path / "two")
     assert len(one) == len(two) == 4
     for expected, found in zip(one, two, strict=True):
@@ -162,7 +165,7 @@ def test_overfitting_one_batch(tmp_path: Path, manifest: Path) -> None:
         "experiment=overfit",
         f"data.sounds={manifest}",
         "trainer.folder=run",
-        "trainer.phases=[{until: 100, adversarial: false}]",
+        "trainer.phases=[{until: 60, adversarial: false}]",
         "trainer.log_every=1",
         "model.encoder_dim=8",
         "model.decoder_dim=64",

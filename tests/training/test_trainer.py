@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -310,6 +311,37 @@ def test_damaged_lines_of_the_log_are_removed(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"st\n{"step": 2}\n{"step": 3}\n{"step": 2')
     RunLog(tmp_path, LoggerConfig(), {}, 2).close()
     assert (tmp_path / "log.jsonl").read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_tensorboard(tmp_path: Path, manifest: Path) -> None:
+    """Curves, audio and spectrograms; a resumed run hides what a crash left behind."""
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    settings = {"phases": [{"until": 2}], "validation_examples": 1}
+    run = Trainer(small_run(tmp_path, manifest, trainer=settings, logger={"tensorboard": True}))
+    run.run()
+    found = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    lines = log_of(tmp_path)
+    for line in lines:
+        for name, value in line.items():
+            if name != "step":
+                values = {event.step: event.value for event in found.Scalars(name)}
+                assert values[line["step"]] == pytest.approx(value, rel=1e-6)
+    (sound,), (image,) = found.Tags()["audio"], found.Tags()["images"]
+    assert sound.replace("audio/", "spectrogram/") == image
+    assert found.Audio(sound)[0].sample_rate == 44100
+    assert found.Images(image)[0].encoded_image_string.startswith(b"\x89PNG")
+
+    RunLog(tmp_path, LoggerConfig(tensorboard=True), {}, 1).close()
+    again = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert max(event.step for name in again.Tags()["scalars"] for event in again.Scalars(name)) <= 1
+
+
+def test_without_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    for name in [name for name in sys.modules if name.startswith("torch.utils.tensorboard")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(DacError, match=r"pip install 'dac_codec\[tensorboard\]'"):
+        RunLog(tmp_path, LoggerConfig(tensorboard=True), {}, 0)
 
 
 @pytest.mark.gpu

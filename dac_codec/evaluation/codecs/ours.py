@@ -65,6 +65,8 @@ class Ours(Codec):
             return [Setting(f"quality {DEFAULT_QUALITY:g}", DEFAULT_QUALITY)]
         if self.by == "bitrate":
             return [Setting(f"{rate:g} kbit/s", rate) for rate in sorted(set(bitrates)) if rate >= rates[0]]
+        if model.quantizer.is_finite_scalar:
+            return [Setting(f"{model.n_codebooks} codebooks", model.n_codebooks)]
         counts = [index + 1 for index in nearest(bitrates, rates)]
         return [Setting(f"{n} codebook{'s' if n > 1 else ''}", n) for n in counts]
 
@@ -94,7 +96,7 @@ class Ours(Codec):
         return Coded(
             decoded=decoded.numpy(),
             n_bytes=len(data),
-            payload_bytes=codes.size * file.header.bits_per_code / 8 if constant else len(data),
+            payload_bytes=codes.shape[1] * sum(file.header.widths) / 8 if constant else len(data),
             encode_seconds=encode_seconds,
             decode_seconds=decode_seconds,
             codes=codes,

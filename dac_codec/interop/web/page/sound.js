@@ -1,0 +1,57 @@
+// Sound from files and from the microphone, at the model's rate.
+
+/**
+ * @param {ArrayBuffer} bytes of a sound file in a format that the browser knows
+ * @param {number} rate
+ * @returns {Promise<Float32Array[]>}
+ */
+export async function decodeSound(bytes, rate) {
+  let buffer;
+  try {
+    buffer = await new OfflineAudioContext(1, 1, rate).decodeAudioData(bytes);
+  } catch {
+    throw new Error("This is neither a .dac file nor a sound file that this browser can read.");
+  }
+  return Array.from({ length: buffer.numberOfChannels }, (_, c) => buffer.getChannelData(c));
+}
+
+async function resampled(samples, from, to) {
+  if (from === to) return samples;
+  const context = new OfflineAudioContext(1, Math.ceil((samples.length * to) / from), to);
+  const buffer = context.createBuffer(1, samples.length, from);
+  buffer.copyToChannel(samples, 0);
+  const node = new AudioBufferSourceNode(context, { buffer });
+  node.connect(context.destination);
+  node.start();
+  return (await context.startRendering()).getChannelData(0);
+}
+
+/** Records the microphone until it is stopped. */
+export class Recorder {
+  async start() {
+    if (!navigator.mediaDevices) throw new Error("Recording needs a page on https or localhost.");
+    const plain = { echoCancellation: false, noiseSuppression: false, autoGainControl: false };
+    this.stream = await navigator.mediaDevices.getUserMedia({ audio: plain });
+    this.context = new AudioContext();
+    await this.context.audioWorklet.addModule(new URL("recorder.js", import.meta.url));
+    this.node = new AudioWorkletNode(this.context, "recorder", { numberOfOutputs: 0 });
+    this.parts = [];
+    this.node.port.onmessage = ({ data }) => this.parts.push(data);
+    this.context.createMediaStreamSource(this.stream).connect(this.node);
+  }
+
+  /** @param {number} rate @returns {Promise<Float32Array[]>} one channel */
+  async stop(rate) {
+    this.stream.getTracks().forEach((track) => track.stop());
+    const { sampleRate } = this.context;
+    await this.context.close();
+    const samples = new Float32Array(this.parts.reduce((n, part) => n + part.length, 0));
+    let at = 0;
+    for (const part of this.parts) {
+      samples.set(part, at);
+      at += part.length;
+    }
+    if (!at) throw new Error("Nothing was recorded.");
+    return [await resampled(samples, sampleRate, rate)];
+  }
+}

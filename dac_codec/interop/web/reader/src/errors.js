@@ -1,0 +1,11 @@
+/** The one error of this package: bytes that are no valid .dac file, context model or argument. */
+export class DacFormatError extends Error {
+  /** @param {string} message */
+  constructor(message) {
+    super(message);
+    this.name = "DacFormatError";
+  }
+}
+
+/** Thrown inside the package where the bytes end too early. */
+export class EndOfBytes extends DacFormatError {}

@@ -1,0 +1,142 @@
+/** The one error of this package. */
+export class DacFormatError extends Error {}
+
+/** The header of a file: FORMAT.md, "Header". */
+export interface Header {
+  /** 16 hexadecimal digits that identify the weights of the network. */
+  readonly fingerprint: string;
+  readonly modelName: string;
+  readonly sampleRate: number;
+  readonly channels: number;
+  /** Samples per channel, or null if END gives it. */
+  readonly length: number | null;
+  /** dB applied before encoding; a decoder applies the negative. */
+  readonly gain: number;
+  readonly gainFromBeginning: boolean;
+  readonly modelSampleRate: number;
+  readonly hopLength: number;
+  readonly codebooks: number;
+  /** Entries of the largest codebook. */
+  readonly codebookSize: number;
+  /** Entries of each codebook. */
+  readonly codebookSizes: readonly number[];
+  readonly coding: 0 | 1;
+  /** Hz, or null. */
+  readonly bandwidth: number | null;
+  /** Fingerprint of the context model that the codes need, or null. */
+  readonly contextModel: string | null;
+  /** Codebooks of each layer; null with coding 0. */
+  readonly layers: readonly number[] | null;
+  readonly levels: LevelParameters | null;
+  readonly channelMask: number | null;
+}
+
+/** LEVELS.md, section 1. */
+export interface LevelParameters {
+  /** Frames from one window to the next. */
+  readonly hop: number;
+  readonly bands: number;
+  readonly top: number;
+  readonly lowest: number;
+  readonly highest: number;
+  /** dB. */
+  readonly step: number;
+}
+
+/** Band levels of the windows `first` to `first + windows - 1`. */
+export interface Levels {
+  first: number;
+  windows: number;
+  /** [C, windows, bands]. */
+  values: Int8Array;
+}
+
+export interface DecodedChunk {
+  /** The first frame. */
+  start: number;
+  frames: number;
+  /** [C, N, F]; -1 where a frame has no code. */
+  codes: Int32Array;
+  levels: Levels | null;
+  /** What was left out. */
+  problems: string[];
+}
+
+/** Probabilities of codes: ENTROPY.md, section 4. */
+export class ContextModel {
+  /** The bytes of a context.safetensors file. */
+  constructor(bytes: Uint8Array);
+  readonly fingerprint: string;
+  readonly codebooks: number;
+  readonly codebookSize: number;
+}
+
+/** A .dac file in memory. Chunks are verified at once, and decoded when they are asked for. */
+export class DacFile {
+  /** With `recover: false`, damage and truncation throw; else `problems` reports them. */
+  constructor(data: Uint8Array | ArrayBuffer, options?: { contextModel?: ContextModel | null; recover?: boolean });
+  readonly header: Header;
+  readonly nFrames: number;
+  /** Samples per channel. */
+  readonly length: number;
+  /** Seconds. */
+  readonly duration: number;
+  /** Bytes. */
+  readonly size: number;
+  readonly chunks: readonly { start: number; frames: number }[];
+  /** Frames that no chunk holds. */
+  readonly gaps: readonly { start: number; frames: number }[];
+  readonly problems: readonly string[];
+  readonly truncated: boolean;
+  setContextModel(model: ContextModel): void;
+  decode(index: number, options?: { codebooks?: number }): DecodedChunk;
+  /** Codes [C, N, F] and band levels [C, W, bands] of the whole file. */
+  decodeAll(options?: { codebooks?: number; maxCodes?: number }): {
+    codes: Int32Array;
+    levels: Int8Array | null;
+    problems: string[];
+  };
+}
+
+/** Applies band levels to the output of the network: LEVELS.md, section 4. */
+export class LevelFilter {
+  constructor(header: Header);
+  /** Samples from one window to the next. */
+  readonly hop: number;
+  /**
+   * The samples `from` to `to - 1` of the filtered signal, of which x is the part that begins at sample `offset`. They
+   * depend on x from `from - 2 hop` to `to + 2 hop`. The window after the last one of a file has the levels of that one.
+   */
+  apply(
+    x: Float32Array,
+    offset: number,
+    from: number,
+    to: number,
+    levelsOf: (window: number) => Int8Array | null,
+  ): Float32Array;
+}
+
+/** Discrete Fourier transforms of one size. */
+export class FFT {
+  constructor(size: number);
+  /** In place, without scaling. */
+  transform(re: Float64Array, im: Float64Array): void;
+}
+
+export interface WriteHeader {
+  fingerprint: string;
+  modelName?: string;
+  sampleRate: number;
+  channels: number;
+  length: number;
+  gain?: number;
+  modelSampleRate: number;
+  hopLength: number;
+  codebooks: number;
+  codebookSize: number;
+  /** Entries of each codebook, if they differ; codebookSize is at least the largest. */
+  codebookSizes?: readonly number[];
+}
+
+/** A file with coding 0, from codes [C, N, F]. */
+export function write(header: WriteHeader, codes: Int32Array | Uint16Array): Uint8Array;

@@ -1,0 +1,283 @@
+"""Sound and .dac files through pipes."""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import io
+import itertools
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from dac_codec import audio, bitstream, codec, inference, pretrained
+from dac_codec.codec import DacFile
+from dac_codec.model import DAC
+from tests.cli.shell import (
+    errors_of,
+    files_below,
+    interruptible,
+    process,
+    raw_noise,
+    run,
+    write_dac,
+    write_sound,
+)
+
+
+def read_some(stream: Any, size: int) -> bytes:
+    """At least `size` bytes."""
+    data = b""
+    while len(data) < size:
+        piece = stream.read1(65536)
+        assert piece, "it ended"
+        data += piece
+    return data
+
+
+def test_pipes_are_coded_before_they_end(model: Path) -> None:
+    common = ("-", "-o", "-", "--model", model)
+    with (
+        process("compress", *common, "--raw", "44100,1,s16le", stdin=subprocess.PIPE) as encoder,
+        process("decompress", *common, "--raw", "s16le", stdin=encoder.stdout) as decoder,
+    ):
+        assert encoder.stdin is not None
+        assert encoder.stdout is not None
+        encoder.stdout.close()  # the decoder has it
+        encoder.stdin.write(raw_noise(2))
+        encoder.stdin.flush()
+        data = read_some(decoder.stdout, 44100)  # half a second, while standard input is open
+        assert decoder.poll() is encoder.poll() is None
+        encoder.stdin.write(raw_noise(1))
+        encoder.stdin.close()
+        assert decoder.stdout is not None
+        data += decoder.stdout.read()
+        assert (encoder.wait(), decoder.wait()) == (0, 0)
+        assert encoder.stderr is not None
+        assert encoder.stderr.read().startswith(b"<stdin> -> <stdout>  264.6 kB -> ")
+    assert len(data) == len(raw_noise(3))
+
+
+def test_a_pipe_with_lost_chunks_and_no_end(live: bytes, model: Path) -> None:
+    stream = io.BytesIO(live)
+    ends = [stream.tell() for _ in bitstream.Reader(stream)]
+    holed = live[: ends[9]] + live[ends[12] : ends[30] + 5]  # without three chunks of four frames, and the end
+    with process("decompress", "-", "-o", "-", "--model", model, stdin=subprocess.PIPE) as shell:
+        data, messages = shell.communicate(holed)
+    assert shell.returncode == 1
+    gap, cut = messages.decode().splitlines()
+    assert gap.startswith("Warning: 0.139 s are missing at 0.")
+    assert gap.endswith(" s (lost)")
+    assert cut.startswith("Error: <stdin>: the file ends early")
+    assert data[:4] == b"RIFF"
+    frames = sum(chunk.codes.shape[-1] for chunk in itertools.islice(bitstream.Reader(io.BytesIO(live)), 31))
+    assert len(data) == 44 + 2 * 512 * frames
+
+
+def test_a_damaged_file_is_decoded_with_conceal(live: bytes, model: Path) -> None:
+    Path("a.dac").write_bytes(live[:500] + bytes([live[500] ^ 1]) + live[501:])
+    assert run("decompress", "a.dac", "--model", model).exit_code == 1
+    assert files_below() == {"a.dac"}
+    result = run("decompress", "a.dac", "--model", model, "--conceal", "-o", "b.wav")
+    assert result.exit_code == 1
+    assert errors_of(result) == ["Error: a.dac: 1 gap is concealed in b.wav (--allow-gaps accepts this)"]
+    result = run("decompress", "a.dac", "--model", model, "--conceal", "--allow-gaps")
+    assert result.exit_code == 0
+    assert result.stderr.startswith("Warning: a.dac: 0.046 s are missing at ")
+    assert soundfile.info("a.wav").frames == soundfile.info("b.wav").frames == 2 * 44100
+    assert run("decompress", "-", "--model", model, stdin=Path("a.dac").read_bytes()).exit_code == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
+def test_a_closed_output_ends_a_pipe_quietly(live: bytes, model: Path) -> None:
+    with process("decompress", "-", "-o", "-", "--model", model, stdin=subprocess.PIPE) as shell:
+        assert shell.stdin is not None
+        assert shell.stdout is not None
+        assert shell.stderr is not None
+        shell.stdout.close()
+        with contextlib.suppress(BrokenPipeError):
+            shell.stdin.write(live)
+            shell.stdin.close()
+        assert shell.wait() == 141
+        assert shell.stderr.read() == b""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
+@pytest.mark.parametrize("command", ["compress", "decompress"])
+def test_an_output_that_closes_in_the_middle(command: str, live: bytes, model: Path) -> None:
+    raw = {"compress": ("--raw", "44100,1,s16le"), "decompress": ("--raw", "s16le")}[command]
+    data = {"compress": raw_noise(20), "decompress": live}[command]
+    with process(command, "-", "-o", "-", "--model", model, *raw, stdin=subprocess.PIPE) as shell:
+        assert shell.stdin is not None
+        assert shell.stdout is not None
+        assert shell.stderr is not None
+        with contextlib.suppress(BrokenPipeError):
+            shell.stdin.write(data[: len(data) // 2])
+            shell.stdin.flush()
+            read_some(shell.stdout, 500)
+            shell.stdout.close()
+            shell.stdin.write(data[len(data) // 2 :])
+            shell.stdin.close()
+        assert shell.wait() == 141
+        assert shell.stderr.read() == b""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("output", ["rec.dac", "-"])
+def test_a_recording_that_is_interrupted_is_kept(number: int, output: str, model: Path) -> None:
+    data = raw_noise(2.5)
+    arguments = ("compress", "-", "-o", output, "--model", model, "--raw", "44100,1,s16le")
+    with process(*arguments, stdin=subprocess.PIPE, preexec_fn=interruptible) as recorder:
+        assert recorder.stdin is not None
+        recorder.stdin.write(data)
+        recorder.stdin.flush()
+        wait_until_all_is_read(recorder)
+        recorder.send_signal(number)
+        written, messages = recorder.communicate(timeout=60)
+        assert recorder.returncode == 128 + number
+    name = {"-": "<stdout>"}.get(output, output)
+    assert messages.decode().splitlines() == [f"{name} contains the 2.50 s recorded", "Interrupted"]
+    assert files_below() == ({output} - {"-"})
+    found = DacFile.from_bytes(written) if output == "-" else DacFile.load(output)
+    assert found.n_samples == len(data) // 2
+    whole = io.BytesIO()
+    codec.compress_stream(audio.Reader.raw(io.BytesIO(data), 44100, 1), whole, pretrained.load(str(model)))
+    assert torch.equal(found.codes, DacFile.from_bytes(whole.getvalue()).codes)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
+def test_a_redirected_file_is_no_recording(model: Path) -> None:
+    """The first Ctrl-C ends the run, and nothing is kept."""
+    Path("long.raw").write_bytes(raw_noise(1) * 200)
+    arguments = ("compress", "-", "-o", "out/rec.dac", "--model", model, "--raw", "44100,1,s16le")
+    with Path("long.raw").open("rb") as stream, process(*arguments, stdin=stream, preexec_fn=interruptible) as shell:
+        while not files_below("out"):  # a temporary one
+            assert shell.poll() is None
+            time.sleep(0.01)
+        shell.send_signal(signal.SIGINT)
+        _, messages = shell.communicate(timeout=60)
+    assert (shell.returncode, messages) == (130, b"Interrupted\n")
+    assert files_below("out") == set()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_recording_that_is_interrupted_before_its_first_sample(model: Path) -> None:
+    arguments = ("compress", "-", "-o", "rec.dac", "--model", model, "--raw", "44100,1,s16le")
+    with process(*arguments, stdin=subprocess.PIPE, preexec_fn=interruptible) as recorder:
+        assert recorder.stdin is not None
+        recorder.stdin.write(b"\0")  # half a sample: when it is read, the pipe is
+        recorder.stdin.flush()
+        wait_until_all_is_read(recorder)
+        recorder.send_signal(signal.SIGINT)
+        assert recorder.wait(60) == 130
+        assert recorder.stderr is not None
+        assert recorder.stderr.read() == b"Interrupted\n"
+    assert files_below() == set()
+
+
+def wait_until_all_is_read(process: Any) -> None:
+    """Wait until a process has read all of its standard input and waits for more."""
+    import fcntl
+    import termios
+
+    asleep = 0
+    while asleep < 20:
+        assert process.poll() is None
+        left = array.array("i", [0])
+        fcntl.ioctl(process.stdin.fileno(), termios.FIONREAD, left)
+        state = Path(f"/proc/{process.pid}/stat").read_text().rpartition(") ")[2][0]
+        asleep = asleep + 1 if left[0] == 0 and state == "S" else 0
+        time.sleep(0.01)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
+def test_the_output_of_a_killed_encoder_is_decoded(model: Path, live: bytes) -> None:
+    common = ("-", "-o", "-", "--model", model)
+    with (
+        process(
+            "compress",
+            *(*common, "--raw", "44100,1,s16le", "--quantizers", "2", "--chunk-frames", "4"),
+            stdin=subprocess.PIPE,
+        ) as encoder,
+        process("decompress", *common, "--raw", "s16le", stdin=encoder.stdout) as decoder,
+    ):
+        assert encoder.stdin is not None
+        assert encoder.stdout is not None
+        encoder.stdout.close()  # the decoder has it
+        encoder.stdin.write(raw_noise(2))
+        encoder.stdin.flush()
+        data = read_some(decoder.stdout, 44100)
+        encoder.kill()
+        rest, messages = decoder.communicate()
+        assert decoder.returncode == 1
+    assert messages.startswith(b"Error: <stdin>: the file ends early")
+    data += rest
+    assert len(data) % (2 * 512) == 0
+    target = io.BytesIO()
+    codec.decompress_stream(io.BytesIO(live), target, pretrained.load(str(model)), fmt="raw")
+    # The last frames depend on codes that were not written.
+    sure = len(data) - 2 * 512 * inference.decoder_context(pretrained.load(str(model))).after
+    found, expected = (np.frombuffer(part[:sure], "<i2").astype(int) for part in (data, target.getvalue()))
+    assert np.abs(found - expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["compress", "a.wav", "--raw", "44100,1,s16le"],
+        ["compress", "-", "--raw", "44100,s16le"],
+        ["compress", "-", "--raw", "44100,1,S16_LE"],
+        ["compress", "a.wav", "--chunk-frames", "0"],
+        ["decompress", "a.dac", "--raw", "s16le"],
+        ["decompress", "a.dac", "--start", "a minute"],
+        ["decompress", "a.dac", "--duration", "-1"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_of_streams(arguments: list[str]) -> None:
+    write_sound("a.wav")
+    result = run(*arguments, stdin=b"")
+    assert result.exit_code == 2
+    assert files_below() == {"a.wav"}
+
+
+@pytest.mark.parametrize(("start", "duration"), [("0.1", "0.2"), ("0:0.1", "0:0:0.2")])
+def test_a_part_of_a_file(compressed: DacFile, model: Path, start: str, duration: str) -> None:
+    write_dac("a.dac", compressed)
+    whole, _ = codec.decompress(compressed, model)
+    assert run("decompress", "a.dac", "--model", model, "--start", start, "--duration", duration).exit_code == 0
+    found, _ = soundfile.read("a.wav")
+    np.testing.assert_allclose(found.T, np.clip(whole.numpy()[:, 4410 : 3 * 4410], -1, 1), atol=2**-14)
+    result = run("decompress", "a.dac", "--model", model, "--start", "1:00", "-o", "b.wav")
+    assert result.exit_code == 1
+    assert "beyond the end" in errors_of(result)[0]
+    assert files_below() == {"a.dac", "a.wav"}
+
+
+@pytest.mark.usefixtures("three_cores")
+def test_the_model_is_loaded_with_the_threads_of_a_file(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+    load_model = codec.models.load_model
+
+    def listening(*arguments: Any, **options: Any) -> DAC:
+        threads.append(-1)
+        return load_model(*arguments, **options)
+
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    monkeypatch.setattr(codec, "load_model", listening)
+    for name in "abc":
+        write_sound(f"in/{name}.wav")
+    assert run("compress", "in", "--model", model, "-o", "out").exit_code == 0
+    assert threads == [1, -1, 3]
+    threads.clear()
+    assert run("decompress", "out", "--model", model, "-o", "decoded").exit_code == 0
+    assert threads == [1, -1, 3]

@@ -1,0 +1,121 @@
+// What the page computes, without networks, against values that test_page_modules.py wrote to the folder CASES.
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { test } from "node:test";
+import { DacFile, write } from "../../../dac_codec/interop/web/reader/src/index.js";
+import { Decoder, LowPass, encode } from "../../../dac_codec/interop/web/page/codec.js";
+import { gainOf, loudness } from "../../../dac_codec/interop/web/page/loudness.js";
+import { COLUMNS, ROWS, view } from "../../../dac_codec/interop/web/page/view.js";
+
+const folder = process.env.CASES;
+const expected = JSON.parse(readFileSync(`${folder}/expected.json`, "utf8"));
+const array = (name) => new Float32Array(new Uint8Array(readFileSync(`${folder}/${name}.f32`)).buffer);
+const whole = array("sound");
+const channels = [whole.subarray(0, whole.length / 2), whole.subarray(whole.length / 2)];
+
+function closest(actual, wanted, tolerance) {
+  assert.equal(actual.length, wanted.length);
+  const largest = actual.reduce((most, y, n) => Math.max(most, Math.abs(y - wanted[n])), 0);
+  assert.ok(largest <= tolerance, `${largest}`);
+}
+
+test("the low-pass is that of the Python package", () => {
+  const filter = new LowPass(44100, 8000);
+  const x = new Float32Array(channels[0].length + 2 * filter.reach);
+  x.set(channels[0], filter.reach);
+  closest(filter.apply(x), array("filtered"), 1e-6);
+  assert.equal(new LowPass(44100, null).apply(x), x);
+  assert.equal(new LowPass(44100, 21900).apply(x), x);
+});
+
+test("loudness and gain are those of the Python package", () => {
+  assert.ok(Math.abs(loudness(channels, 44100) - expected.loudness) < 1e-4);
+  assert.ok(Math.abs(gainOf(channels, 44100) - expected.gain) < 1e-4);
+  const short = channels.map((x) => x.subarray(0, 9000));
+  assert.ok(Math.abs(loudness(short, 44100) - expected.shortLoudness) < 1e-4);
+  assert.equal(gainOf([new Float32Array(44100)], 44100), 0);
+});
+
+// A network in which each frame depends on 3 frames before and 2 after.
+const model = { sampleRate: 8000, hopLength: 40, codebooks: 2, codebookSize: 16 };
+model.encoder = { before: 1, after: 1 };
+model.decoder = { before: 3, after: 2 };
+async function decodeFrames(codes, codebooks, frames) {
+  const sound = new Float32Array(frames * model.hopLength);
+  for (let t = 0; t < frames; t++)
+    for (let k = -3; k <= 2; k++)
+      for (let i = 0; i < codebooks && t + k >= 0 && t + k < frames; i++)
+        for (let n = 0; n < model.hopLength; n++)
+          sound[t * model.hopLength + n] += Math.sin(codes[i * frames + t + k] + n * (k + 5)) / 20;
+  return sound;
+}
+
+const frames = 1500;
+const header = { fingerprint: "0011223344556677", ...model, modelSampleRate: 8000, channels: 2, length: 59970, gain: 6 };
+const codes = Int32Array.from({ length: 2 * 2 * frames }, (_, n) => (n * n * 7 + n) % 16);
+const data = write(header, codes);
+
+test("blocks are parts of the whole", async () => {
+  const decoder = new Decoder(new DacFile(data), model, decodeFrames);
+  assert.equal(decoder.blocks, 4);
+  assert.equal(decoder.length, 59970);
+  for (let c = 0; c < 2; c++) {
+    const all = await decodeFrames(codes.subarray(c * 2 * frames, (c + 1) * 2 * frames), 2, frames);
+    const wanted = all.subarray(0, 59970).map((sample) => sample * 10 ** (-6 / 20));
+    for (const index of [2, 0, 3, 1]) {
+      const block = await decoder.block(index);
+      closest(block.channels[c], wanted.subarray(block.start, block.start + block.channels[c].length), 1e-6);
+    }
+  }
+});
+
+test("a file that does not fit the model is refused", () => {
+  const file = new DacFile(data);
+  for (const other of [{ hopLength: 80 }, { sampleRate: 16000 }, { codebookSize: 32 }, { codebooks: 1 }])
+    assert.throws(() => new Decoder(file, { ...model, ...other }, decodeFrames), /does not fit its model/);
+  const many = write({ ...header, channels: 40, length: 40, codebooks: 1 }, new Int32Array(40));
+  assert.throws(() => new Decoder(new DacFile(many), model, decodeFrames), /40 channels/);
+});
+
+test("missing frames are silent", async () => {
+  const damaged = data.slice();
+  const file = new DacFile(data);
+  damaged[Math.floor(data.length / 2)] ^= 1;
+  const decoder = new Decoder(new DacFile(damaged), model, decodeFrames);
+  const [gap] = decoder.file.gaps;
+  assert.equal(gap.frames, file.chunks[1].frames);
+  const { start, channels: sounds } = await decoder.block(Math.floor(gap.start / decoder.blockFrames) + 1);
+  const from = Math.max(0, gap.start * 40 - start);
+  assert.ok(sounds[0].subarray(from, from + 1000).every((sample) => sample === 0));
+});
+
+test("encoding in blocks is that of the whole", async () => {
+  // A code is the sum of a frame and its neighbours, in eighths.
+  const sums = (x) => Array.from({ length: x.length / 40 }, (_, t) => x.subarray(40 * t, 40 * t + 40).reduce((a, b) => a + b, 0));
+  const network = async (x) => {
+    const s = sums(x);
+    const found = s.map((v, t) => BigInt(Math.floor(8 * (v + (s[t - 1] ?? 0) + (s[t + 1] ?? 0)))));
+    return { codes: BigInt64Array.from([...found, ...found]), codebooks: 2, frames: s.length };
+  };
+  const x = Float32Array.from({ length: 40010 }, (_, n) => ((n * 37) % 64) / 64);
+  const shares = [];
+  const found = await encode([x], model, network, (share) => shares.push(share));
+  const padded = new Float32Array(found.frames * 40);
+  padded.set(x);
+  assert.deepEqual([...found.codes], [...(await network(padded)).codes].map(Number));
+  assert.equal(found.frames, 1001);
+  assert.equal(shares.at(-1), 1);
+});
+
+test("columns of all blocks make up the view", () => {
+  const length = channels[0].length;
+  let next = 0;
+  for (let start = 0; start < length; start += 30000) {
+    const block = channels.map((x) => x.subarray(start, start + 30000));
+    const { first, peaks, levels } = view(block, start, length, 44100);
+    assert.equal(first, next);
+    assert.equal(levels.length, (peaks.length / 2) * ROWS);
+    next += peaks.length / 2;
+  }
+  assert.equal(next, COLUMNS);
+});

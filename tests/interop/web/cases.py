@@ -97,7 +97,7 @@ def files() -> dict[str, bytes]:
 
 def damaged(data: bytes, rng: np.random.Generator) -> bytes:
     """The file with a few bytes changed, removed or inserted behind its header, or cut short."""
-    body = 60
+    body = data[5] + 10
     kind = int(rng.integers(4))
     if kind == 3:
         return data[: int(rng.integers(body, len(data)))]

@@ -13,7 +13,6 @@ import click
 from dac_codec.cli import options, running
 from dac_codec.cli.jobs import OverwriteGuard, display_path
 from dac_codec.common.errors import DacError
-from dac_codec.common.progress import progress_bar
 
 if TYPE_CHECKING:
     from dac_codec.corpus import Totals
@@ -132,6 +131,7 @@ def detokenize(
     """
     running.check_memory()
     from dac_codec import codec, corpus
+    from dac_codec.common.progress import progress_bar
 
     running.check_device(device)
     model_for = running.model_loader(model, device, not quiet, download=download)
@@ -174,6 +174,8 @@ class _Progress:
         self._started = self._shown = time.monotonic()
 
     def __enter__(self) -> _Progress:
+        from dac_codec.common.progress import progress_bar
+
         self._bar = progress_bar(None, self._total.sounds, not self._quiet, initial=self._done.sounds, unit="file")
         self._is_bar = not self._bar.disable
         return self

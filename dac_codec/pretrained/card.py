@@ -19,7 +19,7 @@ _TEMPLATE = """\
 # {name}
 
 A neural audio codec: a {kind} of the Descript Audio Codec ([arXiv 2306.06546](https://arxiv.org/abs/2306.06546)) for
-[dac_codec](https://pypi.org/project/dac_codec/).
+the Python package dac_codec.
 
 | | |
 |---|---|
@@ -84,7 +84,7 @@ def card(model: DAC, repository: str, license: str | None = None, report: str | 
     )
     config = model.config
     text = _TEMPLATE.format(
-        name=model.name,
+        name=repository.rpartition("/")[2] if model.name == "unnamed" else model.name,
         kind="causal variant" if config.causal else "network",
         sample_rate=config.sample_rate,
         frame_rate=config.frame_rate,

@@ -139,7 +139,8 @@ def push(
         text = card(model, repository, license, report)
         try:
             api = hub.HfApi(token=token)
-            api.create_repo(repository, private=private, exist_ok=True)
+            visibility = {} if private is None else {"private": private}
+            api.create_repo(repository, exist_ok=True, **visibility)
             if not api.file_exists(repository, _CARD_FILE):
                 (folder / _CARD_FILE).write_text(text, encoding="utf-8")
             return str(api.upload_folder(repo_id=repository, folder_path=folder, commit_message=message).commit_url)

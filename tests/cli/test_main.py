@@ -26,6 +26,7 @@ from tests.cli.shell import (
 )
 
 COMMANDS = ["compress", "decompress", "info", "models", "convert", "convert-model", "demo", "evaluate", "refit"]
+COMMANDS += ["tokenize", "detokenize"]
 
 
 def test_help_and_info_import_no_large_package(compressed: DacFile) -> None:

@@ -18,10 +18,9 @@ import torch
 from torch import Tensor
 
 from dac_codec import audio, bitstream, inference, pretrained
-from dac_codec.audio.samples import block_length, blocks
 from dac_codec.bitstream import GainSource, Header, LegacyFile
 from dac_codec.bitstream.levels import Levels
-from dac_codec.codec.file import DacFile, MemoryWriter, PathOrFile, open_for_writing
+from dac_codec.codec.file import DacFile, MemoryWriter, PathOrFile, WaveformReader, open_for_writing
 from dac_codec.codec.level_analysis import NextBlock, with_levels
 from dac_codec.codec.models import (
     FINGERPRINT_BYTES,
@@ -324,7 +323,7 @@ def _checked(source: Any) -> Any:
     )
 
 
-def _open(source: PathOrFile | bytes | Waveform | audio.Reader, stack: ExitStack) -> audio.Reader | _WaveformReader:
+def _open(source: PathOrFile | bytes | Waveform | audio.Reader, stack: ExitStack) -> audio.Reader | WaveformReader:
     """A reader of any source; `stack` closes what is opened here."""
     given = _checked(source)
     if isinstance(given, tuple):
@@ -332,27 +331,8 @@ def _open(source: PathOrFile | bytes | Waveform | audio.Reader, stack: ExitStack
         if isinstance(waveform, Tensor):
             waveform = waveform.detach().cpu()
             waveform = (waveform.float() if waveform.dtype == torch.bfloat16 else waveform).numpy()
-        return _WaveformReader(audio.check(waveform, sample_rate), sample_rate)
+        return WaveformReader(audio.check(waveform, sample_rate), sample_rate)
     return given if isinstance(given, audio.Reader) else stack.enter_context(audio.Reader(given))
-
-
-class _WaveformReader:
-    """A waveform [C, T] in memory with the interface of `audio.Reader`."""
-
-    name = "audio"
-    rewindable = True
-    channel_mask = None
-    missing = ""
-
-    def __init__(self, waveform: audio.Audio, sample_rate: int) -> None:
-        self._waveform, self.sample_rate = waveform, sample_rate
-        self.channels, self.n_samples = waveform.shape
-
-    def blocks(self) -> Iterator[audio.Audio]:
-        return blocks(self._waveform, block_length(self.channels))
-
-    def rewind(self) -> None:
-        pass
 
 
 def network_input(samples: Iterable[audio.Audio], header: Header) -> Iterator[Tensor]:
@@ -412,7 +392,7 @@ def _beginning(samples: Iterable[audio.Audio], sample_rate: int) -> tuple[audio.
 def make_header(
     model: DAC,
     n_quantizers: int,
-    source: audio.Reader | _WaveformReader | LegacyFile,
+    source: audio.Reader | WaveformReader | LegacyFile,
     measured: Measured,
     n_samples: int | None,
 ) -> Header:

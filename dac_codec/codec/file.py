@@ -15,8 +15,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dac_codec import bitstream
-from dac_codec.bitstream import Header, LegacyFile
+from dac_codec import audio, bitstream
+from dac_codec.audio.samples import block_length, blocks
+from dac_codec.bitstream import Chunk, Header, LegacyFile
+from dac_codec.bitstream.chunks import check_below
 from dac_codec.bitstream.levels import Levels
 from dac_codec.codec.models import find_context, model_id
 from dac_codec.common.errors import BitstreamError, DacError
@@ -179,6 +181,55 @@ class MemoryWriter:
             return DacFile(header, codes)
         n_windows = header.levels.n_windows(codes.shape[-1])
         return DacFile(header, codes, torch.from_numpy(np.concatenate(self._levels, -1)[..., :n_windows].copy()))
+
+
+class MemoryReader:
+    """A DacFile with the interface of `bitstream.Reader`, for files without gaps."""
+
+    complete = True
+
+    def __init__(self, file: DacFile) -> None:
+        self.header, self.n_samples = file.header, file.n_samples
+        self._codes, self._first_frame = file.codes.numpy().astype(np.int32), 0
+        self._levels = None if file.levels is None else file.levels.numpy()
+        low, high, size = int(self._codes.min(initial=0)), int(self._codes.max(initial=0)), file.header.codebook_size
+        if not -1 <= low <= high < size:
+            raise BitstreamError(f"codes must be in -1..{size - 1}, found {low}..{high}")
+        if self._codes.size:
+            check_below(file.header, self._codes)
+        n_samples, n_frames = file.header.n_samples, self._codes.shape[-1]
+        if n_samples is not None and n_frames < min(file.header.possible_frames(n_samples)):
+            file.header.check_length(n_samples, n_frames)
+
+    def seek_frame(self, frame: int) -> int:
+        self._first_frame = min(frame, self._codes.shape[-1])
+        return self._first_frame
+
+    def __iter__(self) -> Iterator[Chunk]:
+        n_frames = self._codes.shape[-1]
+        size = -(-n_frames // 100)  # steps of the progress bar
+        whole = Chunk(0, self._codes, self._levels)
+        for start in range(self._first_frame, n_frames, max(1, size)):
+            yield whole.part(start, min(start + size, n_frames), self.header.levels)
+
+
+class WaveformReader:
+    """A waveform [C, T] in memory with the interface of `audio.Reader`."""
+
+    name = "audio"
+    rewindable = True
+    channel_mask = None
+    missing = ""
+
+    def __init__(self, waveform: audio.Audio, sample_rate: int) -> None:
+        self._waveform, self.sample_rate = waveform, sample_rate
+        self.channels, self.n_samples = waveform.shape
+
+    def blocks(self) -> Iterator[audio.Audio]:
+        return blocks(self._waveform, block_length(self.channels))
+
+    def rewind(self) -> None:
+        pass
 
 
 def load(

@@ -16,9 +16,8 @@ from torch import Tensor
 
 from dac_codec import audio, bitstream, inference
 from dac_codec.bitstream import Chunk, Gap, Header, LegacyFile
-from dac_codec.bitstream.chunks import check_below
 from dac_codec.codec.concealment import Concealer
-from dac_codec.codec.file import DacFile, PathOrFile, open_for_reading, prefix_errors
+from dac_codec.codec.file import DacFile, MemoryReader, PathOrFile, open_for_reading, prefix_errors
 from dac_codec.codec.legacy import decode_legacy
 from dac_codec.codec.levels import LevelFilter
 from dac_codec.codec.models import find_context, load_model, model_of, network_errors
@@ -231,7 +230,7 @@ class DacStream:
             raise BitstreamError("a file of descript-audio-codec has no layers")
         if self.seekable:
             self._rewind()
-        if isinstance(self._reader, _MemoryReader):
+        if isinstance(self._reader, MemoryReader):
             yield np.concatenate(list(self.blocks(model)), 1)
             return
         with prefix_errors(self._name):
@@ -312,7 +311,7 @@ class DacStream:
 
     def _rewind(self) -> None:
         if self._file is not None:
-            self._reader: bitstream.Reader | _MemoryReader = _MemoryReader(self._file)
+            self._reader: bitstream.Reader | MemoryReader = MemoryReader(self._file)
             return
         if self.seekable:
             self._stream.seek(self._origin)
@@ -420,33 +419,3 @@ def _clip(events: Iterable[Chunk | Gap], part: TimeRange, header: Header) -> Ite
                 yield Gap(begin, end - begin, event.reason)
         if last is not None and stop >= last:
             return
-
-
-class _MemoryReader:
-    """A DacFile with the interface of `bitstream.Reader`, for files without gaps."""
-
-    complete = True
-
-    def __init__(self, file: DacFile) -> None:
-        self.header, self.n_samples = file.header, file.n_samples
-        self._codes, self._first_frame = file.codes.numpy().astype(np.int32), 0
-        self._levels = None if file.levels is None else file.levels.numpy()
-        low, high, size = int(self._codes.min(initial=0)), int(self._codes.max(initial=0)), file.header.codebook_size
-        if not -1 <= low <= high < size:
-            raise BitstreamError(f"codes must be in -1..{size - 1}, found {low}..{high}")
-        if self._codes.size:
-            check_below(file.header, self._codes)
-        n_samples, n_frames = file.header.n_samples, self._codes.shape[-1]
-        if n_samples is not None and n_frames < min(file.header.possible_frames(n_samples)):
-            file.header.check_length(n_samples, n_frames)
-
-    def seek_frame(self, frame: int) -> int:
-        self._first_frame = min(frame, self._codes.shape[-1])
-        return self._first_frame
-
-    def __iter__(self) -> Iterator[Chunk]:
-        n_frames = self._codes.shape[-1]
-        size = -(-n_frames // 100)  # steps of the progress bar
-        whole = Chunk(0, self._codes, self._levels)
-        for start in range(self._first_frame, n_frames, max(1, size)):
-            yield whole.part(start, min(start + size, n_frames), self.header.levels)

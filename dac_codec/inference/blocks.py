@@ -21,7 +21,7 @@ from dac_codec.model.checks import check_audio
 _MIN_BLOCK = 16
 """Frames of a block below which call overhead dominates."""
 
-MIN_BLOCKS = 6
+MIN_BLOCKS = 8
 """Blocks of a signal from which a thread per block of the network is faster than threads within each layer."""
 
 

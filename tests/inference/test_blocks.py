@@ -81,9 +81,12 @@ def two_threads() -> Iterator[None]:
 
 @pytest.mark.usefixtures("short_blocks", "two_threads")
 @pytest.mark.parametrize("model", [MODEL, CAUSAL])
-@pytest.mark.parametrize("n_samples", [16 * 15 * 5, 16 * 15 * 6 - 1, 16 * 15 * 9 + 5])
+@pytest.mark.parametrize(("n_blocks", "more"), [(-1, 0), (0, -1), (3, 5)])
 @torch.inference_mode()
-def test_a_thread_for_each_block_of_the_network(model: DAC, n_samples: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thread_for_each_block_of_the_network(
+    model: DAC, n_blocks: int, more: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_samples = 16 * 15 * (blocks.MIN_BLOCKS + n_blocks) + more
     n_pipelines = 0
 
     def pipeline(*arguments: Any) -> Any:
@@ -96,7 +99,7 @@ def test_a_thread_for_each_block_of_the_network(model: DAC, n_samples: int, monk
     found = list(inference.encode_frames(model, pieces(audio, [700]), n_paths=2))
     codes = torch.cat([frames.codes for frames in found], -1)
     decoded = inference.decode(model, codes)
-    assert n_pipelines == (2 if n_samples > 16 * 15 * 5 else 0)
+    assert n_pipelines == (0 if n_blocks < 0 else 2)
     torch.set_num_threads(1)
     expected = list(inference.encode_frames(model, pieces(audio, [700]), n_paths=2))
     for one, other in zip(found, expected, strict=True):
@@ -108,7 +111,7 @@ def test_a_thread_for_each_block_of_the_network(model: DAC, n_samples: int, monk
 @pytest.mark.usefixtures("short_blocks", "two_threads")
 def test_errors_and_ends_of_threads() -> None:
     def failing() -> Iterator[torch.Tensor]:
-        yield noise(1, 1, 16 * 15 * 8)
+        yield noise(1, 1, 16 * 15 * 9)
         raise OSError("cut off")
 
     found = []

@@ -27,12 +27,16 @@ def test_the_table_of_several_files() -> None:
     assert [row[:2] for row in rows[2:]] == [["| 2 of 0.2 s", "compress"], ["| 2 of 0.2 s", "decompress"]]
 
 
-def test_the_table_of_efforts() -> None:
-    command = [sys.executable, SCRIPTS / "benchmarks" / "effort.py", "--seconds", "0.3", "--efforts", "0", "1"]
-    done = subprocess.run([*command, "--rounds", "1"], capture_output=True, text=True, check=True)
-    rows = [row.strip("| ").split(" | ") for row in done.stdout.splitlines()[2:]]
-    assert [row[:2] for row in rows] == [[effort, kind] for kind in ("constant", "variable") for effort in "01"]
-    assert rows[0][3] == "1.00"
+@pytest.mark.parametrize("busy", [False, True])
+def test_the_table_of_efforts(busy: bool) -> None:
+    command = [sys.executable, SCRIPTS / "benchmarks" / "effort.py", "--seconds", "0.3", "--rounds", "1"]
+    command += ["--efforts", "--busy"] if busy else ["--efforts", "0", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    rows = [row.strip("| ").split(" | ") for row in done.stdout.splitlines()[2:-2]]
+    kinds = [f"{kind}, effort {effort}" for effort in "01" for kind in ("constant", "variable")]
+    assert [row[0] for row in rows] == (["default, encode", "default, decode"] if busy else ["default", *kinds])
+    assert [len(row) for row in rows] == [5] * len(rows)
+    assert all(cell.endswith("x") for row in rows for cell in row[1 : 4 if busy else 5])
 
 
 def test_rankings_of_paths(tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dac_codec.bitstream import Chunk, Coding, Gap, Header, LevelParameters, Order, Reader, Writer, thin, with_length
+from dac_codec.bitstream.chunks import ChunkKind
 from dac_codec.bitstream.code_model import CodeModel
+from dac_codec.bitstream.container import ChunkWriter
 from dac_codec.bitstream.context_model import ContextModel
 from dac_codec.codec.levels import LevelFilter
 from dac_codec.common.errors import TruncatedBitstreamError
@@ -97,7 +99,7 @@ def files() -> dict[str, bytes]:
 
 def damaged(data: bytes, rng: np.random.Generator) -> bytes:
     """The file with a few bytes changed, removed or inserted behind its header, or cut short."""
-    body = 60
+    body = data[5] + 10
     kind = int(rng.integers(4))
     if kind == 3:
         return data[: int(rng.integers(body, len(data)))]
@@ -108,6 +110,25 @@ def damaged(data: bytes, rng: np.random.Generator) -> bytes:
         noise = rng.bytes(n)
         changed[at : at + (n if kind != 1 else 0)] = b"" if kind == 2 else noise
     return bytes(changed)
+
+
+def with_invalid_layers(data: bytes) -> dict[str, bytes]:
+    """The file with a layer of its second chunk that breaks a rule under a valid CRC: each of its layers in turn."""
+    reader = Reader(io.BytesIO(data))
+    chunks = list(reader.coded())
+    assert reader.n_samples is not None
+    found = {}
+    for index in range(len(chunks[1].layers)):
+        stream = io.BytesIO()
+        writer = ChunkWriter(stream, replace(reader.header, n_samples=reader.n_samples))
+        for number, chunk in enumerate(chunks):
+            layers = list(chunk.layers)
+            if number == 1:
+                layers[index] = (layers[index] or b"") + b"\x07"
+            writer.write_codes(replace(chunk, layers=tuple(layers)), len(layers))
+        writer.write(ChunkKind.END, b"")
+        found[f"invalid-damaged-layer-{index}"] = stream.getvalue()
+    return found
 
 
 def expected(data: bytes) -> dict[str, Any]:
@@ -146,7 +167,10 @@ def expected(data: bytes) -> dict[str, Any]:
 
 def write_cases(folder: Path, damage: int) -> None:
     """Files, and their content as JSON and raw arrays; `damage` damaged variants of each."""
-    for name, data in files().items():
+    intact = files()
+    for name, data in with_invalid_layers(intact["levels"]).items():
+        save_case(folder / name, data)
+    for name, data in intact.items():
         save_case(folder / name, data, intact=True)
         for seed in range(0 if name in ("empty", "context_long") else damage):
             rng = np.random.default_rng([seed, len(data)])

@@ -176,9 +176,10 @@ export class Container {
   #search(position) {
     let candidate = this.#candidate(position, this.nFrames);
     while (candidate && candidate.start > this.nFrames && candidate.kind === CODES) {
-      // The next intact chunk must confirm that frames are missing.
-      const next = this.#candidate(candidate.end, 0);
-      if (!next || next.start === undefined || next.start >= candidate.start + candidate.frames) break;
+      // The next intact chunk, or the end of the file, must confirm that frames are missing.
+      let next = this.#candidate(candidate.end, 0);
+      while (next && next.start === undefined) next = this.#candidate(next.end, 0);
+      if (!next || next.start >= candidate.start + candidate.frames) break;
       candidate = this.#candidate(candidate.position + 1, this.nFrames);
     }
     return candidate;

@@ -49,7 +49,7 @@ def memory(pid: int | str) -> float:
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS:")), 0.0)
 
 
-def processor_time(pid: int | str) -> float:
+def processor_time(pid: int) -> float:
     """Seconds of processor time of a process; 0 if it has ended, or there is no /proc."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -80,7 +80,7 @@ class Meter:
         """Measure."""
         self.seen += done
         workers = [process.pid or 0 for process in multiprocessing.active_children()]
-        times = sum(map(processor_time, workers)), processor_time("self")
+        times = sum(map(processor_time, workers)), time.process_time()
         memories = memory("self"), max(map(memory, workers), default=0.0)
         self.notes.append(Note(self.seen, time.perf_counter(), *times, *memories))
 
@@ -95,7 +95,7 @@ class Meter:
             f"{(last.done.sounds - first.done.sounds) / elapsed:.2f}",
             f"{seconds / elapsed:.1f}",
             f"{3600 * (last.workers_time - first.workers_time) / seconds:.0f}",
-            f"{3600 * (last.main_time - first.main_time) / seconds:.1f}",
+            f"{3600 * (last.main_time - first.main_time) / seconds:.2f}",
             f"{n_bytes / last.done.seconds:.0f}",
             " ".join(f"{note.main_memory:.0f}" for note in quarters),
             " ".join(f"{note.worker_memory:.0f}" for note in quarters),
@@ -122,6 +122,7 @@ def main() -> None:
             meter = Meter()
             with on_this_machine(settings, n_workers) as engine:
                 plan.run(engine, meter.report)
+                meter.report(Totals())  # with the last shard written
             n_bytes = sum(path.stat().st_size for path in plan.corpus.folder.glob("shard-*"))
             rows.append(meter.row(n_workers, n_bytes))
     names = ["workers", "files", "files/s", "hours per hour", "workers: s per hour", "main: s per hour"]

@@ -13,7 +13,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from dac_codec.common.threads import pipeline
+from dac_codec.common.threads import available_cores, pipeline
 from dac_codec.inference.activation import SnakeFunction, snake_into
 from dac_codec.inference.layers import Chain, chain
 from dac_codec.inference.precision import pinned_precision
@@ -35,8 +35,8 @@ def pipelined(
     """The items after all functions, one function after the other, or a thread for each (`threads.pipeline`).
 
     PyTorch's threads meet at the end of every operation, and wait for the one that shares its core with another
-    program. Threads with an operation each do not. They get half of the caller's number of threads, as they differ in
-    their work; if that number is 1, so that the caller uses one core, there are none.
+    program. Threads with an operation each do not. They get half of the caller's number of threads, or of the cores
+    that this process may use, as they differ in their work; if the caller has one thread, there are none.
     """
     n_threads = torch.get_num_threads()
     if n_threads == 1 or not in_threads:
@@ -45,9 +45,11 @@ def pipelined(
         yield iter(items)
         return
 
+    n_each = max(1, min(n_threads, available_cores()) // 2)
+
     def start() -> None:
         torch.get_num_threads()  # else the first operation would replace the number of this thread
-        torch.set_num_threads(n_threads // 2)
+        torch.set_num_threads(n_each)
 
     with pipeline(items, functions, start) as outputs:
         torch.set_num_threads(n_threads)  # of the process again

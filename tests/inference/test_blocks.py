@@ -108,6 +108,23 @@ def test_a_thread_for_each_block_of_the_network(
     torch.set_num_threads(2)
 
 
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize(
+    ("n_threads", "n_cores", "in_threads", "expected"),
+    [(8, 6, True, 3), (2, 8, True, 1), (8, 1, True, 1), (2, 8, False, 2)],
+)
+def test_threads_within_operations(
+    n_threads: int, n_cores: int, in_threads: bool, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network, "available_cores", lambda: n_cores)
+    torch.set_num_threads(n_threads)
+    numbers = [lambda _: [torch.get_num_threads()], lambda found: [*found, torch.get_num_threads()]]
+    with network.pipelined(range(2), numbers, in_threads) as found:
+        assert list(found) == [[expected] * 2] * 2
+        assert torch.get_num_threads() == n_threads
+    torch.set_num_threads(2)
+
+
 @pytest.mark.usefixtures("short_blocks", "two_threads")
 def test_errors_and_ends_of_threads() -> None:
     def failing() -> Iterator[torch.Tensor]:

@@ -125,12 +125,15 @@ class Phase(_Section):
         quantize: share of the excerpts, chosen at random, that pass the quantizer; true for all, false for none. The
             gradient of the others is exact, without the straight-through estimate (Défossez et al., "Moshi", 2024,
             section 3.3). Where quantization begins after another phase, codebooks are initialized by k-means.
+        fit_codebooks: whether k-means fits the codebooks at the beginning of the phase although quantization has begun
+            before: entries that learn by gradient lag behind an encoder that changes fast.
         adversarial: whether there are adversarial and feature matching losses, and the discriminators are trained.
         generator: whether encoder, quantizer and decoder are trained; if not, the discriminators are trained alone.
     """
 
     until: PositiveInt
     quantize: Share = 1.0
+    fit_codebooks: bool = False
     adversarial: bool = True
     generator: bool = True
 
@@ -259,7 +262,8 @@ class TrainConfig(_Section):
                     "trainer.revive_every must be 0 and trainer.rotation_trick false: fsq has no codebooks"
                 )
             return self
-        if all(phase.quantize for phase in trainer.phases) or not any(phase.quantize for phase in trainer.phases):
+        fitted = any(phase.fit_codebooks for phase in trainer.phases)
+        if not fitted and len({phase.quantize > 0 for phase in trainer.phases}) == 1:
             return self
         width = model.latent_width // model.groups
         if not 2 <= model.codebook_dim <= width + 1:

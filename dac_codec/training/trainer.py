@@ -140,8 +140,11 @@ class Trainer:
             stream = self._batches()
             while self.step < settings.n_steps and not any_process(self.fabric, stop.is_set()):
                 started = time.perf_counter()
-                if self.step > 0 and self.phase(self.step).quantize and not self.phase(self.step - 1).quantize:
+                before, phase = self.phase(max(0, self.step - 1)), self.phase(self.step)
+                begins = phase.quantize and not before.quantize
+                if begins:
                     self.best = math.inf  # distances without a quantizer do not compare with those with one
+                if begins or (phase.fit_codebooks and phase is not before):
                     self._fit_codebooks()
                 reals = [self._audio_of(next(stream)) for _ in range(settings.accumulate)]
                 waited = time.perf_counter() - started

@@ -143,6 +143,16 @@ def test_the_best_distance_is_reset_when_quantization_begins(tmp_path: Path, man
             assert float((average[name] - value).norm()) <= 0.2 * float(value.norm()), name
 
 
+def test_codebooks_are_fitted_at_the_beginning_of_a_phase(tmp_path: Path, manifest: Path) -> None:
+    phases = [{"until": 2}, {"until": 4, "fit_codebooks": True}, {"until": 5}]
+    run = Trainer(small_run(tmp_path, manifest, trainer={"phases": [one | {"adversarial": False} for one in phases]}))
+    fitted = []
+    fit = run._fit_codebooks
+    run._fit_codebooks = lambda: (fitted.append(run.step), fit())  # type: ignore[method-assign,assignment,func-returns-value]
+    run.run()
+    assert fitted == [2]
+
+
 def test_an_interrupted_validation_is_repeated_once(tmp_path: Path, manifest: Path) -> None:
     run = Trainer(small_run(tmp_path, manifest))
     validate = run.validation.run

@@ -109,7 +109,7 @@ def encode_frames(
     Yields:
         Frames, at least one at once.
     """
-    yield from _encoded(model, blocks, n_quantizers, block_frames, n_paths, with_errors=True)
+    return _encoded(model, blocks, n_quantizers, block_frames, n_paths, with_errors=True)
 
 
 def _encoded(
@@ -119,7 +119,7 @@ def _encoded(
     block_frames: int | None,
     n_paths: int,
     with_errors: bool,
-) -> Iterator[Frames]:
+) -> Generator[Frames, None, None]:
     """`encode_frames`; without errors and power, these are empty."""
     quantizer = prepare_cached(model).folded_quantizer
     regrouped = _regroup(blocks, model.hop_length, model, block_frames)

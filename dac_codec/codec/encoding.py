@@ -128,16 +128,26 @@ def compress(
     """
     given = _checked(source)
     waveform = given if isinstance(given, tuple) else audio.read(given)
-    loaded = load_model(model, device, progress)
-    choose = partial(choose_rate, loaded, n_quantizers, bitrate, quality, constant, effort, levels)
     memory = MemoryWriter()
-    header = _compress(waveform, io.BytesIO(), loaded, choose, progress, memory=memory).header
-    return memory.file(header)
+    written = compress_stream(
+        waveform,
+        memory,
+        model,
+        n_quantizers,
+        bitrate,
+        device,
+        progress,
+        effort=effort,
+        quality=quality,
+        constant=constant,
+        levels=levels,
+    )
+    return memory.file(written.header)
 
 
 def compress_stream(
     source: PathOrFile | bytes | Waveform | audio.Reader,
-    target: PathOrFile,
+    target: PathOrFile | MemoryWriter,
     model: str | os.PathLike[str] | DAC = pretrained.DEFAULT_MODEL,
     n_quantizers: int | None = None,
     bitrate: float | None = None,
@@ -163,7 +173,8 @@ def compress_stream(
 
     Args:
         source: as for `compress`, or a reader at its beginning.
-        target: a path, where the file appears complete or not at all, or a binary stream, which is not closed.
+        target: a path, where the file appears complete or not at all, or a binary stream, which is not closed; or, for
+            `compress`, memory.
         chunk_frames: frames per chunk, all of which one damaged byte costs; None: 3.5 s, and 16 frames for a pipe.
         redundancy: whether to repeat the coarse codes of each chunk with the next one, for streams over which single
             chunks are lost: a reader then decodes a lost chunk from these.
@@ -177,29 +188,15 @@ def compress_stream(
         BrokenPipeError: the reader of a stream closed it.
     """
     loaded = load_model(model, device, progress)
-    choose = partial(choose_rate, loaded, n_quantizers, bitrate, quality, constant, effort, levels)
-    return _compress(source, target, loaded, choose, progress, chunk_frames, redundancy)
-
-
-def _compress(
-    source: PathOrFile | bytes | Waveform | audio.Reader,
-    target: PathOrFile,
-    model: DAC,
-    choose: Callable[[bool], Rate],
-    progress: bool,
-    chunk_frames: int | None = None,
-    redundancy: bool = False,
-    memory: MemoryWriter | None = None,
-) -> Compressed:
-    """`compress_stream`, to `memory` if given. `choose` gives the rate, given whether the source is a pipe."""
     with ExitStack() as stack:
         reader = _open(source, stack)
-        rate = choose(not reader.rewindable)
+        live = not reader.rewindable
+        rate = choose_rate(loaded, n_quantizers, bitrate, quality, constant, effort, levels, live)
         if reader.rewindable:
             counted = _Counted(reader.blocks(), reader.n_samples, "measuring", progress)
             with prefetch(counted) as samples:
-                measured = measure(samples, reader.sample_rate, reader.channels, model.sample_rate)
-            header = make_header(model, rate.n_quantizers, reader, measured, counted.n_samples)
+                measured = measure(samples, reader.sample_rate, reader.channels, loaded.sample_rate)
+            header = make_header(loaded, rate.n_quantizers, reader, measured, counted.n_samples)
             reader.rewind()
             counted = _Counted(reader.blocks(), header.n_samples, "encoding", progress)
             inputs = stack.enter_context(prefetch(network_input(counted, header)))
@@ -207,16 +204,16 @@ def _compress(
         else:
             counted = _Counted(reader.blocks(), None, "encoding", progress)
             beginning, samples = _beginning(counted, reader.sample_rate)
-            gain_db, _ = measure([beginning], reader.sample_rate, reader.channels, model.sample_rate)
+            gain_db, _ = measure([beginning], reader.sample_rate, reader.channels, loaded.sample_rate)
             # The bandwidth stays open: later samples may have a higher one than the beginning.
             header = make_header(
-                model, rate.n_quantizers, reader, Measured(min(gain_db, BEGINNING_MOST_DB), None), None
+                loaded, rate.n_quantizers, reader, Measured(min(gain_db, BEGINNING_MOST_DB), None), None
             )
             inputs = network_input(samples, header)
             chunk_frames = block_frames = LIVE_CHUNK_FRAMES if chunk_frames is None else chunk_frames
         context = None
         if rate.levels or redundancy or not rate.is_constant:
-            header, context = with_layers(header, model, rate.levels)
+            header, context = with_layers(header, loaded, rate.levels)
             if block_frames is not None and not redundancy:
                 # A layer costs 6 bytes in each of many short chunks, and saves none that are lost as a whole.
                 header = replace(header, layers=(header.n_codebooks,))
@@ -234,17 +231,18 @@ def _compress(
         new_writer = partial(
             bitstream.Writer, header=header, chunk_frames=chunk_frames, model=context, redundancy=redundancy
         )
-        network = model, inputs, rate.n_quantizers, block_frames, rate.n_paths
-        with open_for_writing(target, keep_partial=not reader.rewindable) as stream, network_errors():
+        network = loaded, inputs, rate.n_quantizers, block_frames, rate.n_paths
+        memory = target if isinstance(target, MemoryWriter) else None
+        with open_for_writing(io.BytesIO() if memory else target, keep_partial=live) as stream, network_errors():  # type: ignore[arg-type]
             output = CountingWriter(stream)
             codes: Iterator[Tensor]
             if rate.is_constant:
                 codes = stack.enter_context(closing(inference.encode_blocks(*network)))
             else:
                 frames = stack.enter_context(closing(inference.encode_frames(*network)))
-                codes = choose_codes(frames, rate, model, new_writer, original)
+                codes = choose_codes(frames, rate, loaded, new_writer, original)
             writer = memory or new_writer(output)  # type: ignore[arg-type]
-            pairs = stack.enter_context(closing(with_levels(model, header, codes, original)))
+            pairs = stack.enter_context(closing(with_levels(loaded, header, codes, original)))
             for block, band_levels in pairs:
                 writer.write(block.numpy(), band_levels)
                 if block_frames is not None:

@@ -71,12 +71,12 @@ def is_running(pid: int) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(("number", "n_workers"), [(signal.SIGKILL, 2), (signal.SIGINT, 1)])
 def test_a_stopped_run_leaves_no_process_and_continues(
-    number: int, sounds: Path, model: str, tokenize: Tokenize, tmp_path: Path
+    number: int, n_workers: int, sounds: Path, model: str, tokenize: Tokenize, tmp_path: Path
 ) -> None:
     sources = [sounds] * 4
-    arguments = ["tokenize", *sources, "-o", tmp_path / "run", "--workers", 2, *options(model)]
+    arguments = ["tokenize", *sources, "-o", tmp_path / "run", "--workers", n_workers, *options(model)]
     run = start(*arguments)
     workers: list[int] = []
     try:

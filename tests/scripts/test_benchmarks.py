@@ -90,7 +90,7 @@ def test_a_run_leaves_tables_and_a_picture(tmp_path: Path, model: DAC) -> None:
     package.mkdir(parents=True)
     (package / "__init__.py").write_text(DOUBLE)
     rows = ["plain", "exact", *PACKAGES, "command-line"]
-    options = ["--models", "tiny", "--rows", *rows, "--batch", "1", "2", "--file-seconds", "2"]
+    options = ["--models", "tiny", "--rows", *rows, "--batch", "1", "2", "--file-seconds", "2", "--rounds", "1"]
     done = run(tmp_path, *options, path=tmp_path / "others")
     assert done.returncode == 0, done.stderr
     assert {path.name for path in (tmp_path / "report").iterdir()} == {"report.json", "report.md", "speed.svg"}

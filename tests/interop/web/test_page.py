@@ -159,19 +159,20 @@ def test_a_file_plays_as_python_decodes_it(browser: Open, compressed: Path, mode
     played = browser.play(5)
     assert played.shape == expected.shape
     assert np.abs(played - expected.numpy()).max() < 1e-4
-
-
-def test_seeking(browser: Open, compressed: Path, model: DAC) -> None:
-    browser.drop(compressed)
-    browser.decoded("chord.dac")
-    expected, _ = decompress(compressed, model=model)
     browser.page.evaluate("{ const seek = document.getElementById('seek'); seek.value = 3.9; seek.oninput(); }")
     played = browser.play(1.1)
     assert np.abs(played - expected.numpy()[:, round(3.9 * RATE) :]).max() < 1e-4
 
 
-def test_the_keyboard(browser: Open, compressed: Path) -> None:
+def test_a_bad_file_does_not_stop_the_one_before_and_the_keyboard_plays_it(
+    browser: Open, compressed: Path, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.dac"
+    bad.write_bytes(compressed.read_bytes()[:20])
+    browser.page.evaluate("document.getElementById('name').textContent = ''")
     browser.drop(compressed)
+    browser.page.wait("document.getElementById('name').textContent === 'chord.dac'")
+    browser.drop(bad)
     browser.decoded("chord.dac")
     press = "document.body.dispatchEvent(new KeyboardEvent('keydown', { key: ' ', bubbles: true, cancelable: true }))"
     browser.page.evaluate(press)
@@ -232,16 +233,6 @@ def test_a_sound_is_compressed_as_python_compresses_it(browser: Open, model: DAC
     browser.page.evaluate("document.querySelector('input[value=original]').click()")
     original, _ = soundfile.read(path, dtype="float32", always_2d=True)
     assert np.abs(browser.play(2.5) - original.T).max() < 1e-4
-
-
-def test_a_bad_file_does_not_stop_the_one_before(browser: Open, compressed: Path, tmp_path: Path) -> None:
-    bad = tmp_path / "bad.dac"
-    bad.write_bytes(compressed.read_bytes()[:20])
-    browser.page.evaluate("document.getElementById('name').textContent = ''")
-    browser.drop(compressed)
-    browser.page.wait("document.getElementById('name').textContent === 'chord.dac'")
-    browser.drop(bad)
-    browser.decoded("chord.dac")
 
 
 def test_the_newest_file_wins(browser: Open, compressed: Path, tmp_path: Path) -> None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 REPEAT_SECONDS = 1.0
 """A signal that arrives again within this time is taken for the same one, as `timeout` sends two."""
+
+IMPORT_SECONDS = 0.02
+"""Time after which a signal that arrives within an import is sent again."""
 
 _blocks: list[object] = []
 """The blocks of `handled_signals` that are entered."""
@@ -32,7 +37,8 @@ def handled_signals(
     """Call `handler` with the number of each of these signals that arrives within the block.
 
     A signal that is repeated within `REPEAT_SECONDS` is dropped, also after `handler` restored the previous handlers
-    if those are of this function.
+    if those are of this function. One that arrives within an import is sent again until the import is complete: the
+    process would abort if `handler` raised an exception while a C++ library is initialized.
 
     Does nothing outside the main thread, which alone can set handlers.
 
@@ -50,7 +56,12 @@ def handled_signals(
         while previous:
             signal.signal(*previous.popitem())
 
-    def handle(number: int, frame: object) -> None:
+    def handle(number: int, frame: FrameType | None) -> None:
+        if _within_import(frame):
+            later = threading.Timer(IMPORT_SECONDS, os.kill, (os.getpid(), number))
+            later.daemon = True
+            later.start()
+            return
         now = time.monotonic()
         if now - _handled.get(number, -math.inf) >= REPEAT_SECONDS:
             _handled[number] = now
@@ -70,3 +81,11 @@ def handled_signals(
     finally:
         restore()
         _blocks.remove(handle)
+
+
+def _within_import(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False

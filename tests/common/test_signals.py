@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
+import time
+from pathlib import Path
 
 import pytest
 
@@ -43,3 +46,19 @@ def test_a_handled_signal_is_passed_on() -> None:
         signals.pass_on(signal.SIGHUP)
         signal.raise_signal(signal.SIGHUP)
     assert arrived == ["inner", "outer"]
+
+
+def test_a_signal_within_an_import_is_handled_behind_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception in the middle of it aborts a process that initializes a C++ library."""
+    (tmp_path / "interrupted_module.py").write_text(
+        "import signal\nsignal.raise_signal(signal.SIGINT)\nCOMPLETE = True\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    handled: list[bool] = []
+    with handled_signals(lambda number: handled.append(True), "SIGINT", keep_ignored=False):
+        assert importlib.import_module("interrupted_module").COMPLETE
+        assert handled == []
+        deadline = time.monotonic() + 10
+        while not handled and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert handled == [True]

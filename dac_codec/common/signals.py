@@ -37,8 +37,9 @@ def handled_signals(
     """Call `handler` with the number of each of these signals that arrives within the block.
 
     A signal that is repeated within `REPEAT_SECONDS` is dropped, also after `handler` restored the previous handlers
-    if those are of this function. One that arrives within an import is sent again until the import is complete: the
-    process would abort if `handler` raised an exception while a C++ library is initialized.
+    if those are of this function. One that arrives within an import is sent again until the import is complete, at the
+    latest at the end of the block: the process would abort if `handler` raised an exception while a C++ library is
+    initialized.
 
     Does nothing outside the main thread, which alone can set handlers.
 
@@ -51,6 +52,7 @@ def handled_signals(
         A function that restores the previous handlers before the end of the block.
     """
     previous: dict[int, Any] = {}
+    delayed: dict[int, threading.Timer] = {}
 
     def restore() -> None:
         while previous:
@@ -58,10 +60,10 @@ def handled_signals(
 
     def handle(number: int, frame: FrameType | None) -> None:
         if _within_import(frame):
-            later = threading.Timer(IMPORT_SECONDS, os.kill, (os.getpid(), number))
-            later.daemon = True
-            later.start()
+            delayed[number] = threading.Timer(IMPORT_SECONDS, os.kill, (os.getpid(), number))
+            delayed[number].start()
             return
+        delayed.pop(number, None)
         now = time.monotonic()
         if now - _handled.get(number, -math.inf) >= REPEAT_SECONDS:
             _handled[number] = now
@@ -81,6 +83,9 @@ def handled_signals(
     finally:
         restore()
         _blocks.remove(handle)
+        for number, timer in delayed.items():
+            timer.cancel()
+            handler(number)
 
 
 def _within_import(frame: FrameType | None) -> bool:

@@ -48,17 +48,20 @@ def test_a_handled_signal_is_passed_on() -> None:
     assert arrived == ["inner", "outer"]
 
 
-def test_a_signal_within_an_import_is_handled_behind_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("wait", [True, False], ids=["later", "at the end of the block"])
+def test_a_signal_within_an_import_is_handled_behind_it(
+    wait: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An exception in the middle of it aborts a process that initializes a C++ library."""
-    (tmp_path / "interrupted_module.py").write_text(
-        "import signal\nsignal.raise_signal(signal.SIGINT)\nCOMPLETE = True\n"
-    )
+    slow = "import signal, time\nsignal.raise_signal(signal.SIGINT)\ntime.sleep(0.1)\nCOMPLETE = True\n"
+    (tmp_path / f"interrupted_{wait}.py").write_text(slow if wait else slow.replace("0.1", "0"))
     monkeypatch.syspath_prepend(tmp_path)
     handled: list[bool] = []
     with handled_signals(lambda number: handled.append(True), "SIGINT", keep_ignored=False):
-        assert importlib.import_module("interrupted_module").COMPLETE
+        assert importlib.import_module(f"interrupted_{wait}").COMPLETE
         assert handled == []
         deadline = time.monotonic() + 10
-        while not handled and time.monotonic() < deadline:
+        while wait and not handled and time.monotonic() < deadline:
             time.sleep(0.01)
+        assert handled == [True] * wait
     assert handled == [True]

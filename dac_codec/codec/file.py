@@ -165,8 +165,7 @@ class MemoryReader:
         low, high, size = int(self._codes.min(initial=0)), int(self._codes.max(initial=0)), file.header.codebook_size
         if not -1 <= low <= high < size:
             raise BitstreamError(f"codes must be in -1..{size - 1}, found {low}..{high}")
-        if self._codes.size:
-            check_below(file.header, self._codes)
+        check_below(file.header, self._codes)
         n_samples, n_frames = file.header.n_samples, self._codes.shape[-1]
         if n_samples is not None and n_frames < min(file.header.possible_frames(n_samples)):
             file.header.check_length(n_samples, n_frames)

@@ -168,10 +168,15 @@ class DACConfig:
         return tuple(channels if self.max_channels is None else (min(one, self.max_channels) for one in channels))
 
     @property
+    def units(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Residual units of each encoder block and of each decoder block, with the defaults filled in."""
+        encoder, decoder = (3,) * len(self.encoder_rates), (3,) * len(self.decoder_rates)
+        return self.encoder_units or encoder, self.decoder_units or decoder
+
+    @property
     def n_units(self) -> int:
         """Residual units of encoder and decoder."""
-        usual = ((self.encoder_units, self.encoder_rates), (self.decoder_units, self.decoder_rates))
-        return sum(3 * len(rates) if units is None else sum(units) for units, rates in usual)
+        return sum(map(sum, self.units))
 
     @property
     def hop_length(self) -> int:

@@ -184,7 +184,7 @@ def decode_each(model: DAC, blocks: Iterable[Tensor], in_threads: bool) -> Itera
     Args:
         model: the model.
         blocks: of a whole signal.
-        in_threads: whether it is worth several threads, see `pipelined`.
+        in_threads: whether each block of the network gets a thread, see `pipelined`.
 
     Yields:
         Each block, and the audio [B, 1, t], t >= 0, that is known by then; at last None, and the rest of the audio.

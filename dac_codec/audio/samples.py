@@ -89,3 +89,22 @@ def check_finite(audio: Audio, sample_rate: int, name: str, start: int = 0) -> N
         f"{name}: {finite.size - np.count_nonzero(finite)} of {finite.size} samples{since} are NaN or infinite, the "
         f"first at {first / sample_rate:.3f} s; export the sound again, or replace them (numpy.nan_to_num)"
     )
+
+
+class WaveformReader:
+    """A waveform [C, T] in memory with the interface of `Reader`."""
+
+    name = "audio"
+    rewindable = True
+    channel_mask = None
+    missing = ""
+
+    def __init__(self, waveform: Audio, sample_rate: int) -> None:
+        self._waveform, self.sample_rate = waveform, sample_rate
+        self.channels, self.n_samples = waveform.shape
+
+    def blocks(self) -> Iterator[Audio]:
+        return blocks(self._waveform, block_length(self.channels))
+
+    def rewind(self) -> None:
+        pass

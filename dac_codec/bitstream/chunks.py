@@ -103,11 +103,11 @@ def codes_size(header: Header, n_frames: Any) -> Any:
 
 
 def check_below(header: Header, codes: npt.NDArray[np.integer[Any]]) -> None:
-    """Raise a BitstreamError unless codes [C, N, F], F >= 1, are below the sizes of their codebooks."""
-    if codes.max() >= header.codebook_size:
-        raise BitstreamError(f"codes must be below the codebook size {header.codebook_size}, found {codes.max()}")
+    """Raise a BitstreamError unless codes [C, N, F] are below the sizes of their codebooks."""
+    if (highest := codes.max(initial=0)) >= header.codebook_size:
+        raise BitstreamError(f"codes must be below the codebook size {header.codebook_size}, found {highest}")
     for index, size in enumerate(header.codebook_sizes):
-        if (highest := codes[:, index].max()) >= size:
+        if (highest := codes[:, index].max(initial=0)) >= size:
             raise BitstreamError(f"codes of codebook {index} must be below its size {size}, found {highest}")
 
 

@@ -174,8 +174,7 @@ class Writer:
             raise BitstreamError(
                 f"codes must be in {lowest}..{header.codebook_size - 1}, found {codes.min()}..{codes.max()}"
             )
-        if codes.size:
-            check_below(header, codes)
+        check_below(header, codes)
         if lowest and ((codes[:, 1:] >= 0) & (codes[:, :-1] < 0)).any():
             raise BitstreamError("codes must be those of the first codebooks in each frame, found one after a -1")
 

@@ -368,8 +368,10 @@ def read_header(source: StreamReader) -> Header:
 
 
 def _read_coding_and_extensions(fields: FieldReader, has_sizes: bool) -> dict[str, Any]:
-    """Check the coding, and read the extensions to the end of the header. Unknown extensions are skipped, and that of
-    the sizes unless the file requires them."""
+    """Check the coding, and read the extensions to the end of the header.
+
+    Unknown extensions are skipped. Without `has_sizes`, the codebook sizes are one of them.
+    """
     coding = fields.take(1)[0]
     if coding > max(Coding):
         raise BitstreamError(
@@ -412,7 +414,7 @@ def _varint_field(value: bytes | None, name: str) -> int | None:
 
 
 def _varint_fields(found: dict[int, bytes], tag: int, name: str) -> tuple[int, ...]:
-    """The numbers of an extension that has to be there."""
+    """The numbers in a required extension."""
     if not found.get(tag):
         raise BitstreamError(f"the header does not give {name}")
     field = FieldReader(found[tag], f"{name} in the header")

@@ -119,7 +119,7 @@ def _batches(parameters: LevelParameters, n_rows: int) -> Iterator[slice]:
 
 
 def _run(parameters: LevelParameters, lengths: Integers, decoder: range_coder.Decoder) -> Integers:
-    """Decode rows of some numbers of windows side by side; returns their symbols [w, bands, rows]."""
+    """Decode rows of `lengths` windows side by side; returns their symbols [w, bands, rows]."""
     n_rows, n_windows = len(lengths), int(lengths.max(initial=0))
     counts = np.repeat(first_counts(parameters.lowest, parameters.highest)[None], n_rows, 0)
     rows = np.arange(n_rows)

@@ -146,9 +146,10 @@ class Resynchronizer:
         self.complete = False
         self._header = header
         self._n_layers = n_layers(header)
-        self._planes = header.channels * header.n_codebooks
         self._layered = header.coding is Coding.LAYERED
-        self._max_frames = max_chunk_frames(header) if self._layered else MAX_CHUNK_CODES // self._planes
+        self._max_frames = (
+            max_chunk_frames(header) if self._layered else MAX_CHUNK_CODES // (header.channels * header.n_codebooks)
+        )
         self._end_sizes = range(1, MAX_VARINT_BYTES + 1) if header.n_samples is None else range(1)
         self._end_prefixes = self._prefixes_of_end()
         self._buffer = Buffer(source)
@@ -251,8 +252,8 @@ class Resynchronizer:
                 fits = size == read_head(self._header, take).n_payload
             elif kind is ChunkKind.CODES and size <= MAX_PAYLOAD:
                 n_frames = decode_varint(lambda: take(1)[0], "a chunk")
-                n_codes = codes_size(self._header, n_frames)
-                fits = n_frames <= self._max_frames and size == position - payload + n_codes
+                n_bytes = codes_size(self._header, n_frames)
+                fits = n_frames <= self._max_frames and size == position - payload + n_bytes
             elif kind is ChunkKind.END:
                 fits = size in self._end_sizes
             else:

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from dac_codec import audio, bitstream, inference
 from dac_codec.codec.decoding import Decompressed, write_blocks
-from dac_codec.codec.encoding import Compressed, choose_codes, make_header, measure, network_input
+from dac_codec.codec.encoding import Compressed, make_header, measure, network_input
 from dac_codec.codec.file import PathOrFile, open_for_writing
 from dac_codec.codec.level_analysis import NextBlock, with_levels
 from dac_codec.codec.models import best_device, network_errors, with_layers
-from dac_codec.codec.rate import Rate
+from dac_codec.codec.rate import Rate, choose_codes
 from dac_codec.codec.stream import DacStream
 from dac_codec.common.errors import DacError, is_out_of_memory
 from dac_codec.inference.batches import similar_lengths

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from dac_codec import audio, bitstream, inference, pretrained
+from dac_codec.audio.samples import WaveformReader
 from dac_codec.bitstream import GainSource, Header, LegacyFile
 from dac_codec.bitstream.levels import Levels
-from dac_codec.codec.file import DacFile, MemoryWriter, PathOrFile, WaveformReader, open_for_writing
+from dac_codec.codec.file import DacFile, PathOrFile, open_for_writing
 from dac_codec.codec.level_analysis import NextBlock, with_levels
 from dac_codec.codec.models import (
     FINGERPRINT_BYTES,
@@ -29,12 +30,11 @@ from dac_codec.codec.models import (
     network_errors,
     with_layers,
 )
-from dac_codec.codec.rate import Rate, at_quality, at_size, choose_rate, in_bucket
+from dac_codec.codec.rate import Rate, choose_codes, choose_rate
 from dac_codec.common.errors import AudioError
 from dac_codec.common.progress import track
 from dac_codec.common.streams import CountingWriter
 from dac_codec.common.threads import check_stop, prefetch
-from dac_codec.inference import Frames
 from dac_codec.model import DAC
 
 TARGET_LUFS = -16.0
@@ -45,9 +45,6 @@ BEGINNING_SECONDS = 1.0
 
 BEGINNING_MOST_DB = 12.0
 """Highest gain of a pipe: one that starts with room noise must not overload the network when speech follows."""
-
-_SAME_LEVELS = 0.02
-"""Share by which the number of codes may change without a new count of the bytes of band levels."""
 
 LIVE_CHUNK_FRAMES = 16
 """Frames per chunk of a pipe: 186 ms at 44.1 kHz, with 7 bytes of overhead per 180 bytes of mono. With fewer, the
@@ -128,26 +125,22 @@ def compress(
     """
     given = _checked(source)
     waveform = given if isinstance(given, tuple) else audio.read(given)
-    memory = MemoryWriter()
-    written = compress_stream(
-        waveform,
-        memory,
-        model,
-        n_quantizers,
-        bitrate,
-        device,
-        progress,
-        effort=effort,
-        quality=quality,
-        constant=constant,
-        levels=levels,
-    )
-    return memory.file(written.header)
+    loaded = load_model(model, device, progress)
+    with ExitStack() as stack:
+        rate = choose_rate(loaded, n_quantizers, bitrate, quality, constant, effort, levels)
+        encoding = _prepared(loaded, _open(waveform, stack), rate, stack, progress)
+        with network_errors():
+            blocks = list(encoding.blocks())
+    header, codes = encoding.header, torch.cat([block for block, _ in blocks], -1)
+    if header.levels is None:
+        return DacFile(header, codes)
+    band_levels = np.concatenate([found for _, found in blocks if found is not None], -1)
+    return DacFile(header, codes, torch.from_numpy(band_levels[..., : header.levels.n_windows(codes.shape[-1])].copy()))
 
 
 def compress_stream(
     source: PathOrFile | bytes | Waveform | audio.Reader,
-    target: PathOrFile | MemoryWriter,
+    target: PathOrFile,
     model: str | os.PathLike[str] | DAC = pretrained.DEFAULT_MODEL,
     n_quantizers: int | None = None,
     bitrate: float | None = None,
@@ -173,8 +166,7 @@ def compress_stream(
 
     Args:
         source: as for `compress`, or a reader at its beginning.
-        target: a path, where the file appears complete or not at all, or a binary stream, which is not closed; or, for
-            `compress`, memory.
+        target: a path, where the file appears complete or not at all, or a binary stream, which is not closed.
         chunk_frames: frames per chunk, all of which one damaged byte costs; None: 3.5 s, and 16 frames for a pipe.
         redundancy: whether to repeat the coarse codes of each chunk with the next one, for streams over which single
             chunks are lost: a reader then decodes a lost chunk from these.
@@ -192,60 +184,15 @@ def compress_stream(
         reader = _open(source, stack)
         live = not reader.rewindable
         rate = choose_rate(loaded, n_quantizers, bitrate, quality, constant, effort, levels, live)
-        if reader.rewindable:
-            counted = _Counted(reader.blocks(), reader.n_samples, "measuring", progress)
-            with prefetch(counted) as samples:
-                measured = measure(samples, reader.sample_rate, reader.channels, loaded.sample_rate)
-            header = make_header(loaded, rate.n_quantizers, reader, measured, counted.n_samples)
-            reader.rewind()
-            counted = _Counted(reader.blocks(), header.n_samples, "encoding", progress)
-            inputs = stack.enter_context(prefetch(network_input(counted, header)))
-            block_frames = None
-        else:
-            counted = _Counted(reader.blocks(), None, "encoding", progress)
-            beginning, samples = _beginning(counted, reader.sample_rate)
-            gain_db, _ = measure([beginning], reader.sample_rate, reader.channels, loaded.sample_rate)
-            # The bandwidth stays open: later samples may have a higher one than the beginning.
-            header = make_header(
-                loaded, rate.n_quantizers, reader, Measured(min(gain_db, BEGINNING_MOST_DB), None), None
-            )
-            inputs = network_input(samples, header)
-            chunk_frames = block_frames = LIVE_CHUNK_FRAMES if chunk_frames is None else chunk_frames
-        context = None
-        if rate.levels or redundancy or not rate.is_constant:
-            header, context = with_layers(header, loaded, rate.levels)
-            if block_frames is not None and not redundancy:
-                # A layer costs 6 bytes in each of many short chunks, and saves none that are lost as a whole.
-                header = replace(header, layers=(header.n_codebooks,))
-        encoded: deque[Tensor] = deque()  # the network's input, for band levels
-
-        def original() -> NextBlock:
-            """The network's input from its beginning: read again if all of it is encoded before codes are chosen."""
-            if rate.bitrate is not None and reader.rewindable:
-                reader.rewind()
-                return partial(next, network_input(reader.blocks(), header), None)
-            return lambda: encoded.popleft() if encoded else None
-
-        if rate.levels and (rate.bitrate is None or not reader.rewindable):
-            inputs = _kept(inputs, encoded)
-        new_writer = partial(
-            bitstream.Writer, header=header, chunk_frames=chunk_frames, model=context, redundancy=redundancy
-        )
-        network = loaded, inputs, rate.n_quantizers, block_frames, rate.n_paths
-        memory = target if isinstance(target, MemoryWriter) else None
-        with open_for_writing(io.BytesIO() if memory else target, keep_partial=live) as stream, network_errors():  # type: ignore[arg-type]
+        encoding = _prepared(loaded, reader, rate, stack, progress, chunk_frames, redundancy)
+        header, counted = encoding.header, encoding.counted
+        with open_for_writing(target, keep_partial=live) as stream, network_errors():
             output = CountingWriter(stream)
-            codes: Iterator[Tensor]
-            if rate.is_constant:
-                codes = stack.enter_context(closing(inference.encode_blocks(*network)))
-            else:
-                frames = stack.enter_context(closing(inference.encode_frames(*network)))
-                codes = choose_codes(frames, rate, loaded, new_writer, original)
-            writer = memory or new_writer(output)  # type: ignore[arg-type]
-            pairs = stack.enter_context(closing(with_levels(loaded, header, codes, original)))
-            for block, band_levels in pairs:
+            blocks = encoding.blocks()
+            writer = encoding.new_writer(output)  # type: ignore[arg-type]
+            for block, band_levels in blocks:
                 writer.write(block.numpy(), band_levels)
-                if block_frames is not None:
+                if live:
                     writer.flush()
             if header.n_samples not in (None, counted.n_samples):
                 raise AudioError(f"{reader.name}: changed while it was read; try again when it is complete")
@@ -253,58 +200,96 @@ def compress_stream(
         return Compressed(header, counted.n_samples, output.n_bytes, reader.missing)
 
 
+class _Encoding(NamedTuple):
+    """A measured sound.
+
+    Attributes:
+        header: header of its file.
+        counted: its blocks, which count the samples.
+        blocks: encodes; returns blocks of codes, and of band levels if the file has any.
+        new_writer: opens a writer of the file.
+    """
+
+    header: Header
+    counted: _Counted
+    blocks: Callable[[], Iterator[tuple[Tensor, Levels | None]]]
+    new_writer: Callable[[BinaryIO], bitstream.Writer]
+
+
+def _prepared(
+    model: DAC,
+    reader: audio.Reader | WaveformReader,
+    rate: Rate,
+    stack: ExitStack,
+    progress: bool,
+    chunk_frames: int | None = None,
+    redundancy: bool = False,
+) -> _Encoding:
+    """Measure a sound, or the first second of a pipe.
+
+    Args:
+        model: the model.
+        reader: the sound, at its beginning.
+        rate: which codes are wanted.
+        stack: ends the threads that encode.
+        progress, chunk_frames, redundancy: as for `compress_stream`.
+    """
+    if reader.rewindable:
+        counted = _Counted(reader.blocks(), reader.n_samples, "measuring", progress)
+        with prefetch(counted) as samples:
+            measured = measure(samples, reader.sample_rate, reader.channels, model.sample_rate)
+        header = make_header(model, rate.n_quantizers, reader, measured, counted.n_samples)
+        reader.rewind()
+        counted = _Counted(reader.blocks(), header.n_samples, "encoding", progress)
+        inputs = stack.enter_context(prefetch(network_input(counted, header)))
+        block_frames = None
+    else:
+        counted = _Counted(reader.blocks(), None, "encoding", progress)
+        beginning, samples = _beginning(counted, reader.sample_rate)
+        gain_db, _ = measure([beginning], reader.sample_rate, reader.channels, model.sample_rate)
+        # The bandwidth stays open: later samples may have a higher one than the beginning.
+        header = make_header(model, rate.n_quantizers, reader, Measured(min(gain_db, BEGINNING_MOST_DB), None), None)
+        inputs = network_input(samples, header)
+        chunk_frames = block_frames = LIVE_CHUNK_FRAMES if chunk_frames is None else chunk_frames
+    context = None
+    if rate.levels or redundancy or not rate.is_constant:
+        header, context = with_layers(header, model, rate.levels)
+        if block_frames is not None and not redundancy:
+            # A layer costs 6 bytes in each of many short chunks, and saves none that are lost as a whole.
+            header = replace(header, layers=(header.n_codebooks,))
+    encoded: deque[Tensor] = deque()  # the network's input, for band levels
+
+    def original() -> NextBlock:
+        """The network's input from its beginning: read again if all of it is encoded before codes are chosen."""
+        if rate.bitrate is not None and reader.rewindable:
+            reader.rewind()
+            return partial(next, network_input(reader.blocks(), header), None)
+        return lambda: encoded.popleft() if encoded else None
+
+    if rate.levels and (rate.bitrate is None or not reader.rewindable):
+        inputs = _kept(inputs, encoded)
+    new_writer = partial(
+        bitstream.Writer, header=header, chunk_frames=chunk_frames, model=context, redundancy=redundancy
+    )
+    network = model, inputs, rate.n_quantizers, block_frames, rate.n_paths
+
+    def blocks() -> Iterator[tuple[Tensor, Levels | None]]:
+        codes: Iterator[Tensor]
+        if rate.is_constant:
+            codes = stack.enter_context(closing(inference.encode_blocks(*network)))
+        else:
+            frames = stack.enter_context(closing(inference.encode_frames(*network)))
+            codes = choose_codes(frames, rate, model, new_writer, original)
+        return stack.enter_context(closing(with_levels(model, header, codes, original)))
+
+    return _Encoding(header, counted, blocks, new_writer)
+
+
 def _kept(blocks: Iterable[Tensor], kept: deque[Tensor]) -> Iterator[Tensor]:
     """The same blocks, which are appended to `kept` too."""
     for block in blocks:
         kept.append(block)
         yield block
-
-
-def choose_codes(
-    frames: Iterable[Frames],
-    rate: Rate,
-    model: DAC,
-    new_writer: Callable[[BinaryIO], bitstream.Writer],
-    original: Callable[[], NextBlock],
-) -> Iterator[Tensor]:
-    """Codes [C, N, f] with a number per frame that varies, -1 where a frame has none.
-
-    Args:
-        frames: those of the whole sound.
-        rate: which codes are wanted.
-        model: the model.
-        new_writer: a writer of the file, for its size.
-        original: the network's input, from its beginning at each call, if the file has band levels.
-    """
-    if rate.quality is not None:
-        return at_quality(frames, rate.quality)
-    assert rate.bitrate is not None
-    codes_per_frame = rate.bitrate * model.n_codebooks / model.config.bitrate()
-    header = new_writer(io.BytesIO()).header
-    if header.n_samples is None:
-        return in_bucket(frames, codes_per_frame, model.config.frame_rate)
-
-    # Band levels are chosen by decoding, which takes time; their size hardly changes with the number of codes.
-    kept: list[Levels] = []
-    kept_mean = math.inf
-
-    def size_of(codes: Iterable[Tensor], mean: float) -> int:
-        nonlocal kept_mean
-        stream = io.BytesIO()
-        if abs(mean / kept_mean - 1) > _SAME_LEVELS:
-            kept.clear()
-            kept_mean = mean
-        with new_writer(stream) as writer:
-            for band_levels in kept:
-                writer.write(np.zeros((header.channels, header.n_codebooks, 0), np.int32), band_levels)
-            blocks = ((block, None) for block in codes) if kept else with_levels(model, header, codes, original)
-            for block, levels in blocks:
-                writer.write(block.numpy(), levels)
-                kept.extend([] if levels is None else [levels])
-        return stream.tell()
-
-    n_bytes = rate.bitrate * header.channels * header.n_samples / header.sample_rate / 8
-    return at_size(frames, n_bytes, codes_per_frame, size_of)
 
 
 def _checked(source: Any) -> Any:

@@ -11,15 +11,12 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dac_codec import audio, bitstream
-from dac_codec.audio.samples import block_length, blocks
+from dac_codec import bitstream
 from dac_codec.bitstream import Chunk, Header, LegacyFile
 from dac_codec.bitstream.chunks import check_below
-from dac_codec.bitstream.levels import Levels
 from dac_codec.codec.models import find_context, model_id
 from dac_codec.common.errors import BitstreamError, DacError
 from dac_codec.common.files import atomic_write, is_device
@@ -156,33 +153,6 @@ class DacFile:
             return cls.from_bytes(stream.read(), allow_truncated, model)
 
 
-class MemoryWriter:
-    """A `bitstream.Writer` whose file is in memory and not coded."""
-
-    def __init__(self) -> None:
-        self._codes: list[Tensor] = []
-        self._levels: list[Levels] = []
-
-    def write(self, codes: npt.NDArray[np.int64], levels: Levels | None) -> None:
-        """Append codes [C, N, F], and band levels [C, bands, w] if the file has them."""
-        self._codes.append(torch.from_numpy(codes))
-        self._levels += [] if levels is None else [levels]
-
-    def flush(self) -> None:
-        """Nothing is held."""
-
-    def close(self, n_samples: int) -> None:
-        """Nothing ends the file."""
-
-    def file(self, header: Header) -> DacFile:
-        """The file with a header that has the length."""
-        codes = torch.cat(self._codes, -1)
-        if header.levels is None:
-            return DacFile(header, codes)
-        n_windows = header.levels.n_windows(codes.shape[-1])
-        return DacFile(header, codes, torch.from_numpy(np.concatenate(self._levels, -1)[..., :n_windows].copy()))
-
-
 class MemoryReader:
     """A DacFile with the interface of `bitstream.Reader`, for files without gaps."""
 
@@ -195,8 +165,7 @@ class MemoryReader:
         low, high, size = int(self._codes.min(initial=0)), int(self._codes.max(initial=0)), file.header.codebook_size
         if not -1 <= low <= high < size:
             raise BitstreamError(f"codes must be in -1..{size - 1}, found {low}..{high}")
-        if self._codes.size:
-            check_below(file.header, self._codes)
+        check_below(file.header, self._codes)
         n_samples, n_frames = file.header.n_samples, self._codes.shape[-1]
         if n_samples is not None and n_frames < min(file.header.possible_frames(n_samples)):
             file.header.check_length(n_samples, n_frames)
@@ -211,25 +180,6 @@ class MemoryReader:
         whole = Chunk(0, self._codes, self._levels)
         for start in range(self._first_frame, n_frames, max(1, size)):
             yield whole.part(start, min(start + size, n_frames), self.header.levels)
-
-
-class WaveformReader:
-    """A waveform [C, T] in memory with the interface of `audio.Reader`."""
-
-    name = "audio"
-    rewindable = True
-    channel_mask = None
-    missing = ""
-
-    def __init__(self, waveform: audio.Audio, sample_rate: int) -> None:
-        self._waveform, self.sample_rate = waveform, sample_rate
-        self.channels, self.n_samples = waveform.shape
-
-    def blocks(self) -> Iterator[audio.Audio]:
-        return blocks(self._waveform, block_length(self.channels))
-
-    def rewind(self) -> None:
-        pass
 
 
 def load(

@@ -12,13 +12,19 @@ Gersho, 1988). A live stream follows a bitrate by a lambda that rises while its 
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import BinaryIO
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from dac_codec import bitstream
+from dac_codec.bitstream.levels import Levels
+from dac_codec.codec.level_analysis import NextBlock, with_levels
 from dac_codec.codec.models import choose_quantizers
 from dac_codec.common.errors import DacError
 from dac_codec.inference import Frames
@@ -59,6 +65,9 @@ _TOLERANCE = 0.005
 
 _MOST_TRIES = 6
 """A file of few frames may have no lambda within the tolerance."""
+
+_SAME_LEVELS = 0.02
+"""Share by which the number of codes may change without a new count of the bytes of band levels."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +133,53 @@ def choose_rate(
     if bitrate is None and quality is None:
         quality = DEFAULT_QUALITY if levels else DEFAULT_WITHOUT_LEVELS
     return Rate(n_most, EFFORT_PATHS[1 if effort is None else effort], quality, bitrate, levels)
+
+
+def choose_codes(
+    frames: Iterable[Frames],
+    rate: Rate,
+    model: DAC,
+    new_writer: Callable[[BinaryIO], bitstream.Writer],
+    original: Callable[[], NextBlock],
+) -> Iterator[Tensor]:
+    """Codes [C, N, f] with a number per frame that varies, -1 where a frame has none.
+
+    Args:
+        frames: those of the whole sound.
+        rate: which codes are wanted.
+        model: the model.
+        new_writer: a writer of the file, for its size.
+        original: the network's input, from its beginning at each call, if the file has band levels.
+    """
+    if rate.quality is not None:
+        return at_quality(frames, rate.quality)
+    assert rate.bitrate is not None
+    codes_per_frame = rate.bitrate * model.n_codebooks / model.config.bitrate()
+    header = new_writer(io.BytesIO()).header
+    if header.n_samples is None:
+        return in_bucket(frames, codes_per_frame, model.config.frame_rate)
+
+    # Band levels are chosen by decoding, which takes time; their size hardly changes with the number of codes.
+    kept: list[Levels] = []
+    kept_mean = math.inf
+
+    def size_of(codes: Iterable[Tensor], mean: float) -> int:
+        nonlocal kept_mean
+        stream = io.BytesIO()
+        if abs(mean / kept_mean - 1) > _SAME_LEVELS:
+            kept.clear()
+            kept_mean = mean
+        with new_writer(stream) as writer:
+            for band_levels in kept:
+                writer.write(np.zeros((header.channels, header.n_codebooks, 0), np.int32), band_levels)
+            blocks = ((block, None) for block in codes) if kept else with_levels(model, header, codes, original)
+            for block, levels in blocks:
+                writer.write(block.numpy(), levels)
+                kept.extend([] if levels is None else [levels])
+        return stream.tell()
+
+    n_bytes = rate.bitrate * header.channels * header.n_samples / header.sample_rate / 8
+    return at_size(frames, n_bytes, codes_per_frame, size_of)
 
 
 def at_quality(frames: Iterable[Frames], quality: float) -> Iterator[Tensor]:

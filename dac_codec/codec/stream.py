@@ -42,7 +42,7 @@ _LEGACY_PREFIX_BYTES = 6
 _SILENCE_SECONDS, _SILENCE_PER_SECOND = 10.0, 60.0
 """Longest silence that all gaps of a stream may ask for: at its beginning, and more for each second of codes read."""
 _MOST_HELD_CODES, _LEAST_HELD_CODES = 1 << 20, 1 << 8
-"""Codes of a file that is decoded as it was scanned: 20 minutes of mono in 4 MiB. A chunk counts as some at least."""
+"""Most codes that `scan` keeps for `blocks`, 20 minutes of mono in 4 MiB, and the fewest that an event counts as."""
 _MAX_PADDING_FRAMES = 2
 """Frames at the end of a file that may decode to nothing but padding."""
 

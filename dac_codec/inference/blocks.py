@@ -184,7 +184,7 @@ def decode_each(model: DAC, blocks: Iterable[Tensor], in_threads: bool) -> Itera
     Args:
         model: the model.
         blocks: of a whole signal.
-        in_threads: whether it is worth several threads, see `pipelined`.
+        in_threads: whether each block of the network gets a thread, see `pipelined`.
 
     Yields:
         Each block, and the audio [B, 1, t], t >= 0, that is known by then; at last None, and the rest of the audio.
@@ -210,17 +210,17 @@ def decode_each(model: DAC, blocks: Iterable[Tensor], in_threads: bool) -> Itera
 
 def uses_threads(model: DAC, n_frames: int, batch_size: int) -> bool:
     """Whether signals of a number of frames are worth a thread for each block of the network."""
-    if model.device.type != "cpu" or torch.get_num_threads() == 1:
-        return False
-    return n_frames * model.hop_length * batch_size >= MIN_BLOCKS * block_samples(model.device)
+    return _has_threads(model) and n_frames * model.hop_length * batch_size >= MIN_BLOCKS * block_samples(model.device)
 
 
 def _peek(blocks: Iterator[Tensor], model: DAC) -> tuple[Iterator[Tensor], bool]:
     """The same blocks, and whether they are worth several threads."""
-    beginning: list[Tensor] = []
-    if model.device.type == "cpu" and torch.get_num_threads() > 1:
-        beginning += islice(blocks, MIN_BLOCKS)
+    beginning = list(islice(blocks, MIN_BLOCKS if _has_threads(model) else 0))
     return chain(beginning, blocks), len(beginning) == MIN_BLOCKS
+
+
+def _has_threads(model: DAC) -> bool:
+    return model.device.type == "cpu" and torch.get_num_threads() > 1
 
 
 def _regroup(

@@ -73,7 +73,7 @@ class StreamingEncoder(Stream):
         Raises:
             ValueError: a wrong shape, integer samples, or the signal has ended.
         """
-        return self.codes(self.push_latents(chunk))
+        return self.codes(self._network.step(self.take(chunk)).signal)
 
     def flush(self) -> Tensor:
         """End the signal, zero-padded to a whole frame as in `model.preprocess`.
@@ -84,19 +84,7 @@ class StreamingEncoder(Stream):
         Raises:
             ValueError: the signal has ended.
         """
-        return self.codes(self.flush_latents())
-
-    def push_latents(self, chunk: Tensor) -> Tensor:
-        """`push`, but for the latents [B, D, f]; `codes` gives the codes."""
-        return self._counted(self._network.step(self.take(chunk)).signal)
-
-    def flush_latents(self) -> Tensor:
-        """`flush`, but for the latents [B, D, f]."""
-        return self._counted(self._network.step(self.end()).signal)
-
-    def _counted(self, z: Tensor) -> Tensor:
-        self._n_given += z.shape[-1]
-        return z
+        return self.codes(self._network.step(self.end()).signal)
 
     def take(self, chunk: Tensor) -> Step:
         """The network's input for the next samples, as for `push`."""

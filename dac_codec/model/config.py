@@ -17,7 +17,7 @@ OURS_ONLY = (
     "activation", "lookup", "codebook_learning", "quantizer", "groups", "codebook_sizes", "causal",
     "encoder_units", "decoder_units", "max_channels",
 )  # fmt: skip
-"""Fields that other implementations and the published models have one value of, the default."""
+"""Fields that have only one value, the default, in other implementations and the published models."""
 
 MAX_UNITS = 8
 """Most residual units of a block."""
@@ -45,8 +45,8 @@ class DACConfig:
         encoder_units, decoder_units: residual units of each block, with dilations 1, 3, 9 and so on; None means 3 in
             each block, as in the paper. Without units in the first encoder and last decoder block, the network works
             on patches of samples: it has few layers at the sample rate.
-        max_channels: most channels of encoder and decoder: the doubling and halving of
-            `encoder_dim` and `decoder_dim` is limited to it. None means no limit.
+        max_channels: upper limit of the channels in encoder and decoder, which double from `encoder_dim` and halve from
+            `decoder_dim`. None means no limit.
         quantizer: "residual": each codebook quantizes what the ones before it left; a single one is plain vector
             quantization. "grouped": the channels of the latents are divided into `groups`, each with residual codebooks
             of its own; codebook i is of group i modulo `groups`. As many groups as codebooks are product quantization.
@@ -168,10 +168,15 @@ class DACConfig:
         return tuple(channels if self.max_channels is None else (min(one, self.max_channels) for one in channels))
 
     @property
+    def units(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Residual units of each encoder block and of each decoder block, with the defaults filled in."""
+        encoder, decoder = (3,) * len(self.encoder_rates), (3,) * len(self.decoder_rates)
+        return self.encoder_units or encoder, self.decoder_units or decoder
+
+    @property
     def n_units(self) -> int:
         """Residual units of encoder and decoder."""
-        usual = ((self.encoder_units, self.encoder_rates), (self.decoder_units, self.decoder_rates))
-        return sum(3 * len(rates) if units is None else sum(units) for units, rates in usual)
+        return sum(map(sum, self.units))
 
     @property
     def hop_length(self) -> int:

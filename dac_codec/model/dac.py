@@ -62,7 +62,7 @@ class DAC(nn.Module):
             CheckpointError: the model does not exist or is not valid.
             DacError: the device can't be used.
         """
-        # The upward imports of this package, here and below: users expect both names on the class.
+        # This package imports upwards only here and below: users expect these names on the class.
         from dac_codec import pretrained
 
         return pretrained.load(name_or_path, device)
@@ -171,14 +171,14 @@ class DAC(nn.Module):
             n_quantizers: codebooks to use, in training mode too; None means all (in training mode: a number chosen by
                 quantizer dropout).
             generator: source of the dropout's randomness, on the CPU.
-            lengths: samples of each row of [B, 1, T], whatever is behind them.
+            lengths: samples of each row of [B, 1, T]; the values after them are ignored.
 
         Raises:
             ValueError: a wrong shape, integer samples, or `n_quantizers` or a length out of range.
         """
         if isinstance(audio, Tensor) and lengths is None:
             return self._encode(audio, n_quantizers, generator)
-        # Upwards, too: the rows need the look-ahead of the prepared model.
+        # Upwards, too: the rows need the look-ahead that `inference` computes.
         from dac_codec import inference
 
         codes, mask = inference.encode_padded(self, audio, lengths, n_quantizers)

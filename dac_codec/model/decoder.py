@@ -53,8 +53,7 @@ class Decoder(nn.Module):
         super().__init__()
         kind, channels = config.activation, config.decoder_channels
         self.causal = causal = config.causal
-        units = config.decoder_units or (3,) * len(config.decoder_rates)
-        blocks = zip(pairwise(channels), config.decoder_rates, units, strict=True)
+        blocks = zip(pairwise(channels), config.decoder_rates, config.units[1], strict=True)
         self.model = nn.Sequential(
             conv1d(config.latent_width, channels[0], 7, causal, padding=3),
             *(DecoderBlock(*width, rate, count, kind, causal) for width, rate, count in blocks),

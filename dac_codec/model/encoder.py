@@ -42,8 +42,7 @@ class Encoder(nn.Module):
     def __init__(self, config: DACConfig) -> None:
         super().__init__()
         kind, causal, channels = config.activation, config.causal, config.encoder_channels
-        units = config.encoder_units or (3,) * len(config.encoder_rates)
-        blocks = zip(pairwise(channels), config.encoder_rates, units, strict=True)
+        blocks = zip(pairwise(channels), config.encoder_rates, config.units[0], strict=True)
         self.block = nn.Sequential(
             conv1d(1, channels[0], 7, causal, padding=3),
             *(EncoderBlock(*width, rate, count, kind, causal) for width, rate, count in blocks),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from dataclasses import replace
 from pathlib import Path
@@ -67,11 +68,9 @@ def test_a_constant_number_of_codes(model: DAC) -> None:
     assert file.header.bitrate == pytest.approx(2 * model.config.bitrate())
 
 
-@pytest.mark.parametrize("options", [{}, {"bitrate": 100_000.0}, {"quality": 2.0}, {"quantizers": 2}, {"effort": 2}])
+@pytest.mark.parametrize("options", [{}, {"bitrate": 100_000.0}, {"quality": 2.0}, {"n_quantizers": 2}, {"effort": 2}])
 @pytest.mark.parametrize("name", ["grouped", "product", "sizes"])
 def test_a_number_of_codes_that_varies(name: str, options: dict[str, Any]) -> None:
-    if "quantizers" in options:
-        options = {"n_quantizers": 2}
     file = round_trips(noise(2, 400), MODELS[name], **options)
     assert file.header.coding is Coding.LAYERED
     assert file.header.n_codebooks == options.get("n_quantizers", MODELS[name].n_codebooks)
@@ -106,12 +105,12 @@ def test_chunks_of_any_size_give_the_same_codes(model: DAC) -> None:
 
 
 def test_a_saved_model_reads_its_files(model: DAC, tmp_path: Path) -> None:
-    pretrained.save(model.float(), tmp_path / "saved")
+    model = copy.deepcopy(model).float()
+    pretrained.save(model, tmp_path / "saved")
     loaded = pretrained.load(tmp_path / "saved")
     assert loaded.config == model.config
     file = compress((noise(1, 400), RATE), model, constant=True)
     assert torch.equal(decompress(file, loaded)[0], decompress(file, model)[0])
-    model.double()
 
 
 def test_first_codebooks_of_different_sizes() -> None:
@@ -146,7 +145,7 @@ def test_damage_between_chunks_of_different_sizes() -> None:
     assert decoded.shape[-1] == codes.codes.shape[-1]
 
 
-def test_other_formats_refuse_them(tmp_path: Path) -> None:
+def test_other_formats_refuse_them() -> None:
     for name in ("grouped", "sizes", "fsq"):
         file = compress((noise(1, 400), RATE), MODELS[name], constant=True)
         with pytest.raises(ModelMismatchError, match="is not one of descript-audio-codec"):

@@ -3,34 +3,44 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 from lightning_fabric import Fabric
+from torch import Tensor
 
 from dac_codec.model import DAC, DACConfig
 from dac_codec.training import codebooks
 from dac_codec.training.trainer import Trainer
 from tests.training.conftest import assert_equal, log_of, small_run
 
+SMALL = DACConfig(
+    encoder_dim=4,
+    encoder_rates=(2,),
+    latent_dim=24,
+    decoder_dim=8,
+    decoder_rates=(2,),
+    n_codebooks=4,
+    codebook_size=64,
+)
+
 
 @torch.no_grad()
-def test_each_codebook_reduces_the_residual() -> None:
-    config = DACConfig(
-        encoder_dim=4,
-        encoder_rates=(2,),
-        latent_dim=24,
-        decoder_dim=8,
-        decoder_rates=(2,),
-        n_codebooks=4,
-        codebook_size=64,
-    )
+def initialized(config: DACConfig) -> tuple[DAC, Tensor]:
+    """A model whose codebooks come from latents [n, 24] of 10 independent dimensions, and these latents."""
     generator = torch.Generator().manual_seed(0)
     model = DAC(config).eval()
     latents = torch.randn(4000, 10, generator=generator) @ torch.randn(10, 24, generator=generator) + 3.0
     codebooks.initialize(model, latents.t()[None], generator)
+    return model, latents
+
+
+@torch.no_grad()
+def test_each_codebook_reduces_the_residual() -> None:
+    model, latents = initialized(SMALL)
     spread = (latents - latents.mean(0)).square().sum()
     left = []
     for n_quantizers in (1, 2, 3, 4):
@@ -133,21 +143,7 @@ def test_reviving_in_a_run(tmp_path: Path, manifest: Path, revive_every: int) ->
 
 @torch.no_grad()
 def test_groups_have_codebooks_of_their_own_channels() -> None:
-    config = DACConfig(
-        encoder_dim=4,
-        encoder_rates=(2,),
-        latent_dim=24,
-        decoder_dim=8,
-        decoder_rates=(2,),
-        n_codebooks=4,
-        codebook_sizes=(64, 64, 16, 16),
-        quantizer="grouped",
-        groups=2,
-    )
-    generator = torch.Generator().manual_seed(0)
-    model = DAC(config).eval()
-    latents = torch.randn(4000, 10, generator=generator) @ torch.randn(10, 24, generator=generator) + 3.0
-    codebooks.initialize(model, latents.t()[None], generator)
+    model, latents = initialized(replace(SMALL, codebook_sizes=(64, 64, 16, 16), quantizer="grouped", groups=2))
     halves = latents.split(12, 1)
     spread = [float((half - half.mean(0)).square().sum()) for half in halves]
     left = []

@@ -23,11 +23,11 @@ let recorder = null;
 let version = "compressed";
 
 /** Asks the worker. */
-function call(type, message = {}, transfer = []) {
+function call(type, message = {}) {
   return new Promise((resolve, reject) => {
     const id = ++nCalls;
     calls.set(id, { resolve, reject });
-    worker.postMessage({ type, call: id, ...message }, transfer);
+    worker.postMessage({ type, call: id, ...message });
   });
 }
 
@@ -118,7 +118,7 @@ async function compress(channels, name, id) {
   await openSource(id);
 }
 
-/** Writes the codes of the source at the bitrate that is chosen, and opens the file. Again: from the same place on. */
+/** Writes the codes of the source at the chosen bitrate, and opens the file. `again` is as in `open`. */
 async function openSource(id, again = false) {
   const { channels, codes, frames, gain, name } = source;
   const n = Number($("rate").value);
@@ -131,7 +131,7 @@ async function openSource(id, again = false) {
   await open(write(header, kept), `${name.replace(/\.[^.]*$/, "")}.dac`, id, again);
 }
 
-/** Opens a .dac file and begins to decode it. Again: of the same sound, which goes on where it is. */
+/** Opens a .dac file and begins to decode it. With `again`, it is the same sound: position and playing are kept. */
 async function open(bytes, name, id, again = false) {
   if (id !== session) return;
   const time = again && shown ? player.time : 0;

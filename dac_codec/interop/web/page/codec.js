@@ -84,7 +84,7 @@ function bessel(x) {
   return sum;
 }
 
-/** Decodes a file in blocks. Each is computed from the frames around it too, so that no border can be heard. */
+/** Decodes a file in blocks, each with the frames around it that its samples depend on, so that it is a part of the whole. */
 export class Decoder {
   /**
    * @param {import("../reader/src/index.js").DacFile} file

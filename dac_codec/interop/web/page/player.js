@@ -42,7 +42,7 @@ export class Player {
     return Math.min(this.length, this.position + since);
   }
 
-  async play() {
+  play() {
     this.context ??= new AudioContext({ sampleRate: this.rate });
     this.context.resume();
     if (this.position >= this.length) this.position = 0;

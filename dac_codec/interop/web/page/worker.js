@@ -72,8 +72,8 @@ function open(id, bytes) {
   encoding++;
   current = { id, decoder, wanted: [], done: new Set(), next: 0, told: 0 };
   sweep(current);
-  const { nFrames, duration, size, problems } = file;
-  return { header, nFrames, duration, size, problems, blocks, blockSamples: blockFrames * hop, length };
+  const { duration, size, problems } = file;
+  return { header, duration, size, problems, blocks, blockSamples: blockFrames * hop, length };
 }
 
 /** Decodes all blocks, those that are wanted first. */
@@ -99,7 +99,7 @@ async function sweep(job) {
       const done = job.done.size / decoder.blocks;
       const problems = [...decoder.problems].slice(job.told);
       job.told += problems.length;
-      postMessage({ type: "block", id: job.id, index, start, channels, shown, done, problems }, transfer);
+      postMessage({ type: "block", id: job.id, index, channels, shown, done, problems }, transfer);
     }
   } catch (error) {
     postMessage({ type: "failed", id: job.id, message: error.message });

@@ -16,7 +16,7 @@ for (let n = 0; n < 256; n++) REVERSE[TABLE[n] >>> 24] = (TABLE[n] << 8) ^ n;
  * @param {number} end
  * @returns {number}
  */
-export function feed(register, bytes, start, end) {
+function feed(register, bytes, start, end) {
   for (let i = start; i < end; i++) register = TABLE[(register ^ bytes[i]) & 0xff] ^ (register >>> 8);
   return register >>> 0;
 }
@@ -29,7 +29,7 @@ export function feed(register, bytes, start, end) {
  * @param {number} end
  * @returns {number}
  */
-export function unfeed(register, bytes, start, end) {
+function unfeed(register, bytes, start, end) {
   for (let i = end - 1; i >= start; i--) register = (register << 8) ^ REVERSE[register >>> 24] ^ bytes[i];
   return register >>> 0;
 }

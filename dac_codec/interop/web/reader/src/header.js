@@ -165,7 +165,7 @@ export function bitsOf(codebookSize) {
  * @param {import("./index.js").Header} header
  * @param {number} length samples per channel
  */
-export function expectedFrames(header, length) {
+function expectedFrames(header, length) {
   const per = BigInt(header.sampleRate) * BigInt(header.hopLength);
   return Number((BigInt(length) * BigInt(header.modelSampleRate) + per - 1n) / per);
 }

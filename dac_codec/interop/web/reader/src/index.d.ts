@@ -16,7 +16,7 @@ export interface Header {
   readonly modelSampleRate: number;
   readonly hopLength: number;
   readonly codebooks: number;
-  /** Entries of the largest codebook. */
+  /** Entries of each codebook, or if they differ, at least those of the largest. */
   readonly codebookSize: number;
   /** Entries of each codebook. */
   readonly codebookSizes: readonly number[];
@@ -134,7 +134,7 @@ export interface WriteHeader {
   hopLength: number;
   codebooks: number;
   codebookSize: number;
-  /** Entries of each codebook, if they differ; codebookSize is at least the largest. */
+  /** Entries of each codebook, if they differ. */
   codebookSizes?: readonly number[];
 }
 

@@ -192,7 +192,7 @@ def convert_model(
     type=click.Choice(["fp32", "fp16", "int8"]),
     default="fp32",
     show_default=True,
-    help="Of the convolutions in ONNX: fp16 halves the files, int8 stores weights in 8 bits.",
+    help="Precision of the convolutions in ONNX: fp16 halves the files, int8 stores weights in 8 bits.",
 )
 @click.option(
     "--opset",
@@ -271,9 +271,11 @@ def export(
     show_default=True,
     help="Sound to fit to; a tenth of that, of other files, is measured on.",
 )
-@click.option("--rounds", type=click.IntRange(min=1), default=4, show_default=True, help="Of search and codebooks.")
+@click.option(
+    "--rounds", type=click.IntRange(min=1), default=4, show_default=True, help="Rounds of search and codebooks."
+)
 @click.option("--paths", type=click.IntRange(min=1), default=4, show_default=True, help="Paths that the search keeps.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the choice of sounds.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the choice of sounds.")
 @options.force
 @options.quiet
 def refit(
@@ -295,8 +297,8 @@ def refit(
 
     MODEL is a model as --model of the other commands takes it. By default all of its codebooks are fitted jointly, for
     the search that compress uses. A quantizer of another kind, number or size replaces them. Encoder and decoder stay
-    as they are. The new model is
-    used as any other, --model FOLDER; files of the old one need the old one. Needs pip install 'dac_codec[train]'.
+    as they are. The new model is used as any other, --model FOLDER; files of the old one need the old one. Needs
+    pip install 'dac_codec[train]'.
     """
     target = Path(output)
     if target.exists() and not force and not (target.is_dir() and not any(target.iterdir())):

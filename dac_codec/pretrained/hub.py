@@ -34,7 +34,7 @@ def fetch(repository: str, progress: bool) -> Path:
         progress: show progress bars, if standard error is a terminal.
 
     Raises:
-        CheckpointError: huggingface_hub is not installed, there is no such repository, it has not the files of a model,
+        CheckpointError: huggingface_hub is not installed, there is no such repository, it lacks a model's files,
             or they can't be downloaded.
     """
     hub = _imported(f"There is no file or folder {repository!r}; to look for it on the Hugging Face Hub")
@@ -49,7 +49,7 @@ def fetch(repository: str, progress: bool) -> Path:
         hub.hf_hub_download(repository, WEIGHTS_FILE, revision=commit)
         if hub.try_to_load_from_cache(repository, _CONTEXT_FILE, revision=commit) is None:  # not known to be absent
             _fetch_if_there(repository, _CONTEXT_FILE, commit)
-    except Exception as error:  # Of its own, of httpx or requests, and of the file system.
+    except Exception as error:  # of huggingface_hub, httpx or requests, and the file system
         found = " ".join(str(error).split())[:300]
         raise CheckpointError(
             f"There is no file or folder {repository!r}, and no model of the Hub could be loaded: {found}"
@@ -90,7 +90,7 @@ def _fetch_if_there(repository: str, name: str, commit: str) -> None:
 
     try:
         hub.hf_hub_download(repository, name, revision=commit)
-    except errors.LocalEntryNotFoundError:  # It could not ask.
+    except errors.LocalEntryNotFoundError:  # no network
         raise
     except errors.EntryNotFoundError:
         return
@@ -144,7 +144,7 @@ def push(
             if not api.file_exists(repository, _CARD_FILE):
                 (folder / _CARD_FILE).write_text(text, encoding="utf-8")
             return str(api.upload_folder(repo_id=repository, folder_path=folder, commit_message=message).commit_url)
-        except Exception as error:  # Of its own, of httpx or requests, and of the file system.
+        except Exception as error:  # of huggingface_hub, httpx or requests, and the file system
             found = " ".join(str(error).split())[:300]
             raise CheckpointError(f"{repository} could not be uploaded to the Hub: {found}") from error
 

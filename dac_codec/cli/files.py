@@ -163,8 +163,7 @@ def convert_model(
     """
     if weight_norm != "merged" and layout != "transformers":
         raise click.UsageError("--weight-norm only applies to --to transformers")
-    if target.exists() and not force and not (layout != "reference" and target.is_dir() and not any(target.iterdir())):
-        raise DacError(f"{target} exists; use --force to overwrite it")
+    _check_target(target, force, is_folder=layout != "reference")
     running.check_memory()
     from dac_codec import interop
 
@@ -301,8 +300,7 @@ def refit(
     pip install 'dac_codec[train]'.
     """
     target = Path(output)
-    if target.exists() and not force and not (target.is_dir() and not any(target.iterdir())):
-        raise DacError(f"{target} exists; use --force to overwrite it")
+    _check_target(target, force)
     running.check_memory()
     from dac_codec import pretrained
 
@@ -322,3 +320,10 @@ def refit(
             name = "greedy" if n_paths == 1 else f"{n_paths} paths"
             click.echo(f"  {name}: {before:.2f} dB before, {fitted.after[n_paths]:.2f} dB after", err=True)
         click.echo(f"{target} is the new model", err=True)
+
+
+def _check_target(target: Path, force: bool, is_folder: bool = True) -> None:
+    """Raise a DacError if a model would overwrite something. An empty folder may become that of a model."""
+    is_free = not target.exists() or (is_folder and target.is_dir() and not any(target.iterdir()))
+    if not (force or is_free):
+        raise DacError(f"{target} exists; use --force to overwrite it")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,7 +20,8 @@ from dac_codec.model import DAC
 from dac_codec.pretrained import fingerprint
 from dac_codec.pretrained.checkpoints import CONFIG_FILE
 
-Precision = Literal["fp32", "fp16", "int8"]
+if TYPE_CHECKING:
+    from dac_codec.interop.onnx_graph import Precision
 
 OPSETS = range(13, 22)
 """Versions of the operators that the graphs can be written for: in all of them they have the same form."""

@@ -51,10 +51,10 @@ def write_site(
     """
     folder = expanded(folder)
     files = _page_files()
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as made:
+        place = expanded(made if graphs is None else graphs)
         if graphs is None:
-            export_onnx(model, temporary)
-        place = expanded(temporary if graphs is None else graphs)
+            export_onnx(model, place)
         files |= {f"model/{name}": _read(place / name) for name in _GRAPHS}
         _check_graphs(model, place / CONFIG_FILE)
     context = context_model(model)

@@ -140,12 +140,11 @@ def write_network(name: str, folder: Path) -> Network:
         model = DAC.from_pretrained(name)
     folder.mkdir()
     pretrained.save(model, folder / "ours")
-    reference: Path | None = folder / "reference.pth"
-    try:
+    reference = folder / "reference.pth"
+    with suppress(CheckpointError):  # the reference has no such network
         save_reference(model, reference)
-    except CheckpointError:  # the reference has no such network
-        reference = None
-    return Network(name, model.config, folder / "ours", reference, name in PRESETS, costs(model))
+    found = reference if reference.exists() else None
+    return Network(name, model.config, folder / "ours", found, name in PRESETS, costs(model))
 
 
 def clip(seconds: float, sample_rate: int) -> np.ndarray:

@@ -21,12 +21,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-GOLDEN = Path(__file__).parents[1] / "golden"
-
-
-def interruptible() -> None:
-    """Restore SIGINT in a child, which a background job of a shell inherits as ignored."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+from tests.cli.shell import interruptible
+from tests.conftest import GOLDEN
 
 
 def prepare(folder: Path, seconds: int) -> None:

@@ -36,8 +36,7 @@ FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
 # Distribution -> module, where they differ.
 MODULES = {"google-crc32c": "google_crc32c", "lightning-fabric": "lightning_fabric", "hydra-core": "hydra"}
-MODULES |= {"huggingface-hub": "huggingface_hub"}
-MODULES |= {"visqol-python": "visqol", "faiss-cpu": "faiss"}
+MODULES |= {"visqol-python": "visqol", "faiss-cpu": "faiss", "huggingface-hub": "huggingface_hub"}
 
 # Where the code that an extra serves is.
 USERS = {

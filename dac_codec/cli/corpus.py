@@ -54,7 +54,13 @@ def _part(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, 
     show_default=True,
     help="Make only every N-th shard, from the I-th on, as one of N jobs with the same output.",
 )
-@click.option("--audio-column", metavar="NAME", default="audio", show_default=True, help="Of Parquet files.")
+@click.option(
+    "--audio-column",
+    metavar="NAME",
+    default="audio",
+    show_default=True,
+    help="Column of Parquet files that has the sound.",
+)
 @click.option("--retry-failed", is_flag=True, help="Make shards with failures again.")
 @click.option(
     "--workers",

@@ -163,8 +163,7 @@ def convert_model(
     """
     if weight_norm != "merged" and layout != "transformers":
         raise click.UsageError("--weight-norm only applies to --to transformers")
-    if target.exists() and not force and not (layout != "reference" and target.is_dir() and not any(target.iterdir())):
-        raise DacError(f"{target} exists; use --force to overwrite it")
+    _check_target(target, force, is_folder=layout != "reference")
     running.check_memory()
     from dac_codec import interop
 
@@ -192,7 +191,7 @@ def convert_model(
     type=click.Choice(["fp32", "fp16", "int8"]),
     default="fp32",
     show_default=True,
-    help="Of the convolutions in ONNX: fp16 halves the files, int8 stores weights in 8 bits.",
+    help="Precision of the convolutions in ONNX: fp16 halves the files, int8 stores weights in 8 bits.",
 )
 @click.option(
     "--opset",
@@ -271,9 +270,11 @@ def export(
     show_default=True,
     help="Sound to fit to; a tenth of that, of other files, is measured on.",
 )
-@click.option("--rounds", type=click.IntRange(min=1), default=4, show_default=True, help="Of search and codebooks.")
+@click.option(
+    "--rounds", type=click.IntRange(min=1), default=4, show_default=True, help="Rounds of search and codebooks."
+)
 @click.option("--paths", type=click.IntRange(min=1), default=4, show_default=True, help="Paths that the search keeps.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the choice of sounds.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the choice of sounds.")
 @options.force
 @options.quiet
 def refit(
@@ -295,12 +296,11 @@ def refit(
 
     MODEL is a model as --model of the other commands takes it. By default all of its codebooks are fitted jointly, for
     the search that compress uses. A quantizer of another kind, number or size replaces them. Encoder and decoder stay
-    as they are. The new model is
-    used as any other, --model FOLDER; files of the old one need the old one. Needs pip install 'dac_codec[train]'.
+    as they are. The new model is used as any other, --model FOLDER; files of the old one need the old one. Needs
+    pip install 'dac_codec[train]'.
     """
     target = Path(output)
-    if target.exists() and not force and not (target.is_dir() and not any(target.iterdir())):
-        raise DacError(f"{target} exists; use --force to overwrite it")
+    _check_target(target, force)
     running.check_memory()
     from dac_codec import pretrained
 
@@ -320,3 +320,10 @@ def refit(
             name = "greedy" if n_paths == 1 else f"{n_paths} paths"
             click.echo(f"  {name}: {before:.2f} dB before, {fitted.after[n_paths]:.2f} dB after", err=True)
         click.echo(f"{target} is the new model", err=True)
+
+
+def _check_target(target: Path, force: bool, is_folder: bool = True) -> None:
+    """Raise a DacError if a model would overwrite something. An empty folder may become that of a model."""
+    is_free = not target.exists() or (is_folder and target.is_dir() and not any(target.iterdir()))
+    if not (force or is_free):
+        raise DacError(f"{target} exists; use --force to overwrite it")

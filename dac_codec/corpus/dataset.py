@@ -117,8 +117,10 @@ def _rows(path: Path) -> list[Row]:
 
 
 def collate(rows: Sequence[Row], padding: int = 0) -> dict[str, Any]:
-    """A batch: `codes` [B, F, N] padded to the longest, `mask` [B, F] that is True in frames of the row, other columns
-    as lists."""
+    """Make a batch of rows: `codes` [B, F, N], `mask` [B, F], and the other columns as lists.
+
+    Codes are padded to the longest row; the mask is True for frames and False for padding.
+    """
     codes: list[Tensor] = [row["codes"] for row in rows]
     lengths = torch.tensor([len(one) for one in codes])
     others = {name: [row[name] for row in rows] for name in rows[0] if name != "codes"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -117,7 +117,7 @@ def _items(group: Source) -> Iterator[Item]:
         yield from [Item(group.name, error, {})] * max(1, len(group) - n_items)
 
 
-def _outcome(settings: Settings, item: Item, compress: Any) -> Outcome:
+def _outcome(settings: Settings, item: Item, compress: Callable[[], bytes]) -> Outcome:
     try:
         data = compress()
         header, codes, _ = bitstream.loads(data)

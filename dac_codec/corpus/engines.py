@@ -28,7 +28,7 @@ _WORKERS_PER_GPU = 2
 """One reads while the other one computes."""
 
 _GROUPS_PER_WORKER = 4
-"""Groups that are submitted and not yet written: as many may wait for a slow one before them."""
+"""Groups per worker that are submitted and not yet written, so that workers stay busy behind a slow group."""
 
 _RETRIES = 3
 """How often Ray starts a group again whose worker was lost."""
@@ -36,7 +36,7 @@ _RETRIES = 3
 _CONNECTION_SECONDS = 10.0
 
 _device = "cpu"
-"""That of this worker process."""
+"""Device of this worker process."""
 
 
 class WorkerLostError(Exception):

@@ -19,6 +19,7 @@ from dac_codec import bitstream
 from dac_codec.codec.file import open_for_writing
 from dac_codec.common.errors import DacError
 from dac_codec.corpus.encoding import Tokens
+from dac_codec.corpus.sources import import_parquet
 
 SUFFIXES = {"parquet": ".parquet", "webdataset": ".tar", "npz": ".npz", "dac": ".tar"}
 """Suffix of the shards of each format."""
@@ -56,7 +57,7 @@ Add = Callable[[Tokens], None]
 def check_columns(fmt: str, columns: Columns) -> None:
     """Raise a DacError if a format can't hold a column: npz files text and numbers, tars these and bytes."""
     if fmt == "parquet":
-        _parquet()  # that it is installed
+        import_parquet(", or use another --format")
         return
     for name, kind in columns.items():
         is_bytes = kind is bytes or str(kind).endswith("binary")
@@ -123,16 +124,9 @@ def rows_of(tokens: Tokens, columns: Columns) -> list[Row]:
 # Parquet --------------------------------------------------------------------------------------------------------------
 
 
-def _parquet() -> Any:
-    try:
-        return import_module("pyarrow.parquet")
-    except ModuleNotFoundError as error:
-        raise DacError("pyarrow is not installed: pip install 'dac_codec[corpus]', or use another --format") from error
-
-
 @contextmanager
 def _parquet_writer(stream: BinaryIO, stem: str, n_codebooks: int, columns: Columns) -> Iterator[Add]:
-    parquet, arrow = _parquet(), import_module("pyarrow")
+    parquet, arrow = import_parquet(), import_module("pyarrow")
     frame = arrow.list_(arrow.uint16(), n_codebooks)
     kinds = {str: arrow.string(), bytes: arrow.binary()}
     types = {name: getattr(arrow, kind)() for name, kind in _TYPES.items()}
@@ -170,7 +164,7 @@ def _parquet_writer(stream: BinaryIO, stem: str, n_codebooks: int, columns: Colu
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:
-    with _parquet().ParquetFile(path) as file:
+    with import_parquet().ParquetFile(path) as file:
         others = [name for name in file.schema_arrow.names if name != "codes"]
         for batch in file.iter_batches(256):
             codes = batch.column("codes")

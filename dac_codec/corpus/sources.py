@@ -347,7 +347,7 @@ class ParquetRows:
         return replace(self, first=self.first + first, last=self.first + last)
 
     def __iter__(self) -> Iterator[Item]:
-        with _reading(self.name), _parquet().ParquetFile(self.path, pre_buffer=False, buffer_size=2**20) as file:
+        with _reading(self.name), import_parquet().ParquetFile(self.path, pre_buffer=False, buffer_size=2**20) as file:
             row = 0
             for index in range(file.num_row_groups):
                 end = row + file.metadata.row_group(index).num_rows
@@ -376,15 +376,20 @@ class ParquetRows:
         return [f"{self.path.name} {len(self)} {self.path.stat().st_size}"]
 
 
-def _parquet() -> Any:
+def import_parquet(otherwise: str = "") -> Any:
+    """The module pyarrow.parquet.
+
+    Raises:
+        DacError: pyarrow is not installed; the message ends with `otherwise`.
+    """
     try:
         return import_module("pyarrow.parquet")
     except ModuleNotFoundError as error:
-        raise DacError("pyarrow is not installed: pip install 'dac_codec[corpus]'") from error
+        raise DacError(f"pyarrow is not installed: pip install 'dac_codec[corpus]'{otherwise}") from error
 
 
 def _open_parquet(path: Path, audio_column: str) -> ParquetRows:
-    with _reading(str(path)), _parquet().ParquetFile(path) as file:
+    with _reading(str(path)), import_parquet().ParquetFile(path) as file:
         schema = file.schema_arrow
         if audio_column not in schema.names:
             raise AudioError(

@@ -15,7 +15,7 @@ from dac_codec.codec.models import FINGERPRINT_BYTES
 from dac_codec.common.errors import DacError
 from dac_codec.common.files import atomic_write
 from dac_codec.corpus import shards
-from dac_codec.corpus.encoding import Failure, Settings, Tokens, load
+from dac_codec.corpus.encoding import Failure, Outcome, Settings, load
 from dac_codec.corpus.engines import Engine, run
 from dac_codec.corpus.sources import Source, columns_of, cut, open_sources
 
@@ -178,9 +178,7 @@ class Plan:
             self._write_tables()
         return self._totals(self._known)
 
-    def _write_shard(
-        self, number: int, groups: Iterable[list[Tokens | Failure]], report: Callable[[Totals], None]
-    ) -> None:
+    def _write_shard(self, number: int, groups: Iterable[list[Outcome]], report: Callable[[Totals], None]) -> None:
         description = self.corpus.description
         failed: list[Failure] = []
         n_rows, n_frames, seconds = 0, 0, 0.0

@@ -21,10 +21,10 @@ _MOST = 2**53
 """Above all counts and amounts: integers up to here are exact as float."""
 
 _CODES = np.dtype("<i4")
-"""Of the codes in a file."""
+"""Type of the codes in a file."""
 
 _MOST_ENTRIES = 2**16
-"""Of a codebook: their uses are counted in memory."""
+"""Of a codebook, at most: how often each is used is counted in memory."""
 
 
 @dataclass(frozen=True)

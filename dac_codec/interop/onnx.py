@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,14 +20,14 @@ from dac_codec.model import DAC
 from dac_codec.pretrained import fingerprint
 from dac_codec.pretrained.checkpoints import CONFIG_FILE
 
-Precision = Literal["fp32", "fp16", "int8"]
+if TYPE_CHECKING:
+    from dac_codec.interop.onnx_graph import Precision
 
 OPSETS = range(13, 22)
 """Versions of the operators that the graphs can be written for: in all of them they have the same form."""
 
 MAX_MEL_INCREASE = 0.1
 """By how much the mel distance to the original may grow before `export_onnx` refuses a graph."""
-
 
 _PARTS = ("encoder_model", "decoder_model", "encoder_step", "decoder_step")
 
@@ -78,8 +78,8 @@ def export_onnx(
     - `encoder_step.onnx`, `decoder_step.onnx`: the same for the chunks of a stream, each a whole number of frames.
       Inputs are also the state, `past.position` and `past.0`, ..., zeros at first and then the outputs `present.*` of
       the call before, and `n_frames` [1], the frames of the whole signal: any larger number until they are known.
-      Outputs are late by the `delay` in `config.json`, in frames or samples. Drop so many of the first ones, and give
-      chunks of anything after the end to get the last ones.
+      Outputs are late by the `delay` in `config.json`, in frames or samples. Drop the first `delay` of them, and give
+      chunks of any values after the end to get the last ones.
     - `config.json`: what `DacModel` of transformers.js reads, and under `dac_codec` name, fingerprint and delays.
       `preprocessor_config.json`: for the feature extractor.
 
@@ -101,8 +101,8 @@ def export_onnx(
         How close the graphs are; None without a clip.
 
     Raises:
-        CheckpointError: onnx or onnxruntime is not installed, int8 can't be compared for want of a clip or of librosa
-            and `accept` is not set, the graphs are too far from the model, or the files can't be written.
+        CheckpointError: onnx or onnxruntime is not installed, the files can't be written, or without `accept` the
+            graphs are too far from the model, or int8 can't be compared because there is no clip or no librosa.
         ValueError: an unknown precision or opset.
     """
     if precision not in ("fp32", "fp16", "int8"):
@@ -154,7 +154,7 @@ def _description(model: DAC, delays: dict[str, int]) -> dict[str, Any]:
 
 
 def _check(agreement: Agreement | None, precision: Precision) -> None:
-    """Raise a CheckpointError if graphs are too far from the model, or if it is not known and might be."""
+    """Raise a CheckpointError if graphs are too far from the model, or in int8 were not compared with it."""
     before, after = (None, None) if agreement is None else (agreement.mel_distance, agreement.exported_mel_distance)
     if before is None or after is None:
         if precision == "int8":

@@ -305,7 +305,7 @@ class _Graph:
         return times, self.add("Add", self.add("Mul", "n_frames", per_frame), self.constant(signal.extra))
 
     def held(self, signal: _Signal, name: str) -> None:
-        """The output `name`: the samples of a decoder, and its last sample in the place of those that it owes."""
+        """The output `name`: the samples of a decoder, the last one repeated up to a multiple of the hop."""
         rows = self.extended(signal, 1, -signal.extra)
         times, end = self.times(signal)
         beyond = self.add("Sub", self.add("Add", times, self.constant(1)), end)

@@ -14,7 +14,7 @@ from dac_codec.model import DAC
 
 
 class DACProcessor:
-    """A feature extractor with the call of transformers' `DacFeatureExtractor`, and codes with a mask.
+    """Inputs as from transformers' `DacFeatureExtractor`, called like it, and codes with a mask.
 
         processor = DACProcessor(model)
         inputs = processor(waveforms, sampling_rate=44100, padding=True, return_tensors="pt")
@@ -63,8 +63,7 @@ class DACProcessor:
         if padding:
             longest = -(-max(lengths) // self.model.hop_length) * self.model.hop_length
             found["input_values"] = [np.pad(row, (0, longest - len(row)))[None] for row in rows]
-            found["padding_mask"] = [np.arange(longest) < length for length in lengths]
-            found["padding_mask"] = [mask.astype(np.int32) for mask in found["padding_mask"]]
+            found["padding_mask"] = [(np.arange(longest) < length).astype(np.int32) for length in lengths]
         elif return_tensors is not None and len(set(lengths)) > 1:
             raise ValueError(
                 f"waveforms of {sorted(set(lengths))[:5]} samples need padding=True to be rows of a tensor"
@@ -80,7 +79,7 @@ class DACProcessor:
         padding_mask: Tensor | np.ndarray | None = None,
         n_quantizers: int | None = None,
     ) -> dict[str, Tensor]:
-        """Codes of what a call returned in tensors or arrays, each row's as it has them alone up to rounding.
+        """Codes of the tensors or arrays that a call returned; each row has its codes alone, up to rounding.
 
         Returns:
             `audio_codes` [B, N, F], and `audio_codes_mask` [B, F], True for frames and False for padding.

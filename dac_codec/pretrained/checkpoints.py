@@ -140,7 +140,7 @@ def canonical(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def canonical_state(model: DAC) -> dict[str, Tensor]:
     """The state dict of a model with the names of the published weights, also without weight norm.
 
-    A weight w is then stored by `factored`.
+    Weights without weight norm are stored as their two factors, see `factored`.
     """
     tensors = canonical(model.state_dict())
     for name, module in model.named_modules():

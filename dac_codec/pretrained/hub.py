@@ -10,13 +10,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from dac_codec.bitstream.context_model import FILE as CONTEXT_FILE
 from dac_codec.common.errors import CheckpointError
 from dac_codec.model import DAC
 from dac_codec.pretrained.card import card
 from dac_codec.pretrained.checkpoints import CONFIG_FILE, WEIGHTS_FILE, save
 
 _CARD_FILE = "README.md"
-_CONTEXT_FILE = "context.safetensors"
 
 
 def is_repository(name: object) -> bool:
@@ -34,7 +34,7 @@ def fetch(repository: str, progress: bool) -> Path:
         progress: show progress bars, if standard error is a terminal.
 
     Raises:
-        CheckpointError: huggingface_hub is not installed, there is no such repository, it has not the files of a model,
+        CheckpointError: huggingface_hub is not installed, there is no such repository, it lacks a model's files,
             or they can't be downloaded.
     """
     hub = _imported(f"There is no file or folder {repository!r}; to look for it on the Hugging Face Hub")
@@ -47,9 +47,9 @@ def fetch(repository: str, progress: bool) -> Path:
         folder = Path(hub.hf_hub_download(repository, CONFIG_FILE)).parent
         commit = folder.name
         hub.hf_hub_download(repository, WEIGHTS_FILE, revision=commit)
-        if hub.try_to_load_from_cache(repository, _CONTEXT_FILE, revision=commit) is None:  # not known to be absent
-            _fetch_if_there(repository, _CONTEXT_FILE, commit)
-    except Exception as error:  # Of its own, of httpx or requests, and of the file system.
+        if hub.try_to_load_from_cache(repository, CONTEXT_FILE, revision=commit) is None:  # not known to be absent
+            _fetch_context(repository, commit)
+    except Exception as error:  # of huggingface_hub, httpx or requests, and the file system
         found = " ".join(str(error).split())[:300]
         raise CheckpointError(
             f"There is no file or folder {repository!r}, and no model of the Hub could be loaded: {found}"
@@ -83,14 +83,14 @@ def cached_repositories() -> dict[str, Path]:
     return {name: weights.parent for name, weights in found.items() if weights is not None}
 
 
-def _fetch_if_there(repository: str, name: str, commit: str) -> None:
-    """Download a file that a repository may not have."""
+def _fetch_context(repository: str, commit: str) -> None:
+    """Download the context model, which a repository may not have."""
     import huggingface_hub as hub
     from huggingface_hub import errors
 
     try:
-        hub.hf_hub_download(repository, name, revision=commit)
-    except errors.LocalEntryNotFoundError:  # It could not ask.
+        hub.hf_hub_download(repository, CONTEXT_FILE, revision=commit)
+    except errors.LocalEntryNotFoundError:  # no network
         raise
     except errors.EntryNotFoundError:
         return
@@ -133,9 +133,9 @@ def push(
         if (
             weights is not None
             and weights.name == WEIGHTS_FILE
-            and (context := weights.with_name(_CONTEXT_FILE)).exists()
+            and (context := weights.with_name(CONTEXT_FILE)).exists()
         ):
-            shutil.copyfile(context, folder / _CONTEXT_FILE)
+            shutil.copyfile(context, folder / CONTEXT_FILE)
         text = card(model, repository, license, report)
         try:
             api = hub.HfApi(token=token)
@@ -144,7 +144,7 @@ def push(
             if not api.file_exists(repository, _CARD_FILE):
                 (folder / _CARD_FILE).write_text(text, encoding="utf-8")
             return str(api.upload_folder(repo_id=repository, folder_path=folder, commit_message=message).commit_url)
-        except Exception as error:  # Of its own, of httpx or requests, and of the file system.
+        except Exception as error:  # of huggingface_hub, httpx or requests, and the file system
             found = " ".join(str(error).split())[:300]
             raise CheckpointError(f"{repository} could not be uploaded to the Hub: {found}") from error
 

@@ -34,11 +34,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dac_codec import audio, pretrained
-from dac_codec.common.errors import DacError
+from dac_codec.common.errors import CheckpointError, DacError
 from dac_codec.common.scripts import exit_status
 from dac_codec.common.spectral import Spectra, mel_distance
+from dac_codec.interop import save_reference
 from dac_codec.model import DAC, PRESETS, DACConfig
-from dac_codec.model.config import OURS_ONLY
 from dac_codec.model.layers import convolutions
 
 OURS = {
@@ -140,13 +140,11 @@ def write_network(name: str, folder: Path) -> Network:
         model = DAC.from_pretrained(name)
     folder.mkdir()
     pretrained.save(model, folder / "ours")
-    reference = None
-    usual = DACConfig()
-    if all(getattr(model.config, name) == getattr(usual, name) for name in OURS_ONLY):
-        reference = folder / "reference.pth"
-        kwargs = {key: value for key, value in model.config.to_dict().items() if key not in OURS_ONLY}
-        torch.save({"state_dict": pretrained.canonical(model.state_dict()), "metadata": {"kwargs": kwargs}}, reference)
-    return Network(name, model.config, folder / "ours", reference, name in PRESETS, costs(model))
+    reference = folder / "reference.pth"
+    with suppress(CheckpointError):  # the reference has no such network
+        save_reference(model, reference)
+    found = reference if reference.exists() else None
+    return Network(name, model.config, folder / "ours", found, name in PRESETS, costs(model))
 
 
 def clip(seconds: float, sample_rate: int) -> np.ndarray:

@@ -15,7 +15,6 @@ programs.
 from __future__ import annotations
 
 import argparse
-import importlib.resources
 import io
 import subprocess
 import sys
@@ -32,17 +31,18 @@ from timing import interleave, positive, summarize, timed
 from dac_codec import audio, codec
 from dac_codec.common.scripts import exit_status
 from dac_codec.common.threads import available_cores
+from dac_codec.evaluation.demo import clip_at
 from dac_codec.pretrained import DEFAULT_MODEL
 
+SAMPLE_RATE = 44100
 Work = Callable[[], object]
 
 
 def clip(seconds: float) -> bytes:
     """Return the bundled clip as a wav file in one channel, repeated or cut."""
-    data = importlib.resources.files("dac_codec.evaluation").joinpath("demo.flac").read_bytes()
-    waveform, rate = audio.read(io.BytesIO(data), name="demo.flac")
     stream = io.BytesIO()
-    audio.write(stream, np.resize(waveform[0], (1, max(1, round(seconds * rate)))), rate, "wav")
+    mono = np.resize(clip_at(SAMPLE_RATE)[0], (1, max(1, round(seconds * SAMPLE_RATE))))
+    audio.write(stream, mono, SAMPLE_RATE, "wav")
     return stream.getvalue()
 
 

@@ -42,19 +42,6 @@ from dac_codec.common.scripts import exit_status
 SAMPLE_RATE = 44100
 PART_SECONDS = 10
 REFERENCE = "descript-audio-codec"
-REFERENCE_FIELDS = (
-    "encoder_dim",
-    "encoder_rates",
-    "latent_dim",
-    "decoder_dim",
-    "decoder_rates",
-    "n_codebooks",
-    "codebook_size",
-    "codebook_dim",
-    "quantizer_dropout",
-    "sample_rate",
-)
-"""Settings of a network that the reference has."""
 
 
 @dataclass(frozen=True)
@@ -151,19 +138,14 @@ def write_weights(name: str, path: Path) -> None:
     Raises:
         DacError: the reference has no such network, or the model can't be loaded.
     """
-    import torch
-
-    from dac_codec import DAC, pretrained
-    from dac_codec.model import DACConfig
+    from dac_codec import DAC
+    from dac_codec.interop import save_reference
 
     model = DAC.from_pretrained(name)
-    settings = model.config.to_dict()
-    kwargs = {field: settings[field] for field in REFERENCE_FIELDS}
-    if DACConfig.from_dict(kwargs) != model.config:
-        raise DacError(f"{REFERENCE} has no network like that of {name}: leave out --reference")
-    # The reference silently ignores weights with other names and keeps random ones.
-    weights = pretrained.canonical(model.state_dict())
-    torch.save({"state_dict": weights, "metadata": {"kwargs": kwargs}}, path)
+    try:
+        save_reference(model, path)
+    except DacError as error:
+        raise DacError(f"{REFERENCE} has no network like that of {name}: leave out --reference ({error})") from error
 
 
 def versions(interpreter: Path) -> dict[str, str]:

@@ -13,11 +13,8 @@ from dac_codec import audio, bitstream, codec, pretrained
 from dac_codec.cli import running
 from dac_codec.codec import DacFile, batches
 from dac_codec.model import DAC
-from tests.cli.shell import (
-    GOLDEN,
-    noise,
-    raw_noise,
-)
+from tests.cli.shell import noise, raw_noise
+from tests.conftest import GOLDEN
 
 
 @pytest.fixture(scope="session")

@@ -15,8 +15,8 @@ from click.testing import CliRunner, Result
 
 from dac_codec.cli.main import main
 from dac_codec.codec import DacFile
+from tests.conftest import GOLDEN
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 LEGACY = GOLDEN / "legacy_44khz_stereo_unchunked.dac"
 
 

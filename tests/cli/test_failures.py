@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +14,8 @@ import soundfile
 
 from dac_codec import bitstream, codec
 from dac_codec.codec import DacFile
-from tests.cli.shell import (
-    GOLDEN,
-    LEGACY,
-    errors_of,
-    files_below,
-    run,
-    write_dac,
-    write_sound,
-)
+from tests.cli.shell import LEGACY, errors_of, files_below, run, write_dac, write_sound
+from tests.conftest import GOLDEN
 
 
 def test_bad_files_do_not_stop_the_good_ones(model: Path) -> None:
@@ -165,3 +159,15 @@ def test_a_file_without_a_complete_chunk_fails(flag: list[str], cut: Path, model
         assert result.exit_code == 1
         assert "ends early" in errors_of(result)[0]
     assert files_below() == {"cut.dac"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="symbolic links take a privilege there")
+def test_circular_links(model: Path, compressed: DacFile) -> None:
+    Path("loop").symlink_to("loop")
+    write_sound("a.wav")
+    for arguments in (["loop/a.wav", "-o", "x.dac"], ["loop", "-o", "x.dac"], ["a.wav", "-o", "loop"]):
+        result = run("compress", *arguments, "--model", model)
+        assert result.exit_code == 1
+        assert len(errors_of(result)) == 1
+    assert files_below() == {"a.wav"}
+    assert Path("loop").is_symlink()

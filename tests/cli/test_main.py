@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 
 import numpy as np
 import pytest
@@ -16,17 +15,10 @@ import torch
 import dac_codec
 from dac_codec import codec
 from dac_codec.codec import DacFile
-from tests.cli.shell import (
-    errors_of,
-    files_below,
-    process,
-    run,
-    write_dac,
-    write_sound,
-)
+from tests.cli.shell import errors_of, files_below, run, write_dac, write_sound
 
 COMMANDS = ["compress", "decompress", "info", "models", "convert", "convert-model", "demo", "evaluate", "refit"]
-COMMANDS += ["tokenize", "detokenize"]
+COMMANDS += ["tokenize", "detokenize", "export", "web"]
 
 
 def test_help_and_info_import_no_large_package(compressed: DacFile) -> None:
@@ -200,48 +192,29 @@ def test_output_format_follows_the_extension(model: Path, compressed: DacFile) -
     assert "a.xyz" in errors_of(result)[0]
 
 
-def test_standard_input_to_standard_output(model: Path) -> None:
-    write_sound("a.wav", 3000, 48000, 2)
-    with Path("a.wav").open("rb") as sound:
-        shell = process("compress", "-", "-o", "-", "--model", model, stdin=sound)
-    data, messages = shell.communicate()
-    assert shell.returncode == 0, messages
-    assert data == codec.compress("a.wav", model).to_bytes()
-    assert messages.decode().startswith("<stdin> -> <stdout>  ")
-
-    Path("a.dac").write_bytes(data)
-    run("decompress", "a.dac", "-o", "b.wav", "--model", model)
-    for arguments in (["-", "-o", "-"], ["-"]):
-        assert run("decompress", *arguments, "--model", model, stdin=data).stdout_bytes == Path("b.wav").read_bytes()
+@pytest.mark.parametrize(("start", "duration"), [("0.1", "0.2"), ("0:0.1", "0:0:0.2")])
+def test_a_part_of_a_file(compressed: DacFile, model: Path, start: str, duration: str) -> None:
+    write_dac("a.dac", compressed)
+    whole, _ = codec.decompress(compressed, model)
+    assert run("decompress", "a.dac", "--model", model, "--start", start, "--duration", duration).exit_code == 0
+    found, _ = soundfile.read("a.wav")
+    np.testing.assert_allclose(found.T, np.clip(whole.numpy()[:, 4410 : 3 * 4410], -1, 1), atol=2**-14)
+    result = run("decompress", "a.dac", "--model", model, "--start", "1:00", "-o", "b.wav")
+    assert result.exit_code == 1
+    assert "beyond the end" in errors_of(result)[0]
+    assert files_below() == {"a.dac", "a.wav"}
 
 
-def test_standard_input_to_a_file_and_a_file_to_standard_output(model: Path) -> None:
-    write_sound("a.wav")
-    result = run("compress", "-", "-o", "a.dac", "--model", model, stdin=Path("a.wav").read_bytes())
-    assert (result.exit_code, result.stdout) == (0, "")
-    assert run("compress", "a.wav", "-o", "-", "--model", model).stdout_bytes == Path("a.dac").read_bytes()
-
-
-def test_bad_standard_input(model: Path) -> None:
-    for command in ("compress", "decompress"):
-        result = run(command, "-", "--model", model, stdin=b"rubbish")
-        assert (result.exit_code, result.stdout) == (1, "")
-        assert len(errors_of(result)) == 1
-        assert errors_of(result)[0].count("<std") == 1
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX")
-def test_terminals_are_refused() -> None:
-    import pty
-
-    main_end, terminal = pty.openpty()
-    try:
-        write_sound("a.wav")
-        for arguments, stream in ((["a.wav", "-o", "-"], "stdout"), (["-", "-o", "a.dac"], "stdin")):
-            with process("compress", *arguments, **{stream: terminal}) as shell:
-                _, messages = shell.communicate(timeout=60)
-            assert shell.returncode == 2
-            assert b"is a terminal" in messages
-    finally:
-        os.close(main_end)
-        os.close(terminal)
+def test_train_passes_its_arguments_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[list[str]] = []
+    module = ModuleType("dac_codec.training.__main__")
+    module.main = calls.append  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "dac_codec.training.__main__", module)
+    arguments = ["experiment=44khz", "--cfg", "job", "-m", "data.sounds=a b"]
+    assert run("train", *arguments).exit_code == 0
+    assert run("train", "--help").exit_code == 0
+    assert calls == [arguments, ["--help"]]
+    monkeypatch.setitem(sys.modules, "dac_codec.training.__main__", None)
+    result = run("train")
+    assert result.exit_code == 1
+    assert "pip install 'dac_codec[train]'" in errors_of(result)[0]

@@ -9,13 +9,7 @@ from pathlib import Path
 import pytest
 
 from dac_codec.codec import DacFile
-from tests.cli.shell import (
-    errors_of,
-    files_below,
-    run,
-    write_dac,
-    write_sound,
-)
+from tests.cli.shell import errors_of, files_below, run, write_dac, write_sound
 
 
 @pytest.mark.usefixtures("instant")

@@ -1,4 +1,4 @@
-"""Sound and .dac files through pipes."""
+"""Standard input and output: pipes, redirected files and terminals."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import array
 import contextlib
 import io
 import itertools
+import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +22,9 @@ import torch
 
 from dac_codec import audio, bitstream, codec, inference, pretrained
 from dac_codec.codec import DacFile
-from dac_codec.model import DAC
-from tests.cli.shell import (
-    errors_of,
-    files_below,
-    interruptible,
-    process,
-    raw_noise,
-    run,
-    write_dac,
-    write_sound,
-)
+from tests.cli.shell import errors_of, files_below, interruptible, process, raw_noise, run, write_sound
+
+Process = subprocess.Popen[bytes]
 
 
 def read_some(stream: Any, size: int) -> bytes:
@@ -43,15 +37,22 @@ def read_some(stream: Any, size: int) -> bytes:
     return data
 
 
-def test_pipes_are_coded_before_they_end(model: Path) -> None:
+@contextlib.contextmanager
+def encoder_and_decoder(model: Path, *options: str) -> Iterator[tuple[Process, Process]]:
+    """`compress` of samples from a pipe, with `options`, and `decompress` of its output to samples."""
     common = ("-", "-o", "-", "--model", model)
     with (
-        process("compress", *common, "--raw", "44100,1,s16le", stdin=subprocess.PIPE) as encoder,
+        process("compress", *common, "--raw", "44100,1,s16le", *options, stdin=subprocess.PIPE) as encoder,
         process("decompress", *common, "--raw", "s16le", stdin=encoder.stdout) as decoder,
     ):
-        assert encoder.stdin is not None
         assert encoder.stdout is not None
         encoder.stdout.close()  # the decoder has it
+        yield encoder, decoder
+
+
+def test_pipes_are_coded_before_they_end(model: Path) -> None:
+    with encoder_and_decoder(model) as (encoder, decoder):
+        assert encoder.stdin is not None
         encoder.stdin.write(raw_noise(2))
         encoder.stdin.flush()
         data = read_some(decoder.stdout, 44100)  # half a second, while standard input is open
@@ -201,18 +202,8 @@ def wait_until_all_is_read(process: Any) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
 def test_the_output_of_a_killed_encoder_is_decoded(model: Path, live: bytes) -> None:
-    common = ("-", "-o", "-", "--model", model)
-    with (
-        process(
-            "compress",
-            *(*common, "--raw", "44100,1,s16le", "--quantizers", "2", "--chunk-frames", "4"),
-            stdin=subprocess.PIPE,
-        ) as encoder,
-        process("decompress", *common, "--raw", "s16le", stdin=encoder.stdout) as decoder,
-    ):
+    with encoder_and_decoder(model, "--quantizers", "2", "--chunk-frames", "4") as (encoder, decoder):
         assert encoder.stdin is not None
-        assert encoder.stdout is not None
-        encoder.stdout.close()  # the decoder has it
         encoder.stdin.write(raw_noise(2))
         encoder.stdin.flush()
         data = read_some(decoder.stdout, 44100)
@@ -250,34 +241,48 @@ def test_wrong_usage_of_streams(arguments: list[str]) -> None:
     assert files_below() == {"a.wav"}
 
 
-@pytest.mark.parametrize(("start", "duration"), [("0.1", "0.2"), ("0:0.1", "0:0:0.2")])
-def test_a_part_of_a_file(compressed: DacFile, model: Path, start: str, duration: str) -> None:
-    write_dac("a.dac", compressed)
-    whole, _ = codec.decompress(compressed, model)
-    assert run("decompress", "a.dac", "--model", model, "--start", start, "--duration", duration).exit_code == 0
-    found, _ = soundfile.read("a.wav")
-    np.testing.assert_allclose(found.T, np.clip(whole.numpy()[:, 4410 : 3 * 4410], -1, 1), atol=2**-14)
-    result = run("decompress", "a.dac", "--model", model, "--start", "1:00", "-o", "b.wav")
-    assert result.exit_code == 1
-    assert "beyond the end" in errors_of(result)[0]
-    assert files_below() == {"a.dac", "a.wav"}
+def test_standard_input_to_standard_output(model: Path) -> None:
+    write_sound("a.wav", 3000, 48000, 2)
+    with Path("a.wav").open("rb") as sound:
+        shell = process("compress", "-", "-o", "-", "--model", model, stdin=sound)
+    data, messages = shell.communicate()
+    assert shell.returncode == 0, messages
+    assert data == codec.compress("a.wav", model).to_bytes()
+    assert messages.decode().startswith("<stdin> -> <stdout>  ")
+
+    Path("a.dac").write_bytes(data)
+    run("decompress", "a.dac", "-o", "b.wav", "--model", model)
+    for arguments in (["-", "-o", "-"], ["-"]):
+        assert run("decompress", *arguments, "--model", model, stdin=data).stdout_bytes == Path("b.wav").read_bytes()
 
 
-@pytest.mark.usefixtures("three_cores")
-def test_the_model_is_loaded_with_the_threads_of_a_file(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    threads: list[int] = []
-    load_model = codec.models.load_model
+def test_standard_input_to_a_file_and_a_file_to_standard_output(model: Path) -> None:
+    write_sound("a.wav")
+    result = run("compress", "-", "-o", "a.dac", "--model", model, stdin=Path("a.wav").read_bytes())
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert run("compress", "a.wav", "-o", "-", "--model", model).stdout_bytes == Path("a.dac").read_bytes()
 
-    def listening(*arguments: Any, **options: Any) -> DAC:
-        threads.append(-1)
-        return load_model(*arguments, **options)
 
-    monkeypatch.setattr(torch, "set_num_threads", threads.append)
-    monkeypatch.setattr(codec, "load_model", listening)
-    for name in "abc":
-        write_sound(f"in/{name}.wav")
-    assert run("compress", "in", "--model", model, "-o", "out").exit_code == 0
-    assert threads == [1, -1, 3]
-    threads.clear()
-    assert run("decompress", "out", "--model", model, "-o", "decoded").exit_code == 0
-    assert threads == [1, -1, 3]
+def test_bad_standard_input(model: Path) -> None:
+    for command in ("compress", "decompress"):
+        result = run(command, "-", "--model", model, stdin=b"rubbish")
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert len(errors_of(result)) == 1
+        assert errors_of(result)[0].count("<std") == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX")
+def test_terminals_are_refused() -> None:
+    import pty
+
+    main_end, terminal = pty.openpty()
+    try:
+        write_sound("a.wav")
+        for arguments, stream in ((["a.wav", "-o", "-"], "stdout"), (["-", "-o", "a.dac"], "stdin")):
+            with process("compress", *arguments, **{stream: terminal}) as shell:
+                _, messages = shell.communicate(timeout=60)
+            assert shell.returncode == 2
+            assert b"is a terminal" in messages
+    finally:
+        os.close(main_end)
+        os.close(terminal)

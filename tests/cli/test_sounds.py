@@ -10,39 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import torch
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from dac_codec import audio, pretrained
-from dac_codec.cli.main import main
+from dac_codec import audio
 from dac_codec.codec import DacFile, batches
+from tests.cli.shell import run
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 RATE = 44100
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a small model of 44.1 kHz."""
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    pretrained.save(pretrained.load(GOLDEN / "dac_44khz_tiny.pth"), folder, name="tiny")
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder, on the CPU."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    return tmp_path
-
-
-def run(*arguments: object, stdin: bytes | None = None) -> Result:
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments], input=stdin)
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 def write_sound(name: str, n_samples: int = 4000, channels: int = 1, mask: int | None = None) -> Path:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 
 from dac_codec import audio, codec, corpus
 from dac_codec.cli import corpus as commands
-from dac_codec.cli.main import main
 from dac_codec.codec import DacFile
 from dac_codec.corpus import SUFFIXES, Totals
+from tests.cli.shell import process, run
 from tests.corpus.conftest import Inline, Tokenize, content
 
 pyarrow = pytest.importorskip("pyarrow")
@@ -38,17 +35,8 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpus, "on_this_machine", lambda settings, n_workers: Engine(settings))
 
 
-def dac_codec(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
-
-
 def options(model: str) -> list[object]:
     return ["--model", model, "--quantizers", "3", "--shard-size", "4", "--device", "cpu"]
-
-
-def start(*arguments: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "dac_codec", *map(str, arguments)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
 def children(pid: int) -> list[int]:
@@ -77,21 +65,21 @@ def test_a_stopped_run_leaves_no_process_and_continues(
 ) -> None:
     sources = [sounds] * 4
     arguments = ["tokenize", *sources, "-o", tmp_path / "run", "--workers", n_workers, *options(model)]
-    run = start(*arguments)
+    first = process(*arguments, text=True)
     workers: list[int] = []
     try:
         wait_for((tmp_path / "run" / "index" / "000000.json").exists)
-        workers = children(run.pid)
-        run.send_signal(number)
-        _, messages = run.communicate(timeout=60)
+        workers = children(first.pid)
+        first.send_signal(number)
+        _, messages = first.communicate(timeout=60)
     finally:
-        run.kill()
-        run.wait()
-    assert run.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 130)
+        first.kill()
+        first.wait()
+    assert first.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 130)
     assert ("of 44 files, 0 failed" in messages) == (number == signal.SIGINT)
     wait_for(lambda: not any(map(is_running, workers)))
     assert not list((tmp_path / "run").glob("shard-000010*"))
-    again = start(*arguments)
+    again = process(*arguments, text=True)
     _, messages = again.communicate(timeout=120)
     assert (again.returncode, messages) == (0, f"44 sounds, 0.00 h in {tmp_path / 'run'}\n")
     tokenize(*sources)
@@ -100,31 +88,31 @@ def test_a_stopped_run_leaves_no_process_and_continues(
 
 def test_what_it_says(in_process: None, sounds: Path, model: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    result = dac_codec("tokenize", sounds, "-o", out, *options(model))
+    result = run("tokenize", sounds, "-o", out, *options(model))
     assert (result.exit_code, result.output) == (0, f"11 sounds, 0.00 h in {out}\n")
     (tmp_path / "bad.wav").touch()
-    result = dac_codec("tokenize", sounds, tmp_path / "bad.wav", "-o", tmp_path / "two", *options(model))
+    result = run("tokenize", sounds, tmp_path / "bad.wav", "-o", tmp_path / "two", *options(model))
     assert result.exit_code == 1
     assert result.output == (
         f"11 sounds, 0.00 h in {tmp_path / 'two'}\n"
         f"Error: 1 sound or source can't be encoded; {tmp_path / 'two' / 'failed.csv'} says why\n"
     )
-    result = dac_codec("tokenize", sounds, tmp_path / "bad.wav", "-o", tmp_path / "two", "--quiet", *options(model))
+    result = run("tokenize", sounds, tmp_path / "bad.wav", "-o", tmp_path / "two", "--quiet", *options(model))
     assert result.exit_code == 1  # also if nothing is left to do
     assert "failed.csv says why" in result.output
 
 
 @pytest.mark.parametrize("part", ["0/2", "3/2", "1", "1/0", "-1/2", "a/b"])
 def test_a_part_that_is_none(part: str, sounds: Path, tmp_path: Path) -> None:
-    result = dac_codec("tokenize", sounds, "-o", tmp_path / "out", "--shard", part)
+    result = run("tokenize", sounds, "-o", tmp_path / "out", "--shard", part)
     assert result.exit_code == 2
     assert "is not i/n with i from 1 to n" in result.output
 
 
 def test_wrong_usage(sounds: Path, model: str, tmp_path: Path) -> None:
     out = ["-o", tmp_path / "out"]
-    assert dac_codec("tokenize", sounds, *out, "--ray", "auto", "--workers", "1").exit_code == 2
-    result = dac_codec("tokenize", sounds, *out, "--model", model, "--quantizers", "99")
+    assert run("tokenize", sounds, *out, "--ray", "auto", "--workers", "1").exit_code == 2
+    result = run("tokenize", sounds, *out, "--model", model, "--quantizers", "99")
     assert (result.exit_code, "between 1 and 9" in result.output) == (1, True)
     assert not (tmp_path / "out").exists()
 
@@ -149,7 +137,7 @@ def test_sounds_come_back(
 ) -> None:
     """The sound files are those of `decompress`, in every byte."""
     tokenize(sounds, fmt=fmt)
-    result = dac_codec("detokenize", tmp_path / "out", "-o", tmp_path / "back", "--model", model, "--device", "cpu")
+    result = run("detokenize", tmp_path / "out", "-o", tmp_path / "back", "--model", model, "--device", "cpu")
     assert (result.exit_code, result.output) == (0, "")
     names = {name: name if name.endswith(".wav") else f"{name}.wav" for name in compressed}
     assert sorted(content(tmp_path / "back")) == sorted(names.values())
@@ -166,7 +154,7 @@ def test_positions_of_channels_come_back(model: str, tokenize: Tokenize, tmp_pat
         writer.write(0.1 * rng.standard_normal((6, 4000)).astype(np.float32))
     tokenize(tmp_path / "in")
     arguments = [tmp_path / "out" / "shard-000000.parquet", "-o", tmp_path, "--model", model]
-    assert dac_codec("detokenize", *arguments).exit_code == 0
+    assert run("detokenize", *arguments).exit_code == 0
     with audio.Reader(tmp_path / "a.wav") as reader:
         assert (reader.channels, reader.channel_mask, reader.n_samples) == (6, 0x3F, 4000)
 
@@ -175,12 +163,12 @@ def test_detokenize_overwrites_nothing(sounds: Path, model: str, tokenize: Token
     tokenize(sounds / "10.wav")
     arguments = ["detokenize", tmp_path / "out", "-o", tmp_path, "--model", model]
     (tmp_path / "10.wav").touch()
-    result = dac_codec(*arguments)
+    result = run(*arguments)
     assert (result.exit_code, result.output) == (
         1,
         f"Error: 10.wav: {tmp_path / '10.wav'} exists; use --force to overwrite it\n",
     )
-    assert dac_codec(*arguments, "--force").exit_code == 0
+    assert run(*arguments, "--force").exit_code == 0
     assert (tmp_path / "10.wav").stat().st_size > 0
 
 
@@ -189,7 +177,7 @@ def test_ids_do_not_leave_the_folder(model: str, sounds: Path, tokenize: Tokeniz
         (tmp_path / "m.csv").write_text(f"path,id\n{sounds}/10.wav,{name}\n")
         tokenize(tmp_path / "m.csv", out=f"c{number}")
         arguments = [tmp_path / f"c{number}", "-o", tmp_path / "back" / str(number), "--model", model]
-        result = dac_codec("detokenize", *arguments)
+        result = run("detokenize", *arguments)
         assert result.exit_code == (1 if name == ".." else 0), result.output
     assert sorted(content(tmp_path / "back")) == ["0/evil.wav", "1/abs.flac.wav", "3/a/b.wav"]
 
@@ -201,12 +189,12 @@ def test_shards_that_are_wrong(sounds: Path, model: str, tokenize: Tokenize, tmp
     table = parquet.read_table(path)
     first_pair = table["channels"].to_pylist().index(2)
     parquet.write_table(pyarrow.concat_tables([table[: first_pair + 1], table[first_pair + 2 :]]), path)
-    result = dac_codec("detokenize", path, *arguments)
+    result = run("detokenize", path, *arguments)
     assert result.exit_code == 1
     assert "the channels of" in result.output
     path.write_bytes(b"")
-    result = dac_codec("detokenize", tmp_path / "out", *arguments)
+    result = run("detokenize", tmp_path / "out", *arguments)
     assert "not a readable shard" in result.output
     assert len(list((tmp_path / "back").rglob("*.wav"))) > 6  # of the other shards
-    assert "no such shard" in dac_codec("detokenize", tmp_path / "out" / "x.tar", *arguments).output
-    assert "contains no corpus.json" in dac_codec("detokenize", sounds, *arguments).output
+    assert "no such shard" in run("detokenize", tmp_path / "out" / "x.tar", *arguments).output
+    assert "contains no corpus.json" in run("detokenize", sounds, *arguments).output

@@ -21,15 +21,11 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from tests.cli.shell import interruptible
+from tests.conftest import GOLDEN
+
 TEARDOWN_SECONDS = 0.5
 """Time that the system takes at most to free the memory of a process that has ended, in which signals do nothing."""
-
-GOLDEN = Path(__file__).parents[1] / "golden"
-
-
-def interruptible() -> None:
-    """Restore SIGINT in a child, which a background job of a shell inherits as ignored."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def prepare(folder: Path, seconds: int) -> None:

@@ -12,16 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from torch import Tensor
 
 from dac_codec import CheckpointError, DacError, StreamingDecoder, StreamingEncoder, interop, pretrained
-from dac_codec.cli.main import main
 from dac_codec.evaluation.demo import clip_at
 from dac_codec.inference import decoder_look_ahead, encoder_look_ahead
 from dac_codec.interop import onnx as interop_onnx
 from dac_codec.model import DAC, DACConfig
 from dac_codec.model.layers import convolutions
+from tests.cli.shell import run
 from tests.conftest import golden_model
 from tests.inference.networks import PATCHES, TINY, lively, shape_of
 
@@ -308,22 +307,22 @@ def test_the_examples_of_the_documentation(tmp_path: Path, monkeypatch: pytest.M
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pretrained.save(lively(shape_of("44khz"), torch.float32), tmp_path / "model")
     arguments = ["export", str(tmp_path / "model"), "-o", str(tmp_path / "out")]
-    result = CliRunner().invoke(main, arguments)
+    result = run(*arguments)
     assert result.exit_code == 0, result.output
     assert "% of the codes are equal" in result.output
     assert (tmp_path / "out" / "decoder_step.onnx").exists()
-    again = CliRunner().invoke(main, arguments)
+    again = run(*arguments)
     assert again.exit_code == 1
     assert "exists; use --force" in again.output
-    assert CliRunner().invoke(main, [*arguments, "--force", "--quiet"]).output == ""
-    assert CliRunner().invoke(main, [*arguments, "--format", "torch-export", "--precision", "int8"]).exit_code == 2
+    assert run(*arguments, "--force", "--quiet").output == ""
+    assert run(*arguments, "--format", "torch-export", "--precision", "int8").exit_code == 2
 
     monkeypatch.setattr(interop_onnx, "MAX_MEL_INCREASE", -1.0)
-    refused = CliRunner().invoke(main, [*arguments, "--precision", "int8"])
+    refused = run(*arguments, "--precision", "int8")
     assert refused.exit_code == 1
     assert "in int8 the mel distance to the original grows" in refused.output
     assert not (tmp_path / "out" / "decoder_model_int8.onnx").exists()
-    assert CliRunner().invoke(main, [*arguments, "--precision", "int8", "--force"]).exit_code == 0
+    assert run(*arguments, "--precision", "int8", "--force").exit_code == 0
     assert (tmp_path / "out" / "decoder_model_int8.onnx").exists()
 
 

@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from click.testing import CliRunner
 
 from dac_codec import prepare, pretrained
-from dac_codec.cli.main import main
 from dac_codec.interop import PROGRAM_FILES
 from dac_codec.interop.torch_export import Encoder, merged
 from dac_codec.model import DACConfig
+from tests.cli.shell import run
 from tests.inference.networks import TINY, lively, noise
 
 
@@ -24,10 +23,10 @@ def test_programs_of_any_size(tmp_path: Path) -> None:
     model = lively(TINY, torch.float32)
     pretrained.save(model, tmp_path / "model")
     arguments = ["export", str(tmp_path / "model"), "-o", str(tmp_path / "out"), "--format", "torch-export"]
-    result = CliRunner().invoke(main, arguments)
+    result = run(*arguments)
     assert result.exit_code == 0, result.output
     assert {file.name for file in (tmp_path / "out").iterdir()} == set(PROGRAM_FILES)
-    assert CliRunner().invoke(main, arguments).exit_code == 1
+    assert run(*arguments).exit_code == 1
 
     encoder, decoder = (torch.export.load(tmp_path / "out" / name).module() for name in PROGRAM_FILES)
     for batch, n_samples in ((1, 7), (3, 50), (1, 600)):

@@ -10,14 +10,13 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from click.testing import CliRunner
 from torch import Tensor, nn
 
 from dac_codec import DAC, PRESETS, CheckpointError, DACConfig, interop, pretrained
-from dac_codec.cli.main import main
 from dac_codec.interop import convert_model, save_reference, save_transformers
 from dac_codec.model.config import OURS_ONLY
 from dac_codec.pretrained import fingerprint, transformers_layout
+from tests.cli.shell import run
 from tests.conftest import golden_model
 
 CONFIG = DACConfig(
@@ -209,20 +208,18 @@ def test_the_command(tmp_path: Path) -> None:
     pretrained.save(model, tmp_path / "ours")
     (tmp_path / "ours" / "context.safetensors").write_bytes(b"")
     arguments = ["convert-model", str(tmp_path / "ours"), str(tmp_path / "theirs"), "--to", "transformers"]
-    result = CliRunner().invoke(main, arguments)
+    result = run(*arguments)
     assert result.exit_code == 0, result.output
     assert "without context.safetensors" in result.output
     assert_equal_weights(model, DAC.from_pretrained(tmp_path / "theirs"))
 
-    again = CliRunner().invoke(main, arguments)
+    again = run(*arguments)
     assert again.exit_code == 1
     assert "exists; use --force" in again.output
-    assert CliRunner().invoke(main, [*arguments, "--force", "--quiet"]).exit_code == 0
+    assert run(*arguments, "--force", "--quiet").exit_code == 0
 
-    assert CliRunner().invoke(main, [*arguments[:-1], "ours", "--weight-norm", "weight_g"]).exit_code == 2
-    refused = CliRunner().invoke(
-        main, ["convert-model", pretrained.DEFAULT_MODEL, str(tmp_path / "none"), "--to", "reference"]
-    )
+    assert run(*arguments[:-1], "ours", "--weight-norm", "weight_g").exit_code == 2
+    refused = run("convert-model", pretrained.DEFAULT_MODEL, str(tmp_path / "none"), "--to", "reference")
     assert refused.exit_code == 1
     assert "descript-audio-codec can't express this model" in refused.output
     assert not (tmp_path / "none").exists()

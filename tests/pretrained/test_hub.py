@@ -1,4 +1,4 @@
-"""Models of the Hub, from a server on the loopback that speaks the calls that huggingface_hub makes."""
+"""Models of the Hub, on a loopback server that answers the calls of huggingface_hub."""
 
 from __future__ import annotations
 

@@ -46,15 +46,15 @@ def write_site(
         runtime: a folder with the npm package onnxruntime-web, or with its `dist`; None to get it by npm.
 
     Raises:
-        DacError: the graphs are of another model, files are missing or can't be written, or a package of Python
-            (onnx, onnxruntime) or npm that is needed is missing.
+        DacError: the graphs are of another model, files are missing or can't be written, onnx or npm is needed and not
+            installed, or npm can't download the runtime.
     """
     folder = expanded(folder)
     files = _page_files()
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as made:
+        place = expanded(made if graphs is None else graphs)
         if graphs is None:
-            export_onnx(model, temporary)
-        place = expanded(temporary if graphs is None else graphs)
+            export_onnx(model, place)
         files |= {f"model/{name}": _read(place / name) for name in _GRAPHS}
         _check_graphs(model, place / CONFIG_FILE)
     context = context_model(model)
@@ -106,7 +106,7 @@ def _page_files() -> dict[str, bytes]:
 
 
 def _description(model: DAC, context: bytes | None) -> dict[str, Any]:
-    """What the page has to know of a model."""
+    """The properties of a model that the page needs."""
     return {
         "name": model.name,
         "fingerprint": fingerprint(model)[:_FINGERPRINT_BYTES].hex(),  # as in the header of files

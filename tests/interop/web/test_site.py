@@ -12,13 +12,12 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 from dac_codec import DAC
-from dac_codec.cli.main import main
 from dac_codec.common.errors import DacError
 from dac_codec.interop.web import site, write_site
 from dac_codec.pretrained import fingerprint
+from tests.cli.shell import run
 
 WEB = Path(site.__file__).parent
 
@@ -122,10 +121,10 @@ def test_the_runtime_comes_from_a_package_of_npm(
 
 def test_the_command(graphs: Path, runtime: Path, tmp_path: Path) -> None:
     arguments = ["web", "-o", str(tmp_path / "site"), "--graphs", str(graphs), "--runtime", str(runtime)]
-    done = CliRunner().invoke(main, arguments)
+    done = run(*arguments)
     assert done.exit_code == 0, done.output
     assert "holds the page, 1 MB" in done.output
-    done = CliRunner().invoke(main, arguments)
+    done = run(*arguments)
     assert done.exit_code == 1
     assert "is not empty; use --force" in done.output
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -101,8 +102,8 @@ def _one_thread(start: Callable[[], object] = int) -> Iterator[ThreadPoolExecuto
 
 
 @contextmanager
-def prefetch(items: Iterable[T], start: Callable[[], object] = int) -> Iterator[Iterator[T]]:
-    """The same items, while a thread, which calls `start` first, makes the next one.
+def prefetch(items: Iterable[T], start: Callable[[], object] = int, n_ahead: int = 1) -> Iterator[Iterator[T]]:
+    """The same items, while a thread, which calls `start` first, makes the next `n_ahead`.
 
     What `items` raises is raised in the place of the item. Leaving the block waits for the item that is being made,
     which `check_stop` ends, and then closes `items` if it is a generator.
@@ -111,24 +112,24 @@ def prefetch(items: Iterable[T], start: Callable[[], object] = int) -> Iterator[
     stop = StopFlag()
     with _one_thread(start) as pool:
         try:
-            yield _prefetched(pool, iterator, stop)
+            yield _prefetched(pool, iterator, stop, n_ahead)
         finally:
             stop.is_set = True
             if hasattr(iterator, "close"):  # in the thread, so after the item that is being made
                 pool.submit(copy_context().run, iterator.close).result()
 
 
-def _prefetched(pool: ThreadPoolExecutor, iterator: Iterator[T], stop: StopFlag) -> Iterator[T]:
+def _prefetched(pool: ThreadPoolExecutor, iterator: Iterator[T], stop: StopFlag, n_ahead: int) -> Iterator[T]:
     def make() -> T:
         _stops.set((*_stops.get(), stop))
-        return next(iterator, _END)
+        return _END if stop.is_set else next(iterator, _END)
 
     def submit() -> Future[T]:
         return pool.submit(copy_context().run, make)
 
-    coming = submit()
-    while (item := coming.result()) is not _END:
-        coming = submit()
+    coming = deque(submit() for _ in range(n_ahead))
+    while (item := coming.popleft().result()) is not _END:
+        coming.append(submit())
         yield item
 
 
@@ -141,11 +142,12 @@ def pipeline(
         thread 1    f(a)  f(b)   f(c)   f(d)
         thread 2          g(fa)  g(fb)  g(fc)
 
-    The thread of the first function also makes the items.
+    The thread of the first function also makes the items. Each is two items ahead, so that it need not wait for the
+    next thread to ask for one.
     """
     with ExitStack() as stack:
         for function in functions:
-            items = stack.enter_context(prefetch(map(function, items), start))
+            items = stack.enter_context(prefetch(map(function, items), start, n_ahead=2))
         yield iter(items)
 
 

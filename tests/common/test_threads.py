@@ -25,22 +25,23 @@ def no_thread_is_left() -> Iterator[None]:
     assert set(threading.enumerate()) <= before
 
 
-def test_one_item_is_prefetched() -> None:
+@pytest.mark.parametrize("n_ahead", [1, 2])
+def test_a_number_of_items_is_prefetched(n_ahead: int) -> None:
     made: list[int] = []
-    second = threading.Event()
+    last = threading.Event()
 
     def items() -> Iterator[int]:
         for number in range(4):
             made.append(number)
-            if number == 1:
-                second.set()
+            if number == n_ahead:
+                last.set()
             yield number
 
-    with prefetch(items()) as numbers:
+    with prefetch(items(), n_ahead=n_ahead) as numbers:
         assert next(numbers) == 0
-        assert second.wait(WAIT_S)
+        assert last.wait(WAIT_S)
         time.sleep(0.05)
-        assert made == [0, 1]
+        assert made == list(range(n_ahead + 1))
         assert list(numbers) == [1, 2, 3]
 
 

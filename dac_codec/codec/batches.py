@@ -19,7 +19,7 @@ from dac_codec import audio, bitstream, inference
 from dac_codec.codec.decoding import Decompressed, write_blocks
 from dac_codec.codec.encoding import Compressed, make_header, measure, network_input
 from dac_codec.codec.file import PathOrFile, open_for_writing
-from dac_codec.codec.level_analysis import NextBlock, with_levels
+from dac_codec.codec.level_analysis import NextBlock
 from dac_codec.codec.models import best_device, network_errors, with_layers
 from dac_codec.codec.rate import Rate, choose_codes
 from dac_codec.codec.stream import DacStream
@@ -77,11 +77,9 @@ def read_sound(reader: audio.Reader, model: DAC, rate: Rate, chunk_frames: int |
     new_writer = partial(bitstream.Writer, header=header, chunk_frames=chunk_frames, model=context)
 
     def write(frames: inference.Frames, target: PathOrFile) -> Compressed:
-        constant = [frames.codes] if rate.is_constant else None
-        codes = constant or choose_codes([frames], rate, model, new_writer, original)
         data = io.BytesIO()
         with new_writer(data) as writer:
-            for block, levels in with_levels(model, header, codes, original):
+            for block, levels in choose_codes([frames], rate, model, new_writer, original):
                 writer.write(block.numpy(), levels)
         with open_for_writing(target) as stream:
             stream.write(data.getbuffer())

@@ -115,8 +115,9 @@ def compress(
             where they save more. None: 4.7, and 8.5 without band levels, unless there is a bitrate.
         constant: whether every frame has `n_quantizers` codes, packed without entropy coding.
         levels: whether to send band levels, which `decompress` filters the decoded audio with: less noise, for about
-            0.7 kbit/s per channel. Encoding decodes for it, which takes twice the time, and more with a `bitrate`.
-            None: yes, but not with an `effort` of 0 or 1, `constant`, or a `bitrate` below that of 2.5 codes per frame.
+            0.7 kbit/s per channel, more above the default quality. Encoding decodes for it, which takes twice the time,
+            and more with a `bitrate`. None: yes, but not with an `effort` of 0 or 1, `constant`, or a `bitrate` below
+            that of 2.5 codes per frame.
 
     Raises:
         AudioError: the audio can't be read, is empty, or is not finite.
@@ -274,13 +275,11 @@ def _prepared(
     network = model, inputs, rate.n_quantizers, block_frames, rate.n_paths
 
     def blocks() -> Iterator[tuple[Tensor, Levels | None]]:
-        codes: Iterator[Tensor]
         if rate.is_constant:
             codes = stack.enter_context(closing(inference.encode_blocks(*network)))
-        else:
-            frames = stack.enter_context(closing(inference.encode_frames(*network)))
-            codes = choose_codes(frames, rate, model, new_writer, original)
-        return stack.enter_context(closing(with_levels(model, header, codes, original)))
+            return stack.enter_context(closing(with_levels(model, header, codes, original)))
+        frames = stack.enter_context(closing(inference.encode_frames(*network)))
+        return stack.enter_context(closing(choose_codes(frames, rate, model, new_writer, original)))
 
     return _Encoding(header, counted, blocks, new_writer)
 

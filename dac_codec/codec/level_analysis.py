@@ -20,7 +20,7 @@ NOISE_WEIGHT = 3.0
 """Cost in dB of raising the squared error by its mean."""
 
 BIT_WEIGHT = 0.015
-"""Cost of a bit in dB."""
+"""Cost of a bit in dB, where no other is given."""
 
 _MEMORY = 128
 """Windows over which the mean squared error is taken: 6 s at 44.1 kHz."""
@@ -40,7 +40,11 @@ NextBlock = Callable[[], Tensor | None]
 
 
 def with_levels(
-    model: DAC, header: Header, codes: Iterable[Tensor], original: Callable[[], NextBlock]
+    model: DAC,
+    header: Header,
+    codes: Iterable[Tensor],
+    original: Callable[[], NextBlock],
+    bit_weight: float = BIT_WEIGHT,
 ) -> Generator[tuple[Tensor, Levels | None], None, None]:
     """Blocks of codes, and the band levels that come with them if the file has any.
 
@@ -48,11 +52,11 @@ def with_levels(
     """
     if header.levels is None:
         return ((block, None) for block in codes)
-    return codes_and_levels(model, header, codes, original)
+    return codes_and_levels(model, header, codes, original, bit_weight)
 
 
 def codes_and_levels(
-    model: DAC, header: Header, codes: Iterable[Tensor], original: Callable[[], NextBlock]
+    model: DAC, header: Header, codes: Iterable[Tensor], original: Callable[[], NextBlock], bit_weight: float
 ) -> Generator[tuple[Tensor, Levels | None], None, None]:
     """Decode codes as they come, and choose the levels of the windows that are complete.
 
@@ -62,11 +66,12 @@ def codes_and_levels(
         codes: of a whole sound, [C, N, f] in blocks.
         original: called when the first codes are there, because their choice may read the audio until then; returns the
             network's input, at least as far as the codes are decoded, and zeros from its end on.
+        bit_weight: see `LevelAnalyzer`.
 
     Yields:
         Each block of codes, and the levels [C, bands, w] of the next w windows; at last no codes, and the other levels.
     """
-    analyzer = LevelAnalyzer(header)
+    analyzer = LevelAnalyzer(header, bit_weight)
     n_missing = 0  # decoded samples whose original has not been taken
     next_block: NextBlock | None = None
 
@@ -103,7 +108,7 @@ class LevelAnalyzer:
 
     Args:
         header: of the file.
-        bit_weight: as above.
+        bit_weight: as above; cost of a bit in dB.
     """
 
     def __init__(self, header: Header, bit_weight: float = BIT_WEIGHT) -> None:

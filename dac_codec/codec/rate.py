@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from dac_codec import bitstream
 from dac_codec.bitstream.levels import Levels
-from dac_codec.codec.level_analysis import NextBlock, with_levels
+from dac_codec.codec.level_analysis import BIT_WEIGHT, NextBlock, with_levels
 from dac_codec.codec.models import choose_quantizers
 from dac_codec.common.errors import DacError
 from dac_codec.inference import Frames
@@ -44,6 +44,9 @@ _MOST_QUALITY = 100
 
 _LAMBDA_AT_5 = 0.017
 """Lambda of quality 5; one step of quality halves or doubles it."""
+
+_LEVELS_EXPONENT, _MOST_FOR_LEVELS = 0.7, 8.0
+"""Above the default quality, the cost of a bit of band levels falls as lambda to this power, up to this quality."""
 
 _LEAST_CODES_FOR_LEVELS = 2.5
 """Band levels take about as much as one code per frame: below this mean of codes, they are not the default."""
@@ -141,29 +144,38 @@ def choose_codes(
     model: DAC,
     new_writer: Callable[[BinaryIO], bitstream.Writer],
     original: Callable[[], NextBlock],
-) -> Iterator[Tensor]:
-    """Codes [C, N, f] with a number per frame that varies, -1 where a frame has none.
+) -> Generator[tuple[Tensor, Levels | None], None, None]:
+    """Blocks of codes [C, N, f], -1 where a frame has none, and the band levels that come with them if there are any.
 
     Args:
         frames: those of the whole sound.
         rate: which codes are wanted.
         model: the model.
-        new_writer: a writer of the file, for its size.
+        new_writer: a writer of the file, for its header and size.
         original: the network's input, from its beginning at each call, if the file has band levels.
     """
+    header = new_writer(io.BytesIO()).header
+
+    def with_levels_at(codes: Iterable[Tensor], quality: float) -> Generator[tuple[Tensor, Levels | None], None, None]:
+        return with_levels(model, header, codes, original, _bit_weight(quality))
+
+    if rate.is_constant:
+        yield from with_levels(model, header, (block.codes for block in frames), original)
+        return
     if rate.quality is not None:
-        return at_quality(frames, rate.quality)
+        yield from with_levels_at(at_quality(frames, rate.quality), rate.quality)
+        return
     assert rate.bitrate is not None
     codes_per_frame = rate.bitrate * model.n_codebooks / model.config.bitrate()
-    header = new_writer(io.BytesIO()).header
     if header.n_samples is None:
-        return in_bucket(frames, codes_per_frame, model.config.frame_rate)
+        yield from with_levels(model, header, in_bucket(frames, codes_per_frame, model.config.frame_rate), original)
+        return
 
     # Band levels are chosen by decoding, which takes time; their size hardly changes with the number of codes.
     kept: list[Levels] = []
     kept_mean = math.inf
 
-    def size_of(codes: Iterable[Tensor], mean: float) -> int:
+    def size_of(codes: Iterable[Tensor], mean: float, quality: float) -> int:
         nonlocal kept_mean
         stream = io.BytesIO()
         if abs(mean / kept_mean - 1) > _SAME_LEVELS:
@@ -172,19 +184,18 @@ def choose_codes(
         with new_writer(stream) as writer:
             for band_levels in kept:
                 writer.write(np.zeros((header.channels, header.n_codebooks, 0), np.int32), band_levels)
-            blocks = ((block, None) for block in codes) if kept else with_levels(model, header, codes, original)
-            for block, levels in blocks:
+            for block, levels in ((block, None) for block in codes) if kept else with_levels_at(codes, quality):
                 writer.write(block.numpy(), levels)
                 kept.extend([] if levels is None else [levels])
         return stream.tell()
 
     n_bytes = rate.bitrate * header.channels * header.n_samples / header.sample_rate / 8
-    return at_size(frames, n_bytes, codes_per_frame, size_of)
+    yield from with_levels_at(*at_size(frames, n_bytes, codes_per_frame, size_of))
 
 
 def at_quality(frames: Iterable[Frames], quality: float) -> Iterator[Tensor]:
     """Codes [C, N, f] of each block of frames, -1 where a frame has none."""
-    lagrange = _LAMBDA_AT_5 * 2.0 ** (5 - quality)
+    lagrange = _lagrange(quality)
 
     def chosen(block: Frames) -> Tensor:
         return limited(block.codes, n_codes(weighted_errors(block), lagrange))
@@ -209,9 +220,12 @@ def in_bucket(frames: Iterable[Frames], codes_per_frame: float, frame_rate: floa
 
 
 def at_size(
-    frames: Iterable[Frames], n_bytes: float, codes_per_frame: float, size_of: Callable[[Iterable[Tensor], float], int]
-) -> Iterator[Tensor]:
-    """`at_quality` for a file, with the quality that gives it a wanted size, within `_TOLERANCE` if possible.
+    frames: Iterable[Frames],
+    n_bytes: float,
+    codes_per_frame: float,
+    size_of: Callable[[Iterable[Tensor], float, float], int],
+) -> tuple[Iterator[Tensor], float]:
+    """`at_quality` for a file, and the quality that gives it a wanted size, within `_TOLERANCE` if possible.
 
     All codes and errors are kept: 8 bytes per codebook and frame, 22 MB per hour and channel with 9 codebooks at 86 Hz.
 
@@ -219,29 +233,30 @@ def at_size(
         frames: those of the file.
         n_bytes: the wanted size.
         codes_per_frame: about the mean number of codes per frame and channel that this is.
-        size_of: the size of the file for all of its codes, and their mean number per frame and channel.
+        size_of: the size of the file for all of its codes, their mean number per frame and channel, and the quality.
     """
     kept = [(block.codes.int(), weighted_errors(block).float()) for block in frames]
     if not kept:
-        return
+        return iter(()), DEFAULT_QUALITY
     errors = torch.cat([errors for _, errors in kept], -1)
     sizes = [block.shape[-1] for block, _ in kept]
 
     def with_counts(counts: Tensor) -> Iterator[Tensor]:
         return (limited(block.long(), part) for (block, _), part in zip(kept, counts.split(sizes, -1), strict=True))
 
-    best: tuple[float, Tensor] | None = None
+    best: tuple[float, Tensor, float] | None = None
     for _ in range(_MOST_TRIES):
-        counts = n_codes(errors, _lambda_for(errors, codes_per_frame))
+        quality = _quality_for(errors, codes_per_frame)
+        counts = n_codes(errors, _lagrange(quality))
         mean = float(counts.double().mean())
-        ratio = n_bytes / size_of(with_counts(counts), mean)
+        ratio = n_bytes / size_of(with_counts(counts), mean, quality)
         if best is None or abs(ratio - 1) < best[0]:
-            best = abs(ratio - 1), counts
+            best = abs(ratio - 1), counts, quality
         if best[0] <= _TOLERANCE or mean == (1 if ratio < 1 else errors.shape[1]):
             break
         codes_per_frame = min(max(mean * ratio, 1.0), float(errors.shape[1]))
     assert best is not None
-    yield from with_counts(best[1])
+    return with_counts(best[1]), best[2]
 
 
 def weighted_errors(frames: Frames) -> Tensor:
@@ -260,13 +275,23 @@ def limited(codes: Tensor, counts: Tensor) -> Tensor:
     return codes.masked_fill(torch.arange(codes.shape[1])[:, None] >= counts[:, None], -1)
 
 
-def _lambda_for(errors: Tensor, codes_per_frame: float) -> float:
-    """The least lambda whose mean number of codes is at most a wanted one, by bisection."""
-    low, high = -40.0, 40.0  # log lambda
+def _lagrange(quality: float) -> float:
+    return _LAMBDA_AT_5 * math.pow(2, 5 - quality)
+
+
+def _bit_weight(quality: float) -> float:
+    """Cost of a bit of band levels in dB."""
+    steps = min(max(quality, DEFAULT_QUALITY), _MOST_FOR_LEVELS) - DEFAULT_QUALITY
+    return BIT_WEIGHT * math.pow(2, -_LEVELS_EXPONENT * steps)
+
+
+def _quality_for(errors: Tensor, codes_per_frame: float) -> float:
+    """The highest quality whose mean number of codes is at most a wanted one, by bisection."""
+    low, high = float(-_MOST_QUALITY), float(_MOST_QUALITY)
     for _ in range(60):
         middle = (low + high) / 2
-        if float(n_codes(errors, math.exp(middle)).double().mean()) > codes_per_frame:
-            low = middle
-        else:
+        if float(n_codes(errors, _lagrange(middle)).double().mean()) > codes_per_frame:
             high = middle
-    return math.exp(high)
+        else:
+            low = middle
+    return low

@@ -195,8 +195,17 @@ def test_levels_bring_the_sound_closer() -> None:
     assert with_bytes < 1.15 * without_bytes
 
 
-@pytest.mark.parametrize("wish", [{"quality": 3.0}, {"bitrate": 5000.0}, {"constant": True}])
-def test_files_and_pipes_with_levels(model: DAC, wish: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("wish", "bit_weight"),
+    [
+        ({"quality": 3.0}, 0.015),
+        ({"quality": 6.7}, 0.015 * 2**-1.4),
+        ({"quality": 30.0}, 0.015 * 2**-2.31),
+        ({"bitrate": 5000.0}, 0.015 * 2**-2.31),
+        ({"constant": True}, 0.015),
+    ],
+)
+def test_files_and_pipes_with_levels(model: DAC, wish: dict[str, Any], bit_weight: float) -> None:
     """The levels of a stream are those of a file, and are the choice for what its codes decode to."""
     sound = noise(2, 100_001)
     file = compress((sound, 44100), model, effort=0, levels=True, **wish)
@@ -207,7 +216,7 @@ def test_files_and_pipes_with_levels(model: DAC, wish: dict[str, Any]) -> None:
     assert file.levels.shape == (2, 40, 49)
     decoded = inference.decode(model, file.codes)[:, 0].numpy()
     original = np.pad(sound * 10 ** (file.header.gain_db / 20), ((0, 0), (0, decoded.shape[1] - sound.shape[1])))
-    analyzer = LevelAnalyzer(file.header)
+    analyzer = LevelAnalyzer(file.header, bit_weight)
     expected = np.concatenate((analyzer.push(original.astype(np.float32), decoded), analyzer.flush()), -1)
     assert (file.levels.numpy() == expected).mean() > 0.99  # rounding of the network
     if "bitrate" in wish:

@@ -100,22 +100,24 @@ def test_a_size(codes_per_frame: float, block: int, seed: int, overhead: int) ->
     whole = frames(400, seed=seed)
     n_bytes = codes_per_frame * 2 * 400 + overhead
 
-    def size_of(codes: Any, mean: float) -> int:
+    def size_of(codes: Any, mean: float, quality: float) -> int:
         return overhead + sum(int((part >= 0).sum()) for part in codes)
 
-    found = list(rate.at_size(in_blocks(whole, block), n_bytes, 3.0, size_of))
-    assert size_of(found, 0.0) == pytest.approx(n_bytes, rel=0.01)
+    codes, quality = rate.at_size(in_blocks(whole, block), n_bytes, 3.0, size_of)
+    found = list(codes)
+    assert size_of(found, 0.0, 0.0) == pytest.approx(n_bytes, rel=0.01)
+    assert size_of(rate.at_quality([whole], quality), 0.0, 0.0) == pytest.approx(size_of(found, 0.0, 0.0), rel=0.01)
     assert torch.equal(torch.cat(found, -1), rate.limited(whole.codes, (torch.cat(found, -1) >= 0).sum(1)))
 
 
 def test_sizes_that_no_quality_has() -> None:
-    def size_of(codes: Any, mean: float = 0.0) -> int:
+    def size_of(codes: Any, mean: float = 0.0, quality: float = 0.0) -> int:
         return sum(int((part >= 0).sum()) for part in codes)
 
-    assert size_of(rate.at_size([frames(30)], 1, 3.0, size_of)) == 2 * 30
-    assert size_of(rate.at_size([frames(30)], 10_000, 3.0, size_of)) == 2 * 30 * 5
-    assert size_of(rate.at_size([frames(1)], 3, 3.0, size_of)) in range(2, 5)
-    assert list(rate.at_size([], 100, 3.0, size_of)) == []
+    assert size_of(rate.at_size([frames(30)], 1, 3.0, size_of)[0]) == 2 * 30
+    assert size_of(rate.at_size([frames(30)], 10_000, 3.0, size_of)[0]) == 2 * 30 * 5
+    assert size_of(rate.at_size([frames(1)], 3, 3.0, size_of)[0]) in range(2, 5)
+    assert list(rate.at_size([], 100, 3.0, size_of)[0]) == []
 
 
 @pytest.mark.parametrize("bitrate", [2000, 4000, 6500])

@@ -42,23 +42,26 @@ function equal(actual, expected, what) {
   assert.equal(at, -1, `${what}: ${actual[at]} at ${at}, not ${expected[at]}`);
 }
 
-for (const name of names) {
+/** Compares a file, and what was decoded of it, with what the Python package reads. */
+function check(name, file, { codes, levels, problems }) {
+  const expected = JSON.parse(readFileSync(`${folder}/${name}.json`, "utf8"));
+  assert.equal(file.nFrames, expected.frames);
+  assert.equal(file.length, expected.length);
+  equal(codes, array(`${name}.codes`, Int32Array), "codes");
+  if (expected.levels) equal(levels, array(`${name}.levels`, Int8Array), "levels");
+  else assert.equal(levels, null);
+  assert.equal(file.truncated, expected.truncated);
+  if (expected.damaged) assert.notDeepEqual(problems, []);
+  if (expected.intact) {
+    assert.deepEqual(problems, []);
+    new DacFile(read(`${name}.dac`), { contextModel, recover: false });
+  }
+}
+
+for (const name of names.filter((name) => name !== "context_long")) {
   test(name, () => {
-    const expected = JSON.parse(readFileSync(`${folder}/${name}.json`, "utf8"));
-    const data = read(`${name}.dac`);
-    const file = new DacFile(data, { contextModel });
-    const { codes, levels, problems } = file.decodeAll();
-    assert.equal(file.nFrames, expected.frames);
-    assert.equal(file.length, expected.length);
-    equal(codes, array(`${name}.codes`, Int32Array), "codes");
-    if (expected.levels) equal(levels, array(`${name}.levels`, Int8Array), "levels");
-    else assert.equal(levels, null);
-    assert.equal(file.truncated, expected.truncated);
-    if (expected.damaged) assert.notDeepEqual(problems, []);
-    if (expected.intact) {
-      assert.deepEqual(problems, []);
-      new DacFile(data, { contextModel, recover: false });
-    }
+    const file = new DacFile(read(`${name}.dac`), { contextModel });
+    check(name, file, file.decodeAll());
   });
 }
 
@@ -225,7 +228,7 @@ test("written files are read here and, by the caller, in Python", () => {
 
 test("hostile bytes throw a DacFormatError or decode, in bounded time", () => {
   const next = generator(3);
-  for (const name of intact.filter((name) => name !== "context_long")) {
+  for (const name of intact.filter((name) => !/^(context_long|whole)/.test(name))) {
     const original = read(`${name}.dac`);
     const bodyLength = original[5];
     for (let n = 0; n < 12; n++) {
@@ -264,10 +267,10 @@ test("the search for chunks is bounded", () => {
 });
 
 test("30 seconds with a context model decode in 2 seconds", () => {
-  const data = read("context_long.dac");
-  const file = new DacFile(data, { contextModel });
+  const file = new DacFile(read("context_long.dac"), { contextModel });
   const begin = process.cpuUsage();
-  file.decodeAll();
+  const decoded = file.decodeAll();
   const { user, system } = process.cpuUsage(begin); // other processes don't count
   assert.ok(user + system < 2e6, `${(user + system) / 1000} ms for ${file.duration} s of sound`);
+  check("context_long", file, decoded);
 });

@@ -5,13 +5,26 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from dac_codec.bitstream import Chunk, Coding, Gap, Header, LevelParameters, Order, Reader, Writer, thin, with_length
+from dac_codec.bitstream import (
+    Chunk,
+    Coding,
+    Gap,
+    Header,
+    LevelParameters,
+    Order,
+    Reader,
+    Writer,
+    dumps,
+    thin,
+    with_length,
+)
 from dac_codec.bitstream.chunks import ChunkKind
 from dac_codec.bitstream.code_model import CodeModel
 from dac_codec.bitstream.container import ChunkWriter
@@ -21,6 +34,12 @@ from dac_codec.common.errors import TruncatedBitstreamError
 
 CONTEXT = Path(__file__).parents[3] / "checkpoints/dac-mini-44khz/context.safetensors"
 HEADER = Header(b"\x01\x23\x45\x67\x89\xab\xcd\xef", "tiny", 44100, 1, None, -3.5, 44100, 512, 9, 1024)
+
+
+@cache
+def context_model() -> ContextModel:
+    """That of the bundled model."""
+    return ContextModel.load(CONTEXT)
 
 
 def random_codes(header: Header, n_frames: int, rng: np.random.Generator) -> npt.NDArray[np.int32]:
@@ -64,10 +83,38 @@ def written(
     return stream.getvalue()
 
 
+def whole(n_frames: int, seed: int, model: CodeModel | None = None, silent: bool = False, **fields: Any) -> bytes:
+    """A file of random codes, or zeros, of all codebooks in every frame, in chunks of the usual length."""
+    rng = np.random.default_rng(seed)
+    header = replace(HEADER, n_samples=HEADER.covered_samples(n_frames), **fields)
+    codes = random_codes(replace(header, coding=Coding.FIXED, layers=(), context_fingerprint=None), n_frames, rng)
+    return dumps(header, codes * 0 if silent else codes, model=model)
+
+
+def whole_files() -> dict[str, bytes]:
+    """Files that the JavaScript writer writes from the same codes."""
+    context = context_model()
+    coded: dict[str, Any] = {"coding": Coding.LAYERED}
+    by_context = coded | {"context_fingerprint": context.fingerprint}
+    sized = coded | {"n_codebooks": 4, "codebook_sizes": (1024, 300, 2, 64)}
+    return {
+        "whole_packed": whole(330, 16, channels=2, bandwidth=8000, gain_source=1),
+        "whole_packed_sizes": whole(77, 17, n_codebooks=3, codebook_sizes=(1024, 300, 2), channels=2),
+        "whole_adaptive": whole(330, 18, **coded, channels=2),
+        "whole_adaptive_wide": whole(50, 19, **coded, n_codebooks=2, codebook_size=65536),
+        "whole_adaptive_sizes": whole(60, 20, **sized, layers=(1, 3), channels=3, channel_mask=7),
+        "whole_adaptive_silent": whole(700, 21, **coded, silent=True),
+        "whole_context": whole(30, 22, context, **by_context, channels=2),
+        "whole_context_silent": whole(310, 23, context, **by_context, n_codebooks=1, silent=True),
+        "whole_context_few": whole(20, 24, context, **by_context, n_codebooks=4),
+        "whole_empty": whole(0, 25, **coded),
+    }
+
+
 def files() -> dict[str, bytes]:
     """Intact files of every kind."""
     coded = replace(HEADER, coding=Coding.LAYERED)
-    context = ContextModel.load(CONTEXT)
+    context = context_model()
     by_context = replace(coded, context_fingerprint=context.fingerprint)
     levels = LevelParameters()
     stereo = {"channels": 2, "levels": levels}
@@ -92,6 +139,7 @@ def files() -> dict[str, bytes]:
         "redundant": written(replace(coded, levels=levels), 100, 11, chunk_frames=16, redundancy=True),
         "empty": written(replace(HEADER, n_samples=0), 0, 12),
     }
+    found |= whole_files()
     for name in ("context_stereo", "levels"):
         found[f"{name}_by_layers"] = thin(found[name], order=Order.LAYERS)
     return found
@@ -133,8 +181,7 @@ def with_invalid_layers(data: bytes) -> dict[str, bytes]:
 
 def expected(data: bytes) -> dict[str, Any]:
     """What `Reader` returns of a file, and what is missing."""
-    context = ContextModel.load(CONTEXT)
-    reader = Reader(io.BytesIO(data), lambda _: context)
+    reader = Reader(io.BytesIO(data), lambda _: context_model())
     header = reader.header
     chunks: list[Chunk] = []
     n_frames, truncated, damaged = 0, False, False
@@ -172,7 +219,7 @@ def write_cases(folder: Path, damage: int) -> None:
         save_case(folder / name, data)
     for name, data in intact.items():
         save_case(folder / name, data, intact=True)
-        for seed in range(0 if name in ("empty", "context_long") else damage):
+        for seed in range(0 if name.startswith(("empty", "context_long", "whole")) else damage):
             rng = np.random.default_rng([seed, len(data)])
             save_case(folder / f"{name}-damaged-{seed}", damaged(data, rng))
 

@@ -2,9 +2,10 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import { DacFile, write } from "../../../dac_codec/interop/web/reader/src/index.js";
+import { ArrivingFile, DacFile, write } from "../../../dac_codec/interop/web/reader/src/index.js";
 import { Decoder, LowPass, encode } from "../../../dac_codec/interop/web/page/codec.js";
 import { gainOf, loudness } from "../../../dac_codec/interop/web/page/loudness.js";
+import { Player } from "../../../dac_codec/interop/web/page/player.js";
 import { COLUMNS, ROWS, view } from "../../../dac_codec/interop/web/page/view.js";
 
 const folder = process.env.CASES;
@@ -64,9 +65,59 @@ test("blocks are parts of the whole", async () => {
     const wanted = all.subarray(0, 59970).map((sample) => sample * 10 ** (-6 / 20));
     for (const index of [2, 0, 3, 1]) {
       const block = await decoder.block(index);
-      closest(block.channels[c], wanted.subarray(block.start, block.start + block.channels[c].length), 1e-6);
+      const end = block.start + block.channels[c].length;
+      closest(block.channels[c], wanted.subarray(block.start, end), 1e-6);
+      closest(block.tails[c], wanted.subarray(end, end + 80), 1e-6);
     }
   }
+});
+
+test("blocks of a file that arrives are those of the whole file", async () => {
+  const whole = new Decoder(new DacFile(data), model, decodeFrames);
+  const arriving = new ArrivingFile();
+  const decoder = new Decoder(arriving.push(data.subarray(0, 100)), model, decodeFrames);
+  assert.deepEqual([decoder.ready, decoder.blocks, decoder.length], [0, 4, 59970]);
+  const found = [];
+  for (let at = 100; at < data.length; at += 100) {
+    arriving.push(data.subarray(at, at + 100));
+    assert.equal(decoder.update(), false);
+    while (found.length < decoder.ready) found.push(await decoder.block(found.length));
+    if (arriving.file.nFrames < 1500) assert.ok(decoder.ready < 4);
+  }
+  assert.equal(arriving.end(), decoder.file);
+  assert.equal(decoder.update(), false);
+  for (const index of [0, 1, 2, 3]) assert.deepEqual(found[index], await whole.block(index));
+});
+
+test("of a file whose end is missing, the blocks that are there are decoded anew", async () => {
+  const part = data.subarray(0, Math.floor(0.96 * data.length));
+  const arriving = new ArrivingFile();
+  const decoder = new Decoder(arriving.push(part), model, decodeFrames);
+  assert.deepEqual([decoder.ready, decoder.blocks, decoder.length], [3, 4, 59970]);
+  arriving.end();
+  assert.equal(decoder.update(), true);
+  const whole = new Decoder(new DacFile(part), model, decodeFrames);
+  assert.deepEqual([decoder.blocks, decoder.length], [whole.blocks, whole.length]);
+  for (const index of [2, 3]) assert.deepEqual(await decoder.block(index), await whole.block(index));
+});
+
+test("a block is decoded with the layers that have come", async () => {
+  const layered = new Uint8Array(readFileSync(`${folder}/layers.dac`)); // ordered by layers
+  const all = new DacFile(layered).decodeAll().codes;
+  const coarse = all.map((code, n) => (n < frames ? code : -1));
+  const arriving = new ArrivingFile();
+  const decoder = new Decoder(arriving.push(layered.subarray(0, 100)), model, decodeFrames);
+  const found = new Map(); // the first block by its number of layers
+  for (let at = 100; at < layered.length; at += 100) {
+    arriving.push(layered.subarray(at, at + 100));
+    decoder.update();
+    const layers = decoder.ready > 0 ? decoder.layers(0) : 0;
+    if (!found.has(layers)) found.set(layers, layers && (await decoder.block(0)).channels[0]);
+  }
+  assert.deepEqual([...found.keys()], [0, 1, 2]);
+  closest(found.get(1), (await decodeFrames(coarse, 2, frames)).subarray(0, 400 * 40), 1e-6);
+  closest(found.get(2), (await decodeFrames(all, 2, frames)).subarray(0, 400 * 40), 1e-6);
+  assert.equal(decoder.problems.size, 0);
 });
 
 test("a file that does not fit the model is refused", () => {
@@ -87,6 +138,36 @@ test("missing frames are silent", async () => {
   const { start, channels: sounds } = await decoder.block(Math.floor(gap.start / decoder.blockFrames) + 1);
   const from = Math.max(0, gap.start * 40 - start);
   assert.ok(sounds[0].subarray(from, from + 1000).every((sample) => sample === 0));
+});
+
+test("a block that differs is faded in, and one after a seek is not", () => {
+  const played = [];
+  globalThis.AudioContext = class {
+    currentTime = 0;
+    resume() {}
+    createBuffer(channels, length) {
+      const data = Array.from({ length: channels }, () => new Float32Array(length));
+      return { data, copyToChannel: (x, c) => data[c].set(x) };
+    }
+  };
+  globalThis.AudioBufferSourceNode = class {
+    constructor(_, { buffer }) {
+      played.push(buffer.data);
+    }
+    connect() {}
+    start() {}
+    stop() {}
+  };
+  globalThis.setInterval = () => {};
+  const blocks = [0, 1].map((v) => ({ channels: [new Float32Array(100).fill(v)], tails: [new Float32Array(10).fill(v)] }));
+  const player = new Player((index) => blocks[index], () => {});
+  player.open(1000, 200, 100);
+  player.play();
+  player.seek(0.15);
+  const [first, second, third] = played.map(([x]) => x);
+  assert.ok(first.every((y) => y === 0));
+  closest(second, Float32Array.from({ length: 100 }, (_, n) => Math.min(1, n / 10)), 1e-6);
+  closest(third, new Float32Array(50).fill(1), 0);
 });
 
 test("encoding in blocks is that of the whole", async () => {

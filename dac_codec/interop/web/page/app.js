@@ -1,4 +1,3 @@
-import { write } from "../reader/src/index.js";
 import { Scope } from "./draw.js";
 import { Player } from "./player.js";
 import { Recorder, decodeSound } from "./sound.js";
@@ -13,13 +12,16 @@ const player = new Player(
 );
 const calls = new Map();
 let nCalls = 0;
+const FIRST_BYTE = 0x8a; // of .dac files
 const KEPT_SAMPLES = 60e6; // decoded sound in memory, in samples of all channels
 
 let session = 0; // counts the files that were to be shown
 let model;
-let shown = null; // { id, name, info, url } of the file
-let source = null; // { channels, codes, frames, gain } of a sound that was compressed here
+let coming = null; // the newest file whose bytes go to the worker
+let shown = null; // { id, file, info, done, url }; url when all of the file is there
+let source = null; // { name, channels, sizes } of a sound that was compressed here; sizes are bytes of each codebook
 let recorder = null;
+let frame; // in which the position is shown next
 let version = "compressed";
 
 /** Asks the worker. */
@@ -38,10 +40,11 @@ worker.onmessage = ({ data }) => {
     if (data.error === undefined) resolve(data.result);
     else reject(new Error(data.error));
   } else if (data.type === "progress") progress(data.share);
-  else if (data.id === shown?.id) {
-    if (data.type === "failed") fail(data.message);
-    else block(data);
-  }
+  else if (data.type === "failed" && [session, shown?.id].includes(data.id)) {
+    if (data.id === session) session++; // no more of it is loaded
+    fail(data.message);
+  } else if (data.type === "opened" && [session, shown?.id].includes(data.id)) opened(data.id, data.info);
+  else if (data.type === "block" && data.id === shown?.id) block(data);
 };
 worker.onerror = () => fail("The page could not be started: its worker failed. Is the site complete?");
 
@@ -93,15 +96,64 @@ async function replace(action) {
   }
 }
 
-/** Takes a file that was dropped or chosen. */
-async function take(file, id) {
-  say(`Reading ${file.name}…`);
-  const bytes = await file.arrayBuffer();
-  const head = new Uint8Array(bytes, 0, Math.min(4, bytes.byteLength));
-  if (String.fromCharCode(...head.subarray(1)) === "DAC" && head[0] === 0x8a) {
-    if (id === session) source = null;
-    await open(new Uint8Array(bytes), file.name, id);
-  } else await compress(await decodeSound(bytes, model.sampleRate), file.name, id);
+/** A file that was dropped or chosen, as in `take`. */
+async function* contentOf(file) {
+  yield new Uint8Array(await file.arrayBuffer());
+}
+
+/** The bytes of a response as they come. */
+async function* partsOf({ body }) {
+  const reader = body.getReader();
+  try {
+    for (let part = await reader.read(); !part.done; part = await reader.read()) yield part.value;
+  } finally {
+    reader.cancel().catch(() => {});
+  }
+}
+
+/** Opens a link of this site. */
+async function follow(link, id) {
+  const url = new URL(link, document.baseURI);
+  if (url.origin !== location.origin) throw new Error("This page opens files of its own site only.");
+  say(`Loading ${link}…`);
+  const response = await fetch(url);
+  if (!response.ok) throw new Error(`${link} can't be loaded: ${response.status} ${response.statusText}`);
+  const { headers } = response;
+  const total = headers.has("Content-Encoding") ? 0 : Number(headers.get("Content-Length"));
+  await take(decodeURIComponent(url.pathname.split("/").pop()), partsOf(response), total, id);
+}
+
+/**
+ * Takes a file while it arrives. It ends when another one is shown.
+ * @param {AsyncIterable<Uint8Array>} content
+ * @param {number} total its bytes; 0 if that is not known
+ */
+async function take(name, content, total, id) {
+  const file = { id, name, total, parts: [], loaded: 0, source: null, again: false };
+  const isWanted = () => id === session || id === shown?.id;
+  const isDac = () => file.parts.length > 0 && file.parts[0][0] === FIRST_BYTE;
+  say(`Reading ${name}…`);
+  try {
+    for await (const bytes of content) {
+      if (!isWanted()) return;
+      if (!bytes.length) continue;
+      file.parts.push(bytes);
+      file.loaded += bytes.length;
+      if (isDac()) feed(file, bytes);
+    }
+  } catch (error) {
+    if (!isDac()) throw error; // else what has come is played
+  }
+  if (!isWanted()) return;
+  if (isDac()) feed(file);
+  else await compress(await decodeSound(await new Blob(file.parts).arrayBuffer(), model.sampleRate), name, id);
+}
+
+/** Hands the next bytes of a file to the worker, or none at its end. */
+function feed(file, bytes) {
+  if (file.id === session) coming = file;
+  worker.postMessage({ type: "part", id: file.id, bytes });
+  if (shown?.id === file.id) report();
 }
 
 /** Encodes a sound, and opens the result. */
@@ -112,63 +164,80 @@ async function compress(channels, name, id) {
   $("result").hidden = true;
   say(`Compressing ${name}…`);
   progress(0);
-  const encoded = await call("encode", { channels });
+  const { sizes } = await call("encode", { channels });
   if (id !== session) return;
-  source = { name, channels, ...encoded };
-  await openSource(id);
+  await openSource({ name: `${name.replace(/\.[^.]*$/, "")}.dac`, channels, sizes }, id);
 }
 
-/** Writes the codes of the source at the chosen bitrate, and opens the file. `again` is as in `open`. */
-async function openSource(id, again = false) {
-  const { channels, codes, frames, gain, name } = source;
-  const n = Number($("rate").value);
-  const { codebooks: N, fingerprint, name: modelName, sampleRate: modelSampleRate, hopLength, codebookSize } = model;
-  const kept = new Int32Array(channels.length * n * frames);
-  for (let c = 0; c < channels.length; c++) kept.set(codes.subarray(c * N * frames, (c * N + n) * frames), c * n * frames);
-  const header = { fingerprint, modelName, sampleRate: modelSampleRate, channels: channels.length, length: channels[0].length };
-  const codebookSizes = model.codebookSizes.slice(0, n);
-  Object.assign(header, { gain, modelSampleRate, hopLength, codebooks: n, codebookSize, codebookSizes });
-  await open(write(header, kept), `${name.replace(/\.[^.]*$/, "")}.dac`, id, again);
+/** Opens the file of a sound that was encoded, at the chosen bitrate. With `again`, position and playing are kept. */
+async function openSource(sound, id, again = false) {
+  const bytes = await call("write", { codebooks: Number($("rate").value) });
+  if (id !== session) return;
+  const file = { id, name: sound.name, total: bytes.length, parts: [bytes], loaded: bytes.length, source: sound, again };
+  feed(file, bytes);
+  feed(file);
 }
 
-/** Opens a .dac file and begins to decode it. With `again`, it is the same sound: position and playing are kept. */
-async function open(bytes, name, id, again = false) {
-  if (id !== session) return;
-  const time = again && shown ? player.time : 0;
-  const playing = again && player.playing;
-  player.pause();
-  const info = await call("open", { id, bytes });
-  if (id !== session) return;
-  if (shown) URL.revokeObjectURL(shown.url);
-  shown = { id, name, info, url: URL.createObjectURL(new Blob([bytes], { type: "audio/x-dac" })) };
-  scope.clear();
-  decoded.clear();
-  player.open(model.sampleRate, info.length, info.blockSamples);
-  setVersion("compressed");
-  describe(info, name);
-  $("download").href = shown.url;
-  $("download").download = name;
-  $("wav").disabled = true;
+/** Shows a file when it has begun to arrive, and what is known of it at its end. */
+function opened(id, info) {
+  if (info.anew) {
+    scope.clear();
+    decoded.clear();
+  }
+  if (shown?.id !== id) {
+    const time = coming.again && shown ? player.time : 0;
+    const playing = coming.again && player.playing;
+    if (shown) URL.revokeObjectURL(shown.url);
+    shown = { id, file: coming, info };
+    source = coming.source;
+    player.open(model.sampleRate, info.length, info.blockSamples);
+    setVersion("compressed");
+    if (time) player.seek(Math.min(time, info.duration));
+    if (playing) player.play();
+    showRate();
+  }
+  player.length = info.length;
+  Object.assign(shown, { info, done: info.done });
+  describe();
+  $("download").hidden = !info.complete;
+  if (info.complete) {
+    shown.url = URL.createObjectURL(new Blob(shown.file.parts, { type: "audio/x-dac" }));
+    $("download").href = shown.url;
+    $("download").download = shown.file.name;
+  }
   $("seek").max = info.length / model.sampleRate;
-  if (time) player.seek(Math.min(time, info.duration));
-  if (playing) player.play();
-  say("Decoding…");
-  progress(0);
+  report();
+  tick();
 }
 
-function describe(info, name) {
+/** Says how far loading and decoding have come. */
+function report() {
+  const { info, done, file } = shown;
+  const { total, loaded } = file;
+  const share = info.complete ? done : total ? loaded / total : undefined;
+  const percent = share === undefined ? size(loaded) : `${Math.round(100 * share)}%`;
+  const ended = info.complete && done === 1;
+  progress(ended ? null : share);
+  say(ended ? "Decoded." : `${info.complete ? "Decoding" : "Loading"}: ${percent}`);
+  $("wav").disabled = !ended || decoded.size < info.blocks;
+}
+
+function describe() {
+  const { info, file } = shown;
   const { header, duration } = info;
   const seconds = Math.max(duration, 1e-9);
-  const of = header.coding === 0 ? `${header.codebooks} of ${model.codebooks}` : `up to ${header.codebooks}, varying`;
+  const bytes = info.complete ? info.size : file.total || NaN;
+  const known = (text) => (bytes ? text : "not known yet");
+  const of = info.constant ? `${header.codebooks} of ${model.codebooks}` : `up to ${header.codebooks}, varying`;
   const facts = {
     Duration: duration < 60 ? `${duration.toFixed(2)} s` : clock(duration),
-    Size: size(info.size),
-    Bitrate: rate((8 * info.size) / seconds),
+    Size: known(size(bytes)),
+    Bitrate: known(rate((8 * bytes) / seconds)),
     Channels: ["mono", "stereo"][header.channels - 1] ?? header.channels,
     "Sample rate": `${header.sampleRate / 1000} kHz`,
     Codebooks: of,
     "Band levels": header.levels ? "yes" : "no",
-    "From 16 bits": `${((2 * header.channels * header.sampleRate * seconds) / info.size).toFixed(0)} : 1`,
+    "From 16 bits": known(`${((2 * header.channels * header.sampleRate * seconds) / bytes).toFixed(0)} : 1`),
   };
   $("facts").replaceChildren(
     ...Object.entries(facts).map(([key, value]) => {
@@ -180,7 +249,7 @@ function describe(info, name) {
       return group;
     }),
   );
-  $("name").textContent = name;
+  $("name").textContent = file.name;
   $("problem-list").replaceChildren();
   $("problems").hidden = true;
   addProblems(info.problems);
@@ -199,21 +268,15 @@ function addProblems(texts) {
 }
 
 /** A block of decoded sound. */
-function block({ index, channels, shown: columns, done, problems }) {
+function block({ index, channels, tails, shown: columns, done, problems }) {
   scope.add(columns);
   addProblems(problems);
-  decoded.set(index, channels);
+  decoded.set(index, { channels, tails });
   player.arrived();
   const most = KEPT_SAMPLES / (channels.length * shown.info.blockSamples);
   if (decoded.size > most) forget();
-  if (done < 1) {
-    progress(done);
-    say(`Decoding: ${Math.round(100 * done)}%`);
-  } else {
-    progress(null);
-    say("Decoded.");
-    $("wav").disabled = decoded.size < shown.info.blocks;
-  }
+  shown.done = done;
+  report();
 }
 
 /** Drops the block that is farthest from the position. */
@@ -222,6 +285,7 @@ function forget() {
   let farthest = here;
   for (const index of decoded.keys()) if (Math.abs(index - here) > Math.abs(farthest - here)) farthest = index;
   decoded.delete(farthest);
+  worker.postMessage({ type: "forget", id: shown.id, index: farthest });
 }
 
 /** Plays the compressed sound or the original, from the same place on. */
@@ -235,7 +299,7 @@ function setVersion(name) {
 /** A block of the sound that was compressed here. */
 function originalBlock(index) {
   const { blockSamples } = player;
-  return source.channels.map((x) => x.subarray(index * blockSamples, (index + 1) * blockSamples));
+  return { channels: source.channels.map((x) => x.subarray(index * blockSamples, (index + 1) * blockSamples)), tails: [] };
 }
 
 /** The decoded sound as a wav file of 16 bits. */
@@ -255,7 +319,7 @@ function wav() {
   view.setUint32(40, 2 * C * length, true);
   let at = 44;
   for (let b = 0; b < blocks; b++) {
-    const channels = decoded.get(b);
+    const { channels } = decoded.get(b);
     for (let n = 0; n < channels[0].length; n++)
       for (const x of channels) {
         view.setInt16(at, Math.max(-32768, Math.min(32767, Math.round(32768 * x[n]))), true);
@@ -264,7 +328,7 @@ function wav() {
   }
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([view], { type: "audio/wav" }));
-  link.download = shown.name.replace(/\.dac$/, "") + ".wav";
+  link.download = shown.file.name.replace(/\.dac$/, "") + ".wav";
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60000);
 }
@@ -293,24 +357,31 @@ function recording(on) {
 }
 
 function showRate() {
-  const n = Number($("rate").value);
-  const bits = model.codebookSizes.slice(0, n).reduce((sum, size) => sum + Math.ceil(Math.log2(size)), 0);
-  $("rate-text").textContent = `${rate((bits * model.sampleRate) / model.hopLength)} per channel`;
+  if (!source) return;
+  const { sizes, channels } = source;
+  const bytes = sizes.slice(0, Number($("rate").value)).reduce((a, b) => a + b);
+  $("rate-text").textContent = `${rate((8 * bytes * model.sampleRate) / channels[0].length / channels.length)} per channel`;
 }
 
+/** Shows the position, in every frame while it moves. */
 function tick() {
-  if (shown) {
-    const duration = shown.info.length / model.sampleRate;
-    const time = player.time;
-    $("line").style.left = `${(100 * time) / duration}%`;
-    $("seek").value = time;
-    $("time").textContent = `${clock(time)} / ${clock(duration)}`;
-    $("seek").setAttribute("aria-valuetext", `${clock(time)} of ${clock(duration)}`);
-  }
-  requestAnimationFrame(tick);
+  cancelAnimationFrame(frame);
+  if (player.playing) frame = requestAnimationFrame(tick);
+  if (!shown) return;
+  const duration = shown.info.length / model.sampleRate;
+  const time = player.time;
+  $("line").style.left = `${(100 * time) / duration}%`;
+  $("seek").value = time;
+  $("time").textContent = `${clock(time)} / ${clock(duration)}`;
+  $("seek").setAttribute("aria-valuetext", `${clock(time)} of ${clock(duration)}`);
+  const index = Math.floor((time * model.sampleRate) / shown.info.blockSamples);
+  if (index !== shown.at) worker.postMessage({ type: "at", id: shown.id, index: (shown.at = index) });
 }
 
-player.onchange = () => ($("play").textContent = player.playing ? "Pause" : "Play");
+player.onchange = () => {
+  $("play").textContent = player.playing ? "Pause" : "Play";
+  tick();
+};
 const toggle = () => (player.playing ? player.pause() : player.play());
 $("play").onclick = toggle;
 $("seek").oninput = () => player.seek(Number($("seek").value));
@@ -319,10 +390,17 @@ $("record").onclick = () => attempt(record);
 $("file").onchange = () => {
   const [file] = $("file").files;
   $("file").value = "";
-  if (file) replace((id) => take(file, id));
+  if (file) replace((id) => take(file.name, contentOf(file), file.size, id));
+};
+$("link").onsubmit = (event) => {
+  event.preventDefault();
+  const link = $("url").value.trim();
+  if (!link) return;
+  history.replaceState(null, "", `?file=${encodeURIComponent(link)}`);
+  replace((id) => follow(link, id));
 };
 $("rate").oninput = showRate;
-$("rate").onchange = () => replace((id) => openSource(id, true));
+$("rate").onchange = () => replace((id) => openSource(source, id, true));
 document.querySelectorAll("input[name=version]").forEach((input) => (input.onchange = () => setVersion(input.value)));
 $("seek").onkeydown = (event) => {
   const seconds = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: -10, PageUp: 10 }[event.key];
@@ -333,7 +411,7 @@ $("seek").onkeydown = (event) => {
 document.addEventListener("keydown", (event) => {
   const plain = !event.ctrlKey && !event.metaKey && !event.altKey;
   if (event.key !== " " || !plain || !shown || /^(BUTTON|A|SUMMARY)$/.test(event.target.tagName)) return;
-  if (event.target.type === "radio" || event.target.type === "file") return;
+  if (["radio", "file", "text"].includes(event.target.type)) return;
   event.preventDefault();
   toggle();
 });
@@ -342,7 +420,7 @@ for (const type of ["dragover", "dragleave", "drop"])
     event.preventDefault();
     $("drop").classList.toggle("over", type === "dragover");
     const [file] = type === "drop" ? event.dataTransfer.files : [];
-    if (file && model && !recorder) replace((id) => take(file, id));
+    if (file && model && !recorder) replace((id) => take(file.name, contentOf(file), file.size, id));
   });
 
 $("file").disabled = true;
@@ -352,9 +430,12 @@ attempt(async () => {
   $("model").textContent = model.name;
   $("rate").max = model.codebooks;
   $("rate").value = Math.ceil((2 * model.codebooks) / 3);
-  showRate();
-  $("file").disabled = $("record").disabled = false;
+  $("file").disabled = $("record").disabled = $("open").disabled = false;
   progress(null);
   say("Ready.");
-  requestAnimationFrame(tick);
+  const link = new URLSearchParams(location.search).get("file");
+  if (link) {
+    $("url").value = link;
+    replace((id) => follow(link, id));
+  }
 });

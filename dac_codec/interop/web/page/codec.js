@@ -8,6 +8,7 @@ const TRANSITION_HZ = 500;
 const MOST_REACH = 2048;
 const MOST_CHANNELS = 32; // of sound in a browser
 const FADE_SECONDS = 0.005; // around frames that are missing
+const TAIL_SECONDS = 0.01; // of a block, behind its end
 
 /**
  * What a site knows of its model.
@@ -84,7 +85,10 @@ function bessel(x) {
   return sum;
 }
 
-/** Decodes a file in blocks, each with the frames around it that its samples depend on, so that it is a part of the whole. */
+/**
+ * Decodes a file in blocks, each with the frames around it that its samples depend on, so that it is a part of the whole.
+ * The file may still arrive: see `update`.
+ */
 export class Decoder {
   /**
    * @param {import("../reader/src/index.js").DacFile} file
@@ -104,30 +108,55 @@ export class Decoder {
     this.filter = header.levels ? new LevelFilter(header) : null;
     this.lowPass = new LowPass(header.modelSampleRate, header.bandwidth);
     this.gain = 10 ** (-header.gain / 20);
+    this.tail = Math.round(TAIL_SECONDS * header.modelSampleRate);
+    this.reach = (this.filter ? 2 * this.filter.hop : 0) + this.lowPass.reach;
     this.blockFrames = Math.max(1, Math.round((BLOCK_SECONDS * header.modelSampleRate) / this.hop));
-    this.blocks = Math.ceil(file.nFrames / this.blockFrames);
-    /** Samples per channel at the model's rate. */
-    this.length = Math.min(file.nFrames * this.hop, Math.round((file.length * header.modelSampleRate) / header.sampleRate));
     this.chunks = new Map();
     this.problems = new Set();
+    this.update();
   }
 
   /**
-   * One block of sound at the model's rate, for each channel.
+   * Takes note of what has come of the file.
+   * @returns {boolean} whether the whole is longer or shorter than it seemed, so that blocks must be decoded anew
+   */
+  update() {
+    const { file, hop, frames, length } = this;
+    const { header } = file;
+    this.frames = file.totalFrames;
+    /** Samples per channel at the model's rate. */
+    this.length = Math.min(this.frames * hop, Math.round((file.length * header.modelSampleRate) / header.sampleRate));
+    this.blocks = Math.ceil(this.length / (this.blockFrames * hop));
+    const after = this.model.decoder.after + Math.ceil((this.reach + this.tail) / hop);
+    /** Blocks, from the first one on, whose frames have come. */
+    this.ready = file.nFrames >= this.frames ? this.blocks : Math.max(0, Math.floor((file.nFrames - after) / this.blockFrames));
+    if (file.complete) this.chunks.clear();
+    return frames !== this.frames || length !== this.length;
+  }
+
+  /**
+   * How many layers a block would be decoded with.
    * @param {number} index
-   * @returns {Promise<{start: number, channels: Float32Array[]}>}
+   */
+  layers(index) {
+    const { before, after } = this.model.decoder;
+    const { first, last } = this.#place(index);
+    return this.#indices(first - before, last + after).reduce((least, n) => Math.min(least, this.file.chunks[n].layers), Infinity);
+  }
+
+  /**
+   * One block of sound at the model's rate, for each channel, and some samples behind its end as they are with the same
+   * layers, so that a player can fade into a next block that has more layers.
+   * @param {number} index
+   * @returns {Promise<{start: number, channels: Float32Array[], tails: Float32Array[]}>}
    */
   async block(index) {
     const { hop, filter, lowPass } = this;
-    const total = this.file.nFrames * hop;
-    const start = index * this.blockFrames * hop;
-    const end = Math.min(start + this.blockFrames * hop, this.length);
+    const total = this.frames * hop;
+    const { start, end, first, last } = this.#place(index);
+    const size = Math.min(this.blockFrames * hop, end - start);
     const [from, to] = [start - lowPass.reach, end + lowPass.reach];
-    // The output of the network that the filters need, in frames; beyond the ends it is zero.
-    const reach = filter ? 2 * filter.hop : 0;
-    const first = Math.max(0, Math.floor((from - reach) / hop));
-    const last = Math.min(this.file.nFrames, Math.ceil((to + reach) / hop));
-    const channels = [];
+    const [channels, tails] = [[], []];
     for (let c = 0; c < this.file.header.channels; c++) {
       let x = await this.#decoded(c, first, last);
       if (filter) {
@@ -138,9 +167,20 @@ export class Decoder {
         x = padded(x, Math.max(0, -from), Math.max(0, to - total)).subarray(Math.max(0, from - first * hop));
         x = x.subarray(0, to - from);
       }
-      channels.push(lowPass.apply(x).map((sample) => sample * this.gain));
+      const sound = lowPass.apply(x).map((sample) => sample * this.gain);
+      channels.push(sound.slice(0, size));
+      tails.push(sound.slice(size));
     }
-    return { start, channels };
+    return { start, channels, tails };
+  }
+
+  /** The samples of a block with its tail, and the frames of the network's output that they depend on; beyond the ends it is zero. */
+  #place(index) {
+    const { hop, reach } = this;
+    const start = index * this.blockFrames * hop;
+    const end = Math.min(start + this.blockFrames * hop + this.tail, this.length);
+    const first = Math.max(0, Math.floor((start - reach) / hop));
+    return { start, end, first, last: Math.min(this.frames, Math.ceil((end + reach) / hop)) };
   }
 
   /** The network's output for the frames first .. last-1 of a channel. */
@@ -148,7 +188,7 @@ export class Decoder {
     const { before, after } = this.model.decoder;
     const { codebooks: N } = this.file.header;
     const from = Math.max(0, first - before);
-    const to = Math.min(this.file.nFrames, last + after);
+    const to = Math.min(this.frames, last + after);
     const codes = new Int32Array(N * (to - from)).fill(-1);
     const missing = new Uint8Array(to - from).fill(1);
     for (const chunk of this.#chunksOf(from, to)) {
@@ -178,8 +218,8 @@ export class Decoder {
     }
   }
 
-  /** The decoded chunks that have some of the frames from .. to-1. */
-  #chunksOf(from, to) {
+  /** The numbers of the chunks that have some of the frames from .. to-1. */
+  #indices(from, to) {
     const { chunks } = this.file;
     const found = [];
     let low = 0; // the first chunk that ends behind `from`
@@ -188,15 +228,18 @@ export class Decoder {
       if (chunks[middle].start + chunks[middle].frames <= from) low = middle + 1;
       else high = middle;
     }
-    for (let index = low; index < chunks.length && chunks[index].start < to; index++) {
-      const chunk = this.#chunk(index);
-      if (chunk) found.push(chunk);
-    }
+    for (let index = low; index < chunks.length && chunks[index].start < to; index++) found.push(index);
     return found;
   }
 
+  /** The decoded chunks that have some of the frames from .. to-1. */
+  #chunksOf(from, to) {
+    return this.#indices(from, to).map((index) => this.#chunk(index)).filter((chunk) => chunk);
+  }
+
   #chunk(index) {
-    if (!this.chunks.has(index)) {
+    const { layers } = this.file.chunks[index];
+    if (this.chunks.get(index)?.layers !== layers) {
       let chunk = null;
       try {
         chunk = this.file.decode(index);
@@ -204,16 +247,16 @@ export class Decoder {
       } catch (error) {
         this.problems.add(`part ${index + 1} is left out: ${error.message}`);
       }
-      this.chunks.set(index, chunk);
+      this.chunks.set(index, { layers, chunk });
       if (this.chunks.size > 64) this.chunks.delete(this.chunks.keys().next().value);
     }
-    return this.chunks.get(index);
+    return this.chunks.get(index).chunk;
   }
 
   /** The levels of a window, or null. The window after the last one has those of the last one. */
   #levels(channel, window) {
     const { hop, bands } = this.file.header.levels;
-    const windows = Math.ceil(this.file.nFrames / hop);
+    const windows = Math.ceil(this.frames / hop);
     const j = Math.min(window, windows - 1);
     if (j < 0) return null;
     const [chunk] = this.#chunksOf(j * hop, j * hop + 1);

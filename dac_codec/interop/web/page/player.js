@@ -4,12 +4,13 @@ const DELAY = 0.05;
 
 export class Player {
   /**
-   * @param {(index: number) => Float32Array[] | undefined} blockOf the sound of a block, if it is there
+   * @param {(index: number) => {channels: Float32Array[], tails: Float32Array[]} | undefined} blockOf the sound of a
+   *   block, if it is there, and samples behind its end, from which the next block is faded in
    * @param {(index: number) => void} want asks for a block that is not there
    */
   constructor(blockOf, want) {
     Object.assign(this, { blockOf, want });
-    this.onchange = () => {};
+    this.onchange = () => {}; // playing begins or ends, or the position is another one
     this.nodes = new Set();
     this.length = this.position = 0; // in samples; the position is where playing starts
     setInterval(() => this.#schedule(), 100);
@@ -69,6 +70,7 @@ export class Player {
     const index = Math.floor(this.position / this.blockSamples);
     if (this.position < this.length && !this.blockOf(index)) this.want(index);
     this.#schedule();
+    this.onchange();
   }
 
   #stop() {
@@ -91,15 +93,17 @@ export class Player {
       // A whole sample of the context, so that blocks meet without a gap.
       this.began = Math.ceil((this.context.currentTime + DELAY) * this.rate) / this.rate;
       this.scheduled = this.position;
+      this.tails = [];
     }
     while (this.scheduled < this.length && this.scheduled - this.#now() < AHEAD * this.rate) {
       const index = Math.floor(this.scheduled / this.blockSamples);
-      const channels = this.blockOf(index);
-      if (!channels) {
+      const block = this.blockOf(index);
+      if (!block) {
         this.want(index);
         break;
       }
-      this.#start(channels, this.scheduled - index * this.blockSamples);
+      this.#start(block.channels, this.scheduled - index * this.blockSamples);
+      this.tails = block.tails;
     }
     if (this.#now() >= this.length) {
       this.pause();
@@ -115,7 +119,12 @@ export class Player {
   #start(channels, offset) {
     const length = channels[0].length - offset;
     const buffer = this.context.createBuffer(channels.length, length, this.rate);
-    channels.forEach((x, c) => buffer.copyToChannel(offset ? x.subarray(offset) : x, c));
+    channels.forEach((x, c) => {
+      const sound = offset ? x.subarray(offset) : x;
+      buffer.copyToChannel(sound, c);
+      const tail = this.tails[c]?.subarray(0, length);
+      if (tail) buffer.copyToChannel(tail.map((y, n) => y + ((sound[n] - y) * n) / tail.length), c);
+    });
     const node = new AudioBufferSourceNode(this.context, { buffer });
     node.connect(this.context.destination);
     node.onended = () => this.nodes.delete(node);

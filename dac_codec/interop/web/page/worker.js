@@ -1,6 +1,6 @@
 // Runs the networks and everything else that takes time.
 import * as ort from "../runtime/ort.wasm.min.mjs";
-import { ContextModel, DacFile } from "../reader/src/index.js";
+import { ArrivingFile, ContextModel, encodeChunks, writeChunks } from "../reader/src/index.js";
 import { Decoder, encode } from "./codec.js";
 import { gainOf } from "./loudness.js";
 import { view } from "./view.js";
@@ -9,10 +9,13 @@ ort.env.wasm.wasmPaths = new URL("../runtime/", import.meta.url).href;
 ort.env.wasm.numThreads = self.crossOriginIsolated ? navigator.hardwareConcurrency : 1;
 
 const folder = new URL("../model/", import.meta.url);
+const MOST_CODED = 64; // codebooks that FORMAT.md allows with coding 1
 const networks = {};
 let model;
 let contextModel = null;
+const incoming = new Map(); // files that arrive, by id: the one that is shown, and newer ones
 let current = null; // the file that is decoded
+let sound = null; // { header, chunks } of the sound that was coded last
 let encoding = 0; // counts sounds, so that a newer one ends the encoding of an older one
 let busy = Promise.resolve();
 const pause = () => new Promise((resolve) => setTimeout(resolve));
@@ -55,8 +58,8 @@ async function encodeFrames(sound) {
   return { codes: codes.data, codebooks: codes.dims[1], frames: codes.dims[2] };
 }
 
-function open(id, bytes) {
-  const file = new DacFile(bytes);
+/** Begins to decode a file. */
+function open(id, file) {
   const { header } = file;
   if (header.fingerprint !== model.fingerprint)
     throw new Error(
@@ -66,40 +69,89 @@ function open(id, bytes) {
     if (!contextModel) throw new Error("This file needs a context model, which this page does not have.");
     file.setContextModel(contextModel);
   }
-  if (file.nFrames === 0) throw new Error("This file holds no sound.");
   const decoder = new Decoder(file, model, decodeFrames);
-  const { blocks, blockFrames, hop, length } = decoder;
+  if (!decoder.length) throw new Error("This file holds no sound.");
   encoding++;
-  current = { id, decoder, wanted: [], done: new Set(), next: 0, told: 0 };
-  sweep(current);
-  const { duration, size, problems } = file;
-  return { header, duration, size, problems, blocks, blockSamples: blockFrames * hop, length };
+  current = { id, decoder, wanted: [], done: new Map(), kept: new Set(), next: 0, told: 0, idle: true };
+  return current;
 }
 
-/** Decodes all blocks, those that are wanted first. */
+/** Takes the next bytes of a file, or none at its end. */
+function part({ id, bytes }) {
+  if (!incoming.has(id)) incoming.set(id, { arriving: new ArrivingFile(), job: null });
+  const one = incoming.get(id);
+  const file = bytes ? one.arriving.push(bytes) : one.arriving.end();
+  const isNew = !one.job;
+  // A file whose header does not give its length is opened when all of it is there.
+  if (isNew && !file?.complete && !(file?.nFrames && file.totalFrames)) return;
+  const job = (one.job ??= open(id, file));
+  for (const other of incoming.keys()) if (other < id) incoming.delete(other);
+  const anew = job.decoder.update() || isNew;
+  if (anew) for (const blocks of [job.done, job.kept]) blocks.clear();
+  if (isNew || file.complete) postMessage({ type: "opened", id, info: { ...described(job), anew } });
+  wake(job);
+}
+
+/** What the page is told of a file. */
+function described(job) {
+  const { file, blocks, blockFrames, hop, length } = job.decoder;
+  const { header, duration, size, problems, complete, constant } = file;
+  const info = { header, duration, size, problems, complete, constant, blocks, blockSamples: blockFrames * hop, length };
+  return { ...info, done: share(job) };
+}
+
+/** Whether a block is decoded with all layers that have come, or was decoded and dropped by the page. */
+function isDone({ decoder, done, kept }, index) {
+  return kept.has(index) ? done.get(index) >= decoder.layers(index) : done.has(index);
+}
+
+/** The share of the blocks that are done. */
+function share(job) {
+  let count = 0;
+  for (let index = 0; index < job.decoder.ready; index++) if (isDone(job, index)) count++;
+  return count / job.decoder.blocks;
+}
+
+/** The block to decode next: a wanted one, else one without sound, else one that gets better; those from `next` on first. */
+function choose(job) {
+  const { decoder, done, kept, next } = job;
+  const { ready } = decoder;
+  const wanted = job.wanted.find((index) => index < ready && !kept.has(index));
+  job.wanted = [];
+  if (wanted !== undefined) return wanted;
+  const order = Array.from({ length: ready }, (_, n) => (Math.min(next, ready) + n) % ready);
+  return order.find((index) => !done.has(index)) ?? order.find((index) => !isDone(job, index));
+}
+
+function wake(job) {
+  if (!job.idle) return;
+  job.idle = false;
+  sweep(job);
+}
+
+/** Decodes all blocks that have come. */
 async function sweep(job) {
   const { decoder } = job;
   try {
     for (;;) {
       await pause();
       if (job !== current) return;
-      let index = job.wanted.shift();
+      const index = choose(job);
       if (index === undefined) {
-        for (let tried = 0; job.done.has(job.next) && tried < decoder.blocks; tried++) job.next = (job.next + 1) % decoder.blocks;
-        index = job.next;
-        if (job.done.has(index)) {
-          job.idle = true; // a message wakes it
-          return;
-        }
+        job.idle = true; // a message wakes it
+        return;
       }
-      const { start, channels } = await decoder.block(index);
-      job.done.add(index);
+      const layers = decoder.layers(index);
+      const { frames } = decoder;
+      const { start, channels, tails } = await decoder.block(index);
+      if (frames !== decoder.frames) continue; // the file has come to another end
+      job.done.set(index, layers);
+      job.kept.add(index);
       const shown = view(channels, start, decoder.length, model.sampleRate);
-      const transfer = [...channels, shown.peaks, shown.levels].map((array) => array.buffer);
-      const done = job.done.size / decoder.blocks;
+      const transfer = [...channels, ...tails, shown.peaks, shown.levels].map((array) => array.buffer);
       const problems = [...decoder.problems].slice(job.told);
       job.told += problems.length;
-      postMessage({ type: "block", id: job.id, index, channels, shown, done, problems }, transfer);
+      postMessage({ type: "block", id: job.id, index, channels, tails, shown, done: share(job), problems }, transfer);
     }
   } catch (error) {
     postMessage({ type: "failed", id: job.id, message: error.message });
@@ -108,35 +160,51 @@ async function sweep(job) {
 
 const actions = {
   load,
-  open: ({ id, bytes }) => open(id, bytes),
+  /** Codes a sound, for `write`. Returns the bytes of each codebook. */
   encode: async ({ channels }) => {
     current = null;
     const gain = gainOf(channels, model.sampleRate);
     const louder = channels.map((x) => x.map((sample) => sample * 10 ** (gain / 20)));
     const mine = ++encoding;
-    const share = (value) => {
+    const told = (value) => {
       if (mine !== encoding) throw new Error("another sound came");
       postMessage({ type: "progress", share: value });
     };
-    return { gain, ...(await encode(louder, model, encodeFrames, share)) };
+    const { codes, frames } = await encode(louder, model, encodeFrames, (value) => told(0.9 * value));
+    const { sampleRate, hopLength, codebooks, codebookSize, codebookSizes, fingerprint, context } = model;
+    const header = { fingerprint, modelName: model.name, sampleRate, channels: channels.length, length: channels[0].length, gain };
+    Object.assign(header, { modelSampleRate: sampleRate, hopLength, codebooks, codebookSize, codebookSizes });
+    if (codebooks <= MOST_CODED) Object.assign(header, { coding: 1, contextModel: context });
+    sound = { header, chunks: [] };
+    const sizes = new Array(codebooks).fill(0);
+    for (const chunk of encodeChunks(header, codes, header.coding ? contextModel : null)) {
+      sound.chunks.push(chunk);
+      chunk.planes.forEach(({ length }, n) => (sizes[Math.floor(n / channels.length)] += length));
+      told(0.9 + (0.1 * (chunk.start + chunk.frames)) / frames);
+      await pause();
+    }
+    return { sizes };
+  },
+  /** The file of the sound that was coded, with its first codebooks. */
+  write: ({ codebooks }) => {
+    const { header, chunks } = sound;
+    return writeChunks({ ...header, codebooks, codebookSizes: header.codebookSizes.slice(0, codebooks) }, chunks);
   },
 };
 
 onmessage = async ({ data }) => {
-  if (data.type === "want") {
-    if (!current || current.id !== data.id) return;
-    if (!current.wanted.includes(data.index)) current.wanted.push(data.index);
-    current.next = data.index;
-    if (current.idle) {
-      current.idle = false;
-      sweep(current);
-    }
-    return;
-  }
+  const { type, id, index, call } = data;
   try {
-    const result = await actions[data.type](data);
-    postMessage({ type: "reply", call: data.call, result });
+    if (type === "part") part(data);
+    else if (call !== undefined) postMessage({ type: "reply", call, result: await actions[type](data) });
+    else if (current?.id === id) {
+      // "at" is the block that plays, "want" asks for it, and "forget" says that the page has dropped it.
+      if (type === "forget") current.kept.delete(index);
+      else current.next = index;
+      if (type === "want") current.wanted.push(index);
+      wake(current);
+    }
   } catch (error) {
-    postMessage({ type: "reply", call: data.call, error: error.message });
+    postMessage(call === undefined ? { type: "failed", id, message: error.message } : { type: "reply", call, error: error.message });
   }
 };

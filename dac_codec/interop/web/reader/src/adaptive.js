@@ -1,8 +1,7 @@
 import { DacFormatError } from "./errors.js";
-import { RangeDecoder } from "./rangecoder.js";
 
-/** Codes by adaptive counts: ENTROPY.md, sections 2 and 3. Planes do not depend on each other. */
-export class AdaptiveDecoder {
+/** Codes and decodes by adaptive counts: ENTROPY.md, sections 2 and 3. Planes do not depend on each other. */
+export class AdaptiveCoder {
   /** @param {number} codebookSize */
   constructor(codebookSize) {
     this.places = 2 ** ((32 - Math.clz32(codebookSize - 1) + 1) >> 1);
@@ -10,16 +9,15 @@ export class AdaptiveDecoder {
   }
 
   /**
-   * Decodes plane `i` into `codes`.
+   * Codes or decodes plane `i`.
    * @param {number} i
-   * @param {Uint8Array} bytes
-   * @param {Int32Array} codes one for each frame; frames without a code keep their -1
+   * @param {RangeEncoder | RangeDecoder} coder
+   * @param {Int32Array} codes one for each frame. The decoder is given -1 and fills in what it finds
    * @param {Uint8Array} counts number of codes of each frame
    * @param {number} entries of the codebook, which every code is below
    */
-  plane(i, bytes, codes, counts, entries) {
+  plane(i, coder, codes, counts, entries) {
     const { places: S, groups: G } = this;
-    const decoder = new RangeDecoder(bytes);
     const sizeOf = (g) => Math.max(0, Math.min(S, entries - g * S));
     const first = new Float64Array(G + 1);
     for (let g = 0; g < G; g++) first[g] = sizeOf(g);
@@ -29,7 +27,9 @@ export class AdaptiveDecoder {
     const secondTotal = new Float64Array(G);
     for (let t = 0; t < codes.length; t++) {
       if (counts[t] <= i) continue;
-      const g = decoder.symbol(first, firstTotal, G + 1);
+      const code = codes[t];
+      const repeats = t > 0 && code === codes[t - 1];
+      const g = coder.symbol(first, firstTotal, G + 1, repeats ? G : Math.floor(code / S));
       if (g === G) {
         if (t === 0 || codes[t - 1] < 0) throw new DacFormatError("a code repeats one that is not there");
         codes[t] = codes[t - 1];
@@ -42,7 +42,7 @@ export class AdaptiveDecoder {
         second[g] = new Float64Array(S).fill(1, 0, sizeOf(g));
         secondTotal[g] = sizeOf(g);
       }
-      const p = decoder.symbol(second[g], secondTotal[g], S);
+      const p = coder.symbol(second[g], secondTotal[g], S, code % S);
       if (p >= sizeOf(g)) throw new DacFormatError("a code is not in its codebook");
       codes[t] = g * S + p;
       first[g] += 2;
@@ -50,6 +50,5 @@ export class AdaptiveDecoder {
       second[g][p] += 2;
       secondTotal[g] += 2;
     }
-    decoder.finish();
   }
 }

@@ -1,6 +1,6 @@
-import { AdaptiveDecoder } from "./adaptive.js";
+import { AdaptiveCoder } from "./adaptive.js";
 import { ByteReader } from "./bytes.js";
-import { ContextDecoder } from "./context.js";
+import { ContextCoder } from "./context.js";
 import { crc32c } from "./crc32c.js";
 import { DacFormatError, EndOfBytes } from "./errors.js";
 import { bitsOf } from "./header.js";
@@ -22,7 +22,7 @@ function checkFrames(frames, header, most) {
 }
 
 /** The bytes of a packed plane. */
-function planeSize(frames, codebookSize) {
+export function planeSize(frames, codebookSize) {
   return Math.ceil((frames * bitsOf(codebookSize)) / 8);
 }
 
@@ -139,8 +139,13 @@ function decodeCounts(coded, frames, N) {
   return counts;
 }
 
+/** Bytes that the length of a plane of `m` codes is counted from. */
+export function typicalLength(m, bits) {
+  return Math.floor((m * bits * 15) / 128);
+}
+
 /** Decodes the planes of the codebooks first .. last-1, the whole of a layer, into `out`. */
-function decodeLayer(layer, first, last, header, counts, decoders, out) {
+function decodeLayer(layer, first, last, header, counts, coders, out) {
   const C = header.channels;
   const planes = [];
   for (let i = first; i < last; i++) {
@@ -155,14 +160,21 @@ function decodeLayer(layer, first, last, header, counts, decoders, out) {
   const bits = bitsOf(header.codebookSize);
   const lengths = planes.slice(0, -1).map(({ m }) => {
     const u = reader.varint();
-    const length = Math.floor((m * bits * 15) / 128) + (u % 2 ? -(u + 1) / 2 : u / 2);
+    const length = typicalLength(m, bits) + (u % 2 ? -(u + 1) / 2 : u / 2);
     if (!(length >= 0)) throw new DacFormatError("a plane has a negative length");
     return length;
   });
   planes.forEach(({ i, c }, index) => {
     const bytes = reader.take(index < lengths.length ? lengths[index] : reader.left);
-    decoders[c].plane(i, bytes, out[c * header.codebooks + i], counts[c], header.codebookSizes[i]);
+    const decoder = new RangeDecoder(bytes);
+    coders[c].plane(i, decoder, out[c * header.codebooks + i], counts[c], header.codebookSizes[i]);
+    decoder.finish();
   });
+}
+
+/** What codes and decodes the planes of one channel of a chunk. */
+export function coderOf(header, model, frames) {
+  return model ? new ContextCoder(model, frames) : new AdaptiveCoder(header.codebookSize);
 }
 
 /**
@@ -172,24 +184,24 @@ function decodeLayer(layer, first, last, header, counts, decoders, out) {
  * @param {import("./index.js").Header} header
  * @param {import("./context.js").ContextModel | null} model
  * @param {number} codebooks how many of them are wanted
+ * @param {boolean} complete a layer that is not there is missing; else it may come
  * @returns {{codes: Int32Array, levels: object | null, problems: string[]}}
  * @throws {DacFormatError} for a layer with a valid checksum that is no layer
  */
-export function decodeCoded(bytes, chunk, header, model, codebooks) {
+export function decodeCoded(bytes, chunk, header, model, codebooks, complete) {
   const { channels: C, codebooks: N } = header;
   const F = chunk.frames;
   const problems = [];
   const codes = new Int32Array(C * N * F).fill(-1);
   const planes = Array.from({ length: C * N }, (_, n) => codes.subarray(n * F, (n + 1) * F));
   const counts = chunk.counts.map((coded) => decodeCounts(coded, F, N));
-  const adaptive = model ? null : new AdaptiveDecoder(header.codebookSize);
-  const decoders = counts.map(() => (model ? new ContextDecoder(model, F) : adaptive));
+  const coders = counts.map(() => coderOf(header, model, F));
   /** The bytes of a layer, or null if it is damaged or missing. */
   const bytesOf = (number, name) => {
     const layer = chunk.layers[number - 1] ?? chunk.late.get(number);
     const intact = layer && (layer.crc === null || crc32c(bytes, layer.start, layer.end) === layer.crc);
     if (intact) return bytes.subarray(layer.start, layer.end);
-    problems.push(`${name} left out: ${layer ? "the checksum does not match" : "there is no such layer"}`);
+    if (layer || complete) problems.push(`${name} left out: ${layer ? "the checksum does not match" : "there is no such layer"}`);
     return null;
   };
   let first = 0;
@@ -197,7 +209,7 @@ export function decodeCoded(bytes, chunk, header, model, codebooks) {
     const layer = bytesOf(number, `layers from ${number} on are`);
     if (!layer) break;
     const last = first + header.layers[number - 1];
-    decodeLayer(layer, first, last, header, counts, decoders, planes);
+    decodeLayer(layer, first, last, header, counts, coders, planes);
     first = last;
   }
   for (let c = 0; c < C && first > codebooks; c++) codes.fill(-1, (c * N + codebooks) * F, (c * N + first) * F);

@@ -17,13 +17,15 @@ class Unsupported extends DacFormatError {}
 /** The chunks of a file, with their checksums verified and without decoding codes. */
 export class Container {
   /**
-   * @param {Uint8Array} bytes
    * @param {import("./index.js").Header} header
    * @param {number} start the position of the first chunk
    * @param {boolean} recover continue after damage
    */
-  constructor(bytes, header, start, recover) {
-    this.bytes = bytes;
+  constructor(header, start, recover) {
+    this.bytes = new Uint8Array(0);
+    this.position = start;
+    this.ended = false;
+    this.complete = false;
     this.header = header;
     this.recover = recover;
     this.chunks = [];
@@ -35,8 +37,21 @@ export class Container {
     this.length = header.length;
     this.truncated = false;
     // Bytes that the search for chunks may pass to the checksum. It bounds the work on hostile files.
-    this.budget = 16 * bytes.length + 2 ** 20;
-    this.#readAll(start);
+    this.budget = 2 ** 20;
+  }
+
+  /**
+   * Reads on. While more bytes may come, it stops at the first chunk that is not intact.
+   * @param {Uint8Array} bytes the file as far as it has come
+   * @param {boolean} complete no more bytes will come
+   */
+  read(bytes, complete) {
+    this.budget += 16 * (bytes.length - this.bytes.length);
+    this.bytes = bytes;
+    this.complete = complete;
+    if (!this.ended) this.#readAll();
+    if (!complete) return;
+    if (this.ended && this.position < bytes.length) this.#problem("there are bytes after the end of the file");
     this.#useRepeated();
     this.#checkLayers();
   }
@@ -46,9 +61,10 @@ export class Container {
     this.problems.push(message);
   }
 
-  #readAll(position) {
+  #readAll() {
     const { bytes } = this;
-    for (;;) {
+    while (!this.ended) {
+      const { position } = this;
       let chunk;
       try {
         chunk = this.#chunk(position);
@@ -59,6 +75,7 @@ export class Container {
         }
       } catch (error) {
         if (!(error instanceof DacFormatError) || error instanceof Unsupported) throw error;
+        if (!this.complete) return;
         const found = this.recover ? this.#search(position) : null;
         if (!found) {
           this.#cutShort(position, error);
@@ -70,11 +87,8 @@ export class Container {
         chunk = found;
       }
       this.#take(chunk);
-      if (chunk.kind === END) {
-        if (chunk.end < bytes.length) this.#problem("there are bytes after the end of the file");
-        return;
-      }
-      position = chunk.end;
+      this.position = chunk.end;
+      this.ended = chunk.kind === END;
     }
   }
 
@@ -159,11 +173,15 @@ export class Container {
     this.#limitLength();
   }
 
-  #limitLength() {
+  /** Samples per channel of the frames so far. */
+  get covered() {
     const { header } = this;
     const rate = BigInt(header.hopLength) * BigInt(header.sampleRate);
-    const most = Number((BigInt(this.nFrames) * rate) / BigInt(header.modelSampleRate));
-    this.length = Math.min(this.length ?? Infinity, most);
+    return Number((BigInt(this.nFrames) * rate) / BigInt(header.modelSampleRate));
+  }
+
+  #limitLength() {
+    this.length = Math.min(this.length ?? Infinity, this.covered);
   }
 
   #addGap(start, frames) {

@@ -1,6 +1,5 @@
 import { DacFormatError } from "./errors.js";
 import { hex } from "./header.js";
-import { RangeDecoder } from "./rangecoder.js";
 import { parseSafetensors } from "./safetensors.js";
 import { sha256 } from "./sha256.js";
 
@@ -63,13 +62,22 @@ export class ContextModel {
     this.shifts = get("shifts", Int32Array, [3]).data;
     for (const shift of [...this.shifts, ...this.averages])
       if (shift < 0 || shift > 16) refuse("a shift is not 0 to 16");
-    this.codeAt = this.#inverse(get("places", Int32Array, [N, K]).data);
+    this.places = get("places", Int32Array, [N, K]).data;
+    this.codeAt = this.#inverse(this.places);
     this.#checkSums();
     const names = [...arrays.keys()].sort();
     const text = (name) => new TextEncoder().encode(`\n${name} [${arrays.get(name).shape.join(", ")}]\n`);
     const parts = names.flatMap((name) => [text(name), arrays.get(name).raw]);
     /** The fingerprint that headers name, in hexadecimal digits. */
     this.fingerprint = hex(sha256(parts).subarray(0, 8));
+  }
+
+  /** Refuses a header that names another model, or has other codebooks. */
+  check(header) {
+    if (this.fingerprint !== header.contextModel)
+      throw new DacFormatError(`the file needs the context model ${header.contextModel}, this is ${this.fingerprint}`);
+    if (this.codebooks < header.codebooks || this.codebookSize !== header.codebookSize)
+      throw new DacFormatError("the context model has other codebooks than the file");
   }
 
   /** [N, G S]: the code at each place, or -1. */
@@ -172,8 +180,8 @@ function toWeights(values, shift) {
   return total;
 }
 
-/** Decodes the planes of one channel of one chunk, coarse ones first. */
-export class ContextDecoder {
+/** Codes or decodes the planes of one channel of one chunk, coarse ones first. */
+export class ContextCoder {
   /**
    * @param {ContextModel} model
    * @param {number} frames
@@ -190,17 +198,16 @@ export class ContextDecoder {
   }
 
   /**
-   * Decodes plane `i` into `codes`; planes must come in their order.
+   * Codes or decodes plane `i`; planes must come in their order.
    * @param {number} i
-   * @param {Uint8Array} bytes
-   * @param {Int32Array} codes one for each frame; frames without a code keep their -1
+   * @param {RangeEncoder | RangeDecoder} coder
+   * @param {Int32Array} codes one for each frame. The decoder is given -1 and fills in what it finds
    * @param {Uint8Array} counts number of codes of each frame
    * @param {number} entries of the codebook, which every code is below
    */
-  plane(i, bytes, codes, counts, entries) {
+  plane(i, coder, codes, counts, entries) {
     const { E, A, codebookSize: K, averages, embeddings } = this.model;
     const { sums, x, frames } = this;
-    const decoder = new RangeDecoder(bytes);
     const m = new Int32Array(A * E);
     const v = new Int32Array(A * E);
     const own = new Int32Array(frames * E); // e_i(t), added to the sums when the plane is complete
@@ -214,7 +221,7 @@ export class ContextDecoder {
         put(3, t - 1);
         put(4, t - 2);
         x.set(v, 5 * E);
-        const code = this.#code(i, decoder, t > 0 ? codes[t - 1] : -1);
+        const code = this.#code(i, coder, codes[t], t > 0 ? codes[t - 1] : -1);
         if (code >= entries) throw new DacFormatError(`code ${code} is not below ${entries}`);
         codes[t] = code;
         for (let e = 0; e < E; e++) own[t * E + e] = embeddings[(i * K + code) * E + e];
@@ -227,11 +234,12 @@ export class ContextDecoder {
       }
     }
     for (let k = 0; k < own.length; k++) sums[E + k] += own[k];
-    decoder.finish();
   }
 
-  #code(i, decoder, before) {
+  /** Codes `code`, or decodes one, after `before`; returns it. */
+  #code(i, coder, code, before) {
     const model = this.model;
+    const place = model.places[i * model.codebookSize + code];
     const { H, R, G, S, E, inputs, shifts } = model;
     // The sums of plane 0 are zeros.
     const from = i === 0 ? 3 * E : 0;
@@ -241,16 +249,17 @@ export class ContextDecoder {
     activate(this.features, shifts[1]);
     const z = this.features;
     affine(this.first, model.firstBias, i * (G + 1), model.firstWeight, i * (G + 1) * R, z, 0, R, G + 1);
-    const g = decoder.symbol(this.first, toWeights(this.first, shifts[2]), G + 1);
+    const group = code === before ? G : Math.floor(place / S);
+    const g = coder.symbol(this.first, toWeights(this.first, shifts[2]), G + 1, group);
     if (g === G) {
       if (before < 0) throw new DacFormatError("a code repeats one that is not there");
       return before;
     }
     const at = i * G + g;
     affine(this.second, model.secondBias, at * S, model.secondWeight, at * S * R, z, 0, R, S);
-    const p = decoder.symbol(this.second, toWeights(this.second, shifts[2]), S);
-    const code = model.codeAt[at * S + p];
-    if (code < 0) throw new DacFormatError("a code is not in its codebook");
-    return code;
+    const p = coder.symbol(this.second, toWeights(this.second, shifts[2]), S, place % S);
+    const found = model.codeAt[at * S + p];
+    if (found < 0) throw new DacFormatError("a code is not in its codebook");
+    return found;
   }
 }

@@ -104,7 +104,7 @@ export function hex(bytes) {
  * @returns {{header: import("./index.js").Header, end: number}}
  */
 export function readHeader(bytes) {
-  if (bytes.length < 4 || MAGIC.some((b, i) => bytes[i] !== b)) throw new DacFormatError("this is no .dac file");
+  if (MAGIC.some((b, i) => i < bytes.length && bytes[i] !== b)) throw new DacFormatError("this is no .dac file");
   const start = new ByteReader(bytes, 4);
   let end;
   try {
@@ -113,13 +113,15 @@ export function readHeader(bytes) {
     const length = start.varint();
     if (length > 4096) refuse(`its body has ${length} bytes, more than 4096`);
     start.take(length);
-    end = start.position;
-    if (start.u32() !== crc32c(bytes, 0, end)) refuse("its checksum does not match");
+    const checksum = start.u32();
+    end = start.position - 4;
+    if (checksum !== crc32c(bytes, 0, end)) refuse("its checksum does not match");
     const body = new ByteReader(bytes, end - length, end);
     return { header: readBody(body), end: start.position };
   } catch (error) {
     if (!(error instanceof EndOfBytes)) throw error;
-    throw new DacFormatError(end === undefined ? "the file ends inside its header" : "the header is invalid: too short");
+    if (end === undefined) throw new EndOfBytes("the file ends inside its header");
+    refuse("too short");
   }
 }
 
@@ -165,7 +167,7 @@ export function bitsOf(codebookSize) {
  * @param {import("./index.js").Header} header
  * @param {number} length samples per channel
  */
-function expectedFrames(header, length) {
+export function expectedFrames(header, length) {
   const per = BigInt(header.sampleRate) * BigInt(header.hopLength);
   return Number((BigInt(length) * BigInt(header.modelSampleRate) + per - 1n) / per);
 }

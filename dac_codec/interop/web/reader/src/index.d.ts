@@ -73,17 +73,33 @@ export class ContextModel {
 
 /** A .dac file in memory. Chunks are verified at once, and decoded when they are asked for. */
 export class DacFile {
-  /** With `recover: false`, damage and truncation throw; else `problems` reports them. */
-  constructor(data: Uint8Array | ArrayBuffer, options?: { contextModel?: ContextModel | null; recover?: boolean });
+  /**
+   * With `recover: false`, damage and truncation throw; else `problems` reports them. With `complete: false`, data is the
+   * beginning of a file, in which `read` goes on.
+   */
+  constructor(
+    data: Uint8Array | ArrayBuffer,
+    options?: { contextModel?: ContextModel | null; recover?: boolean; complete?: boolean },
+  );
+  /** Reads on. `bytes` are the file as far as it has come, `complete` says that no more will come. */
+  read(bytes: Uint8Array, complete: boolean): void;
   readonly header: Header;
+  /** Frames so far. */
   readonly nFrames: number;
-  /** Samples per channel. */
+  /** Frames of the whole file. While it arrives, there may be one more or less, and null is an unknown number. */
+  readonly totalFrames: number | null;
+  /** Samples per channel. While the file arrives and its header does not give them, those of the frames so far. */
   readonly length: number;
   /** Seconds. */
   readonly duration: number;
-  /** Bytes. */
+  /** Bytes so far. */
   readonly size: number;
-  readonly chunks: readonly { start: number; frames: number }[];
+  /** Whether all bytes have come. */
+  readonly complete: boolean;
+  /** Whether every frame has codes of all codebooks. */
+  readonly constant: boolean;
+  /** `layers`: how many are there, from the first one on; 1 with coding 0. */
+  readonly chunks: readonly { start: number; frames: number; layers: number }[];
   /** Frames that no chunk holds. */
   readonly gaps: readonly { start: number; frames: number }[];
   readonly problems: readonly string[];
@@ -96,6 +112,19 @@ export class DacFile {
     levels: Int8Array | null;
     problems: string[];
   };
+}
+
+/** Reads a file while it arrives. */
+export class ArrivingFile {
+  /**
+   * The file as far as it has come; null until its header has. Of a file ordered by layers, `chunks` are those of which
+   * layer 1 has come, and more layers come later. Chunks behind damage are found when all bytes have come.
+   */
+  readonly file: DacFile | null;
+  /** Takes the next bytes. */
+  push(bytes: Uint8Array): DacFile | null;
+  /** Says that all bytes have come. */
+  end(): DacFile;
 }
 
 /** Applies band levels to the output of the network: LEVELS.md, section 4. */
@@ -136,7 +165,37 @@ export interface WriteHeader {
   codebookSize: number;
   /** Entries of each codebook, if they differ. */
   codebookSizes?: readonly number[];
+  /** 0, which is the default, packs codes; 1 codes them, by adaptive counts or a context model. */
+  coding?: 0 | 1;
+  /** Fingerprint of the context model, with coding 1. */
+  contextModel?: string | null;
+  /** Codebooks of each layer, with coding 1; by default three layers of about the same size. */
+  layers?: readonly number[] | null;
+  gainFromBeginning?: boolean;
+  bandwidth?: number | null;
+  channelMask?: number | null;
 }
 
-/** A file with coding 0, from codes [C, N, F]. */
-export function write(header: WriteHeader, codes: Int32Array | Uint16Array): Uint8Array;
+/** A file, from codes [C, N, F]: `writeChunks` of `encodeChunks`. */
+export function write(
+  header: WriteHeader,
+  codes: Int32Array | Uint16Array,
+  contextModel?: ContextModel | null,
+): Uint8Array;
+
+export interface EncodedChunk {
+  start: number;
+  frames: number;
+  /** For each codebook, for each channel. */
+  planes: Uint8Array[];
+}
+
+/** Codes the planes of a file, chunk by chunk: the part of writing that takes time. */
+export function encodeChunks(
+  header: WriteHeader,
+  codes: Int32Array | Uint16Array,
+  contextModel?: ContextModel | null,
+): Generator<EncodedChunk>;
+
+/** The file of coded chunks. The header may have fewer codebooks than that for which they were coded. */
+export function writeChunks(header: WriteHeader, chunks: readonly EncodedChunk[]): Uint8Array;

@@ -1,42 +1,64 @@
 import { decodeCoded, decodePacked } from "./coded.js";
 import { Container } from "./container.js";
-import { DacFormatError } from "./errors.js";
-import { readHeader } from "./header.js";
+import { DacFormatError, EndOfBytes } from "./errors.js";
+import { expectedFrames, readHeader } from "./header.js";
 
 export { ContextModel } from "./context.js";
 export { DacFormatError } from "./errors.js";
 export { FFT } from "./fft.js";
 export { LevelFilter } from "./levels.js";
-export { write } from "./writer.js";
+export { encodeChunks, write, writeChunks } from "./writer.js";
 
 /** A .dac file in memory. Chunks are found and verified at once, and decoded when they are asked for. */
 export class DacFile {
-  #bytes;
-  #chunks;
+  #container;
   #model;
 
   /**
    * @param {Uint8Array | ArrayBuffer} data
-   * @param {{contextModel?: import("./context.js").ContextModel | null, recover?: boolean}} [options] the context model
-   *   that the header names; with `recover: false`, damage and truncation throw
+   * @param {{contextModel?: import("./context.js").ContextModel | null, recover?: boolean, complete?: boolean}} [options]
+   *   the context model that the header names; with `recover: false`, damage and truncation throw; `complete: false` for
+   *   the beginning of a file, see ArrivingFile
    */
-  constructor(data, { contextModel = null, recover = true } = {}) {
+  constructor(data, { contextModel = null, recover = true, complete = true } = {}) {
     const bytes = data instanceof ArrayBuffer ? new Uint8Array(data) : data;
     if (!(bytes instanceof Uint8Array)) throw new DacFormatError("a file is a Uint8Array or an ArrayBuffer");
     const { header, end } = readHeader(bytes);
-    const container = new Container(bytes, header, end, recover);
-    this.#bytes = bytes;
-    this.#chunks = container.chunks;
+    this.#container = new Container(header, end, recover);
     this.#model = null;
     this.header = header;
+    this.read(bytes, complete);
+    if (contextModel) this.setContextModel(contextModel);
+  }
+
+  /**
+   * Reads on in a file that was given with `complete: false`.
+   * @param {Uint8Array} bytes the file as far as it has come, with the bytes that were given before
+   * @param {boolean} complete no more bytes will come
+   */
+  read(bytes, complete) {
+    const container = this.#container;
+    container.read(bytes, complete);
     this.nFrames = container.nFrames;
-    this.length = container.length;
-    this.chunks = container.chunks.map(({ start, frames }) => ({ start, frames }));
+    this.length = container.length ?? container.covered;
+    this.chunks = container.chunks.map((chunk) => ({ start: chunk.start, frames: chunk.frames, layers: layersThere(chunk) }));
     this.gaps = container.gaps;
     this.problems = container.problems;
     this.truncated = container.truncated;
+    this.complete = complete;
     this.size = bytes.length;
-    if (contextModel) this.setContextModel(contextModel);
+  }
+
+  /** Frames of the whole file: while it arrives, those that its header asks for, of which there may be one more or less. */
+  get totalFrames() {
+    const { length } = this.header;
+    return this.complete ? this.nFrames : length === null ? null : expectedFrames(this.header, length);
+  }
+
+  /** Whether every frame has codes of all codebooks. */
+  get constant() {
+    const { header } = this;
+    return header.coding === 0 || this.#container.chunks.every(({ counts }) => counts.every((n) => n === header.codebooks));
   }
 
   /** Seconds of sound. */
@@ -46,12 +68,8 @@ export class DacFile {
 
   /** @param {import("./context.js").ContextModel} model */
   setContextModel(model) {
-    const { header } = this;
-    if (header.contextModel === null) return;
-    if (model.fingerprint !== header.contextModel)
-      throw new DacFormatError(`the file needs the context model ${header.contextModel}, this is ${model.fingerprint}`);
-    if (model.codebooks < header.codebooks || model.codebookSize !== header.codebookSize)
-      throw new DacFormatError("the context model has other codebooks than the file");
+    if (this.header.contextModel === null) return;
+    model.check(this.header);
     this.#model = model;
   }
 
@@ -63,16 +81,17 @@ export class DacFile {
    */
   decode(index, { codebooks = Infinity } = {}) {
     const { header } = this;
-    const chunk = this.#chunks[index];
+    const { bytes, chunks } = this.#container;
+    const chunk = chunks[index];
     if (!chunk) throw new DacFormatError(`there is no chunk ${index}`);
     const n = Math.min(codebooks, header.codebooks);
     const place = { start: chunk.start, frames: chunk.frames };
     if (header.coding === 0) {
-      return { ...place, codes: decodePacked(this.#bytes, chunk, header, n), levels: null, problems: [] };
+      return { ...place, codes: decodePacked(bytes, chunk, header, n), levels: null, problems: [] };
     }
     if (header.contextModel !== null && !this.#model)
       throw new DacFormatError(`the file needs the context model ${header.contextModel}`);
-    return { ...place, ...decodeCoded(this.#bytes, chunk, header, this.#model, n) };
+    return { ...place, ...decodeCoded(bytes, chunk, header, this.#model, n, this.complete) };
   }
 
   /**
@@ -109,5 +128,57 @@ export class DacFile {
       }
     }
     return { codes, levels: all, problems };
+  }
+}
+
+/** How many layers of a chunk are there, from the first one on. */
+function layersThere({ layers, late }) {
+  let count = layers ? layers.length : 1;
+  while (late.has(count + 1)) count++;
+  return count;
+}
+
+/** Reads a file while it arrives. */
+export class ArrivingFile {
+  #buffer = new Uint8Array(2 ** 16);
+  #size = 0;
+
+  /** @type {DacFile | null} the file as far as it has come; null until its header has */
+  file = null;
+
+  /**
+   * Takes the next bytes.
+   * @param {Uint8Array} bytes
+   * @returns {DacFile | null} `file`
+   */
+  push(bytes) {
+    const size = this.#size + bytes.length;
+    if (size > this.#buffer.length) {
+      const larger = new Uint8Array(2 * size);
+      larger.set(this.#buffer.subarray(0, this.#size));
+      this.#buffer = larger;
+    }
+    this.#buffer.set(bytes, this.#size);
+    this.#size = size;
+    return this.#read(false);
+  }
+
+  /**
+   * Says that all bytes have come.
+   * @returns {DacFile}
+   */
+  end() {
+    return this.#read(true);
+  }
+
+  #read(complete) {
+    const bytes = this.#buffer.subarray(0, this.#size);
+    try {
+      if (this.file) this.file.read(bytes, complete);
+      else this.file = new DacFile(bytes, { complete });
+    } catch (error) {
+      if (complete || !(error instanceof EndOfBytes)) throw error;
+    }
+    return this.file;
   }
 }

@@ -1,6 +1,43 @@
 import { DacFormatError } from "./errors.js";
 
-/** The range coder of ENTROPY.md, section 1, over one plane. */
+// The range coder of ENTROPY.md, section 1, over one plane. What codes and decodes with it is the same code: `symbol` of the
+// encoder takes a symbol and returns it, that of the decoder finds it.
+
+export class RangeEncoder {
+  constructor() {
+    this.parts = []; // of each symbol: b_k, and the size of its part
+  }
+
+  /**
+   * Codes symbol `k`; the other arguments are those of the decoder.
+   * @returns {number} k
+   */
+  symbol(weights, total, size, k) {
+    let below = 0;
+    for (let j = 0; j < k; j++) below += weights[j];
+    const bound = (sum, n) => Math.floor((sum * (65536 - size)) / total) + n;
+    const start = bound(below, k);
+    this.parts.push(start, bound(below + weights[k], k + 1) - start);
+    return k;
+  }
+
+  /** @returns {Uint8Array} the bytes of the plane */
+  finish() {
+    const bytes = []; // the last one first
+    let state = 0;
+    for (let n = this.parts.length - 2; n >= 0; n -= 2) {
+      const [start, size] = [this.parts[n], this.parts[n + 1]];
+      if (state >>> 16 >= size) {
+        bytes.push(state & 0xff, (state >>> 8) & 0xff);
+        state >>>= 16;
+      }
+      state = Math.floor(state / size) * 65536 + (state % size) + start;
+    }
+    for (; state; state >>>= 8) bytes.push(state & 0xff);
+    return Uint8Array.from(bytes.reverse());
+  }
+}
+
 export class RangeDecoder {
   /** @param {Uint8Array} bytes the bytes of the plane */
   constructor(bytes) {

@@ -148,6 +148,8 @@ class TrainerConfig(_Section):
         batch_size, accumulate: excerpts in a batch, and batches in a step, of one process.
         learning_rate: of AdamW with betas 0.8 and 0.99, for generator and discriminators; Muon's is derived from it.
         optimizer: of the generator's convolutions: "adamw", as in the paper, or "muon"; all else has AdamW.
+        quantizer_rate: learning rate of the quantizer, as a share. Below 1, AdamW updates all of it: Muon turns a
+            projection by the same angle however small its gradient is.
         revive_every: steps after which codebook entries that were hardly used are replaced by latents; 0: never, as in
             the paper.
         decay: factor on the learning rate at each step.
@@ -179,6 +181,7 @@ class TrainerConfig(_Section):
     accumulate: PositiveInt = 1
     learning_rate: PositiveFloat = 1e-4
     optimizer: Literal["adamw", "muon"] = "adamw"
+    quantizer_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     revive_every: NonNegativeInt = 0
     decay: Annotated[float, Field(gt=0.0, le=1.0)] = 0.999996
     cooldown: NonNegativeInt = 0

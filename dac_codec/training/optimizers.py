@@ -28,20 +28,28 @@ _COEFFICIENTS = (
 
 def build_optimizers(model: DAC, discriminator: Discriminator | None, settings: TrainerConfig) -> dict[str, Optimizer]:
     """The optimizers of a run, by their names in a checkpoint."""
-    turned = directions(model) if settings.optimizer == "muon" else []
-    optimizers: dict[str, Optimizer] = {"generator_optimizer": _adamw(model, settings.learning_rate, turned)}
+    slow = list(model.quantizer.parameters()) if settings.quantizer_rate < 1 else []
+    turned = _without(directions(model), slow) if settings.optimizer == "muon" else []
+    generator = _adamw(_without(model.parameters(), [*turned, *slow]), settings.learning_rate)
+    if slow:
+        generator.add_param_group({"params": slow, "share": settings.quantizer_rate})
+    optimizers: dict[str, Optimizer] = {"generator_optimizer": generator}
     if turned:
         optimizers["muon"] = Muon(turned, settings.learning_rate)
     if discriminator is not None:
-        optimizers["discriminator_optimizer"] = _adamw(discriminator, settings.learning_rate)
+        optimizers["discriminator_optimizer"] = _adamw(discriminator.parameters(), settings.learning_rate)
     return optimizers
 
 
-def _adamw(module: nn.Module, learning_rate: float, excluded: Iterable[Tensor] = ()) -> torch.optim.AdamW:
-    """AdamW for the trainable parameters of a module that are not excluded."""
-    without = {id(one) for one in excluded}
-    trained = [one for one in module.parameters() if one.requires_grad and id(one) not in without]
+def _adamw(weights: Iterable[Tensor], learning_rate: float) -> torch.optim.AdamW:
+    """AdamW for the trainable ones of some weights."""
+    trained = [one for one in weights if one.requires_grad]
     return torch.optim.AdamW(trained, learning_rate, betas=(0.8, 0.99), fused=True)
+
+
+def _without(weights: Iterable[Tensor], excluded: Iterable[Tensor]) -> list[Tensor]:
+    left_out = {id(one) for one in excluded}
+    return [one for one in weights if id(one) not in left_out]
 
 
 class Muon(Optimizer):

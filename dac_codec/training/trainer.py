@@ -227,7 +227,7 @@ class Trainer:
         phase = self.phase(self.step)
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
-                group["lr"] = self._learning_rate()
+                group["lr"] = self._learning_rate() * group.get("share", 1.0)
         self.model.train(phase.generator)
         values: dict[str, float] = {}
         # With one micro-batch, a single generator pass serves both steps. The graphs of several micro-batches would not

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from dac_codec.model import DAC, DACConfig
-from dac_codec.training.optimizers import Muon, directions, orthogonal
+from dac_codec.training.config import TrainerConfig
+from dac_codec.training.optimizers import Muon, build_optimizers, directions, orthogonal
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (32, 224), (64, 7), (3, 8, 24)])
@@ -65,3 +66,15 @@ def test_it_updates_directions_of_convolutions() -> None:
     assert all(name.endswith("weight.original1") for name in names)
     left = [name for name, _ in model.named_parameters() if name.endswith("weight.original1") and name not in names]
     assert left == ["decoder.model.3.parametrizations.weight.original1"], "a convolution with one output keeps AdamW"
+
+
+def test_a_slow_quantizer() -> None:
+    model = DAC(DACConfig(encoder_dim=4, encoder_rates=(4,), decoder_dim=8, decoder_rates=(4,), n_codebooks=2))
+    settings = TrainerConfig.model_validate(
+        {"folder": "run", "phases": [{"until": 1}], "optimizer": "muon", "quantizer_rate": 0.1}
+    )
+    groups = [group for one in build_optimizers(model, None, settings).values() for group in one.param_groups]
+    found = [parameter for group in groups for parameter in group["params"]]
+    assert sorted(map(id, found)) == sorted(map(id, model.parameters()))
+    (slow,) = (group["params"] for group in groups if group.get("share") == 0.1)
+    assert list(map(id, slow)) == list(map(id, model.quantizer.parameters()))

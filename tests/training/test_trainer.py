@@ -71,7 +71,9 @@ def test_a_share_of_the_excerpts_bypasses_the_quantizer(tmp_path: Path, manifest
     assert 10 < sum(quantized) < 30
 
 
-@pytest.mark.parametrize("options", [{"ema": 0.5}, {"precision": "bf16-mixed"}, {"optimizer": "muon", "cooldown": 2}])
+@pytest.mark.parametrize(
+    "options", [{"ema": 0.5}, {"precision": "bf16-mixed"}, {"optimizer": "muon", "cooldown": 2, "quantizer_rate": 0.5}]
+)
 def test_options_of_the_trainer(tmp_path: Path, manifest: Path, options: dict[str, Any]) -> None:
     run = Trainer(small_run(tmp_path, manifest, trainer={"decay": 0.5} | options))
     run.run()
@@ -80,6 +82,8 @@ def test_options_of_the_trainer(tmp_path: Path, manifest: Path, options: dict[st
     assert [line["learning_rate"] for line in steps] == pytest.approx(
         [2e-3 * 0.5**step * end for step, end in enumerate(ends)]
     )
+    rates = [group["lr"] for group in run.optimizers["generator_optimizer"].param_groups]
+    assert rates[1:] == ([rates[0] / 2] if "quantizer_rate" in options else [])
     assert ("muon" in run.optimizers and len(run.optimizers["muon"].state) > 10) is ("optimizer" in options)
     exported = DAC.from_pretrained(tmp_path / "model").encoder.block[0].weight
     followed = torch.equal(exported, run.model.encoder.block[0].weight)

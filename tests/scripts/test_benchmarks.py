@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dac_codec import pretrained
 from dac_codec.model import DAC
 from tests.conftest import golden_model
+from tests.processes import python
 
 SCRIPTS = Path(__file__).parents[2] / "scripts" / "benchmarks"
 PACKAGES = {"descript-audio-codec": "dac", "transformers": "transformers", "encodec": "encodec", "snac-24khz": "snac"}
@@ -55,10 +56,10 @@ def model(tmp_path: Path) -> DAC:
 
 
 def run(folder: Path, *options: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPTS / "compare.py"), "--output", "report", "--seconds", "0.2", "--rounds", "2"]
     paths = [str(path)] if path else []
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*paths, *sys.path])}
-    return subprocess.run([*command, *options], cwd=folder, env=environment, capture_output=True, text=True)
+    common = ["--output", "report", "--seconds", "0.2", "--rounds", "2"]
+    return python(SCRIPTS / "compare.py", *common, *options, cwd=folder, env=environment)
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -176,15 +177,14 @@ def test_interleaved_times_and_paired_ratios() -> None:
 
 @pytest.mark.slow
 def test_this_checkout_is_compared_with_itself(tmp_path: Path, model: DAC) -> None:
-    command = [sys.executable, str(SCRIPTS / "before_after.py"), "--before", str(SCRIPTS.parents[1])]
     options = ["--model", "tiny", "--rounds", "1", "--warm-up", "0", "--seconds", "0.1", "--file-seconds", "0.1"]
-    done = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True)
+    done = python(SCRIPTS / "before_after.py", "--before", SCRIPTS.parents[1], *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()[2:8]]
     names = ["encode, exact", "decode, exact", "encode, default", "decode, default"]
     assert [row[0] for row in rows] == [*names, "dac-codec compress", "dac-codec decompress"]
     assert all(float(cell) > 0 for row in rows for cell in row[5:])
-    done = subprocess.run([*command[:3], str(tmp_path)], capture_output=True, text=True)
+    done = python(SCRIPTS / "before_after.py", "--before", tmp_path)
     assert done.returncode == 2
     assert "is no checkout: it has no folder dac_codec" in done.stderr
 

@@ -33,6 +33,7 @@ from dac_codec.evaluation.run import Outcome, Task, played_clips, run
 from tests.conftest import golden_model
 from tests.evaluation.sounds import RATE, noisy, speech_like
 from tests.evaluation.test_metrics import PERFECT
+from tests.processes import python
 
 QUICK = METRICS[:5]
 
@@ -400,6 +401,7 @@ from dac_codec.evaluation.clips import Clip
 from dac_codec.evaluation.codecs import make_codecs
 from dac_codec.evaluation.metrics import METRICS
 from dac_codec.evaluation.run import run
+from tests.processes import python
 from tests.evaluation.sounds import RATE, speech_like
 
 if __name__ == "__main__":
@@ -429,9 +431,7 @@ def test_a_killed_run_is_resumed(tmp_path: Path) -> None:
     left = list(cache.iterdir())
     stamps = {file: file.stat().st_mtime_ns for file in cache.glob("*.json")}
     assert all(Result.load(file) is not None for file in stamps)
-    again = subprocess.run(
-        [sys.executable, script, cache, "8"], env=environment, capture_output=True, text=True, timeout=240
-    )
+    again = python(script, cache, 8)
     assert again.stdout.split() == ["8", "0"], again.stderr
     assert {file: file.stat().st_mtime_ns for file in stamps} == stamps
     # Of the eight clips, those without a result, or without the sound that is needed now, are computed.

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._inductor import config as inductor
 
 from dac_codec.inference import StreamingDecoder, StreamingEncoder, activation, layers, prepare
 from dac_codec.inference.activation import _rough_squared_sine, scales, snake_into
@@ -69,7 +70,9 @@ def test_scratch_memory_of_a_full_tile_is_kept() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 @torch.no_grad()
-def test_compiled_activations() -> None:
+def test_compiled_activations(monkeypatch: pytest.MonkeyPatch) -> None:
+    # PyTorch would try each kind of vector instructions of this processor in a new interpreter.
+    monkeypatch.setattr(inductor.cpp, "vec_isa_ok", True)
     activation._compiler.cache_clear()
     torch._dynamo.reset()
     model = golden_model("44khz")

@@ -84,16 +84,18 @@ def test_live_sound_with_invalid_arguments(arguments: list[str], message: str, s
 # streaming.py --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-def test_streaming_is_timed_by_chunk_size() -> None:
-    done = python(SCRIPTS / "benchmarks/streaming.py", "--model", MODEL, "--seconds", 0.1)
-    assert (done.returncode, done.stderr) == (0, "")
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()[2:7]]
+def test_streaming_is_timed_by_chunk_size(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    streaming = import_module("streaming")
+    monkeypatch.setattr(streaming, "ROUNDS", 1)
+    monkeypatch.setattr(sys, "argv", ["streaming.py", "--model", str(MODEL), "--seconds", "0.1"])
+    assert exit_status(streaming.main) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:7]]
     assert [row[0] for row in rows] == ["1", "4", "16", "64", "whole"]
     assert rows[1][1] == f"{1000 * (4 * 512 + 3733 + 4757) / 44100:.1f} ms"
     assert all(float(rate.removesuffix("x")) > 0 for row in rows for rate in row[2:])
     assert rows[-1][3::2] == ["1.00", "1.00"]
-    assert "dac_44khz_tiny" in done.stdout.splitlines()[-1]
+    assert "dac_44khz_tiny" in lines[-1]
     assert "no model, file or folder" in one_sentence(python(SCRIPTS / "benchmarks/streaming.py", "--model", "missing"))
 
 

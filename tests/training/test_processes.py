@@ -105,9 +105,12 @@ def test_two_processes_are_one_with_twice_the_batch(tmp_path: Path, manifest: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_saves_the_state_and_stops(tmp_path: Path, manifest: Path, number: signal.Signals) -> None:
-    arguments = command(f"data.sounds={manifest}", "trainer.folder=run", "trainer.batch_size=1", "trainer.workers=1")
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, 1), (signal.SIGINT, 0), (signal.SIGHUP, 0)])
+def test_a_signal_saves_the_state_and_stops(
+    tmp_path: Path, manifest: Path, number: signal.Signals, workers: int
+) -> None:
+    overrides = (f"data.sounds={manifest}", "trainer.folder=run", "trainer.batch_size=1", f"trainer.workers={workers}")
+    arguments = command(*overrides)
     process = subprocess.Popen(
         arguments,
         cwd=tmp_path,
@@ -167,6 +170,7 @@ def test_overfitting_one_batch(tmp_path: Path, manifest: Path) -> None:
         "trainer.folder=run",
         "trainer.phases=[{until: 60, adversarial: false}]",
         "trainer.log_every=1",
+        "data.excerpt=0.2",
         "model.encoder_dim=8",
         "model.decoder_dim=64",
         "model.latent_dim=32",

@@ -401,7 +401,6 @@ from dac_codec.evaluation.clips import Clip
 from dac_codec.evaluation.codecs import make_codecs
 from dac_codec.evaluation.metrics import METRICS
 from dac_codec.evaluation.run import run
-from tests.processes import python
 from tests.evaluation.sounds import RATE, speech_like
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from tests.training.test_config import config_of
 from tests.training.test_experiments import NARROW
 
 ABLATE = SCRIPTS / "ablate.py"
+SMALL = (*NARROW, "model.codebook_size=32", "trainer.codebook_batches=8")
 ABLATIONS = SCRIPTS.parent / "configs" / "ablations"
 
 VARIANTS = """
@@ -33,7 +34,7 @@ rows:
 def test_a_table_of_variants(tmp_path: Path, manifest: Path) -> None:
     variants = tmp_path / "variants.yaml"
     variants.write_text(VARIANTS)
-    command = [ABLATE, variants, *NARROW, f"data.sounds={manifest}", "--output", tmp_path / "out"]
+    command = [ABLATE, variants, *SMALL, f"data.sounds={manifest}", "--output", tmp_path / "out"]
     done = python(*command)
     assert done.returncode == 1
     _, _, *lines = done.stdout.splitlines()
@@ -68,7 +69,7 @@ def test_ctrl_c_saves_running_variants_and_starts_no_others(tmp_path: Path, mani
         'common: [experiment=mini, "trainer.phases=[{until: 9999, adversarial: false}]"]\n'
         "rows: {a: [], b: [trainer.seed=1]}\n"
     )
-    command = [sys.executable, str(ABLATE), str(variants), *NARROW, f"data.sounds={manifest}"]
+    command = [sys.executable, str(ABLATE), str(variants), *SMALL, f"data.sounds={manifest}"]
     restore: dict[str, Any] = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
     with subprocess.Popen([*command, "--output", str(out), "--jobs", "1"], start_new_session=True, **restore) as run:
         while not (out / "a" / "log.jsonl").exists() or not (out / "a" / "log.jsonl").read_text():

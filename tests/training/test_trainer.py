@@ -14,7 +14,7 @@ import torch
 
 from dac_codec.common.errors import CheckpointError, DacError
 from dac_codec.model import DAC
-from dac_codec.model.discriminator import Discriminator
+from dac_codec.model.discriminator import BANDS, Discriminator
 from dac_codec.pretrained import folder_of
 from dac_codec.training import checkpoint
 from dac_codec.training.config import LoggerConfig
@@ -95,9 +95,13 @@ def test_compiled_training_is_the_same_training(
     # Without code generation, which takes minutes.
     compile = torch.nn.Module.compile
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compile(module, backend="aot_eager"))
+    smaller = {
+        "model": {"encoder_rates": [8], "decoder_rates": [8], "n_codebooks": 2},
+        "discriminator": {"bands": [(0.0, 1.0)]},
+    }
     for name, compiled in (("plain", False), ("compiled", True)):
         settings = {"precision": precision, "compile": compiled}
-        Trainer(small_run(tmp_path / name, manifest, trainer=settings)).run()
+        Trainer(small_run(tmp_path / name, manifest, **smaller, trainer=settings)).run()
     plain, compiled_too = (
         [line for line in log_of(tmp_path / name) if "mel" in line] for name in ("plain", "compiled")
     )
@@ -272,7 +276,7 @@ def test_the_bundled_discriminators_are_loaded(
             tmp_path,
             manifest,
             model=config_of("experiment=mini").model.to_dict(),
-            discriminator={"periods": [2], "fft_sizes": [1024, 512]},
+            discriminator={"periods": [2], "fft_sizes": [1024, 512], "bands": BANDS},
             trainer={"init_from": "dac-mini-44khz"},
         )
     )

@@ -14,7 +14,7 @@ import torch
 
 from dac_codec.common.errors import CheckpointError, DacError
 from dac_codec.model import DAC
-from dac_codec.model.discriminator import BANDS, Discriminator
+from dac_codec.model.discriminator import Discriminator
 from dac_codec.pretrained import folder_of
 from dac_codec.training import checkpoint
 from dac_codec.training.config import LoggerConfig
@@ -276,7 +276,7 @@ def test_the_bundled_discriminators_are_loaded(
             tmp_path,
             manifest,
             model=config_of("experiment=mini").model.to_dict(),
-            discriminator={"periods": [2], "fft_sizes": [1024, 512], "bands": BANDS},
+            discriminator={"periods": [2], "fft_sizes": [1024, 512]},
             trainer={"init_from": "dac-mini-44khz"},
         )
     )

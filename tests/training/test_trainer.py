@@ -95,13 +95,9 @@ def test_compiled_training_is_the_same_training(
     # Without code generation, which takes minutes.
     compile = torch.nn.Module.compile
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compile(module, backend="aot_eager"))
-    smaller = {
-        "model": {"encoder_rates": [8], "decoder_rates": [8], "n_codebooks": 2},
-        "discriminator": {"bands": [(0.0, 1.0)]},
-    }
     for name, compiled in (("plain", False), ("compiled", True)):
         settings = {"precision": precision, "compile": compiled}
-        Trainer(small_run(tmp_path / name, manifest, **smaller, trainer=settings)).run()
+        Trainer(small_run(tmp_path / name, manifest, trainer=settings)).run()
     plain, compiled_too = (
         [line for line in log_of(tmp_path / name) if "mel" in line] for name in ("plain", "compiled")
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -12,6 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import yaml  # type: ignore[import-untyped]
+
+from tests.training.test_config import EXPERIMENTS
 
 ROOT = Path(__file__).parents[1]
 
@@ -61,18 +65,31 @@ def test_the_base_install_needs_no_package_for_training() -> None:
     assert not needed & for_training
 
 
-def test_a_wheel_works_outside_the_repository(tmp_path: Path) -> None:
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
-    subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path, ROOT], check=True)
-    (wheel,) = tmp_path.glob("*.whl")
+PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    subprocess.run([*PIP, "wheel", "--no-deps", "--no-build-isolation", "-w", folder, ROOT], check=True)
+    (found,) = folder.glob("*.whl")
+    return found
+
+
+@pytest.fixture(scope="module")
+def site(wheel: Path) -> Path:
+    """A folder with the installed wheel."""
+    subprocess.run([*PIP, "install", "--no-deps", "--target", wheel.with_name("site"), wheel], check=True)
+    return wheel.with_name("site")
+
+
+def test_a_wheel_works_outside_the_repository(wheel: Path, site: Path, tmp_path: Path) -> None:
     assert wheel.stat().st_size < 16 * 2**20
     names = zipfile.ZipFile(wheel).namelist()
     assert {"page/index.html", "page/style.css", "page/worker.js", "reader/package.json", "reader/src/index.d.ts"} <= {
         name.removeprefix("dac_codec/interop/web/") for name in names
     }
     assert not [name for name in names if "node_modules" in name or name.endswith((".wasm", ".mjs"))]
-    site = tmp_path / "site"
-    subprocess.run([*pip, "install", "--no-deps", "--target", site, wheel], check=True)
     # A site folder that comes before the editable install, and nothing of the repository in sight.
     code = (
         f"import sys; sys.path.insert(0, {str(site)!r})\n"
@@ -84,3 +101,25 @@ def test_a_wheel_works_outside_the_repository(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert {path.name for path in (tmp_path / "demo").iterdir()} == {"original.wav", "compressed.dac", "decoded.wav"}
+
+
+def train(site: Path, folder: Path, *arguments: str) -> str:
+    """What `python -m dac_codec.training` prints."""
+    environment = os.environ | {"PYTHONPATH": str(site)}
+    command = [sys.executable, "-m", "dac_codec.training", *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_wheel_has_the_configurations(site: Path, tmp_path: Path) -> None:
+    config = yaml.safe_load(train(site, tmp_path, "--cfg", "job", "experiment=mini", "data.sounds=here"))
+    assert config["data"]["sounds"] == "here"
+    assert config["trainer"]["optimizer"] == "muon"
+    printed = train(site, tmp_path, "--info", "searchpath")
+    assert f"{site}/dac_codec/configs" in printed
+    assert str(ROOT / "configs") not in printed
+    printed = train(site, tmp_path, "--help")
+    assert "dac-codec train" in printed
+    for experiment in EXPERIMENTS:
+        assert experiment.removeprefix("ablation/") in printed

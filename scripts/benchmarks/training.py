@@ -41,6 +41,7 @@ from dac_codec.training.trainer import Trainer
 
 PARTS = ("data", "generator forward", "discriminators", "losses", "adversary", "backward, update")
 STEPS = 5  # per round, and of warm-up
+LOADER_SECONDS = 5.0
 
 
 class Stopwatch(Trainer):
@@ -162,7 +163,7 @@ def loader_rate(config: TrainConfig) -> float:
     stream = batches(run.data, first_step=0, last_step=10_000, batch_size=8, workers=1)
     next(stream)
     started, n_excerpts = time.perf_counter(), 0
-    while time.perf_counter() - started < 5:
+    while time.perf_counter() - started < LOADER_SECONDS:
         n_excerpts += len(next(stream).audio)
     return n_excerpts / (time.perf_counter() - started)
 

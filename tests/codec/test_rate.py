@@ -33,9 +33,9 @@ def model() -> DAC:
 
 @pytest.fixture(scope="module")
 def sound() -> np.ndarray:
-    """Four seconds of stereo: bursts of noise and tones, between near silence."""
+    """Three seconds of stereo: bursts of noise and tones, between near silence."""
     generator = np.random.default_rng(0)
-    time = np.arange(4 * RATE) / RATE
+    time = np.arange(3 * RATE) / RATE
     envelope = np.exp(-8 * (time % 0.5)) * (1 + np.sign(np.sin(2 * np.pi * 0.7 * time))) + 1e-3
     tone = np.sin(2 * np.pi * (200 + 300 * np.floor(2 * time)) * time)
     return (0.1 * envelope * (tone + 0.3 * generator.standard_normal((2, len(time))))).astype(np.float32)

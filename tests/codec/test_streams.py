@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -186,9 +187,8 @@ def test_a_short_file_is_read_once(model: DAC) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="resource is POSIX")
 def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
     """The peak memory of a process for 8 minutes equals that for one, including torch's."""
-    model = DAC(
-        DACConfig(encoder_dim=1, latent_dim=4, decoder_dim=16, n_codebooks=1, codebook_size=4, sample_rate=8000)
-    )
+    blocks: dict[str, Any] = {"encoder_dim": 1, "encoder_rates": [16, 32], "decoder_dim": 4, "decoder_rates": [32, 16]}
+    model = DAC(DACConfig(**blocks, latent_dim=4, n_codebooks=1, codebook_size=4, sample_rate=8000))
     model.save_pretrained(tmp_path / "model")
     second = noise(2, 8000)
     for minutes in (1, 8):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from dac_codec.corpus import Plan, Settings
 from dac_codec.corpus.encoding import Outcome, Tokens, encode
 from dac_codec.corpus.sources import Source
 from tests.conftest import golden_model
+from tests.processes import forks
 
 N_QUANTIZERS = 3
 
@@ -48,6 +51,14 @@ class Inline:
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
+@pytest.fixture
+def quick_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Worker processes that begin with PyTorch imported."""
+    if sys.platform == "linux":
+        context = forks()
+        monkeypatch.setattr(multiprocessing, "get_context", lambda method: context)
 
 
 @pytest.fixture(scope="session")

@@ -46,7 +46,7 @@ def same(found: list[Outcome], expected: list[Outcome]) -> bool:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("quick_workers")
 def test_a_killed_worker_changes_nothing(sounds: Path, model: str) -> None:
     settings = Settings(model, N_QUANTIZERS, "cpu")
     expected = [outcome for group in run(Inline(settings), groups(sounds, 2)) for outcome in group]
@@ -62,7 +62,7 @@ def test_a_killed_worker_changes_nothing(sounds: Path, model: str) -> None:
     assert multiprocessing.active_children() == []
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("quick_workers")
 def test_a_sound_that_ends_its_process_is_a_failure(sounds: Path, model: str) -> None:
     settings = Settings(model, N_QUANTIZERS, "cpu")
     with on_this_machine(settings, 1) as engine:

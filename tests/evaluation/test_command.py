@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import csv
 import os
-import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import soundfile
@@ -17,11 +15,13 @@ from dac_codec import pretrained
 from dac_codec.cli.main import main
 from tests.conftest import golden_model
 from tests.evaluation.sounds import RATE, speech_like
+from tests.processes import python
 
-# On one core the evaluation starts no processes, which take longer to import their packages than so short clips need.
-ONE_CORE: dict[str, Any] = {}
-if hasattr(os, "sched_setaffinity"):
-    ONE_CORE["preexec_fn"] = lambda: os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+
+@pytest.fixture
+def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The evaluation starts no processes, which take longer to import their packages than so short clips need."""
+    monkeypatch.setattr("dac_codec.evaluation.run.available_cores", lambda: 1)
 
 
 @pytest.fixture
@@ -34,20 +34,20 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_evaluate_twice_with_other_codecs(data: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "dac_codec", "evaluate", "data", "--model", "model", "-o", "out"]
-    command += ["--bitrates", "0.5,99"]
-    done = subprocess.run([*command, "--codecs", "ours,silence"], cwd=tmp_path, capture_output=True, text=True)
+@pytest.mark.usefixtures("one_core")
+def test_evaluate_twice_with_other_codecs(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """First as a process that uses all cores."""
+    monkeypatch.chdir(tmp_path)
+    command = ["evaluate", "data", "--model", "model", "-o", "out", "--bitrates", "0.5,99"]
+    done = python("dac_codec", *command, "--codecs", "ours,silence")
     assert done.returncode == 0, done.stderr
     assert "| all | 2 | ours | 1 codebook |" in done.stdout
     assert "Open out/index.html" in done.stderr
     first = {file: file.stat().st_mtime_ns for file in (tmp_path / "out" / "cache").iterdir()}
     assert len(first) == 2 * 3
-    done = subprocess.run(
-        [*command, "--codecs", "ours,anchor", "--quiet"], cwd=tmp_path, capture_output=True, text=True, **ONE_CORE
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == ""
+    result = CliRunner().invoke(main, [*command, "--codecs", "ours,anchor", "--quiet"])
+    assert result.exit_code == 0, result.output
+    assert result.stdout == ""
     now = {file: file.stat().st_mtime_ns for file in (tmp_path / "out" / "cache").iterdir()}
     assert len(now) == 2 * 4
     assert first.items() <= now.items()
@@ -60,11 +60,12 @@ def test_evaluate_twice_with_other_codecs(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names are text there")
-def test_names_that_are_not_utf_8(data: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("one_core")
+def test_names_that_are_not_utf_8(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     (data / "speech" / "a.wav").rename(os.fsdecode(os.fsencode(data) + b"/speech/\xff.wav"))
-    command = [sys.executable, "-m", "dac_codec", "evaluate", "data", "--model", "model", "-o", "out"]
-    done = subprocess.run([*command, "--codecs", "anchor"], cwd=tmp_path, capture_output=True, text=True, **ONE_CORE)
-    assert done.returncode == 0, done.stderr
+    result = CliRunner().invoke(main, ["evaluate", "data", "--model", "model", "-o", "out", "--codecs", "anchor"])
+    assert result.exit_code == 0, result.output
     assert "speech/\\udcff.wav,speech" in (tmp_path / "out" / "clips.csv").read_text()
 
 

@@ -31,10 +31,13 @@ from dac_codec.evaluation.report import evaluate
 from dac_codec.evaluation.results import Result
 from dac_codec.evaluation.run import Outcome, Task, played_clips, run
 from tests.conftest import golden_model
+from tests.evaluation import anchors
 from tests.evaluation.sounds import RATE, noisy, speech_like
 from tests.evaluation.test_metrics import PERFECT
 
 QUICK = METRICS[:5]
+ROOT = Path(__file__).parents[2]
+ANCHORS = [sys.executable, "-m", "tests.evaluation.anchors"]
 
 
 @dataclass
@@ -322,11 +325,9 @@ def test_a_task_that_can_not_be_submitted_ends_the_run(
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_ctrl_c_while_processes_begin_is_quiet(tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
-    (tmp_path / "script.py").write_text(RUN)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     process = subprocess.Popen(
-        [sys.executable, tmp_path / "script.py", tmp_path / "cache", "3000"],
-        env=environment,
+        [*ANCHORS, tmp_path / "cache", "3000"],
+        cwd=ROOT,
         start_new_session=True,
         stderr=subprocess.PIPE,
         text=True,
@@ -393,32 +394,11 @@ def test_the_error_of_a_folder_that_cannot_be_written(clips: list[Clip], tmp_pat
         result.save(tmp_path / "file" / "x.json")
 
 
-RUN = """
-import sys
-from pathlib import Path
-from dac_codec.evaluation.clips import Clip
-from dac_codec.evaluation.codecs import make_codecs
-from dac_codec.evaluation.metrics import METRICS
-from dac_codec.evaluation.run import run
-from tests.evaluation.sounds import RATE, speech_like
-
-if __name__ == "__main__":
-    sounds = [speech_like(0.5, seed) for seed in range(4)]
-    clips = [Clip(f"{i:03}", "speech", sounds[i % 4]) for i in range(int(sys.argv[2]))]
-    codecs, _ = make_codecs(["anchor"], "none", "cpu")
-    settings = [(codec, codec.settings([2])) for codec in codecs]
-    outcome = run(clips, RATE, settings, METRICS[:5], Path(sys.argv[1]), workers=2, progress=False)
-    print(len(outcome.results), len(outcome.failures))
-"""
-
-
 @pytest.mark.slow
 def test_a_killed_run_is_resumed(tmp_path: Path) -> None:
-    cache, script = tmp_path / "cache", tmp_path / "script.py"
+    cache = tmp_path / "cache"
     cache.mkdir()
-    script.write_text(RUN)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    process = subprocess.Popen([sys.executable, script, cache, "3000"], env=environment, start_new_session=True)
+    process = subprocess.Popen([*ANCHORS, cache, "3000"], cwd=ROOT, start_new_session=True)
     deadline = time.monotonic() + 120
     while len(list(cache.glob("*.json"))) < 5 and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -429,10 +409,8 @@ def test_a_killed_run_is_resumed(tmp_path: Path) -> None:
     left = list(cache.iterdir())
     stamps = {file: file.stat().st_mtime_ns for file in cache.glob("*.json")}
     assert all(Result.load(file) is not None for file in stamps)
-    again = subprocess.run(
-        [sys.executable, script, cache, "8"], env=environment, capture_output=True, text=True, timeout=240
-    )
-    assert again.stdout.split() == ["8", "0"], again.stderr
+    again = anchors.evaluated(cache, 8, workers=1)
+    assert (len(again.results), again.failures) == (8, [])
     assert {file: file.stat().st_mtime_ns for file in stamps} == stamps
     # Of the eight clips, those without a result, or without the sound that is needed now, are computed.
     played = {"000", "004"}

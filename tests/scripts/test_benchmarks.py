@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dac_codec import pretrained
 from dac_codec.model import DAC
 from tests.conftest import golden_model
+from tests.processes import python
 
 SCRIPTS = Path(__file__).parents[2] / "scripts" / "benchmarks"
 PACKAGES = {"descript-audio-codec": "dac", "transformers": "transformers", "encodec": "encodec", "snac-24khz": "snac"}
@@ -54,11 +55,12 @@ def model(tmp_path: Path) -> DAC:
     return model
 
 
-def run(folder: Path, *options: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPTS / "compare.py"), "--output", "report", "--seconds", "0.2", "--rounds", "2"]
-    paths = [str(path)] if path else []
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*paths, *sys.path])}
-    return subprocess.run([*command, *options], cwd=folder, env=environment, capture_output=True, text=True)
+COMMON = ["--output", "report", "--seconds", "0.2"]
+
+
+def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return python(SCRIPTS / "compare.py", *COMMON, *options, cwd=folder, env=environment)
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -84,24 +86,34 @@ def test_the_operations_are_those_that_torch_counts(benchmark: ModuleType, name:
 
 
 @pytest.mark.slow
-def test_a_run_leaves_tables_and_a_picture(tmp_path: Path, model: DAC) -> None:
+def test_a_run_leaves_tables_and_a_picture(
+    tmp_path: Path,
+    model: DAC,
+    benchmark: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """All rows beside a double of the reference, in one run, as its processes take most of the time."""
     package = tmp_path / "others" / "dac"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text(DOUBLE)
     rows = ["plain", "exact", *PACKAGES, "command-line"]
-    options = ["--models", "tiny", "--rows", *rows, "--batch", "1", "2", "--file-seconds", "2", "--rounds", "1"]
-    done = run(tmp_path, *options, path=tmp_path / "others")
-    assert done.returncode == 0, done.stderr
+    options = ["--models", "tiny", "--rows", *rows, "--batch", "1", "2", "--file-seconds", "0.5", "--rounds", "1"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "others"), *sys.path]))
+    monkeypatch.setattr(sys, "argv", ["compare.py", *COMMON, *options])
+    monkeypatch.setattr(benchmark, "WARM_UP", 0)
+    assert benchmark.main() == 0
+    shown = capsys.readouterr()
     assert {path.name for path in (tmp_path / "report").iterdir()} == {"report.json", "report.md", "speed.svg"}
-    assert (tmp_path / "report" / "report.md").read_text() == done.stdout
+    assert (tmp_path / "report" / "report.md").read_text() == shown.out
     report = read(tmp_path)
     missing = {module for module in PACKAGES.values() if importlib.util.find_spec(module) is None} - {"dac"}
     left_out = [sentence for sentence in report["left_out"] if "command line" not in sentence]
     assert {sentence.split()[-1] for sentence in left_out} == missing
     for sentence in report["left_out"]:
-        assert sentence in done.stderr
-        assert sentence in done.stdout
+        assert sentence in shown.err
+        assert sentence in shown.out
     assert report["peak_gflops"].keys() == {"float32", "bfloat16"}
     assert report["machine"]["ours"]["threads"] == report["machine"]["others"]["threads"]
     check_speeds(report)
@@ -109,8 +121,8 @@ def test_a_run_leaves_tables_and_a_picture(tmp_path: Path, model: DAC) -> None:
     row = report["networks"]["tiny"]["command_line"][0]
     assert row["title"] == "dac-codec"
     for operation in ("compress", "decompress"):
-        assert row[operation]["real_time"] == pytest.approx(2 / row[operation]["median"])
-    assert "| dac-codec |" in done.stdout
+        assert row[operation]["real_time"] == pytest.approx(0.5 / row[operation]["median"])
+    assert "| dac-codec |" in shown.out
 
 
 def check_speeds(report: dict[str, Any]) -> None:
@@ -176,15 +188,14 @@ def test_interleaved_times_and_paired_ratios() -> None:
 
 @pytest.mark.slow
 def test_this_checkout_is_compared_with_itself(tmp_path: Path, model: DAC) -> None:
-    command = [sys.executable, str(SCRIPTS / "before_after.py"), "--before", str(SCRIPTS.parents[1])]
     options = ["--model", "tiny", "--rounds", "1", "--warm-up", "0", "--seconds", "0.1", "--file-seconds", "0.1"]
-    done = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True)
+    done = python(SCRIPTS / "before_after.py", "--before", SCRIPTS.parents[1], *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()[2:8]]
     names = ["encode, exact", "decode, exact", "encode, default", "decode, default"]
     assert [row[0] for row in rows] == [*names, "dac-codec compress", "dac-codec decompress"]
     assert all(float(cell) > 0 for row in rows for cell in row[5:])
-    done = subprocess.run([*command[:3], str(tmp_path)], capture_output=True, text=True)
+    done = python(SCRIPTS / "before_after.py", "--before", tmp_path)
     assert done.returncode == 2
     assert "is no checkout: it has no folder dac_codec" in done.stderr
 

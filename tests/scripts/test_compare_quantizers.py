@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import doctest
-import subprocess
-import sys
 from pathlib import Path
 
 from tests.conftest import SCRIPTS, load_script
+from tests.processes import python
 
 
 def test_results_are_continued_and_printed(tmp_path: Path) -> None:
     def run(*arguments: str) -> str:
-        command = [sys.executable, str(SCRIPTS / "compare_quantizers.py"), *arguments]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+        done = python(SCRIPTS / "compare_quantizers.py", *arguments, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     fit = ("fit", "r.csv", "--sources", "gauss-4", "--bits", "8", "--train", "160", "--test", "80")
     first = run(*fit)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import GOLDEN, SCRIPTS
+from tests.processes import python
 
 pytest.importorskip("pyarrow")
 
@@ -16,14 +15,9 @@ pytest.importorskip("pyarrow")
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 def test_a_row_for_each_number_of_workers() -> None:
-    command = [sys.executable, SCRIPTS / "benchmarks" / "corpus.py", "--files", "18x0.05", "--workers", "1"]
-    done = subprocess.run(
-        [*command, "--model", GOLDEN / "dac_44khz_tiny.pth", "--format", "npz"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=True,
-    )
+    options = ["--files", "18x0.05", "--workers", "1", "--model", GOLDEN / "dac_44khz_tiny.pth", "--format", "npz"]
+    done = python(SCRIPTS / "benchmarks" / "corpus.py", *options)
+    assert done.returncode == 0, done.stderr
     header, _, row = done.stdout.splitlines()
     values = [cell.strip() for cell in row.strip("|").split("|")]
     assert len(values) == header.count("|") - 1

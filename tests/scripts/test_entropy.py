@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 
 from tests.pretrained.weights import TINY
+from tests.processes import python
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmarks" / "entropy.py"
 
@@ -16,8 +15,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmarks" / "entropy.py"
 def test_random_and_constant_codes(tmp_path: Path) -> None:
     random = np.random.default_rng(0).integers(0, 1024, (9, 700)).astype(np.int16)
     np.savez(tmp_path / "codes.npz", **{"noise/0": random, "silence/0": np.full_like(random, 7)})
-    command = [sys.executable, SCRIPT, TINY, "--codes", tmp_path / "codes.npz", "--rounds", "1"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = python(SCRIPT, TINY, "--codes", tmp_path / "codes.npz", "--rounds", "1")
     assert done.returncode == 0, done.stderr
     shares = {}
     for line in done.stdout.splitlines():
@@ -27,6 +25,6 @@ def test_random_and_constant_codes(tmp_path: Path) -> None:
     assert shares["noise"] > 0.99
     assert shares["silence"] < 0.1
     assert "ms" in done.stdout
-    missing = subprocess.run([*command[:3], "--codes", tmp_path / "missing.npz"], capture_output=True, text=True)
+    missing = python(SCRIPT, TINY, "--codes", tmp_path / "missing.npz")
     assert missing.returncode == 1
     assert missing.stderr == "entropy: give --sounds, or --codes with a file that exists\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -17,11 +16,12 @@ from dac_codec import pretrained
 from dac_codec.common.errors import DacError
 from dac_codec.common.scripts import exit_status
 from tests.conftest import SCRIPTS, golden_model
+from tests.processes import python
 
 
 def test_the_table_of_several_files() -> None:
-    command = [sys.executable, SCRIPTS / "benchmarks" / "files.py", "--files", "2x0.2", "--rounds", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = python(SCRIPTS / "benchmarks" / "files.py", "--files", "2x0.2", "--rounds", "1")
+    assert done.returncode == 0, done.stderr
     rows = [row.split(" | ") for row in done.stdout.splitlines()]
     assert [len(row) for row in rows[0:1] + rows[2:]] == [5, 5, 5]
     assert [row[:2] for row in rows[2:]] == [["| 2 of 0.2 s", "compress"], ["| 2 of 0.2 s", "decompress"]]
@@ -29,9 +29,9 @@ def test_the_table_of_several_files() -> None:
 
 @pytest.mark.parametrize("busy", [False, True])
 def test_the_table_of_efforts(busy: bool) -> None:
-    command = [sys.executable, SCRIPTS / "benchmarks" / "effort.py", "--seconds", "0.3", "--rounds", "1"]
-    command += ["--efforts", "--busy"] if busy else ["--efforts", "0", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    efforts = ["--efforts", "--busy"] if busy else ["--efforts", "0", "1"]
+    done = python(SCRIPTS / "benchmarks" / "effort.py", "--seconds", "0.3", "--rounds", "1", *efforts)
+    assert done.returncode == 0, done.stderr
     rows = [row.strip("| ").split(" | ") for row in done.stdout.splitlines()[2:-2]]
     kinds = [f"{kind}, effort {effort}" for effort in "01" for kind in ("constant", "variable")]
     assert [row[0] for row in rows] == (["default, encode", "default, decode"] if busy else ["default", *kinds])
@@ -42,8 +42,9 @@ def test_the_table_of_efforts(busy: bool) -> None:
 def test_rankings_of_paths(tmp_path: Path) -> None:
     time = np.arange(22050) / 44100
     soundfile.write(tmp_path / "a.wav", 0.3 * np.sin(2 * np.pi * 300 * time * (1 + time)), 44100)
-    command = [sys.executable, SCRIPTS / "rank_paths.py", tmp_path, "--paths", "2", "--codebooks", "9", "2"]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    done = python(SCRIPTS / "rank_paths.py", tmp_path, "--paths", "2", "--codebooks", "9", "2")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
     assert [line.split(":")[0] for line in (lines[0], lines[6])] == [
         f"all, 1 clips, the first {n} codes" for n in (9, 2)
     ]
@@ -55,8 +56,9 @@ def test_rankings_of_paths(tmp_path: Path) -> None:
 def test_the_table_of_band_levels(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     soundfile.write(tmp_path / "a.wav", 0.1 * random.standard_normal(22050), 44100)
-    command = [sys.executable, SCRIPTS / "band_levels.py", tmp_path, "--quality", "2"]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    done = python(SCRIPTS / "band_levels.py", tmp_path, "--quality", "2")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
     assert [line[2:26].strip() for line in lines[1:]] == ["constant", "quality 2", "quality 2, band levels"]
     bitrates, mel_distances, _ = zip(*(map(float, line[26:].split()) for line in lines[1:]), strict=True)
     assert bitrates[1] < bitrates[2]
@@ -64,9 +66,8 @@ def test_the_table_of_band_levels(tmp_path: Path) -> None:
 
 
 def test_the_latency_table() -> None:
-    done = subprocess.run(
-        [sys.executable, SCRIPTS / "benchmarks" / "latency.py"], capture_output=True, text=True, check=True
-    )
+    done = python(SCRIPTS / "benchmarks" / "latency.py")
+    assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     # 3733 and 4757 are verified in tests/inference/test_look_ahead.py.
     assert "| 44khz | 512 (11.6 ms) | 3733 (84.6 ms) | 4757 (107.9 ms) | 204.1 ms |" in lines
@@ -111,17 +112,21 @@ WITHOUT = [
 
 
 @pytest.mark.slow
-def test_training_steps_are_timed(tmp_path: Path) -> None:
+def test_training_steps_are_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = import_module("training")
+    monkeypatch.setattr(script, "STEPS", 2)
+    monkeypatch.setattr(script, "LOADER_SECONDS", 0.2)
     for name in ("a", "b"):
         soundfile.write(tmp_path / f"{name}.wav", np.random.default_rng(0).uniform(-0.1, 0.1, 44100), 44100)
     settings = ["experiment=overfit", f"data.sounds={tmp_path}", "model.encoder_dim=2", "model.decoder_dim=16"]
-    command = [sys.executable, str(SCRIPTS / "benchmarks" / "training.py"), *settings, "trainer.batch_size=1"]
-    done = subprocess.run(
-        [*command, "--rounds", "1", "--only", "float32", *WITHOUT], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert "excerpts/s from one worker" in done.stdout
-    rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("|")]
+    settings += ["trainer.batch_size=1", "data.excerpt=0.1", "--rounds", "1", "--only", "float32", *WITHOUT]
+    monkeypatch.setattr(sys, "argv", ["training.py", *settings])
+    assert exit_status(script.main) == 0
+    shown = capsys.readouterr().out
+    assert "excerpts/s from one worker" in shown
+    rows = [line.split(" | ") for line in shown.splitlines() if line.startswith("|")]
     assert [row[0] for row in rows[2:]] == ["| float32", *(f"| {name}" for name in WITHOUT)]
     assert all(float(row[3]) > 0 for row in rows[2:])
 
@@ -129,11 +134,11 @@ def test_training_steps_are_timed(tmp_path: Path) -> None:
 def test_spectrograms_of_clips(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).uniform(-0.1, 0.1, 44100), 44100)
     pretrained.save(golden_model("44khz"), tmp_path / "model")
-    command = [sys.executable, str(SCRIPTS / "spectrograms.py"), "a.wav", "--model", "model", "--output", "a.jpg"]
-    done = subprocess.run([*command, "--clips", "a.wav"], cwd=tmp_path, capture_output=True, text=True)
+    command = [SCRIPTS / "spectrograms.py", "a.wav", "--model", "model", "--output", "a.jpg", "--clips"]
+    done = python(*command, "a.wav", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "a.jpg").read_bytes().startswith(b"\xff\xd8\xff")
-    done = subprocess.run([*command, "--clips", "b.wav"], cwd=tmp_path, capture_output=True, text=True)
+    done = python(*command, "b.wav", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (1, "spectrograms: a.wav: no clip b.wav, expected some of a.wav\n")
 
 
@@ -170,8 +175,6 @@ def test_errors_of_scripts_are_one_line(
 
 @pytest.mark.parametrize("files", ["foo", "0x1", "3x0", "x"])
 def test_invalid_sets_of_files(files: str) -> None:
-    done = subprocess.run(
-        [sys.executable, SCRIPTS / "benchmarks" / "files.py", "--files", files], capture_output=True, text=True
-    )
+    done = python(SCRIPTS / "benchmarks" / "files.py", "--files", files)
     assert done.returncode == 2
     assert f"invalid sounds value: '{files}'" in done.stderr

@@ -22,13 +22,9 @@ from dac_codec.common.errors import DacError
 from dac_codec.common.scripts import exit_status
 from dac_codec.model import DAC, DACConfig
 from tests.conftest import GOLDEN, SCRIPTS
+from tests.processes import python
 
 MODEL = GOLDEN / "dac_44khz_tiny.pth"
-
-
-def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, SCRIPTS / script, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def one_sentence(done: subprocess.CompletedProcess[str]) -> str:
@@ -50,7 +46,7 @@ def sound(tmp_path: Path) -> Path:
 
 
 def test_live_sound_arrives_complete_and_its_latency_is_printed(sound: Path) -> None:
-    done = run("live_loopback.py", sound, "--model", MODEL, "--chunk-frames", 3)
+    done = python(SCRIPTS / "live_loopback.py", sound, "--model", MODEL, "--chunk-frames", 3)
     assert (done.returncode, done.stderr) == (0, "")
     whole, algorithmic, late, factor = done.stdout.splitlines()
     assert whole == "sound                0.50 s in chunks of 3 frames, all received"
@@ -65,7 +61,7 @@ def test_live_sound_arrives_complete_and_its_latency_is_printed(sound: Path) -> 
 
 
 def test_live_sound_without_waiting(sound: Path) -> None:
-    done = run("live_loopback.py", sound, "--model", MODEL, "--speed", 0)
+    done = python(SCRIPTS / "live_loopback.py", sound, "--model", MODEL, "--speed", 0)
     assert done.returncode == 0
     names = [line[:21].strip() for line in done.stdout.splitlines()]
     assert names == ["sound", "algorithmic latency", "real-time factor"]
@@ -82,23 +78,25 @@ def test_live_sound_without_waiting(sound: Path) -> None:
 )
 def test_live_sound_with_invalid_arguments(arguments: list[str], message: str, sound: Path) -> None:
     name, *options = (str(sound) if part == "a.wav" else part for part in arguments)
-    assert message in one_sentence(run("live_loopback.py", name, "--model", MODEL, *options))
+    assert message in one_sentence(python(SCRIPTS / "live_loopback.py", name, "--model", MODEL, *options))
 
 
 # streaming.py --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-def test_streaming_is_timed_by_chunk_size() -> None:
-    done = run("benchmarks/streaming.py", "--model", MODEL, "--seconds", 0.1)
-    assert (done.returncode, done.stderr) == (0, "")
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()[2:7]]
+def test_streaming_is_timed_by_chunk_size(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    streaming = import_module("streaming")
+    monkeypatch.setattr(streaming, "ROUNDS", 1)
+    monkeypatch.setattr(sys, "argv", ["streaming.py", "--model", str(MODEL), "--seconds", "0.1"])
+    assert exit_status(streaming.main) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:7]]
     assert [row[0] for row in rows] == ["1", "4", "16", "64", "whole"]
     assert rows[1][1] == f"{1000 * (4 * 512 + 3733 + 4757) / 44100:.1f} ms"
     assert all(float(rate.removesuffix("x")) > 0 for row in rows for rate in row[2:])
     assert rows[-1][3::2] == ["1.00", "1.00"]
-    assert "dac_44khz_tiny" in done.stdout.splitlines()[-1]
-    assert "no model, file or folder" in one_sentence(run("benchmarks/streaming.py", "--model", "missing"))
+    assert "dac_44khz_tiny" in lines[-1]
+    assert "no model, file or folder" in one_sentence(python(SCRIPTS / "benchmarks/streaming.py", "--model", "missing"))
 
 
 # memory.py -----------------------------------------------------------------------------------------------------------
@@ -145,8 +143,10 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="os.wait4 is POSIX")
 @pytest.mark.slow
 @posix
 def test_both_codecs_side_by_side(reference: Path, tmp_path: Path) -> None:
-    options = ["--seconds", 1, "--channels", 1, "--model", MODEL, "--output", tmp_path / "out"]
-    done = run("benchmarks/memory.py", *options, "--reference", reference)
+    options = ["--seconds", "1", "--channels", "1", "--model", MODEL, "--output", tmp_path / "out"]
+    # A new interpreter: its children begin with its memory.
+    command = [sys.executable, SCRIPTS / "benchmarks/memory.py", *options, "--reference", reference]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()[2:4]]
     content = json.loads((tmp_path / "out" / "memory.json").read_text())
@@ -238,7 +238,7 @@ def test_a_reference_with_another_output_is_not_compared(
     [("missing", "No such file or directory"), (sys.executable, "has no descript-audio-codec")],
 )
 def test_interpreters_without_the_reference(interpreter: str, message: str) -> None:
-    assert message in one_sentence(run("benchmarks/memory.py", "--reference", interpreter))
+    assert message in one_sentence(python(SCRIPTS / "benchmarks/memory.py", "--reference", interpreter))
 
 
 def test_too_many_channels(
@@ -251,7 +251,7 @@ def test_too_many_channels(
 
 def test_graphs_beside_the_engine() -> None:
     pytest.importorskip("onnxruntime")
-    done = run("benchmarks/graphs.py", "--models", MODEL, "--seconds", 0.2, "--rounds", 1, "--chunk", 4)
+    done = python(SCRIPTS / "benchmarks/graphs.py", "--models", MODEL, "--seconds", 0.2, "--rounds", 1, "--chunk", 4)
     assert done.returncode == 0, done.stderr
     rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")]
     assert [row[0].strip("| ") for row in rows[1:]] == [

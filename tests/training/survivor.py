@@ -2,8 +2,7 @@
 
     python -m tests.training.survivor CONFIG.json KILLS SEED
 
-Each start is a process that gets SIGKILL: every fourth while it starts, the others up to a tenth of a second after a
-save.
+Each start is a process that gets SIGKILL: every fourth while it starts, the others up to 50 ms after a save.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ def main() -> int:
         else:
             while newest(checkpoints) == survived[-1] and os.waitpid(child, os.WNOHANG) == (0, 0):
                 time.sleep(0.01)
-            time.sleep(chance.uniform(0.0, 0.08))
+            time.sleep(chance.uniform(0.0, 0.05))
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         if not os.WIFSIGNALED(status):

@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 
 from tests.conftest import SCRIPTS, load_script
+from tests.processes import python
 from tests.training.test_config import config_of
 from tests.training.test_experiments import NARROW
 
+ABLATE = SCRIPTS / "ablate.py"
+SMALL = (*NARROW, "model.codebook_size=32", "trainer.codebook_batches=8")
 ABLATIONS = SCRIPTS.parent / "configs" / "ablations"
 
 VARIANTS = """
@@ -31,33 +34,31 @@ rows:
 def test_a_table_of_variants(tmp_path: Path, manifest: Path) -> None:
     variants = tmp_path / "variants.yaml"
     variants.write_text(VARIANTS)
-    command = [sys.executable, str(SCRIPTS / "ablate.py"), str(variants), *NARROW, f"data.sounds={manifest}"]
-    command += ["--output", str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [ABLATE, variants, *SMALL, f"data.sounds={manifest}", "--output", tmp_path / "out"]
+    done = python(*command)
     assert done.returncode == 1
     _, _, *lines = done.stdout.splitlines()
     assert [line.split(" | ")[:3] for line in lines] == [["| as-it-is", "", "2"], ["| louder", "`loss.mel=4`", "2"]]
     assert "ablate: impossible: train.py exited with status 1: train: loss.mel" in done.stderr
     assert (tmp_path / "out" / "table.md").read_text() == done.stdout
 
-    log = (tmp_path / "out" / "louder" / "log.jsonl").read_text()
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert again.stdout == done.stdout
-    assert (tmp_path / "out" / "louder" / "log.jsonl").read_text() == log  # nothing is trained twice
-
-    variants.write_text(VARIANTS.replace("loss.mel=4", "loss.mel=3"))
-    changed = subprocess.run(command, capture_output=True, text=True, check=False)
+    # A row with a wrong value has not trained anything, so that it can be corrected; the others can't be changed.
+    logs = {name: (tmp_path / "out" / name / "log.jsonl").read_text() for name in ("as-it-is", "louder")}
+    variants.write_text(VARIANTS.replace("loss.mel=4", "loss.mel=3").replace("loss.mel=-1", "loss.mel=1"))
+    changed = python(*command)
     assert changed.returncode == 1
     assert "ablate: louder: " in changed.stderr
     assert "was trained with other settings" in changed.stderr
-    assert [line.split(" | ")[0] for line in changed.stdout.splitlines()[2:]] == ["| as-it-is"]
+    assert [line.split(" | ")[0] for line in changed.stdout.splitlines()[2:]] == ["| as-it-is", "| impossible"]
 
-    # A row with a wrong value has not trained anything, so that it can be corrected.
     variants.write_text(VARIANTS.replace("loss.mel=-1", "loss.mel=1"))
-    corrected = subprocess.run(command, capture_output=True, text=True, check=False)
+    corrected = python(*command)
     assert corrected.returncode == 0, corrected.stderr
     assert len(corrected.stdout.splitlines()) == 5
-    none = subprocess.run([*command, "--jobs", "0"], capture_output=True, text=True, check=False)
+    assert corrected.stdout.startswith(done.stdout)
+    for name, log in logs.items():
+        assert (tmp_path / "out" / name / "log.jsonl").read_text() == log  # nothing is trained twice
+    none = python(*command, "--jobs", "0")
     assert none.returncode == 2
     assert "--jobs must be at least 1" in none.stderr
 
@@ -68,7 +69,7 @@ def test_ctrl_c_saves_running_variants_and_starts_no_others(tmp_path: Path, mani
         'common: [experiment=mini, "trainer.phases=[{until: 9999, adversarial: false}]"]\n'
         "rows: {a: [], b: [trainer.seed=1]}\n"
     )
-    command = [sys.executable, str(SCRIPTS / "ablate.py"), str(variants), *NARROW, f"data.sounds={manifest}"]
+    command = [sys.executable, str(ABLATE), str(variants), *SMALL, f"data.sounds={manifest}"]
     restore: dict[str, Any] = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
     with subprocess.Popen([*command, "--output", str(out), "--jobs", "1"], start_new_session=True, **restore) as run:
         while not (out / "a" / "log.jsonl").exists() or not (out / "a" / "log.jsonl").read_text():
@@ -83,8 +84,7 @@ def test_ctrl_c_saves_running_variants_and_starts_no_others(tmp_path: Path, mani
 @pytest.mark.parametrize("content", ["rows: {}", "rows: []\ncommon: []", "[", "- 1"])
 def test_a_file_with_another_structure(content: str, tmp_path: Path) -> None:
     (tmp_path / "variants.yaml").write_text(content)
-    command = [sys.executable, str(SCRIPTS / "ablate.py"), "variants.yaml", "--output", "out"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    done = python(ABLATE, "variants.yaml", "--output", "out", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("ablate: ")
     assert "Traceback" not in done.stderr

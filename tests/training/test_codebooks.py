@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -10,11 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor
 
 from dac_codec.model import DAC, DACConfig
 from dac_codec.training import codebooks
 from dac_codec.training.trainer import Trainer
+from tests.processes import forks
 from tests.training.conftest import assert_equal, log_of, small_run
 
 SMALL = DACConfig(
@@ -126,7 +129,9 @@ def two_processes(fabric: Fabric) -> None:
 
 
 def test_two_processes_replace_the_same_entries_by_the_same_values() -> None:
-    Fabric(accelerator="cpu", devices=2, strategy="ddp_spawn").launch(two_processes)
+    method = "spawn" if sys.platform == "win32" else forks().get_start_method()
+    strategy = DDPStrategy(start_method=method)  # type: ignore[arg-type]
+    Fabric(accelerator="cpu", devices=2, strategy=strategy).launch(two_processes)
 
 
 @pytest.mark.parametrize("revive_every", [0, 5])

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +14,7 @@ from dac_codec.pretrained import context_model, load, save
 from dac_codec.training.context import fit
 from dac_codec.training.context_network import ContextNetwork, outputs_of
 from tests.pretrained.weights import TINY
+from tests.processes import python
 
 
 def small_network(n_codes: int = 20) -> ContextNetwork:
@@ -67,9 +65,8 @@ def test_the_command_writes_a_context_model(manifest: Path, tmp_path: Path) -> N
     model = load(TINY)
     save(model, tmp_path / "model")
     output = tmp_path / "model" / "context.safetensors"
-    command = [sys.executable, "-m", "dac_codec.training.context", str(tmp_path / "model"), "--sounds", str(manifest)]
-    command += ["-o", str(output), "--minutes", "0.1", "--steps", "3"]
-    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    arguments = [tmp_path / "model", "--sounds", manifest, "-o", output, "--minutes", "0.1", "--steps", "3"]
+    done = python("dac_codec.training.context", *arguments)
     assert done.returncode == 0, done.stderr
     assert "broken.flac" in done.stderr
     assert sorted(line.partition(":")[0] for line in done.stdout.splitlines()) == ["more", "tones"]

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -14,43 +11,8 @@ import yaml  # type: ignore[import-untyped]
 from dac_codec.training import trainer
 from dac_codec.training.__main__ import main
 from dac_codec.training.config import TrainConfig
-from tests.training.test_config import EXPERIMENTS
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The content of the package's wheel."""
-    folder = tmp_path_factory.mktemp("wheel")
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
-    subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", folder, ROOT], check=True)
-    (wheel,) = folder.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(folder / "site")
-    return folder / "site"
-
-
-def run(site: Path, folder: Path, *arguments: str) -> str:
-    """What `python -m dac_codec.training` prints."""
-    environment = os.environ | {"PYTHONPATH": str(site)}
-    command = [sys.executable, "-m", "dac_codec.training", *arguments]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def test_a_wheel_has_the_configurations(site: Path, tmp_path: Path) -> None:
-    config = yaml.safe_load(run(site, tmp_path, "--cfg", "job", "experiment=mini", "data.sounds=here"))
-    assert config["data"]["sounds"] == "here"
-    assert config["trainer"]["optimizer"] == "muon"
-    printed = run(site, tmp_path, "--info", "searchpath")
-    assert f"{site}/dac_codec/configs" in printed
-    assert str(ROOT / "configs") not in printed
-    printed = run(site, tmp_path, "--help")
-    assert "dac-codec train" in printed
-    for experiment in EXPERIMENTS:
-        assert experiment.removeprefix("ablation/") in printed
 
 
 def test_arguments_are_passed_on(capsys: pytest.CaptureFixture[str]) -> None:

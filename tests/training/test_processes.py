@@ -17,10 +17,13 @@ import torch
 from dac_codec.training import checkpoint
 from dac_codec.training.checkpoint import Checkpoints
 from dac_codec.training.trainer import Trainer
+from tests.conftest import SCRIPTS
+from tests.processes import python
 from tests.training.conftest import assert_equal, log_of, small_run
 from tests.training.test_config import config_of
 
-ROOT = Path(__file__).parents[2]
+ROOT = SCRIPTS.parent
+TRAIN, PLOT = SCRIPTS / "train.py", SCRIPTS / "plot_run.py"
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 TINY = (
     "model.encoder_dim=4",
@@ -33,6 +36,7 @@ TINY = (
     "model.quantizer_dropout=0.0",
     "discriminator.periods=[]",
     "discriminator.fft_sizes=[128]",
+    "discriminator.bands=[[0.0,1.0]]",
     "data.excerpt=0.05",
     "data.validation_clips=2",
     "data.validation_seconds=0.5",
@@ -44,14 +48,15 @@ TINY = (
 
 
 def command(*overrides: str) -> list[str]:
-    return [sys.executable, str(ROOT / "scripts" / "train.py"), *TINY, *overrides]
+    return [sys.executable, str(TRAIN), *TINY, *overrides]
 
 
 def survive(folder: Path, manifest: Path, kills: int) -> list[int]:
     """Kill a run `kills` times, then let it end. Returns the last saved step at each kill."""
-    settings = {"phases": [{"until": 60}], "save_every": 1, "keep_last": 2, "validate_every": 50}
+    settings = {"phases": [{"until": 60}], "save_every": 1, "keep_last": 2, "validate_every": 50, "batch_size": 1}
+    smaller = {"data": {"excerpt": 0.02}, "discriminator": {"bands": [(0.0, 1.0)]}}
     config = folder.with_suffix(".json")
-    config.write_text(json.dumps(small_run(folder, manifest, trainer=settings).to_dict()))
+    config.write_text(json.dumps(small_run(folder, manifest, **smaller, trainer=settings).to_dict()))
     driver = [sys.executable, "-m", "tests.training.survivor", str(config), str(kills), "0"]
     done = subprocess.run(driver, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -88,7 +93,7 @@ def test_two_processes_are_one_with_twice_the_batch(tmp_path: Path, manifest: Pa
         "trainer.strategy=ddp",
         f"trainer.folder={tmp_path / 'two'}",
     )
-    done = subprocess.run(command(*common, *overrides), env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    done = python(TRAIN, *TINY, *common, *overrides)
     assert done.returncode == 0, done.stderr
     one, two = log_of(tmp_path / "one"), log_of(tmp_path / "two")
     assert len(one) == len(two) == 4
@@ -101,9 +106,12 @@ def test_two_processes_are_one_with_twice_the_batch(tmp_path: Path, manifest: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_saves_the_state_and_stops(tmp_path: Path, manifest: Path, number: signal.Signals) -> None:
-    arguments = command(f"data.sounds={manifest}", "trainer.folder=run", "trainer.batch_size=1", "trainer.workers=1")
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, 1), (signal.SIGINT, 0), (signal.SIGHUP, 0)])
+def test_a_signal_saves_the_state_and_stops(
+    tmp_path: Path, manifest: Path, number: signal.Signals, workers: int
+) -> None:
+    overrides = (f"data.sounds={manifest}", "trainer.folder=run", "trainer.batch_size=1", f"trainer.workers={workers}")
+    arguments = command(*overrides)
     process = subprocess.Popen(
         arguments,
         cwd=tmp_path,
@@ -126,10 +134,8 @@ def test_a_signal_saves_the_state_and_stops(tmp_path: Path, manifest: Path, numb
 
 
 def test_a_folder_of_sounds_is_enough(tmp_path: Path, manifest: Path) -> None:
-    arguments = command(f"data.sounds={manifest.parent}", "trainer.phases=[{until: 2}]", "trainer.folder=run")
-    done = subprocess.run(
-        [*arguments, "trainer.batch_size=2"], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True
-    )
+    overrides = (f"data.sounds={manifest.parent}", "trainer.phases=[{until: 2}]", "trainer.batch_size=2")
+    done = python(TRAIN, *TINY, *overrides, "trainer.folder=run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "broken.flac" in done.stdout + done.stderr
     assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
@@ -151,9 +157,7 @@ def test_a_folder_of_sounds_is_enough(tmp_path: Path, manifest: Path) -> None:
     ],
 )
 def test_wrong_arguments_are_named(tmp_path: Path, override: str, message: str) -> None:
-    done = subprocess.run(
-        command("data.sounds=nowhere", override), cwd=tmp_path, capture_output=True, text=True, env=ENVIRONMENT
-    )
+    done = python(TRAIN, *TINY, "data.sounds=nowhere", override, cwd=tmp_path)
     assert done.returncode != 0
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -167,12 +171,12 @@ def test_overfitting_one_batch(tmp_path: Path, manifest: Path) -> None:
         "trainer.folder=run",
         "trainer.phases=[{until: 60, adversarial: false}]",
         "trainer.log_every=1",
+        "data.excerpt=0.2",
         "model.encoder_dim=8",
         "model.decoder_dim=64",
         "model.latent_dim=32",
     )
-    arguments = [sys.executable, str(ROOT / "scripts" / "train.py"), *overrides]
-    done = subprocess.run(arguments, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
+    done = python(TRAIN, *overrides, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     mel = [line["mel"] for line in log_of(tmp_path / "run") if "mel" in line]
     assert mel[-1] < 0.4 * mel[0]
@@ -180,12 +184,11 @@ def test_overfitting_one_batch(tmp_path: Path, manifest: Path) -> None:
 
 def test_the_log_of_a_run_is_plotted(tmp_path: Path, manifest: Path) -> None:
     Trainer(small_run(tmp_path / "run", manifest, trainer={"validate_every": 2})).run()
-    script = [sys.executable, str(ROOT / "scripts" / "plot_run.py"), str(tmp_path / "run")]
-    done = subprocess.run(script, env=ENVIRONMENT, capture_output=True, text=True)
+    done = python(PLOT, tmp_path / "run")
     assert done.returncode == 0, done.stderr
     for name in ("curves.png", "codebooks.png"):
         assert (tmp_path / "run" / name).read_bytes().startswith(b"\x89PNG")
-    done = subprocess.run([*script[:2], str(tmp_path)], env=ENVIRONMENT, capture_output=True, text=True)
+    done = python(PLOT, tmp_path)
     assert done.returncode == 1
     assert "log.jsonl" in done.stderr
     assert "Traceback" not in done.stderr

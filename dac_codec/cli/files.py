@@ -247,9 +247,9 @@ def export(
 @click.argument("source", metavar="MODEL")
 @click.option(
     "--quantizer",
-    type=click.Choice(["residual", "grouped", "fsq"]),
-    help="What to fit: residual codebooks, residual codebooks for each of several parts of the latents, or finite "
-    "scalars. [default: the model's]",
+    type=click.Choice(["residual", "grouped", "additive", "fsq"]),
+    help="What to fit: residual codebooks, residual codebooks for each of several parts of the latents, codebooks for "
+    "an encoder that searches for the best sum, or finite scalars. [default: the model's]",
 )
 @click.option("--codebooks", metavar="N", type=click.IntRange(min=1), help="[default: as many as the model has]")
 @click.option("--codebook-size", metavar="K", type=click.IntRange(2, 65536), help="[default: that of the model]")
@@ -279,7 +279,7 @@ def export(
 @options.quiet
 def refit(
     source: str,
-    quantizer: Literal["residual", "grouped", "fsq"] | None,
+    quantizer: Literal["residual", "grouped", "additive", "fsq"] | None,
     codebooks: int | None,
     codebook_size: int | None,
     groups: int | None,

@@ -2,14 +2,9 @@
 
 Training finds codebooks one after the other, by small steps. Here, M-search for the codes of all latents, and least
 squares for the entries of all codebooks at once, take turns (Barnes & Frost, "Vector quantizers with direct sum
-codebooks", 1993; `quantization.residual` has the plain form). Both minimize what the search of `inference.search` ranks
-its paths by, so that neither raises it. With r_i the residual before stage i, P_i and Q_i its projections, p_i and b_i
-their biases, e_i the chosen entry and c the weight of the latents' error, that is
-
-    sum_i |P_i r_i + p_i - e_i|^2 + c |r_N|^2,    r_{i+1} = r_i - Q_i e_i - b_i
-
-All terms are linear in the entries. Stacked, they are |W z + w - sum_j M_j e_j|^2: `_System`. With cosine look-up, the
-first terms are not quadratic in the entries, and only the latents' error is minimized.
+codebooks", 1993; `quantization.residual` has the plain form). Both minimize what the search ranks its paths by
+(`model.direct_sum`), so that neither raises it. With cosine look-up, the look-ups' distances are not quadratic in the
+entries, and only the latents' error is minimized.
 """
 
 from __future__ import annotations
@@ -30,10 +25,11 @@ from dac_codec.common.errors import AudioError, DacError
 from dac_codec.common.manifest import Sound
 from dac_codec.common.progress import progress_bar, track
 from dac_codec.inference import PreparedDAC, prepare
-from dac_codec.inference.search import PathSearch, error_weight, projections
 from dac_codec.model import DAC, DACConfig
 from dac_codec.model.config import QuantizerKind
+from dac_codec.model.direct_sum import DirectSum
 from dac_codec.model.quantizer import MovingAverageQuantize, ResidualVectorQuantize
+from dac_codec.model.search import PathSearch
 from dac_codec.quantization import allocate, snr
 from dac_codec.quantization.base import nearest
 from dac_codec.quantization.least_squares import least_squares
@@ -68,12 +64,14 @@ class Shape(NamedTuple):
     codebook_size: int | None = None
 
     def config(self, config: DACConfig) -> DACConfig:
-        """The configuration of a residual or grouped quantizer of this shape. Raises a DacError if there is none."""
+        """The configuration of a quantizer of this shape, but for finite scalars. Raises a DacError if there is none."""
         given = {name: value for name, value in self._asdict().items() if value is not None}
         if "n_codebooks" in given or "codebook_size" in given:
             given["codebook_sizes"] = ()
-        if given.get("quantizer") == "residual":
+        if given.get("quantizer") in ("residual", "additive"):
             given.setdefault("groups", 1)
+        if given.get("quantizer") == "additive":
+            given["lookup"] = "euclidean"
         if config.quantizer == "fsq":
             given["codebook_dim"] = 8
         try:
@@ -149,10 +147,13 @@ def refit_model(
 
 @torch.no_grad()
 def _with_quantizer(model: DAC, config: DACConfig, z: Tensor, seed: int) -> DAC:
-    """The model with a quantizer of another configuration, by k-means of latents z [n, D]."""
+    """The model with a quantizer of another configuration: by k-means of latents z [n, D], but for another search."""
     if config.codebook_dim > config.latent_width // config.groups + 1:
         raise DacError(f"{config.groups} groups have fewer channels than the {config.codebook_dim} of a codebook")
     other = _with_networks(model, config)
+    if config.to_dict() | {"quantizer": ""} == model.config.to_dict() | {"quantizer": ""}:  # residual or additive
+        other.quantizer.load_state_dict(model.quantizer.state_dict())
+        return other
     generator = torch.Generator().manual_seed(seed)
     some = z[torch.randperm(len(z), generator=generator)[: _FITTED * config.codebook_size]]
     try:
@@ -288,7 +289,7 @@ def refit(
         raise DacError(
             f"{len(z)} latents are too few for codebooks of {quantizer.codebook_size} entries: more sounds are needed"
         )
-    system = _System.of(quantizer)
+    system = DirectSum.of(quantizer)
     target = system.target(z)
     sizes = [len(stage.codebook.weight) for stage in stages]
     starts = torch.tensor([sum(sizes[:index]) for index in range(len(sizes))])
@@ -308,68 +309,15 @@ def refit(
     _place(quantizer, kept.split(sizes))
 
 
-class _System(NamedTuple):
-    """The distances that a path is ranked by as |z W^T + w - sum_j e_j M_j|^2, but for what no entry can change.
-
-    Attributes:
-        weight: W^T [D, R].
-        bias: w [R].
-        maps: M_j [codebook_dim, R] of each stage.
-    """
-
-    weight: Tensor
-    bias: Tensor
-    maps: tuple[Tensor, ...]
-
-    @classmethod
-    def of(cls, quantizer: ResidualVectorQuantize) -> _System:
-        stages, dim = quantizer.stages(), quantizer.codebook_dim
-        ins, outs = zip(*map(projections, stages), strict=True)
-        c = error_weight([weight for weight, _ in ins])
-        identity = torch.eye(ins[0][0].shape[1], dtype=c.dtype)
-        weights, biases, maps = [], [], [[] for _ in stages]  # type: ignore[var-annotated]
-        before = torch.zeros_like(outs[0][1])
-        for index, ((weight, bias), (_, out_bias)) in enumerate(zip(ins, outs, strict=True)):
-            if stages[0].lookup == "euclidean":
-                weights.append(weight)
-                biases.append(bias - weight @ before)
-                for other, (out, _) in enumerate(outs):
-                    own = torch.eye(dim, dtype=c.dtype) if other == index else torch.zeros(dim, dim, dtype=c.dtype)
-                    maps[other].append(weight @ out if other < index else own)
-            before = before + out_bias
-        for own_maps, (out, _) in zip(maps, outs, strict=True):
-            own_maps.append(c.sqrt() * out)
-        weight, bias = torch.cat([*weights, c.sqrt() * identity]), torch.cat([*biases, -c.sqrt() * before])
-        # What lies outside of the span of all entries is the same for all of them.
-        basis, triangle = torch.linalg.qr(torch.cat([torch.cat(own) for own in maps], 1))
-        reduced = tuple(part.t().float().contiguous() for part in triangle.split(dim, 1))
-        return cls((weight.t() @ basis).float(), (bias @ basis).float(), reduced)
-
-    def target(self, z: Tensor) -> Tensor:
-        """What the sum of mapped entries approximates [n, R] for latents [n, D]."""
-        return torch.addmm(self.bias, z, self.weight)
-
-    def errors(self, target: Tensor, rows: Tensor, entries: Tensor) -> Tensor:
-        """Squared error [n] of the entries [K, codebook_dim] in `rows` [n, N]."""
-        left = target
-        for own, mapped in zip(rows.unbind(1), self.maps, strict=True):
-            left = left - F.embedding(own, entries @ mapped)
-        return left.square().sum(1)
-
-    @property
-    def unit(self) -> float:
-        """Mean square of what a unit vector of the look-up space is mapped to."""
-        return float(torch.stack([mapped.square().sum(1).mean() for mapped in self.maps]).mean())
-
-
 def _check_projections(quantizer: ResidualVectorQuantize) -> None:
     if any(isinstance(stage, MovingAverageQuantize) for stage in quantizer.stages()):
         raise DacError("codebooks that were learned by moving averages have no projections and can't be refitted")
 
 
 def _codes(quantizer: ResidualVectorQuantize, z: Tensor, n_paths: int) -> Iterator[Tensor]:
-    """Codes [n, N] of parts of latents [n, D]; finite scalars have no paths."""
-    search = None if quantizer.is_finite_scalar else PathSearch(quantizer, exact=True)
+    """Codes [n, N] of parts of latents [n, D]; finite scalars have no paths, and additive quantization its own."""
+    searched = not quantizer.is_finite_scalar and not quantizer.is_additive
+    search = PathSearch(quantizer) if searched else None
     for part in z.split(_FRAMES_AT_ONCE):
         rows = part.t()[None]
         codes = quantizer(rows).codes if search is None else search.codes(rows, quantizer.n_codebooks, n_paths)

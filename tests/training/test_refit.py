@@ -16,10 +16,11 @@ from torch import Tensor
 from dac_codec import codec, pretrained
 from dac_codec.cli.main import main
 from dac_codec.common.errors import DacError
-from dac_codec.inference.search import PathSearch, error_weight, projections
 from dac_codec.model import DAC, DACConfig
+from dac_codec.model.direct_sum import DirectSum, error_weight, projections
+from dac_codec.model.search import PathSearch
 from dac_codec.quantization import FiniteScalarQuantizer, snr
-from dac_codec.training.refit import _System, finite_scalars, latents_snr, refit
+from dac_codec.training.refit import finite_scalars, latents_snr, refit
 from tests.inference.networks import lively
 
 SMALL = DACConfig(
@@ -57,7 +58,7 @@ def test_the_linear_system_has_the_cost_of_the_search() -> None:
             cost += (stage.in_proj(residual) - entry)[0].square().sum(0)
             residual = residual - stage.out_proj(entry)
         costs.append(cost + c * residual[0].square().sum(0))
-    system = _System.of(quantizer)
+    system = DirectSum.of(quantizer)
     entries, starts = torch.cat([stage.codebook.weight for stage in stages]), 32 * torch.arange(3)
     errors = [system.errors(system.target(z), some + starts, entries) for some in codes]
     assert torch.allclose(errors[0] - errors[1], (costs[0] - costs[1]).float(), rtol=1e-3, atol=1e-3)
@@ -79,10 +80,10 @@ def test_no_round_makes_the_training_error_larger() -> None:
     z, errors = latents(1000, 0), []
     for rounds in (0, 1, 2, 4):
         quantizer = lively(SMALL, torch.float32).quantizer
-        system = _System.of(quantizer)
+        system = DirectSum.of(quantizer)
         refit(quantizer, z, rounds)
         entries = torch.cat([stage.codebook.weight for stage in quantizer.stages()]).detach()
-        rows = PathSearch(quantizer, exact=True).codes(z.t()[None], 3, 4)[0].t() + 32 * torch.arange(3)
+        rows = PathSearch(quantizer).codes(z.t()[None], 3, 4)[0].t() + 32 * torch.arange(3)
         errors.append(float(system.errors(system.target(z), rows, entries).sum()))
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 0.7 * errors[0]
@@ -154,6 +155,19 @@ def test_another_shape(
     assert all(torch.equal(one, other) for one, other in parameters_but_the_quantizer(new, pretrained.load(small)))
     before, after = (float(result.stderr.split(f" dB {when}")[0].split()[-1]) for when in ("before", "after"))
     assert after > before  # the model has random codebooks
+
+
+def test_additive_codebooks_continue_from_residual_ones(small: Path, manifest: Path, tmp_path: Path) -> None:
+    arguments = (small, "--sounds", manifest, "--minutes", 0.05, "--rounds", 2, "--quantizer", "additive")
+    result = run(*arguments, "-o", tmp_path / "new")
+    assert result.exit_code == 0, result.output
+    old, new = pretrained.load(small), pretrained.load(tmp_path / "new")
+    assert new.config == replace(SMALL, quantizer="additive")
+    changed = {name for name, one in new.state_dict().items() if not torch.equal(one, old.state_dict()[name])}
+    assert changed == {f"quantizer.quantizers.{stage}.codebook.weight" for stage in range(3)}
+    greedy, paths = (line.split()[-6:-1:3] for line in result.stderr.splitlines() if "dB before" in line)
+    assert greedy[1] == paths[1]  # the model has one search
+    assert float(greedy[1]) > float(paths[0])
 
 
 def test_finite_scalars_at_the_bits_of_the_model(small: Path, manifest: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +22,11 @@ from dac_codec.model import DAC, DACConfig
 from dac_codec.model.direct_sum import DirectSum, error_weight, projections
 from dac_codec.model.search import PathSearch
 from dac_codec.quantization import FiniteScalarQuantizer, snr
-from dac_codec.training.refit import finite_scalars, latents_snr, refit
+from dac_codec.training.clips import clips_of
+from dac_codec.training.losses import ReconstructionLosses, weighted_sum
+from dac_codec.training.refit import _LOSSES, finite_scalars, latents_snr, refit
+from dac_codec.training.sounds import find_sounds
+from dac_codec.training.trainer import Trainer
 from tests.inference.networks import lively
 
 SMALL = DACConfig(
@@ -212,6 +218,49 @@ def test_an_interrupted_command_writes_nothing(
 
     monkeypatch.setattr(PathSearch, "codes", interrupted)
     result = run(small, "--sounds", manifest, "--minutes", 0.05, "-o", tmp_path / "new")
+    assert (result.exit_code, result.stderr) == (130, "Interrupted\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_finetuning_trains_the_decoder_only(
+    small: Path, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_BATCH", "_VALIDATION_CLIPS"):
+        monkeypatch.setattr(f"dac_codec.training.refit.{name}", 2)
+    arguments = (small, "--sounds", manifest, "--minutes", 0.05, "--rounds", 2)
+    assert run(*arguments, "-o", tmp_path / "plain").exit_code == 0
+    result = run(*arguments, "--finetune", 8, "-o", tmp_path / "tuned")
+    assert result.exit_code == 0, result.output
+    plain, tuned = pretrained.load(tmp_path / "plain"), pretrained.load(tmp_path / "tuned")
+    equal = {name: torch.equal(one, tuned.state_dict()[name]) for name, one in plain.state_dict().items()}
+    assert {name.split(".")[0] for name, same in equal.items() if same} >= {"encoder", "quantizer"}
+    assert {name.split(".")[0] for name, same in equal.items() if not same} == {"decoder"}
+    before, after = map(float, re.findall(r"clips: (\S+) before --finetune, (\S+) after", result.stderr)[0])
+    assert after < before
+    losses, clips = ReconstructionLosses(_LOSSES, 44100), []
+    for clip in clips_of(find_sounds(manifest, "train")[0]["train"], 0.3, 1, {}, sample_rate=44100, seed=0):
+        clips.append(clip.audio[None, :, : clip.audio.shape[1] // 32 * 32])
+    with torch.no_grad():
+        assert all(torch.equal(plain.encode(clip).codes, tuned.encode(clip).codes) for clip in clips)
+        totals = [
+            sum(float(weighted_sum(losses(model.decode(model.encode(clip).z), clip), _LOSSES)) for clip in clips)
+            for model in (plain, tuned)
+        ]
+    assert totals[1] < totals[0]
+
+
+def test_interrupted_finetuning_writes_nothing(
+    small: Path, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Trainer._train_step
+
+    def interrupted(self: Trainer, reals: list[Tensor]) -> dict[str, float]:
+        signal.raise_signal(signal.SIGINT)
+        return step(self, reals)
+
+    monkeypatch.setattr(Trainer, "_train_step", interrupted)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    result = run(small, "--sounds", manifest, "--minutes", 0.05, "--finetune", 9, "-o", tmp_path / "new")
     assert (result.exit_code, result.stderr) == (130, "Interrupted\n")
     assert list(tmp_path.iterdir()) == []
 

@@ -6,7 +6,7 @@ prints the measures of each domain (subfolders, or the manifest's) for the greed
 
     look-up      squared distances of all look-ups so far
     latents      squared error of the latents
-    both         what `dac_codec.inference.search` uses
+    both         what `dac_codec.model.search` uses
     decoder      error of the latents weighted by A = E[J^T J], J being the decoder's Jacobian at the quantized latents,
                  estimated with random probes on the first clips
 
@@ -29,7 +29,7 @@ from dac_codec.codec.encoding import TARGET_LUFS
 from dac_codec.common.scripts import exit_status
 from dac_codec.evaluation.clips import Clip, find_clips
 from dac_codec.evaluation.metrics import METRICS
-from dac_codec.inference import search
+from dac_codec.model import direct_sum
 from dac_codec.model.quantizer import VectorQuantize
 
 MEASURES = [metric for metric in METRICS if metric.name in ("mel_distance", "si_sdr", "pesq", "stoi")]
@@ -103,8 +103,8 @@ def main() -> None:
     clips = find_clips(arguments.data, rate)
     signals = list(network_inputs(clips, rate))
     latents = [plain.encoder(plain.preprocess(signal)) for signal in signals]
-    ins = [search.projections(stage)[0][0].square().sum() for stage in plain.quantizer.stages()]
-    both = search.LATENT_WEIGHT * float(torch.stack(ins).mean()) / plain.config.latent_width
+    ins = [direct_sum.projections(stage)[0][0].square().sum() for stage in plain.quantizer.stages()]
+    both = direct_sum.LATENT_WEIGHT * float(torch.stack(ins).mean()) / plain.config.latent_width
     rankings: dict[str, tuple[float, float, Tensor | None]] = {
         "look-up": (1.0, 0.0, None),
         "latents": (0.0, 1.0, None),

@@ -247,9 +247,9 @@ def export(
 @click.argument("source", metavar="MODEL")
 @click.option(
     "--quantizer",
-    type=click.Choice(["residual", "grouped", "fsq"]),
-    help="What to fit: residual codebooks, residual codebooks for each of several parts of the latents, or finite "
-    "scalars. [default: the model's]",
+    type=click.Choice(["residual", "grouped", "additive", "fsq"]),
+    help="What to fit: residual codebooks, residual codebooks for each of several parts of the latents, codebooks for "
+    "an encoder that searches for the best sum, or finite scalars. [default: the model's]",
 )
 @click.option("--codebooks", metavar="N", type=click.IntRange(min=1), help="[default: as many as the model has]")
 @click.option("--codebook-size", metavar="K", type=click.IntRange(2, 65536), help="[default: that of the model]")
@@ -274,12 +274,21 @@ def export(
     "--rounds", type=click.IntRange(min=1), default=4, show_default=True, help="Rounds of search and codebooks."
 )
 @click.option("--paths", type=click.IntRange(min=1), default=4, show_default=True, help="Paths that the search keeps.")
+@click.option(
+    "--finetune",
+    "steps",
+    metavar="STEPS",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Then train the decoder on for STEPS steps; encoder and codebooks stay as they are.",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the choice of sounds.")
 @options.force
 @options.quiet
 def refit(
     source: str,
-    quantizer: Literal["residual", "grouped", "fsq"] | None,
+    quantizer: Literal["residual", "grouped", "additive", "fsq"] | None,
     codebooks: int | None,
     codebook_size: int | None,
     groups: int | None,
@@ -288,6 +297,7 @@ def refit(
     minutes: float,
     rounds: int,
     paths: int,
+    steps: int,
     seed: int,
     force: bool,
     quiet: bool,
@@ -295,9 +305,9 @@ def refit(
     """Fit the quantizer of a trained model to sounds, in minutes.
 
     MODEL is a model as --model of the other commands takes it. By default all of its codebooks are fitted jointly, for
-    the search that compress uses. A quantizer of another kind, number or size replaces them. Encoder and decoder stay
-    as they are. The new model is used as any other, --model FOLDER; files of the old one need the old one. Needs
-    pip install 'dac_codec[train]'.
+    the search that compress uses. A quantizer of another kind, number or size replaces them. The encoder stays as it
+    is, and without --finetune the decoder. The new model is used as any other, --model FOLDER; files of the old one
+    need the old one. Needs pip install 'dac_codec[train]'.
     """
     target = Path(output)
     _check_target(target, force)
@@ -310,7 +320,7 @@ def refit(
     except ModuleNotFoundError as error:
         raise DacError(f"{error.name} is not installed: pip install 'dac_codec[train]'") from error
     shape = refitting.Shape(quantizer, groups, codebooks, codebook_size)
-    fitted = refitting.refit_model(source, sounds, shape, minutes, rounds, paths, seed, progress=not quiet)
+    fitted = refitting.refit_model(source, sounds, shape, minutes, rounds, paths, steps, seed, progress=not quiet)
     pretrained.save(fitted.model, target)
     for line in fitted.unreadable:
         warnings.warn(f"left out: {line}", stacklevel=1)
@@ -319,6 +329,9 @@ def refit(
         for n_paths, before in fitted.before.items():
             name = "greedy" if n_paths == 1 else f"{n_paths} paths"
             click.echo(f"  {name}: {before:.2f} dB before, {fitted.after[n_paths]:.2f} dB after", err=True)
+        if fitted.mel_distances is not None:
+            before, after = fitted.mel_distances
+            click.echo(f"mel distance of held-out clips: {before:.3f} before --finetune, {after:.3f} after", err=True)
         click.echo(f"{target} is the new model", err=True)
 
 

@@ -6,7 +6,6 @@ import copy
 import threading
 import warnings
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, Literal, TypeVar, get_args
 from weakref import WeakKeyDictionary
 
@@ -18,11 +17,11 @@ from dac_codec.inference.memory import keep_freed_memory
 from dac_codec.inference.network import Network
 from dac_codec.inference.precision import pinned_precision
 from dac_codec.inference.quantizer import FoldedQuantizer
-from dac_codec.inference.search import PathSearch
 from dac_codec.model import DAC, Encoded
 from dac_codec.model.checks import check_latents
 from dac_codec.model.checksums import checksums
 from dac_codec.model.decoder import pad_to_length
+from dac_codec.model.search import PathSearch
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -83,7 +82,8 @@ class PreparedDAC(DAC):
     def look_up(self, n_paths: int = 1) -> LookUp:
         """How codes are found: greedily with one path, otherwise by the search of `PathSearch`.
 
-        Codebooks without projections and finite scalars are always looked up one by one.
+        Codebooks without projections and finite scalars are always looked up one by one, and additive quantization has
+        a search of its own.
 
         Raises:
             ValueError: `n_paths` is less than 1.
@@ -92,8 +92,13 @@ class PreparedDAC(DAC):
             raise ValueError(f"n_paths must be at least 1, not {n_paths}")
         if n_paths == 1 or not self.folded_quantizer.has_paths:
             return self.folded_quantizer.codes
-        search = self._part("search", lambda: PathSearch(self.quantizer, self._exact))
-        return partial(search.codes, n_paths=n_paths)
+        search = self._part("search", lambda: PathSearch(self.quantizer))
+
+        def codes(z: Tensor, n_quantizers: int) -> Tensor:
+            with pinned_precision(self.device, self._exact):
+                return search.codes(z, n_quantizers, n_paths)
+
+        return codes
 
     def _part(self, name: str, make: Callable[[], Part]) -> Part:
         """A prepared part, made at its first use in any thread and any mode."""

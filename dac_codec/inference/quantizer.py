@@ -11,9 +11,10 @@ from einops import rearrange
 from torch import Tensor
 
 from dac_codec.inference.precision import pinned_precision
-from dac_codec.inference.search import projections
 from dac_codec.model.checks import check_codes, check_whole
+from dac_codec.model.direct_sum import projections
 from dac_codec.model.quantizer import Encoded, MovingAverageQuantize, ResidualVectorQuantize
+from dac_codec.model.search import AdditiveSearch
 
 _FRAMES_AT_ONCE = 4096
 """Frames compared with a codebook at once: each takes memory for every entry."""
@@ -46,7 +47,7 @@ class FoldedQuantizer:
         P_i (z - sum_{j < i} Q_j e_j) = P_i z - sum_{j < i} (P_i Q_j) e_j
 
     One matrix product gives P_i z for all codebooks, and (P_i Q_j) e_j is a table look-up. (Section 3.2 of the DAC
-    paper with the linear maps multiplied out.)
+    paper with the linear maps multiplied out.) In additive quantization, `AdditiveSearch` finds the codes.
 
     Args:
         quantizer: the module; its weights are copied.
@@ -60,6 +61,7 @@ class FoldedQuantizer:
         self.n_codebooks, self.codebook_size = quantizer.n_codebooks, quantizer.codebook_size
         self.codebook_dim = quantizer.codebook_dim
         self._is_cosine = stages[0].lookup == "cosine"
+        self._additive = AdditiveSearch(copy.deepcopy(quantizer)) if quantizer.is_additive else None
         self._unfolded: ResidualVectorQuantize | None = None
         if any(isinstance(stage, MovingAverageQuantize) for stage in stages):
             self._unfolded = copy.deepcopy(quantizer).eval()  # It has no projections.
@@ -106,8 +108,8 @@ class FoldedQuantizer:
 
     @property
     def has_paths(self) -> bool:
-        """Whether `PathSearch` applies: not to codebooks without projections, nor to finite scalars."""
-        return self._unfolded is None and not self._is_finite_scalar
+        """Whether `PathSearch` applies: not without projections, nor to finite scalars and additive quantization."""
+        return self._unfolded is None and not self._is_finite_scalar and self._additive is None
 
     def codes(self, z: Tensor, n_quantizers: int) -> Tensor:
         """Codes [B, n_quantizers, F] of latents [B, D, F]."""
@@ -162,6 +164,8 @@ class FoldedQuantizer:
         if self._is_finite_scalar:
             inputs = inputs.tanh()
         codes = torch.empty(n_quantizers, batch * n_frames, dtype=torch.int64, device=z.device)
+        if self._additive is not None:
+            codes = rearrange(self._additive.codes(z, n_quantizers), "b n f -> n (b f)").contiguous()
         # Parts of equal size: products of a short remainder might round differently.
         n_parts = max(1, -(-codes.shape[1] // _FRAMES_AT_ONCE))
         for part, found in zip(inputs.tensor_split(n_parts), codes.tensor_split(n_parts, 1), strict=True):
@@ -174,7 +178,7 @@ class FoldedQuantizer:
     def _search(self, inputs: Tensor, codes: Tensor) -> None:
         """Write the nearest entries of [n, n_quantizers * codebook_dim] to codes [n_quantizers, n].
 
-        The entries' corrections are subtracted from `inputs` in place.
+        Additive codes are there already. The entries' corrections are subtracted from `inputs` in place.
         """
         width = self.codebook_dim
         for index, codebook in enumerate(self._codebooks[: len(codes)]):
@@ -182,7 +186,8 @@ class FoldedQuantizer:
             if self._is_cosine:
                 points = F.normalize(points)
             # The nearest entry, since |p - e|^2 = |p|^2 - 2 (p e - |e|^2 / 2).
-            torch.argmax(torch.addmm(codebook.offset, points, codebook.keys), 1, out=codes[index])
+            if self._additive is None:
+                torch.argmax(torch.addmm(codebook.offset, points, codebook.keys), 1, out=codes[index])
             if self._is_finite_scalar:
                 continue
             later = slice((index + 1) * width, inputs.shape[1])

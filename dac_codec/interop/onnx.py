@@ -109,8 +109,9 @@ def export_onnx(
         raise ValueError(f"precision must be 'fp32', 'fp16' or 'int8', not {precision!r}")
     if opset not in OPSETS:
         raise ValueError(f"opset must be between {OPSETS[0]} and {OPSETS[-1]}, not {opset}")
-    if model.config.quantizer == "fsq":
-        raise CheckpointError("a model with quantizer 'fsq' can't be exported as ONNX; torch.export can")
+    if (kind := model.config.quantizer) in ("fsq", "additive"):
+        hint = "; torch.export can" if kind == "fsq" else ""
+        raise CheckpointError(f"a model with quantizer {kind!r} can't be exported as ONNX{hint}")
     try:
         from dac_codec.interop import onnx_graph
     except ImportError as error:

@@ -28,9 +28,9 @@ import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from dac_codec.inference.search import projections
 from dac_codec.model import DAC
 from dac_codec.model.decoder import Decoder, DecoderBlock
+from dac_codec.model.direct_sum import projections
 from dac_codec.model.encoder import Encoder, EncoderBlock
 from dac_codec.model.layers import ResidualUnit, Snake, padding_of
 from dac_codec.model.quantizer import ResidualVectorQuantize, VectorQuantize

@@ -63,13 +63,15 @@ def export_torch(model: DAC, folder: str | os.PathLike[str], progress: bool = Fa
     Weight norm is multiplied out. `torch._inductor.aoti_compile_and_package` compiles them for use without Python.
 
     Args:
-        model: any model; the programs run on its device.
+        model: the model; the programs run on its device.
         folder: created if it does not exist; the files are replaced atomically.
         progress: show a progress bar, if standard error is a terminal.
 
     Raises:
-        CheckpointError: PyTorch is older than 2.6, or the files can't be written.
+        CheckpointError: PyTorch is older than 2.6, the quantizer is additive, or the files can't be written.
     """
+    if model.quantizer.is_additive:
+        raise CheckpointError("a model with quantizer 'additive' can't be exported")
     if not hasattr(torch.export.Dim, "DYNAMIC"):
         raise CheckpointError(f"torch.export of this model needs PyTorch 2.6 or newer, not {torch.__version__}")
     network = merged(model)

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 Activation = Literal["snake", "relu"]
 Lookup = Literal["cosine", "euclidean"]
 CodebookLearning = Literal["gradient", "moving_average"]
-QuantizerKind = Literal["residual", "grouped", "fsq"]
+QuantizerKind = Literal["residual", "grouped", "additive", "fsq"]
 
 OURS_ONLY = (
     "activation", "lookup", "codebook_learning", "quantizer", "groups", "codebook_sizes", "causal",
@@ -50,6 +50,7 @@ class DACConfig:
         quantizer: "residual": each codebook quantizes what the ones before it left; a single one is plain vector
             quantization. "grouped": the channels of the latents are divided into `groups`, each with residual codebooks
             of its own; codebook i is of group i modulo `groups`. As many groups as codebooks are product quantization.
+            "additive": the network of "residual", and an encoder that searches for the best sum of all codebooks used.
             "fsq": finite scalar quantization (Mentzer et al., 2023): a code is one of `codebook_size` fixed values of
             one number, the tanh of a projection (`codebook_dim` 1). All codes of a frame are needed to decode it.
         groups: of a grouped quantizer; else 1.
@@ -142,6 +143,8 @@ class DACConfig:
             )
         if self.quantizer != "residual" and self.codebook_learning == "moving_average":
             raise ValueError(f'codebook_learning "moving_average" needs quantizer "residual", not {self.quantizer!r}')
+        if self.quantizer == "additive" and self.lookup != "euclidean":
+            raise ValueError(f'quantizer "additive" needs lookup "euclidean", not {self.lookup!r}')
         if self.quantizer == "fsq" and (self.codebook_dim != 1 or self.quantizer_dropout or self.lookup != "euclidean"):
             raise ValueError(
                 'quantizer "fsq" needs codebook_dim 1, quantizer_dropout 0 and lookup "euclidean", not '

@@ -13,6 +13,7 @@ from torch import Tensor, distributed, nn
 from dac_codec.model.checks import check_codes, check_whole, checked_quantizers
 from dac_codec.model.config import DACConfig, Lookup
 from dac_codec.model.layers import conv1d, without_autocast
+from dac_codec.model.search import AdditiveSearch
 
 
 class Encoded(NamedTuple):
@@ -72,7 +73,14 @@ class VectorQuantize(nn.Module):
     def forward(self, z: Tensor, generator: torch.Generator | None = None) -> Encoded:
         """Quantize z [B, D, F]; `generator` is for subclasses that learn with randomness."""
         latents = self.inputs(z)
-        codes = self.look_up(latents)
+        return self._encoded(latents, self.look_up(latents))
+
+    def with_codes(self, z: Tensor, codes: Tensor) -> Encoded:
+        """`forward` with given codes [B, F]; those below 0 are looked up."""
+        latents = self.inputs(z)
+        return self._encoded(latents, torch.where(codes < 0, self.look_up(latents), codes))
+
+    def _encoded(self, latents: Tensor, codes: Tensor) -> Encoded:
         entries = self.entries(codes)
         commitment_loss = F.mse_loss(latents, entries.detach(), reduction="none").mean([1, 2])
         codebook_loss = F.mse_loss(entries, latents.detach(), reduction="none").mean([1, 2])
@@ -211,7 +219,8 @@ class ResidualVectorQuantize(nn.Module):
     """Residual vector quantizer: each codebook quantizes the error of the ones before it (section 3.2 of the paper).
 
     The other kinds of `DACConfig.quantizer` differ in what a codebook sees: with groups, some channels of that error;
-    with finite scalar quantization, all of z.
+    with finite scalar quantization, all of z. In additive quantization, the codes are those of the search for the best
+    sum (`AdditiveSearch`), with as many codebooks as are used; all else is the same.
 
     It computes in the type of its weights, also within `torch.autocast`: the 8-bit mantissa of bfloat16 can't separate
     1024 entries.
@@ -228,7 +237,7 @@ class ResidualVectorQuantize(nn.Module):
         self.codebook_size, self.sizes = config.codebook_size, config.sizes
         self.codebook_dim = config.codebook_dim
         self.quantizer_dropout = config.quantizer_dropout
-        self.is_finite_scalar = config.quantizer == "fsq"
+        self.is_finite_scalar, self.is_additive = config.quantizer == "fsq", config.quantizer == "additive"
         self.quantizers = nn.ModuleList(_codebook(config, index) for index in range(config.n_codebooks))
 
     def forward(self, z: Tensor, n_quantizers: int | None = None, generator: torch.Generator | None = None) -> Encoded:
@@ -255,8 +264,11 @@ class ResidualVectorQuantize(nn.Module):
         commitment_loss = codebook_loss = z.new_zeros(())
         codes, latents = [], []
         with without_autocast(z.device):
+            found = self._searched(z, used) if self.is_additive else None
             for index, stage in enumerate(self.stages()[:n_rows]):
-                step: Encoded = stage(residual, generator)
+                step: Encoded = (
+                    stage(residual, generator) if found is None else stage.with_codes(residual, found[index])
+                )
                 in_use = (index < used).to(z.dtype)
                 total = total + step.z * in_use[:, None, None]
                 if not self.is_finite_scalar:
@@ -266,6 +278,14 @@ class ResidualVectorQuantize(nn.Module):
                 codes.append(step.codes)
                 latents.append(step.latents)
             return Encoded(total, torch.stack(codes, 1), torch.cat(latents, 1), commitment_loss, codebook_loss)
+
+    def _searched(self, z: Tensor, used: Tensor) -> Tensor:
+        """Codes [N, B, F] of the best sums of the first codebooks, `used` [B] for each item of z; -1 after them."""
+        codes = torch.full((self.n_codebooks, len(z), z.shape[2]), -1, device=z.device)
+        search = AdditiveSearch(self)
+        for number in used.unique().tolist():
+            codes[:number, used == number] = search.codes(z[used == number], number).transpose(0, 1)
+        return codes
 
     def from_codes(self, codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Latents of codes [B, n, F], n <= N.
@@ -297,8 +317,10 @@ class ResidualVectorQuantize(nn.Module):
             z [B, D, F], the chosen entries [B, n * codebook_dim, F], and the codes [B, n, F].
 
         Raises:
-            ValueError: the width is not a multiple of `codebook_dim`, or exceeds N codebooks.
+            ValueError: the width is not a multiple of `codebook_dim`, or exceeds N codebooks; or additive quantization.
         """
+        if self.is_additive:
+            raise ValueError("a model with quantizer 'additive' has no codes of look-up inputs; encode the latents z")
         if latents.ndim != 3 or latents.shape[1] % self.codebook_dim or latents.shape[1] == 0:
             raise ValueError(f"latents must be [B, n * {self.codebook_dim}, F], not {list(latents.shape)}")
         parts = latents.to(self._dtype).split(self.codebook_dim, 1)

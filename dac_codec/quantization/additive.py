@@ -49,7 +49,7 @@ class AdditiveQuantizer(ResidualQuantizer):
 
     def encode(self, x: Tensor) -> Tensor:
         """Codes [n, M]; the random changes come from a generator with a fixed seed."""
-        codes = self._modes(x, search(x, self.codebooks, self.beam))
+        codes = self.modes(x, search(x, self.codebooks, self.beam))
         return self.improve(x, codes, self.perturbations, torch.Generator().manual_seed(0))
 
     def improve(self, x: Tensor, codes: Tensor, perturbations: int, generator: torch.Generator) -> Tensor:
@@ -62,10 +62,10 @@ class AdditiveQuantizer(ResidualQuantizer):
                 size = torch.tensor(self.sizes)[stage]
                 code = (torch.rand(len(x), 1, generator=generator) * size).long()
                 others.scatter_(1, stage.to(codes.device), code.to(codes.device))
-            codes = self.better(x, codes, self._modes(x, others))
+            codes = self.better(x, codes, self.modes(x, others))
         return codes
 
-    def _modes(self, x: Tensor, codes: Tensor) -> Tensor:
+    def modes(self, x: Tensor, codes: Tensor) -> Tensor:
         """Codes after sweeps of ICM from `codes` [n, M]."""
         parts = zip(blocks(x, max(self.sizes)), blocks(codes, max(self.sizes)), strict=True)
         return torch.cat([self._block_modes(part, own.clone()) for part, own in parts])
@@ -85,10 +85,10 @@ class AdditiveQuantizer(ResidualQuantizer):
 
     def refine(self, x: Tensor, generator: torch.Generator) -> None:
         """Fit codebooks and codes in turns, from the present entries."""
-        codes = self._modes(x, search(x, self.codebooks, self.beam))
+        codes = self.modes(x, search(x, self.codebooks, self.beam))
         for _ in range(self.rounds):
             self.update(x, codes)
-            codes = self.improve(x, self._modes(x, codes), max(1, self.perturbations // 4), generator)
+            codes = self.improve(x, self.modes(x, codes), max(1, self.perturbations // 4), generator)
         self.update(x, codes)
 
     def update(self, x: Tensor, codes: Tensor) -> None:

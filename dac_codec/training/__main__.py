@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -11,6 +12,8 @@ from dac_codec.common.errors import DacError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+logger = logging.getLogger(__name__)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -65,8 +68,10 @@ def _train(config: DictConfig) -> None:
         if missing := OmegaConf.missing_keys(config):
             raise ValueError(f"{', '.join(sorted(missing))} must be given")
         values = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
-        number = Trainer(TrainConfig.parse(values)).run()
+        trainer = Trainer(TrainConfig.parse(values))
+        number = trainer.run()
         if number is not None:
+            logger.warning("stopped at step %d; the same command with resume=auto continues", trainer.step)
             sys.exit(128 + number)
     except ModuleNotFoundError as error:
         sys.exit(f"train: {error.name} is not installed: pip install 'dac_codec[train]'")

@@ -162,6 +162,7 @@ class TrainerConfig(_Section):
             truncated normal, with which a narrow network attenuates its input too much.
         rotation_trick: whether the gradient of a codebook's input is the entry's, turned and scaled as the entry is to
             the input, instead of straight-through: see `dac_codec.model.quantizer.rotated`.
+        decoder_only: whether encoder and codebooks stay as they are.
         codebook_batches: batches whose latents initialize the codebooks where quantization begins.
         init_from: pretrained weights, as `DAC.from_pretrained` takes them. Discriminators beside them, as our own
             exports have, are loaded too if they are of the same period or window as those of the run.
@@ -191,6 +192,7 @@ class TrainerConfig(_Section):
     seed: NonNegativeInt = 0
     fan_in_init: bool = False
     rotation_trick: bool = False
+    decoder_only: bool = False
     codebook_batches: PositiveInt = 200
     init_from: str | None = None
     log_every: PositiveInt = 20
@@ -253,7 +255,14 @@ class TrainConfig(_Section):
     @model_validator(mode="after")
     def _codebooks_can_start(self) -> TrainConfig:
         model, trainer = self.model, self.trainer
-        if model.codebook_learning == "moving_average":
+        averages = model.codebook_learning == "moving_average"
+        starts = any(phase.fit_codebooks or not phase.quantize for phase in trainer.phases)
+        if trainer.decoder_only and (trainer.revive_every or averages or starts):
+            raise ValueError(
+                "trainer.decoder_only keeps the codebooks: trainer.revive_every must be 0, every phase must quantize "
+                "and not fit_codebooks, and codebooks can't be moving averages"
+            )
+        if averages:
             if trainer.revive_every:
                 raise ValueError(
                     "trainer.revive_every must be 0: moving-average codebooks replace unused entries themselves"

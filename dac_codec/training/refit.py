@@ -2,14 +2,9 @@
 
 Training finds codebooks one after the other, by small steps. Here, M-search for the codes of all latents, and least
 squares for the entries of all codebooks at once, take turns (Barnes & Frost, "Vector quantizers with direct sum
-codebooks", 1993; `quantization.residual` has the plain form). Both minimize what the search of `inference.search` ranks
-its paths by, so that neither raises it. With r_i the residual before stage i, P_i and Q_i its projections, p_i and b_i
-their biases, e_i the chosen entry and c the weight of the latents' error, that is
-
-    sum_i |P_i r_i + p_i - e_i|^2 + c |r_N|^2,    r_{i+1} = r_i - Q_i e_i - b_i
-
-All terms are linear in the entries. Stacked, they are |W z + w - sum_j M_j e_j|^2: `_System`. With cosine look-up, the
-first terms are not quadratic in the entries, and only the latents' error is minimized.
+codebooks", 1993; `quantization.residual` has the plain form). Both minimize what the search ranks its paths by
+(`model.direct_sum`), so that neither raises it. With cosine look-up, the look-ups' distances are not quadratic in the
+entries, and only the latents' error is minimized.
 """
 
 from __future__ import annotations
@@ -17,8 +12,11 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Iterator, Sequence
+import signal
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from threading import Event
 from typing import NamedTuple
 
 import torch
@@ -30,16 +28,19 @@ from dac_codec.common.errors import AudioError, DacError
 from dac_codec.common.manifest import Sound
 from dac_codec.common.progress import progress_bar, track
 from dac_codec.inference import PreparedDAC, prepare
-from dac_codec.inference.search import PathSearch, error_weight, projections
 from dac_codec.model import DAC, DACConfig
 from dac_codec.model.config import QuantizerKind
+from dac_codec.model.direct_sum import DirectSum
 from dac_codec.model.quantizer import MovingAverageQuantize, ResidualVectorQuantize
+from dac_codec.model.search import PathSearch
 from dac_codec.quantization import allocate, snr
 from dac_codec.quantization.base import nearest
 from dac_codec.quantization.least_squares import least_squares
 from dac_codec.training import codebooks
 from dac_codec.training.clips import clips_of
+from dac_codec.training.config import DataConfig, LossConfig, Phase, TrainConfig, TrainerConfig
 from dac_codec.training.sounds import Source, find_sounds
+from dac_codec.training.trainer import Trainer
 
 PATHS = (1, 4)
 """Paths of the searches that are measured: greedy, and that of effort 1."""
@@ -52,6 +53,11 @@ _FITTED = 64
 """Latents per entry that k-means starts codebooks from."""
 _RIDGE = 10.0
 """Weight of an old entry in least squares, in latents: rarely used entries stay near it."""
+_LOSSES = LossConfig(
+    mel=6.0, stft=4.0, waveform=180.0, si_sdr=0.6, envelope=8.0, adversarial=0.0, feature_matching=0.0, centred=True
+)
+"""Of fine-tuning: those that the bundled model was trained with."""
+_BATCH, _LEARNING_RATE, _VALIDATION_CLIPS = 8, 1e-4, 24
 
 
 class Shape(NamedTuple):
@@ -68,12 +74,14 @@ class Shape(NamedTuple):
     codebook_size: int | None = None
 
     def config(self, config: DACConfig) -> DACConfig:
-        """The configuration of a residual or grouped quantizer of this shape. Raises a DacError if there is none."""
+        """The configuration of this shape, but for finite scalars. Raises a DacError if there is none."""
         given = {name: value for name, value in self._asdict().items() if value is not None}
         if "n_codebooks" in given or "codebook_size" in given:
             given["codebook_sizes"] = ()
-        if given.get("quantizer") == "residual":
+        if given.get("quantizer") in ("residual", "additive"):
             given.setdefault("groups", 1)
+        if given.get("quantizer") == "additive":
+            given["lookup"] = "euclidean"
         if config.quantizer == "fsq":
             given["codebook_dim"] = 8
         try:
@@ -88,6 +96,7 @@ class Refitted(NamedTuple):
     Attributes:
         model: its name is "unnamed".
         before, after: signal-to-noise ratio in dB of held-out latents by each number of `PATHS`.
+        mel_distances: of held-out clips before and after fine-tuning of the decoder; None without.
         minutes: of sound that was fitted to.
         unreadable: files that can't be read: path and reason of each.
     """
@@ -95,6 +104,7 @@ class Refitted(NamedTuple):
     model: DAC
     before: dict[int, float]
     after: dict[int, float]
+    mel_distances: tuple[float, float] | None
     minutes: float
     unreadable: list[str]
 
@@ -106,6 +116,7 @@ def refit_model(
     minutes: float = 60.0,
     rounds: int = 4,
     n_paths: int = 4,
+    steps: int = 0,
     seed: int = 0,
     progress: bool = False,
 ) -> Refitted:
@@ -117,6 +128,7 @@ def refit_model(
         shape: of the quantizer; None for the model's.
         minutes: of sound to fit to; a tenth of it is measured on.
         rounds, n_paths: as for `refit`.
+        steps: of fine-tuning the decoder on all sounds afterwards; 0: it stays as it is.
         seed: of the choice of sounds.
         progress: whether to show progress bars.
 
@@ -144,15 +156,73 @@ def refit_model(
         refit(fitted.quantizer, z, rounds, n_paths, progress)
     fitted.name, fitted.weights_file = "unnamed", None
     after = {n: latents_snr(fitted.quantizer, held_out, n) for n in PATHS}
-    return Refitted(fitted, before, after, len(z) / fitted.config.frame_rate / 60, unreadable)
+    mel_distances = finetune(fitted, sounds, steps, seed, progress) if steps else None
+    return Refitted(fitted, before, after, mel_distances, len(z) / fitted.config.frame_rate / 60, unreadable)
+
+
+def finetune(model: DAC, sounds: Source, steps: int, seed: int = 0, progress: bool = False) -> tuple[float, float]:
+    """Train the decoder of a model on, in place, with the reconstruction losses of the bundled model.
+
+    Args:
+        model: in float32.
+        sounds: as for `refit_model`.
+        steps: of batches of 8 excerpts; the learning rate falls to 0.
+        seed: of the choice of excerpts.
+        progress: whether to show a progress bar.
+
+    Returns:
+        The mean mel distance of held-out clips before and after.
+
+    Raises:
+        DacError: a loss or gradient is not finite, or sounds can't be read.
+    """
+    with tempfile.TemporaryDirectory() as folder:  # the run's own files
+        settings = TrainerConfig(
+            folder=folder,
+            phases=(Phase(until=steps, adversarial=False),),
+            decoder_only=True,
+            batch_size=_BATCH,
+            learning_rate=_LEARNING_RATE,
+            decay=1.0,
+            cooldown=steps,
+            clip_generator=10.0,
+            save_every=steps,
+            validate_every=steps,
+            validation_examples=0,
+            workers=0,
+            seed=seed,
+        )
+        data = DataConfig(sounds=_as_setting(sounds), validation_clips=_VALIDATION_CLIPS)
+        trainer = Trainer(TrainConfig(model=model.config, data=data, loss=_LOSSES, trainer=settings), progress)
+        trainer.model.load_state_dict(model.state_dict())
+        found = trainer.validation.run(trainer.model, 0, True, Event())
+        stopped_by = trainer.run()
+    if stopped_by is not None:
+        signal.raise_signal(stopped_by)
+        raise KeyboardInterrupt
+    assert found is not None
+    model.decoder.load_state_dict(trainer.model.decoder.state_dict())
+    return found[0]["val/mel_distance"], trainer.best
+
+
+def _as_setting(sounds: Source) -> str | dict[str, str | list[str]]:
+    if not isinstance(sounds, Mapping):
+        return os.fspath(sounds)
+    return {
+        domain: os.fspath(places) if isinstance(places, str | os.PathLike) else [os.fspath(place) for place in places]
+        for domain, places in sounds.items()
+    }
 
 
 @torch.no_grad()
 def _with_quantizer(model: DAC, config: DACConfig, z: Tensor, seed: int) -> DAC:
-    """The model with a quantizer of another configuration, by k-means of latents z [n, D]."""
+    """The model with a quantizer of another configuration: by k-means of latents z [n, D], but for another search."""
     if config.codebook_dim > config.latent_width // config.groups + 1:
         raise DacError(f"{config.groups} groups have fewer channels than the {config.codebook_dim} of a codebook")
     other = _with_networks(model, config)
+    if config.to_dict() | {"quantizer": ""} == model.config.to_dict() | {"quantizer": ""}:  # residual or additive
+        other.quantizer.load_state_dict(model.quantizer.state_dict())
+        return other
     generator = torch.Generator().manual_seed(seed)
     some = z[torch.randperm(len(z), generator=generator)[: _FITTED * config.codebook_size]]
     try:
@@ -288,7 +358,7 @@ def refit(
         raise DacError(
             f"{len(z)} latents are too few for codebooks of {quantizer.codebook_size} entries: more sounds are needed"
         )
-    system = _System.of(quantizer)
+    system = DirectSum.of(quantizer)
     target = system.target(z)
     sizes = [len(stage.codebook.weight) for stage in stages]
     starts = torch.tensor([sum(sizes[:index]) for index in range(len(sizes))])
@@ -308,68 +378,15 @@ def refit(
     _place(quantizer, kept.split(sizes))
 
 
-class _System(NamedTuple):
-    """The distances that a path is ranked by as |z W^T + w - sum_j e_j M_j|^2, but for what no entry can change.
-
-    Attributes:
-        weight: W^T [D, R].
-        bias: w [R].
-        maps: M_j [codebook_dim, R] of each stage.
-    """
-
-    weight: Tensor
-    bias: Tensor
-    maps: tuple[Tensor, ...]
-
-    @classmethod
-    def of(cls, quantizer: ResidualVectorQuantize) -> _System:
-        stages, dim = quantizer.stages(), quantizer.codebook_dim
-        ins, outs = zip(*map(projections, stages), strict=True)
-        c = error_weight([weight for weight, _ in ins])
-        identity = torch.eye(ins[0][0].shape[1], dtype=c.dtype)
-        weights, biases, maps = [], [], [[] for _ in stages]  # type: ignore[var-annotated]
-        before = torch.zeros_like(outs[0][1])
-        for index, ((weight, bias), (_, out_bias)) in enumerate(zip(ins, outs, strict=True)):
-            if stages[0].lookup == "euclidean":
-                weights.append(weight)
-                biases.append(bias - weight @ before)
-                for other, (out, _) in enumerate(outs):
-                    own = torch.eye(dim, dtype=c.dtype) if other == index else torch.zeros(dim, dim, dtype=c.dtype)
-                    maps[other].append(weight @ out if other < index else own)
-            before = before + out_bias
-        for own_maps, (out, _) in zip(maps, outs, strict=True):
-            own_maps.append(c.sqrt() * out)
-        weight, bias = torch.cat([*weights, c.sqrt() * identity]), torch.cat([*biases, -c.sqrt() * before])
-        # What lies outside of the span of all entries is the same for all of them.
-        basis, triangle = torch.linalg.qr(torch.cat([torch.cat(own) for own in maps], 1))
-        reduced = tuple(part.t().float().contiguous() for part in triangle.split(dim, 1))
-        return cls((weight.t() @ basis).float(), (bias @ basis).float(), reduced)
-
-    def target(self, z: Tensor) -> Tensor:
-        """What the sum of mapped entries approximates [n, R] for latents [n, D]."""
-        return torch.addmm(self.bias, z, self.weight)
-
-    def errors(self, target: Tensor, rows: Tensor, entries: Tensor) -> Tensor:
-        """Squared error [n] of the entries [K, codebook_dim] in `rows` [n, N]."""
-        left = target
-        for own, mapped in zip(rows.unbind(1), self.maps, strict=True):
-            left = left - F.embedding(own, entries @ mapped)
-        return left.square().sum(1)
-
-    @property
-    def unit(self) -> float:
-        """Mean square of what a unit vector of the look-up space is mapped to."""
-        return float(torch.stack([mapped.square().sum(1).mean() for mapped in self.maps]).mean())
-
-
 def _check_projections(quantizer: ResidualVectorQuantize) -> None:
     if any(isinstance(stage, MovingAverageQuantize) for stage in quantizer.stages()):
         raise DacError("codebooks that were learned by moving averages have no projections and can't be refitted")
 
 
 def _codes(quantizer: ResidualVectorQuantize, z: Tensor, n_paths: int) -> Iterator[Tensor]:
-    """Codes [n, N] of parts of latents [n, D]; finite scalars have no paths."""
-    search = None if quantizer.is_finite_scalar else PathSearch(quantizer, exact=True)
+    """Codes [n, N] of parts of latents [n, D]; finite scalars have no paths, and additive quantization its own."""
+    searched = not quantizer.is_finite_scalar and not quantizer.is_additive
+    search = PathSearch(quantizer) if searched else None
     for part in z.split(_FRAMES_AT_ONCE):
         rows = part.t()[None]
         codes = quantizer(rows).codes if search is None else search.codes(rows, quantizer.n_codebooks, n_paths)

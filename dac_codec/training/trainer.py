@@ -51,13 +51,14 @@ class Trainer:
 
     Args:
         config: all settings of the run.
+        progress: whether to show progress bars.
 
     Raises:
         DacError: there are no sounds, a checkpoint cannot be read or belongs to another network, or the folder holds a
             run that must not be continued.
     """
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: TrainConfig, progress: bool = True) -> None:
         self.config = config
         self.settings = settings = config.trainer
         self.folder = expanded(settings.folder)
@@ -69,8 +70,9 @@ class Trainer:
         state = self.checkpoints.find(config.resume)
 
         data, first = config.data, self.fabric.is_global_zero
+        self._shows_progress = progress and first
         sounds, unreadable = find_sounds(
-            data.sounds, "train", "val", progress=first, least_bandwidth=data.least_bandwidth
+            data.sounds, "train", "val", progress=self._shows_progress, least_bandwidth=data.least_bandwidth
         )
         train, val = sounds["train"], sounds["val"]
         if first:
@@ -86,6 +88,9 @@ class Trainer:
         torch.manual_seed(settings.seed)
         self.model = build_model(config)
         self.model.name = self.folder.name
+        if settings.decoder_only:
+            for part in (self.model.encoder, self.model.quantizer):
+                part.requires_grad_(False)
         self.discriminator: Discriminator | None = None
         if config.adversarial:
             shapes = config.discriminator.model_dump()
@@ -160,7 +165,6 @@ class Trainer:
             if self.step < settings.n_steps:
                 self._save(best=False)
                 if self.fabric.is_global_zero:
-                    logger.warning("stopped at step %d; the same command with resume=auto continues", self.step)
                     return stop.signal
             elif self.fabric.is_global_zero:
                 self._export("model")
@@ -190,7 +194,7 @@ class Trainer:
             stack.callback(log.close)
             if self.settings.compile:
                 logger.info("compiling; the first steps take some minutes")
-        bar = progress_bar(None, self.settings.n_steps, self.fabric.is_global_zero, initial=self.step, unit="step")
+        bar = progress_bar(None, self.settings.n_steps, self._shows_progress, initial=self.step, unit="step")
         return log, stack.enter_context(bar)
 
     def _batches(self) -> Iterator[Batch]:

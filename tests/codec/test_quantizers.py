@@ -38,6 +38,7 @@ MODELS = {
     "product": lively(replace(GROUPED, n_codebooks=3)),
     "sizes": lively(SIZED),
     "fsq": lively(FSQ),
+    "additive": lively(replace(SIZED, quantizer="additive", lookup="euclidean")),
     "single": lively(replace(TINY, n_codebooks=1)),
 }
 
@@ -69,7 +70,7 @@ def test_a_constant_number_of_codes(model: DAC) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"bitrate": 100_000.0}, {"quality": 2.0}, {"n_quantizers": 2}, {"effort": 2}])
-@pytest.mark.parametrize("name", ["grouped", "product", "sizes"])
+@pytest.mark.parametrize("name", ["grouped", "product", "sizes", "additive"])
 def test_a_number_of_codes_that_varies(name: str, options: dict[str, Any]) -> None:
     file = round_trips(noise(2, 400), MODELS[name], **options)
     assert file.header.coding is Coding.LAYERED
@@ -146,7 +147,7 @@ def test_damage_between_chunks_of_different_sizes() -> None:
 
 
 def test_other_formats_refuse_them() -> None:
-    for name in ("grouped", "sizes", "fsq"):
+    for name in ("grouped", "sizes", "additive", "fsq"):
         file = compress((noise(1, 400), RATE), MODELS[name], constant=True)
         with pytest.raises(ModelMismatchError, match="is not one of descript-audio-codec"):
             codec.to_legacy(file, MODELS[name])

@@ -23,6 +23,7 @@ MODELS = [
     lively(replace(TINY, codebook_learning="moving_average", lookup="euclidean", codebook_dim=6)),
     lively(replace(TINY, quantizer="grouped", groups=3)),
     lively(replace(TINY, codebook_sizes=(1024, 50, 7))),
+    lively(replace(TINY, quantizer="additive", lookup="euclidean", codebook_sizes=(64, 50, 7))),
 ]
 FINITE = lively(
     replace(TINY, quantizer="fsq", codebook_sizes=(9, 5, 4), codebook_dim=1, lookup="euclidean", quantizer_dropout=0.0)

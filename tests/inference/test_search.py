@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dac_codec import inference
-from dac_codec.inference import search
 from dac_codec.inference.quantizer import FoldedQuantizer
-from dac_codec.inference.search import PathSearch, largest
 from dac_codec.model import DAC
+from dac_codec.model.direct_sum import LATENT_WEIGHT
+from dac_codec.model.search import AdditiveSearch, PathSearch, largest
 from tests.inference.networks import TINY, lively, noise, pieces
 
 EUCLIDEAN = lively(replace(TINY, lookup="euclidean", codebook_size=64))
@@ -27,7 +27,7 @@ def costs(model: DAC, z: Tensor, codes: Tensor) -> Tensor:
     residual, total = z, torch.zeros(())
     stages = model.quantizer.stages()
     weights = [stage.in_proj.weight.square().sum() / z.shape[1] for stage in stages]
-    weight = search.LATENT_WEIGHT * sum(weights) / len(weights)
+    weight = LATENT_WEIGHT * sum(weights) / len(weights)
     for stage, part in zip(stages, codes.unbind(1), strict=False):
         point, entry = stage.in_proj(residual), stage.entries(part)
         if stage.lookup == "cosine":
@@ -61,6 +61,45 @@ def test_the_best_path_of_all(model: DAC) -> None:
     pairs = torch.cartesian_prod(torch.arange(size), torch.arange(size)).t()[None]  # [1, 2, pairs]
     best = [costs(model, z[..., f : f + 1].expand(-1, -1, pairs.shape[2]), pairs)[0].argmin() for f in range(3)]
     assert torch.equal(PathSearch(model.quantizer).codes(z, 2, size), pairs[0][:, best][None])
+
+
+@given(st.integers(1, 2), st.integers(1, 3), st.integers(0, 99))
+@settings(deadline=None, max_examples=20)
+@torch.no_grad()
+def test_additive_search_never_costs_more(batch: int, n: int, seed: int) -> None:
+    z = 5 * noise(batch, 6, 40, seed=seed)
+    start, found = PathSearch(EUCLIDEAN.quantizer).codes(z, n, 4), AdditiveSearch(EUCLIDEAN.quantizer).codes(z, n)
+    assert found.shape == (batch, n, 40)
+    assert (costs(EUCLIDEAN, z, found) <= costs(EUCLIDEAN, z, start) + 1e-9).all()
+
+
+@torch.no_grad()
+def test_additive_search_leaves_no_better_entry() -> None:
+    """The last code is the best of all entries beside the others."""
+    z = 5 * noise(1, 6, 100)
+    found = AdditiveSearch(EUCLIDEAN.quantizer).codes(z, 3)
+    assert not torch.equal(found, PathSearch(EUCLIDEAN.quantizer).codes(z, 3, 4))
+    others = found.expand(64, -1, -1).clone()
+    others[:, 2] = torch.arange(64)[:, None]
+    assert torch.equal(costs(EUCLIDEAN, z.expand(64, -1, -1), others).argmin(0), found[0, 2])
+
+
+@torch.no_grad()
+def test_additive_codes_of_items_with_fewer_codebooks() -> None:
+    """In training, each item has the codes of the search with the codebooks that it uses, and then any."""
+    model = lively(replace(TINY, quantizer="additive", lookup="euclidean", codebook_size=64, quantizer_dropout=1.0))
+    z = 5 * noise(8, 6, 5)
+    trained = model.quantizer.train()(z, generator=torch.Generator().manual_seed(0))
+    model.eval()
+    used = torch.randint(1, 4, (8,), generator=torch.Generator().manual_seed(0)).tolist()
+    assert set(used) == {1, 2, 3}
+    assert ((trained.codes >= 0) & (trained.codes < 64)).all()
+    for item, n in enumerate(used):
+        alone = model.quantizer(z[item : item + 1], n)
+        assert torch.equal(trained.codes[item, :n], alone.codes[0])
+        assert torch.allclose(trained.z[item], alone.z[0])
+    with pytest.raises(ValueError, match="has no codes of look-up inputs"):
+        model.quantizer.from_latents(trained.latents)
 
 
 @given(st.integers(1, 3), st.integers(1, 300), st.integers(1, 6), st.data())

@@ -233,15 +233,16 @@ def test_other_networks(tmp_path: Path, changes: dict[str, Any]) -> None:
     torch.testing.assert_close(torch.from_numpy(decoded), expected, **tolerance(model))
 
 
-def test_finite_scalars_are_refused(tmp_path: Path) -> None:
-    config = {
-        **shape_of("44khz").to_dict(),
-        "quantizer": "fsq",
-        "codebook_dim": 1,
-        "quantizer_dropout": 0.0,
-        "lookup": "euclidean",
-    }
-    with pytest.raises(CheckpointError, match="can't be exported as ONNX"):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"quantizer": "fsq", "codebook_dim": 1, "quantizer_dropout": 0.0}, "'fsq' can't be exported as ONNX; torch"),
+        ({"quantizer": "additive"}, "'additive' can't be exported as ONNX$"),
+    ],
+)
+def test_quantizers_that_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    config = {**shape_of("44khz").to_dict(), "lookup": "euclidean", **changes}
+    with pytest.raises(CheckpointError, match=message):
         interop.export_onnx(DAC(DACConfig.from_dict(config)), tmp_path)
 
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from dac_codec import prepare, pretrained
+from dac_codec.common.errors import CheckpointError
 from dac_codec.interop import PROGRAM_FILES
-from dac_codec.interop.torch_export import Encoder, merged
-from dac_codec.model import DACConfig
+from dac_codec.interop.torch_export import Encoder, export_torch, merged
+from dac_codec.model import DAC, DACConfig
 from tests.cli.shell import run
 from tests.inference.networks import TINY, lively, noise
 
@@ -66,3 +67,10 @@ def test_codes_of_every_quantizer(changes: dict[str, Any]) -> None:
     model = lively(DACConfig.from_dict({**TINY.to_dict(), **changes}))
     audio = noise(2, 1, 100)
     assert torch.equal(Encoder(model)(audio), model.encode(audio).codes)
+
+
+def test_additive_quantizers_are_refused(tmp_path: Path) -> None:
+    model = DAC(DACConfig.from_dict({**TINY.to_dict(), "quantizer": "additive", "lookup": "euclidean"}))
+    with pytest.raises(CheckpointError, match="quantizer 'additive' can't be exported"):
+        export_torch(model, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -251,6 +251,7 @@ def test_wrong_latents(shape: tuple[int, ...]) -> None:
         ({"groups": 3}, "has 2 groups or more and others 1, not 3"),
         ({"quantizer": "grouped", "groups": 4}, "must be multiples of groups 4"),
         ({"quantizer": "fsq"}, "needs codebook_dim 1"),
+        ({"quantizer": "additive"}, 'quantizer "additive" needs lookup "euclidean", not \'cosine\''),
         ({"codebook_sizes": (8, 8)}, "codebook_sizes has 2 sizes, expected 9"),
         ({"codebook_sizes": (8,) * 8 + (1,)}, "codebook_size must be between"),
         ({"codebook_sizes": 8}, "codebook_sizes has 1"),

@@ -164,10 +164,11 @@ def test_groups_have_codebooks_of_their_own_channels() -> None:
     ("model", "trainer"),
     [
         ({"quantizer": "grouped", "groups": 3, "codebook_dim": 2}, {"revive_every": 2}),
+        ({"quantizer": "additive", "lookup": "euclidean", "codebook_dim": 4}, {"revive_every": 2}),
         ({"codebook_sizes": [32, 16, 4]}, {"revive_every": 2, "rotation_trick": True}),
         ({"quantizer": "fsq", "codebook_dim": 1, "lookup": "euclidean", "quantizer_dropout": 0.0}, {}),
     ],
-    ids=["grouped", "sizes", "fsq"],
+    ids=["grouped", "additive", "sizes", "fsq"],
 )
 def test_other_quantizers_train_by_the_same_recipe(
     model: dict[str, object], trainer: dict[str, object], tmp_path: Path, manifest: Path

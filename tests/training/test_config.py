@@ -122,6 +122,20 @@ def test_moving_averages_do_not_allow_revive_every() -> None:
         config_of("experiment=ablation/moving-average", "trainer.revive_every=100")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "trainer.revive_every=9",
+        "trainer.phases=[{until: 1, fit_codebooks: true}]",
+        "experiment=ablation/moving-average",
+    ],
+)
+def test_decoder_only_keeps_the_codebooks(change: str) -> None:
+    assert config_of("trainer.decoder_only=true").trainer.decoder_only
+    with pytest.raises(ValueError, match="decoder_only keeps the codebooks"):
+        config_of("trainer.decoder_only=true", change)
+
+
 def test_an_unknown_key_is_refused() -> None:
     with pytest.raises(HydraException, match="frobnicate"):
         config_of("trainer.frobnicate=1")

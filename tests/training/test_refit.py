@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +18,15 @@ from torch import Tensor
 from dac_codec import codec, pretrained
 from dac_codec.cli.main import main
 from dac_codec.common.errors import DacError
-from dac_codec.inference.search import PathSearch, error_weight, projections
 from dac_codec.model import DAC, DACConfig
+from dac_codec.model.direct_sum import DirectSum, error_weight, projections
+from dac_codec.model.search import PathSearch
 from dac_codec.quantization import FiniteScalarQuantizer, snr
-from dac_codec.training.refit import _System, finite_scalars, latents_snr, refit
+from dac_codec.training.clips import clips_of
+from dac_codec.training.losses import ReconstructionLosses, weighted_sum
+from dac_codec.training.refit import _LOSSES, finite_scalars, latents_snr, refit
+from dac_codec.training.sounds import find_sounds
+from dac_codec.training.trainer import Trainer
 from tests.inference.networks import lively
 
 SMALL = DACConfig(
@@ -57,7 +64,7 @@ def test_the_linear_system_has_the_cost_of_the_search() -> None:
             cost += (stage.in_proj(residual) - entry)[0].square().sum(0)
             residual = residual - stage.out_proj(entry)
         costs.append(cost + c * residual[0].square().sum(0))
-    system = _System.of(quantizer)
+    system = DirectSum.of(quantizer)
     entries, starts = torch.cat([stage.codebook.weight for stage in stages]), 32 * torch.arange(3)
     errors = [system.errors(system.target(z), some + starts, entries) for some in codes]
     assert torch.allclose(errors[0] - errors[1], (costs[0] - costs[1]).float(), rtol=1e-3, atol=1e-3)
@@ -79,10 +86,10 @@ def test_no_round_makes_the_training_error_larger() -> None:
     z, errors = latents(1000, 0), []
     for rounds in (0, 1, 2, 4):
         quantizer = lively(SMALL, torch.float32).quantizer
-        system = _System.of(quantizer)
+        system = DirectSum.of(quantizer)
         refit(quantizer, z, rounds)
         entries = torch.cat([stage.codebook.weight for stage in quantizer.stages()]).detach()
-        rows = PathSearch(quantizer, exact=True).codes(z.t()[None], 3, 4)[0].t() + 32 * torch.arange(3)
+        rows = PathSearch(quantizer).codes(z.t()[None], 3, 4)[0].t() + 32 * torch.arange(3)
         errors.append(float(system.errors(system.target(z), rows, entries).sum()))
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 0.7 * errors[0]
@@ -156,6 +163,19 @@ def test_another_shape(
     assert after > before  # the model has random codebooks
 
 
+def test_additive_codebooks_continue_from_residual_ones(small: Path, manifest: Path, tmp_path: Path) -> None:
+    arguments = (small, "--sounds", manifest, "--minutes", 0.05, "--rounds", 2, "--quantizer", "additive")
+    result = run(*arguments, "-o", tmp_path / "new")
+    assert result.exit_code == 0, result.output
+    old, new = pretrained.load(small), pretrained.load(tmp_path / "new")
+    assert new.config == replace(SMALL, quantizer="additive")
+    changed = {name for name, one in new.state_dict().items() if not torch.equal(one, old.state_dict()[name])}
+    assert changed == {f"quantizer.quantizers.{stage}.codebook.weight" for stage in range(3)}
+    greedy, paths = (line.split()[-6:-1:3] for line in result.stderr.splitlines() if "dB before" in line)
+    assert greedy[1] == paths[1]  # the model has one search
+    assert float(greedy[1]) > float(paths[0])
+
+
 def test_finite_scalars_at_the_bits_of_the_model(small: Path, manifest: Path, tmp_path: Path) -> None:
     arguments = (small, "--sounds", manifest, "--minutes", 0.05, "--quantizer", "fsq", "-o", tmp_path / "new")
     assert run(*arguments, "--codebooks", 3).exit_code == 1
@@ -198,6 +218,49 @@ def test_an_interrupted_command_writes_nothing(
 
     monkeypatch.setattr(PathSearch, "codes", interrupted)
     result = run(small, "--sounds", manifest, "--minutes", 0.05, "-o", tmp_path / "new")
+    assert (result.exit_code, result.stderr) == (130, "Interrupted\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_finetuning_trains_the_decoder_only(
+    small: Path, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_BATCH", "_VALIDATION_CLIPS"):
+        monkeypatch.setattr(f"dac_codec.training.refit.{name}", 2)
+    arguments = (small, "--sounds", manifest, "--minutes", 0.05, "--rounds", 2)
+    assert run(*arguments, "-o", tmp_path / "plain").exit_code == 0
+    result = run(*arguments, "--finetune", 8, "-o", tmp_path / "tuned")
+    assert result.exit_code == 0, result.output
+    plain, tuned = pretrained.load(tmp_path / "plain"), pretrained.load(tmp_path / "tuned")
+    equal = {name: torch.equal(one, tuned.state_dict()[name]) for name, one in plain.state_dict().items()}
+    assert {name.split(".")[0] for name, same in equal.items() if same} >= {"encoder", "quantizer"}
+    assert {name.split(".")[0] for name, same in equal.items() if not same} == {"decoder"}
+    before, after = map(float, re.findall(r"clips: (\S+) before --finetune, (\S+) after", result.stderr)[0])
+    assert after < before
+    losses, clips = ReconstructionLosses(_LOSSES, 44100), []
+    for clip in clips_of(find_sounds(manifest, "train")[0]["train"], 0.3, 1, {}, sample_rate=44100, seed=0):
+        clips.append(clip.audio[None, :, : clip.audio.shape[1] // 32 * 32])
+    with torch.no_grad():
+        assert all(torch.equal(plain.encode(clip).codes, tuned.encode(clip).codes) for clip in clips)
+        totals = [
+            sum(float(weighted_sum(losses(model.decode(model.encode(clip).z), clip), _LOSSES)) for clip in clips)
+            for model in (plain, tuned)
+        ]
+    assert totals[1] < totals[0]
+
+
+def test_interrupted_finetuning_writes_nothing(
+    small: Path, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Trainer._train_step
+
+    def interrupted(self: Trainer, reals: list[Tensor]) -> dict[str, float]:
+        signal.raise_signal(signal.SIGINT)
+        return step(self, reals)
+
+    monkeypatch.setattr(Trainer, "_train_step", interrupted)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    result = run(small, "--sounds", manifest, "--minutes", 0.05, "--finetune", 9, "-o", tmp_path / "new")
     assert (result.exit_code, result.stderr) == (130, "Interrupted\n")
     assert list(tmp_path.iterdir()) == []
 

@@ -1,4 +1,4 @@
-"""M-search through the codebooks of a residual quantizer: several paths are kept, where the greedy look-up keeps one.
+"""M-search through the codebooks of a quantizer: several paths are kept, where the greedy look-up keeps one.
 
 With M = 2 (Barnes, Rizvi & Nasrabadi, "Advances in Residual Vector Quantization: A Review", 1996, section IV):
 
@@ -22,19 +22,18 @@ p, u and c b r of all stages are linear in r: choosing an entry subtracts a row 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
-from dac_codec.inference.precision import pinned_precision
-from dac_codec.model.quantizer import ResidualVectorQuantize, VectorQuantize
+from dac_codec.model.direct_sum import DirectSum, error_weight, projections
+from dac_codec.quantization import AdditiveQuantizer
 
-LATENT_WEIGHT = 5.0
-"""Weight of the latents' error against the look-up's, once both have the scale of a look-up."""
+if TYPE_CHECKING:
+    from dac_codec.model.quantizer import ResidualVectorQuantize
 
 _ROWS_AT_ONCE = 512
 """Paths that are compared with a codebook at once: their scores stay in the cache."""
@@ -65,13 +64,11 @@ class PathSearch:
 
     Args:
         quantizer: the module.
-        exact: as in `FoldedQuantizer`.
     """
 
-    def __init__(self, quantizer: ResidualVectorQuantize, exact: bool = False) -> None:
+    def __init__(self, quantizer: ResidualVectorQuantize) -> None:
         stages = quantizer.stages()
         weights = stages[0].codebook.weight
-        self._device, self._is_exact = weights.device, exact
         dtype = torch.float32 if weights.dtype in (torch.bfloat16, torch.float16) else weights.dtype
         self._dim, self._is_cosine = quantizer.codebook_dim, stages[0].lookup == "cosine"
         ins, outs = zip(*map(projections, stages), strict=True)
@@ -99,10 +96,6 @@ class PathSearch:
 
     def codes(self, z: Tensor, n_quantizers: int, n_paths: int = 1) -> Tensor:
         """Codes [B, n_quantizers, F] of the best of `n_paths` paths for latents [B, D, F]."""
-        with pinned_precision(self._device, self._is_exact):
-            return self._codes(z, n_quantizers, n_paths)
-
-    def _codes(self, z: Tensor, n_quantizers: int, n_paths: int) -> Tensor:
         points = rearrange(z.to(self._bias.dtype), "b d f -> (b f) d")
         width = n_quantizers * (2 * self._dim + 1)
         inputs = F.linear(points, self._weight[:width], self._bias[:width])
@@ -135,10 +128,40 @@ class PathSearch:
         return codes[:, 0]
 
 
-def error_weight(weights: Sequence[Tensor]) -> Tensor:
-    """Weight c of the latents' error beside the squared distances of look-ups with the input projections P [dim, D]."""
-    # On average over directions, |P r|^2 = |r|^2 * |P|^2 / D with the Frobenius norm of P.
-    return LATENT_WEIGHT * torch.stack([weight.square().sum() / weight.shape[1] for weight in weights]).mean()
+class AdditiveSearch:
+    """M-search, then iterated conditional modes: each code in turn becomes the best one with the others fixed.
+
+    Both minimize the cost of `DirectSum`. See `quantization.AdditiveQuantizer`; codes are not changed at random here.
+
+    Args:
+        quantizer: the module, with euclidean look-up and projections; its weights must not change.
+    """
+
+    _PATHS, _SWEEPS = 4, 2
+
+    def __init__(self, quantizer: ResidualVectorQuantize) -> None:
+        self._quantizer, self._paths = quantizer, PathSearch(quantizer)
+        self._sums: dict[int, tuple[DirectSum, AdditiveQuantizer]] = {}  # by number of codebooks
+
+    @torch.no_grad()
+    def codes(self, z: Tensor, n_quantizers: int) -> Tensor:
+        """Codes [B, n_quantizers, F] of latents [B, D, F]."""
+        if n_quantizers not in self._sums:
+            self._sums[n_quantizers] = self._sum(n_quantizers)
+        system, sums = self._sums[n_quantizers]
+        points, codes = (
+            rearrange(one, "b d f -> (b f) d") for one in (z, self._paths.codes(z, n_quantizers, self._PATHS))
+        )
+        return rearrange(sums.modes(system.target(points), codes), "(b f) n -> b n f", b=len(z)).contiguous()
+
+    def _sum(self, n_quantizers: int) -> tuple[DirectSum, AdditiveQuantizer]:
+        """The cost, and its quantizer of the vectors that `DirectSum.target` gives."""
+        system = DirectSum.of(self._quantizer, n_quantizers)
+        stages = self._quantizer.stages()[:n_quantizers]
+        tables = [stage.codebook.weight.to(one) @ one for stage, one in zip(stages, system.maps, strict=True)]
+        sums = AdditiveQuantizer(len(system.bias), [len(table) for table in tables], sweeps=self._SWEEPS)
+        sums.entries = torch.cat(tables)
+        return system, sums
 
 
 def largest(scores: Tensor, n: int) -> Tensor:
@@ -163,16 +186,3 @@ def largest(scores: Tensor, n: int) -> Tensor:
 def _of_paths(values: Tensor, parents: Tensor) -> Tensor:
     """Values [n, paths, ...] of the chosen paths [n, paths']."""
     return values.gather(1, parents[..., None].expand(-1, -1, values.shape[2]))
-
-
-def projections(stage: VectorQuantize) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Weight [dim, D] and bias [dim] of a stage's input projection, and [D, dim] and [D] of its output projection, in
-    double precision."""
-    both = []
-    for conv in (stage.in_proj, stage.out_proj):
-        assert isinstance(conv, nn.Conv1d)
-        assert conv.bias is not None
-        both.append((conv.weight.detach().double().squeeze(2), conv.bias.detach().double()))
-    (weight, bias), (out_weight, out_bias) = both
-    margins = stage.margins
-    return (F.pad(weight, margins), bias), (F.pad(out_weight, (0, 0, *margins)), F.pad(out_bias, margins))

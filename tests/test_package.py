@@ -86,6 +86,10 @@ def site(wheel: Path) -> Path:
 def test_a_wheel_works_outside_the_repository(wheel: Path, site: Path, tmp_path: Path) -> None:
     assert wheel.stat().st_size < 16 * 2**20
     names = zipfile.ZipFile(wheel).namelist()
+    models = {name for name in names if name.startswith("dac_codec/checkpoints/")}
+    assert {f"dac_codec/checkpoints/dac-mini-44khz/{file}" for file in ("config.json", "model.safetensors")} <= models
+    assert not [name for name in models if "discriminator" in name]
+    assert "dac_codec/py.typed" in names
     assert {"page/index.html", "page/style.css", "page/worker.js", "reader/package.json", "reader/src/index.d.ts"} <= {
         name.removeprefix("dac_codec/interop/web/") for name in names
     }
@@ -103,13 +107,17 @@ def test_a_wheel_works_outside_the_repository(wheel: Path, site: Path, tmp_path:
     assert {path.name for path in (tmp_path / "demo").iterdir()} == {"original.wav", "compressed.dac", "decoded.wav"}
 
 
-def train(site: Path, folder: Path, *arguments: str) -> str:
-    """What `python -m dac_codec.training` prints."""
+def python(site: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(site)}
-    command = [sys.executable, "-m", "dac_codec.training", *arguments]
+    command = [sys.executable, *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return done
+
+
+def train(site: Path, folder: Path, *arguments: str) -> str:
+    """What `python -m dac_codec.training` prints."""
+    return python(site, folder, "-m", "dac_codec.training", *arguments).stdout
 
 
 def test_a_wheel_has_the_configurations(site: Path, tmp_path: Path) -> None:
@@ -123,3 +131,25 @@ def test_a_wheel_has_the_configurations(site: Path, tmp_path: Path) -> None:
     assert "dac-codec train" in printed
     for experiment in EXPERIMENTS:
         assert experiment.removeprefix("ablation/") in printed
+
+
+def test_discriminators_that_a_wheel_leaves_out_are_new_and_in_a_clone(site: Path, tmp_path: Path) -> None:
+    code = f"""
+import logging, os, torch
+from dac_codec import DAC
+from dac_codec.model.discriminator import Discriminator
+from dac_codec.training.checkpoint import load_pretrained
+logging.basicConfig(level=logging.INFO)
+os.chdir({str(ROOT)!r})
+model, new = DAC.from_pretrained("dac-mini-44khz"), Discriminator(periods=(), fft_sizes=(512,))
+bias = new.state_dict()["discriminators.0.conv_post.bias"]
+for name in ("dac-mini-44khz", "checkpoints/dac-mini-44khz"):
+    before = bias.clone()
+    load_pretrained(model, new, name, verbose=True)
+    print(torch.equal(before, bias))
+"""
+    done = python(site, tmp_path, "-c", code)
+    assert done.stdout == "True\nFalse\n"
+    assert len(done.stderr.splitlines()) == 2
+    assert "with random weights, as dac-mini-44khz has none: window 512" in done.stderr
+    assert "trainer.init_from=checkpoints/dac-mini-44khz loads them" in done.stderr

@@ -57,14 +57,17 @@ class Reader:
     def __init__(
         self, source: PathOrFile, name: str | None = None, warn: bool = True, _layout: wav.Layout | None = None
     ) -> None:
-        self.name = name_of(source) if name is None else name
-        self._warns, self._warned, self.missing = warn, False, ""
+        self.name: str = name_of(source) if name is None else name
+        self.missing: str = ""
+        self._warns, self._warned = warn, False
         with contextlib.ExitStack() as stack:
             self._decoder = open_decoder(source, self.name, stack, _layout)
             self._cleanup = stack.pop_all()
-        self.sample_rate, self.channels = self._decoder.sample_rate, self._decoder.channels
-        self.channel_mask, self.rewindable = self._decoder.channel_mask, self._decoder.rewindable
-        self.n_samples = self._decoder.n_samples if self.rewindable else None
+        self.sample_rate: int = self._decoder.sample_rate
+        self.channels: int = self._decoder.channels
+        self.channel_mask: int | None = self._decoder.channel_mask
+        self.rewindable: bool = self._decoder.rewindable
+        self.n_samples: int | None = self._decoder.n_samples if self.rewindable else None
         self._blocks = self._decoder.blocks()
         self._n_samples_read = 0
 

@@ -77,7 +77,7 @@ class DacStream:
         self._held: tuple[bool | None, list[Chunk | Gap], TruncatedBitstreamError | None] | None = None  # by `scan`
         self.cut: TruncatedBitstreamError | None = None
         self.header: Header | None = None
-        self.seekable = True
+        self.seekable: bool = True
         self._name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
         self._file = source if isinstance(source, DacFile) else None
         self._legacy = source if isinstance(source, LegacyFile) else None
@@ -88,7 +88,8 @@ class DacStream:
                 self._open(stack.enter_context(open_for_reading(source)))
             self._cleanup = stack.pop_all()
         metadata = cast(Header | LegacyFile, self.header or self._legacy)
-        self.sample_rate, self.channels = metadata.sample_rate, metadata.channels
+        self.sample_rate: int = metadata.sample_rate
+        self.channels: int = metadata.channels
 
     def _open(self, stream: BinaryIO) -> None:
         seekable = getattr(stream, "seekable", None)

@@ -34,10 +34,10 @@ class TokenDataset(Dataset[Row]):
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.corpus = Corpus.open(Path(folder))
+        self.corpus: Corpus = Corpus.open(Path(folder))
         records = list(self.corpus.records())
-        self.shards = [self.corpus.shard(number) for number, _ in records]
-        self.ends = list(accumulate(record["rows"] for _, record in records))
+        self.shards: list[Path] = [self.corpus.shard(number) for number, _ in records]
+        self.ends: list[int] = list(accumulate(record["rows"] for _, record in records))
         """Rows up to the end of each shard."""
 
     def __len__(self) -> int:
@@ -80,8 +80,8 @@ class TokenStream(IterableDataset[Row]):
         self, dataset: TokenDataset, shuffle: bool, seed: int, rank: int | None, world_size: int | None
     ) -> None:
         is_distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        self.rank = rank if rank is not None else torch.distributed.get_rank() if is_distributed else 0
-        self.world_size = world_size or (torch.distributed.get_world_size() if is_distributed else 1)
+        self.rank: int = rank if rank is not None else torch.distributed.get_rank() if is_distributed else 0
+        self.world_size: int = world_size or (torch.distributed.get_world_size() if is_distributed else 1)
         if not 0 <= self.rank < self.world_size:
             raise ValueError(f"rank {self.rank} of {self.world_size}")
         self._dataset, self._shuffle, self._seed = dataset, shuffle, seed

@@ -101,14 +101,17 @@ class Plan:
         retry_failed: bool = False,
         audio_column: str = "audio",
     ) -> None:
+        self.failures: list[tuple[str, str]]
         sources, self.failures = open_sources(names, audio_column)
         if not sources:
             raise DacError("; ".join(reason for _, reason in self.failures) or "there are no sources")
-        self.columns = {name: kind for name, kind in columns_of(sources).items() if name not in shards.OURS}
+        self.columns: dict[str, Any] = {
+            name: kind for name, kind in columns_of(sources).items() if name not in shards.OURS
+        }
         shards.check_columns(fmt, self.columns)
         model, rate = load(replace(settings, device="cpu"))
         self._shards = list(cut(sources, shard_size))
-        self.corpus = Corpus(
+        self.corpus: Corpus = Corpus(
             folder,
             {
                 "version": 1,
@@ -129,8 +132,9 @@ class Plan:
         mine = range(part[0] - 1, len(self._shards), part[1])
         self._known = {number: record for number, record in self.corpus.records() if number in mine}
         done = {number for number, record in self._known.items() if not (retry_failed and record["failed"])}
-        self.numbers = [number for number in mine if number not in done]
-        self.all, self.done = self._totals(mine), self._totals(done)
+        self.numbers: list[int] = [number for number in mine if number not in done]
+        self.all: Totals = self._totals(mine)
+        self.done: Totals = self._totals(done)
 
     def _totals(self, numbers: Iterable[int]) -> Totals:
         return sum((self._total(number) for number in numbers), Totals())

@@ -55,7 +55,7 @@ class StreamingEncoder(Stream):
     """
 
     def __init__(self, model: DAC, n_quantizers: int | None = None, batch_size: int = 1, n_paths: int = 1) -> None:
-        self.n_quantizers = model.quantizer.checked(n_quantizers)
+        self.n_quantizers: int = model.quantizer.checked(n_quantizers)
         self._hop_length = model.hop_length
         prepared = prepare_cached(model)
         super().__init__(prepared.encoder_network.new_stream(), batch_size)

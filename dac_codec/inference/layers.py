@@ -182,7 +182,7 @@ class Chain(Layer):
     """Layers in sequence. Where no output is known, the number of channels may be any layer's."""
 
     def __init__(self, layers: Sequence[Layer]) -> None:
-        self.children = {str(index): layer for index, layer in enumerate(layers)}
+        self.children: Mapping[str, Layer] = {str(index): layer for index, layer in enumerate(layers)}
 
     def step(self, x: Tensor, last: bool) -> Tensor:
         for layer in self.children.values():

@@ -78,12 +78,13 @@ class Network:
         self, module: nn.Module, dtype: torch.dtype, snake: SnakeFunction | None = None, exact: bool = False
     ) -> None:
         parameter = next(module.parameters())
-        self.device, self.dtype = parameter.device, parameter.dtype
+        self.device: torch.device = parameter.device
+        self.dtype: torch.dtype = parameter.dtype
         self._is_exact = exact
         strides = [conv.stride[0] for conv in convolutions(module) if isinstance(conv, nn.ConvTranspose1d)]
         self._hop_length = math.prod(strides)
         with torch.no_grad(), pinned_precision(self.device, exact):
-            self.layers = chain(module, dtype, snake or snake_into)
+            self.layers: Chain = chain(module, dtype, snake or snake_into)
 
     def new_stream(self) -> Network:
         """The same network for other signals; reset its layers before use. Weights are shared."""

@@ -53,13 +53,15 @@ class PreparedDAC(DAC):
 
     def __init__(self, model: DAC, dtype: torch.dtype, snake: SnakeFunction | None = None, exact: bool = False) -> None:
         nn.Module.__init__(self)
-        self.config, self.name, self.weights_file = model.config, model.name, model.weights_file
+        for name in ("config", "name", "weights_file"):
+            setattr(self, name, getattr(model, name))
         shared: dict[int, object] = {id(tensor): tensor.detach() for tensor in model.buffers()}
         for parameter in model.parameters():
             shared[id(parameter)] = nn.Parameter(parameter.detach(), parameter.requires_grad)
         for part in ("encoder", "quantizer", "decoder"):
             setattr(self, part, copy.deepcopy(getattr(model, part), shared))
-        self.dtype, self._snake, self._exact = dtype, snake, exact
+        self.dtype: torch.dtype = dtype
+        self._snake, self._exact = snake, exact
         self._follows_model_dtype = dtype == next(model.parameters()).dtype
         self._parts: dict[str, Any] = {}
         self.eval()

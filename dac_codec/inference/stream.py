@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor
 
 from dac_codec.inference.layers import State
@@ -28,7 +29,8 @@ class Stream:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         self.batch_size = batch_size
-        self.device, self.dtype = network.device, network.dtype
+        self.device: torch.device = network.device
+        self.dtype: torch.dtype = network.dtype
         self._network = network
         self.reset()
 

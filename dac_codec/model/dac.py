@@ -47,12 +47,12 @@ class DAC(nn.Module):
 
     def __init__(self, config: DACConfig) -> None:
         super().__init__()
-        self.config = config
-        self.name = "unnamed"
+        self.config: DACConfig = config
+        self.name: str = "unnamed"
         self.weights_file: Path | None = None
-        self.encoder = Encoder(config)
-        self.quantizer = ResidualVectorQuantize(config)
-        self.decoder = Decoder(config)
+        self.encoder: Encoder = Encoder(config)
+        self.quantizer: ResidualVectorQuantize = ResidualVectorQuantize(config)
+        self.decoder: Decoder = Decoder(config)
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu") -> DAC:

@@ -51,10 +51,10 @@ class Decoder(nn.Module):
 
     def __init__(self, config: DACConfig) -> None:
         super().__init__()
-        kind, channels = config.activation, config.decoder_channels
-        self.causal = causal = config.causal
+        kind, channels, causal = config.activation, config.decoder_channels, config.causal
+        self.causal: bool = causal
         blocks = zip(pairwise(channels), config.decoder_rates, config.units[1], strict=True)
-        self.model = nn.Sequential(
+        self.model: nn.Sequential = nn.Sequential(
             conv1d(config.latent_width, channels[0], 7, causal, padding=3),
             *(DecoderBlock(*width, rate, count, kind, causal) for width, rate, count in blocks),
             activation(kind, channels[-1]),

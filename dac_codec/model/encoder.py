@@ -43,7 +43,7 @@ class Encoder(nn.Module):
         super().__init__()
         kind, causal, channels = config.activation, config.causal, config.encoder_channels
         blocks = zip(pairwise(channels), config.encoder_rates, config.units[0], strict=True)
-        self.block = nn.Sequential(
+        self.block: nn.Sequential = nn.Sequential(
             conv1d(1, channels[0], 7, causal, padding=3),
             *(EncoderBlock(*width, rate, count, kind, causal) for width, rate, count in blocks),
             activation(kind, channels[-1]),

@@ -233,12 +233,14 @@ class ResidualVectorQuantize(nn.Module):
 
     def __init__(self, config: DACConfig) -> None:
         super().__init__()
-        self.n_codebooks = config.n_codebooks
-        self.codebook_size, self.sizes = config.codebook_size, config.sizes
-        self.codebook_dim = config.codebook_dim
-        self.quantizer_dropout = config.quantizer_dropout
-        self.is_finite_scalar, self.is_additive = config.quantizer == "fsq", config.quantizer == "additive"
-        self.quantizers = nn.ModuleList(_codebook(config, index) for index in range(config.n_codebooks))
+        self.n_codebooks: int = config.n_codebooks
+        self.codebook_size: int = config.codebook_size
+        self.sizes: tuple[int, ...] = config.sizes
+        self.codebook_dim: int = config.codebook_dim
+        self.quantizer_dropout: float = config.quantizer_dropout
+        self.is_finite_scalar: bool = config.quantizer == "fsq"
+        self.is_additive: bool = config.quantizer == "additive"
+        self.quantizers: nn.ModuleList = nn.ModuleList(_codebook(config, index) for index in range(config.n_codebooks))
 
     def forward(self, z: Tensor, n_quantizers: int | None = None, generator: torch.Generator | None = None) -> Encoded:
         """Quantize z [B, D, F].

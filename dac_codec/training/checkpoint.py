@@ -235,11 +235,22 @@ def load_pretrained(model: DAC, discriminator: Discriminator | None, name_or_pat
         raise CheckpointError(
             f"the network of {name_or_path} has another shape than the one to be trained: {source.config}"
         ) from error
+    if discriminator is None:
+        return
     folder = pretrained.folder_of(name_or_path)
-    if discriminator is not None and folder is not None and (folder / DISCRIMINATOR_FILE).is_file():
-        missing = load_discriminator(discriminator, folder)
-        if missing and verbose:
-            logger.info("discriminators with random weights, as %s has none: %s", name_or_path, "; ".join(missing))
+    found = folder is not None and (folder / DISCRIMINATOR_FILE).is_file()
+    missing = load_discriminator(discriminator, folder) if folder and found else list(discriminator.parts())
+    if missing and verbose:
+        logger.info("discriminators with random weights, as %s has none: %s", name_or_path, "; ".join(missing))
+        if folder and not found and Path(pretrained.__file__).parents[1] in folder.parents:
+            in_clone = f"checkpoints/{folder.name}"
+            logger.warning(
+                "the installed package leaves out the discriminators of its models; where a clone of the repository "
+                "has %s/%s, trainer.init_from=%s loads them, too",
+                in_clone,
+                DISCRIMINATOR_FILE,
+                in_clone,
+            )
 
 
 def save_discriminator(

@@ -147,6 +147,8 @@ def choose_codes(
 ) -> Generator[tuple[Tensor, Levels | None], None, None]:
     """Blocks of codes [C, N, f], -1 where a frame has none, and the band levels that come with them if there are any.
 
+    With a bitrate, all codes are found when this is called.
+
     Args:
         frames: those of the whole sound.
         rate: which codes are wanted.
@@ -160,16 +162,13 @@ def choose_codes(
         return with_levels(model, header, codes, original, _bit_weight(quality))
 
     if rate.is_constant:
-        yield from with_levels(model, header, (block.codes for block in frames), original)
-        return
+        return with_levels(model, header, (block.codes for block in frames), original)
     if rate.quality is not None:
-        yield from with_levels_at(at_quality(frames, rate.quality), rate.quality)
-        return
+        return with_levels_at(at_quality(frames, rate.quality), rate.quality)
     assert rate.bitrate is not None
     codes_per_frame = rate.bitrate * model.n_codebooks / model.config.bitrate()
     if header.n_samples is None:
-        yield from with_levels(model, header, in_bucket(frames, codes_per_frame, model.config.frame_rate), original)
-        return
+        return with_levels(model, header, in_bucket(frames, codes_per_frame, model.config.frame_rate), original)
 
     # Band levels are chosen by decoding, which takes time; their size hardly changes with the number of codes.
     kept: list[Levels] = []
@@ -190,7 +189,7 @@ def choose_codes(
         return stream.tell()
 
     n_bytes = rate.bitrate * header.channels * header.n_samples / header.sample_rate / 8
-    yield from with_levels_at(*at_size(frames, n_bytes, codes_per_frame, size_of))
+    return with_levels_at(*at_size(frames, n_bytes, codes_per_frame, size_of))
 
 
 def at_quality(frames: Iterable[Frames], quality: float) -> Iterator[Tensor]:

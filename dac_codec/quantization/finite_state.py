@@ -20,8 +20,8 @@ class FiniteStateQuantizer(SequenceQuantizer):
     y_{t-1} is known from the codes, so that the decoder follows without side information. Each state has entries for
     what usually comes next: S small codebooks work like a large one, at the rate of a small one. The classes come from
     k-means; states are fitted to the vectors behind input vectors of their class ("omniscient" design), then behind
-    decoded ones. The round with the least training error is kept. Costs beside those of one quantizer: S D products,
-    and S times its storage.
+    decoded ones, and a state with fewer of them than entries to all vectors. The round with the least training error is
+    kept. Costs beside those of one quantizer: S D products, and S times its storage.
 
     Sources: Foster, Gray & Dunham, "Finite-state vector quantization for waveform coding", 1985; Gersho & Gray,
     chapter 14.
@@ -52,7 +52,8 @@ class FiniteStateQuantizer(SequenceQuantizer):
         for _ in range(self.rounds):
             state = nearest(past, self.classes)
             for index, quantizer in enumerate(self.states):
-                quantizer.fit(x[state == index], generator)
+                own = x[state == index]
+                quantizer.fit(own if len(own) >= max(self.sizes) else x, generator)
             decoded = self(x)
             past = self.past(decoded)
             error = float((x - decoded).square().sum())

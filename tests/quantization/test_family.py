@@ -10,7 +10,7 @@ from importlib import import_module
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dac_codec import quantization
@@ -92,6 +92,7 @@ def test_codes_bits_and_tables(name: str) -> None:
 @pytest.mark.parametrize("name", STABLE)
 @settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 1000), scale=st.floats(0.1, 4.0))
+@example(seed=954, scale=1.0)  # in the second round, 3 vectors come to a state of 8 entries
 def test_decoding_and_encoding_again_changes_nothing(name: str, seed: int, scale: float) -> None:
     quantizer = fitted(STABLE[name](), correlated(200, 8, seed), seed)
     decoded = quantizer(scale * correlated(60, 8, seed + 1))

@@ -90,7 +90,7 @@ def test_a_rate_without_a_common_divisor_is_refused_at_once(model: DAC) -> None:
     started = time.process_time()
     with pytest.raises(AudioError, match="takes 15838001 filters"):
         decompress(CASES / "legacy_rate.dac", model)
-    assert time.process_time() - started < 1
+    assert time.process_time() - started < 10  # the filters would take minutes
 
 
 def test_a_claimed_length_is_refused_before_decoding(model: DAC, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from dac_codec.codec.encoding import Compressed, make_header, measure, network_i
 from dac_codec.codec.file import PathOrFile, open_for_writing
 from dac_codec.codec.level_analysis import NextBlock
 from dac_codec.codec.models import best_device, network_errors, with_layers
-from dac_codec.codec.rate import Rate, choose_codes
+from dac_codec.codec.rate import Rate, choose_blocks
 from dac_codec.codec.stream import DacStream
 from dac_codec.common.errors import DacError, is_out_of_memory
 from dac_codec.inference.batches import similar_lengths
@@ -79,7 +79,7 @@ def read_sound(reader: audio.Reader, model: DAC, rate: Rate, chunk_frames: int |
     def write(frames: inference.Frames, target: PathOrFile) -> Compressed:
         data = io.BytesIO()
         with new_writer(data) as writer:
-            for block, levels in choose_codes([frames], rate, model, new_writer, original):
+            for block, levels in choose_blocks([frames], rate, model, new_writer, original):
                 writer.write(block.numpy(), levels)
         with open_for_writing(target) as stream:
             stream.write(data.getbuffer())

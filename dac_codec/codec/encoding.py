@@ -20,9 +20,8 @@ from torch import Tensor
 from dac_codec import audio, bitstream, inference, pretrained
 from dac_codec.audio.samples import WaveformReader
 from dac_codec.bitstream import GainSource, Header, LegacyFile
-from dac_codec.bitstream.levels import Levels
 from dac_codec.codec.file import DacFile, PathOrFile, open_for_writing
-from dac_codec.codec.level_analysis import NextBlock, with_levels
+from dac_codec.codec.level_analysis import Blocks, NextBlock, with_levels
 from dac_codec.codec.models import (
     FINGERPRINT_BYTES,
     MOST_GAIN_DB,
@@ -30,7 +29,7 @@ from dac_codec.codec.models import (
     network_errors,
     with_layers,
 )
-from dac_codec.codec.rate import Rate, choose_codes, choose_rate
+from dac_codec.codec.rate import Rate, choose_blocks, choose_rate
 from dac_codec.common.errors import AudioError
 from dac_codec.common.progress import track
 from dac_codec.common.streams import CountingWriter
@@ -213,7 +212,7 @@ class _Encoding(NamedTuple):
 
     header: Header
     counted: _Counted
-    blocks: Callable[[], Iterator[tuple[Tensor, Levels | None]]]
+    blocks: Callable[[], Blocks]
     new_writer: Callable[[BinaryIO], bitstream.Writer]
 
 
@@ -274,12 +273,12 @@ def _prepared(
     )
     network = model, inputs, rate.n_quantizers, block_frames, rate.n_paths
 
-    def blocks() -> Iterator[tuple[Tensor, Levels | None]]:
+    def blocks() -> Blocks:
         if rate.is_constant:
             codes = stack.enter_context(closing(inference.encode_blocks(*network)))
             return stack.enter_context(closing(with_levels(model, header, codes, original)))
         frames = stack.enter_context(closing(inference.encode_frames(*network)))
-        return stack.enter_context(closing(choose_codes(frames, rate, model, new_writer, original)))
+        return stack.enter_context(closing(choose_blocks(frames, rate, model, new_writer, original)))
 
     return _Encoding(header, counted, blocks, new_writer)
 

@@ -38,6 +38,9 @@ Floats = npt.NDArray[np.float64]
 NextBlock = Callable[[], Tensor | None]
 """Returns the next block of the network's input [C, 1, t]; None if there is none yet, or no more."""
 
+Blocks = Generator[tuple[Tensor, Levels | None], None, None]
+"""Blocks of codes [C, N, f], and the band levels [C, bands, w] that come with them if the file has any."""
+
 
 def with_levels(
     model: DAC,
@@ -45,11 +48,8 @@ def with_levels(
     codes: Iterable[Tensor],
     original: Callable[[], NextBlock],
     bit_weight: float = BIT_WEIGHT,
-) -> Generator[tuple[Tensor, Levels | None], None, None]:
-    """Blocks of codes, and the band levels that come with them if the file has any.
-
-    The arguments are those of `codes_and_levels`.
-    """
+) -> Blocks:
+    """`codes_and_levels` if the file has band levels, otherwise the codes alone."""
     if header.levels is None:
         return ((block, None) for block in codes)
     return codes_and_levels(model, header, codes, original, bit_weight)
@@ -57,7 +57,7 @@ def with_levels(
 
 def codes_and_levels(
     model: DAC, header: Header, codes: Iterable[Tensor], original: Callable[[], NextBlock], bit_weight: float
-) -> Generator[tuple[Tensor, Levels | None], None, None]:
+) -> Blocks:
     """Decode codes as they come, and choose the levels of the windows that are complete.
 
     Args:
@@ -108,7 +108,7 @@ class LevelAnalyzer:
 
     Args:
         header: of the file.
-        bit_weight: as above; cost of a bit in dB.
+        bit_weight: cost of a bit in dB, see above.
     """
 
     def __init__(self, header: Header, bit_weight: float = BIT_WEIGHT) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from dac_codec import bitstream
 from dac_codec.bitstream.levels import Levels
-from dac_codec.codec.level_analysis import BIT_WEIGHT, NextBlock, with_levels
+from dac_codec.codec.level_analysis import BIT_WEIGHT, Blocks, NextBlock, with_levels
 from dac_codec.codec.models import choose_quantizers
 from dac_codec.common.errors import DacError
 from dac_codec.inference import Frames
@@ -138,14 +138,14 @@ def choose_rate(
     return Rate(n_most, EFFORT_PATHS[1 if effort is None else effort], quality, bitrate, levels)
 
 
-def choose_codes(
+def choose_blocks(
     frames: Iterable[Frames],
     rate: Rate,
     model: DAC,
     new_writer: Callable[[BinaryIO], bitstream.Writer],
     original: Callable[[], NextBlock],
-) -> Generator[tuple[Tensor, Levels | None], None, None]:
-    """Blocks of codes [C, N, f], -1 where a frame has none, and the band levels that come with them if there are any.
+) -> Blocks:
+    """Codes, -1 where a frame has none, and band levels.
 
     With a bitrate, all codes are found when this is called.
 
@@ -158,17 +158,17 @@ def choose_codes(
     """
     header = new_writer(io.BytesIO()).header
 
-    def with_levels_at(codes: Iterable[Tensor], quality: float) -> Generator[tuple[Tensor, Levels | None], None, None]:
+    def with_levels_at(codes: Iterable[Tensor], quality: float = DEFAULT_QUALITY) -> Blocks:
         return with_levels(model, header, codes, original, _bit_weight(quality))
 
     if rate.is_constant:
-        return with_levels(model, header, (block.codes for block in frames), original)
+        return with_levels_at(block.codes for block in frames)
     if rate.quality is not None:
         return with_levels_at(at_quality(frames, rate.quality), rate.quality)
     assert rate.bitrate is not None
     codes_per_frame = rate.bitrate * model.n_codebooks / model.config.bitrate()
     if header.n_samples is None:
-        return with_levels(model, header, in_bucket(frames, codes_per_frame, model.config.frame_rate), original)
+        return with_levels_at(in_bucket(frames, codes_per_frame, model.config.frame_rate))
 
     # Band levels are chosen by decoding, which takes time; their size hardly changes with the number of codes.
     kept: list[Levels] = []

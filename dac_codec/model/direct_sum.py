@@ -93,8 +93,10 @@ def error_weight(weights: Sequence[Tensor]) -> Tensor:
 
 
 def projections(stage: VectorQuantize) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Weight [dim, D] and bias [dim] of a stage's input projection, and [D, dim] and [D] of its output projection, in
-    double precision."""
+    """Weights and biases of a stage's input projection [dim, D], [dim] and output projection [D, dim], [D].
+
+    They have double precision.
+    """
     both = []
     for conv in (stage.in_proj, stage.out_proj):
         assert isinstance(conv, nn.Conv1d)

@@ -148,8 +148,8 @@ class TrainerConfig(_Section):
         batch_size, accumulate: excerpts in a batch, and batches in a step, of one process.
         learning_rate: of AdamW with betas 0.8 and 0.99, for generator and discriminators; Muon's is derived from it.
         optimizer: of the generator's convolutions: "adamw", as in the paper, or "muon"; all else has AdamW.
-        quantizer_rate: learning rate of the quantizer, as a share. Below 1, AdamW updates all of it: Muon turns a
-            projection by the same angle however small its gradient is.
+        quantizer_rate: learning rate of the quantizer, as a share of the others'. Below 1, AdamW updates all of it, as
+            Muon turns a projection by the same angle however small its gradient is.
         revive_every: steps after which codebook entries that were hardly used are replaced by latents; 0: never, as in
             the paper.
         decay: factor on the learning rate at each step.

@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 import math
 import os
-import signal
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -27,6 +26,7 @@ from dac_codec import pretrained
 from dac_codec.common.errors import AudioError, DacError
 from dac_codec.common.manifest import Sound
 from dac_codec.common.progress import progress_bar, track
+from dac_codec.common.signals import pass_on
 from dac_codec.inference import PreparedDAC, prepare
 from dac_codec.model import DAC, DACConfig
 from dac_codec.model.config import QuantizerKind
@@ -56,7 +56,7 @@ _RIDGE = 10.0
 _LOSSES = LossConfig(
     mel=6.0, stft=4.0, waveform=180.0, si_sdr=0.6, envelope=8.0, adversarial=0.0, feature_matching=0.0, centred=True
 )
-"""Of fine-tuning: those that the bundled model was trained with."""
+"""Losses of fine-tuning: those that the bundled model was trained with (`configs/loss/mini.yaml`)."""
 _BATCH, _LEARNING_RATE, _VALIDATION_CLIPS = 8, 1e-4, 24
 
 
@@ -161,7 +161,7 @@ def refit_model(
 
 
 def finetune(model: DAC, sounds: Source, steps: int, seed: int = 0, progress: bool = False) -> tuple[float, float]:
-    """Train the decoder of a model on, in place, with the reconstruction losses of the bundled model.
+    """Continue training the decoder of a model, in place, with the reconstruction losses of the bundled model.
 
     Args:
         model: in float32.
@@ -198,7 +198,7 @@ def finetune(model: DAC, sounds: Source, steps: int, seed: int = 0, progress: bo
         found = trainer.validation.run(trainer.model, 0, True, Event())
         stopped_by = trainer.run()
     if stopped_by is not None:
-        signal.raise_signal(stopped_by)
+        pass_on(stopped_by)
         raise KeyboardInterrupt
     assert found is not None
     model.decoder.load_state_dict(trainer.model.decoder.state_dict())

@@ -28,6 +28,7 @@ from dac_codec.training.refit import _LOSSES, finite_scalars, latents_snr, refit
 from dac_codec.training.sounds import find_sounds
 from dac_codec.training.trainer import Trainer
 from tests.inference.networks import lively
+from tests.training.test_config import config_of
 
 SMALL = DACConfig(
     encoder_dim=4,
@@ -272,3 +273,7 @@ def test_too_little_sound(small: Path, manifest: Path, tmp_path: Path) -> None:
     result = run(small, "--sounds", tmp_path / "empty", "-o", tmp_path / "other")
     assert result.exit_code == 1
     assert "no sound files" in result.stderr
+
+
+def test_fine_tuning_has_the_losses_of_the_bundled_model() -> None:
+    assert config_of("experiment=mini", "loss=mini").loss == _LOSSES

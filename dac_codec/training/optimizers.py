@@ -57,8 +57,9 @@ class Muon(Optimizer):
 
     A step moves a weight [O, I, K], as a matrix [O, I * K], by the orthogonal matrix nearest to the momentum, scaled to
     `TURN * lr` times the norm of the weight. Under weight normalization only the direction of a weight counts, so that
-    this is the angle of the step, whatever the size of the layer. `torch.optim.Muon` came with PyTorch 2.9, takes only
-    matrices, one at a time and in bfloat16, and scales a step by the shape of a weight, not by its norm.
+    this is the angle of the step, whatever the size of the layer; the norm stays what it was. `torch.optim.Muon` came
+    with PyTorch 2.9, takes only matrices, one at a time and in bfloat16, and scales a step by the shape of a weight,
+    not by its norm.
 
     Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024).
 
@@ -90,8 +91,9 @@ class Muon(Optimizer):
             average.lerp_(weight.grad, 1 - group["momentum"])
             wanted.append(weight.grad.lerp(average, group["momentum"]).flatten(1))
         for weight, turn in zip(weights, orthogonal(torch.stack(wanted)), strict=True):
-            length = self.TURN * group["lr"] * weight.norm() / turn.norm().clamp(min=1e-12)
-            weight.sub_(length * turn.view_as(weight))
+            size = weight.norm()
+            weight.sub_(self.TURN * group["lr"] * size / turn.norm().clamp(min=1e-12) * turn.view_as(weight))
+            weight.mul_(size / weight.norm())  # which grows exponentially otherwise, beyond float16
 
 
 def orthogonal(matrices: Tensor) -> Tensor:

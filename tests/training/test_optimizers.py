@@ -35,7 +35,8 @@ def test_a_step_has_one_angle_for_every_size() -> None:
     optimizer.step()
     for weight, old in zip(weights, before, strict=True):
         assert weight.grad is not None
-        assert float((weight.detach() - old).norm() / old.norm()) == pytest.approx(Muon.TURN * 1e-3, rel=1e-3)
+        assert float((weight.detach() - old).norm() / old.norm()) == pytest.approx(Muon.TURN * 1e-3, rel=1e-2)
+        assert float(weight.detach().norm()) == pytest.approx(float(old.norm()))
         assert float(((weight.detach() - old) * weight.grad).sum()) < 0.0
     assert torch.equal(still, torch.ones(4, 4, 1))
     with pytest.raises(ValueError, match="closure"):
@@ -48,6 +49,7 @@ def test_a_badly_scaled_matrix_is_learned() -> None:
     wanted = torch.randn(8, 8, generator=generator)
     scales = torch.logspace(0.0, -1.5, 8)
     weight = torch.nn.Parameter(torch.randn(8, 8, 1, generator=generator))
+    wanted *= weight.detach().norm() / wanted.norm()  # a step keeps the norm
     optimizer = Muon([weight], lr=0.0)
     for step in range(200):
         optimizer.param_groups[0]["lr"] = 0.01 * (1.0 - step / 200)

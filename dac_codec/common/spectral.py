@@ -11,6 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def single_or_double(audio: Tensor) -> Tensor:
+    """Audio of half the precision in single precision: GPUs have no Fourier transform in bfloat16."""
+    return audio.float() if audio.dtype in (torch.float16, torch.bfloat16) else audio
+
+
 class Spectra:
     """Spectrograms of a signal [B, C, T], each computed once for all the losses that use it.
 
@@ -31,7 +36,7 @@ class Spectra:
     def transform(self, window: int) -> Tensor:
         """STFT [B * C, window / 2 + 1, frames] for a window length in samples, complex."""
         if window not in self._transforms:
-            audio = self.audio.flatten(0, 1)
+            audio = single_or_double(self.audio.flatten(0, 1))
             # Reflection pads by window / 2 and needs one sample more than that; shorter signals are zero-padded.
             audio = F.pad(audio, (0, max(0, window // 2 + 1 - audio.shape[-1])))
             hann = torch.hann_window(window, device=audio.device, dtype=audio.dtype)

@@ -12,6 +12,9 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from dac_codec.common.spectral import single_or_double
+from dac_codec.model.layers import without_autocast
+
 BANDS = ((0.0, 0.1), (0.1, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0))
 """Bands with convolutions of their own, as shares of the spectrum."""
 
@@ -150,9 +153,10 @@ class MultiBandDiscriminator(nn.Module):
         hop = self.window // 4
         right = -audio.shape[-1] % hop
         padding = (self.window - hop) // 2
-        audio = F.pad(audio, (padding, padding + right), mode="reflect")
-        window = torch.hann_window(self.window, device=audio.device, dtype=audio.dtype)
-        stft = torch.stft(audio[:, 0], self.window, hop_length=hop, window=window, return_complex=True)
+        with without_autocast(audio.device):  # GPUs have no Fourier transform in bfloat16
+            audio = F.pad(single_or_double(audio), (padding, padding + right), mode="reflect")
+            window = torch.hann_window(self.window, device=audio.device, dtype=audio.dtype)
+            stft = torch.stft(audio[:, 0], self.window, hop_length=hop, window=window, return_complex=True)
         # Without the two frames at each end that are centred in the padding.
         return rearrange(torch.view_as_real(stft[..., 2:-2]), "b bins frames parts -> b parts frames bins")
 

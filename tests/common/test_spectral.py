@@ -21,6 +21,13 @@ def test_mel_loss() -> None:
     assert float(value) == pytest.approx(float(golden["mel_loss"]), rel=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_half_precision_is_transformed_in_single(dtype: torch.dtype) -> None:
+    """A GPU has no Fourier transform in bfloat16."""
+    expected = torch.float64 if dtype == torch.float64 else torch.float32
+    assert Spectra(fake.to(dtype)).magnitude(64).dtype == expected
+
+
 def test_mel_distance() -> None:
     value = spectral.mel_distance(44100)(Spectra(fake), Spectra(real))
     assert float(value) == pytest.approx(float(golden["mel_distance"]), rel=1e-4)

@@ -337,7 +337,9 @@ def test_decoder_without_padding_shares_its_weights() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @torch.no_grad()
-def test_golden_codes_on_a_gpu() -> None:
+def test_golden_codes_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32: with TensorFloat-32, the default of convolutions, an H200 finds 99.2% of the codes."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     model = golden_model("44khz").cuda()
     golden = np.load(GOLDEN / "dac_44khz_tiny_io.npz")
     codes = model.encode(torch.from_numpy(golden["audio"]).cuda()).codes.cpu().numpy()

@@ -1,4 +1,4 @@
-"""Processes that begin with PyTorch imported, which takes a new interpreter 2 to 4 s."""
+"""Processes that begin with PyTorch imported; a new interpreter needs 2 to 4 s for it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-# Of each process that is forked.
+# Imported once, by the process that is forked.
 _PRELOADED = ["dac_codec.training.trainer", "dac_codec.codec", "librosa.filters", "torchaudio.functional", "hydra"]
 
 
 def forks() -> multiprocessing.context.ForkServerContext:
-    """Starts processes by forking one that has imported PyTorch and nothing else has happened to."""
+    """A context that starts processes by forking one that has only imported modules."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
     return context
@@ -26,18 +26,20 @@ def forks() -> multiprocessing.context.ForkServerContext:
 def python(
     script: Path | str, *arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a script, or a module by its name, in a process of its own, and capture its output as text."""
+    """Run a script, or a module by its name, in a process of its own for up to 5 minutes, and capture its output."""
     command = [str(script), *map(str, arguments)]
     if sys.platform != "linux":
         options = ["-m"] if isinstance(script, str) else []
-        return subprocess.run([sys.executable, *options, *command], cwd=cwd, env=env, capture_output=True, text=True)
+        command = [sys.executable, *options, *command]
+        return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
     with tempfile.TemporaryDirectory() as folder:
         streams = [Path(folder) / name for name in ("stdout", "stderr")]
         what = script, command, cwd or Path.cwd(), dict(os.environ if env is None else env), streams
         process = forks().Process(target=_run, args=what)
         process.start()
-        process.join()
-        assert process.exitcode is not None
+        process.join(300)
+        process.kill()
+        assert process.exitcode is not None, "timeout"
         return subprocess.CompletedProcess(command, process.exitcode, *(stream.read_text() for stream in streams))
 
 

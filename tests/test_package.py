@@ -108,6 +108,7 @@ def test_a_wheel_works_outside_the_repository(wheel: Path, site: Path, tmp_path:
 
 
 def python(site: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a new interpreter that imports the installed wheel."""
     environment = os.environ | {"PYTHONPATH": str(site)}
     command = [sys.executable, *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
@@ -133,7 +134,7 @@ def test_a_wheel_has_the_configurations(site: Path, tmp_path: Path) -> None:
         assert experiment.removeprefix("ablation/") in printed
 
 
-def test_discriminators_that_a_wheel_leaves_out_are_new_and_in_a_clone(site: Path, tmp_path: Path) -> None:
+def test_discriminators_are_random_with_a_wheel_and_loaded_from_a_clone(site: Path, tmp_path: Path) -> None:
     code = f"""
 import logging, os, torch
 from dac_codec import DAC

@@ -86,11 +86,12 @@ def test_many_gaps_share_a_budget() -> None:
 # Files of descript-audio-codec ---------------------------------------------------------------------------------------
 
 
-def test_a_rate_without_a_common_divisor_is_refused_at_once(model: DAC) -> None:
-    started = time.process_time()
+def test_a_rate_without_a_common_divisor_is_refused_before_decoding(
+    model: DAC, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(legacy, "_windows", None)
     with pytest.raises(AudioError, match="takes 15838001 filters"):
         decompress(CASES / "legacy_rate.dac", model)
-    assert time.process_time() - started < 10  # the filters would take minutes
 
 
 def test_a_claimed_length_is_refused_before_decoding(model: DAC, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,7 +49,7 @@ def test_a_handled_signal_is_passed_on() -> None:
 
 
 @pytest.mark.parametrize("wait", [True, False], ids=["later", "at the end of the block"])
-def test_a_signal_within_an_import_is_handled_behind_it(
+def test_a_signal_within_an_import_is_handled_after_it(
     wait: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An exception in the middle of it aborts a process that initializes a C++ library."""

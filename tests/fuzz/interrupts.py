@@ -25,7 +25,7 @@ from tests.cli.shell import interruptible
 from tests.conftest import GOLDEN
 
 TEARDOWN_SECONDS = 0.5
-"""Time that the system takes at most to free the memory of a process that has ended, in which signals do nothing."""
+"""Upper limit of the time in which the system frees the memory of an ended process, which signals do not reach."""
 
 
 def prepare(folder: Path, seconds: int) -> None:

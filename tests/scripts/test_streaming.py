@@ -89,7 +89,9 @@ def test_streaming_is_timed_by_chunk_size(monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setattr(streaming, "ROUNDS", 1)
     monkeypatch.setattr(sys, "argv", ["streaming.py", "--model", str(MODEL), "--seconds", "0.1"])
     assert exit_status(streaming.main) == 0
-    lines = capsys.readouterr().out.splitlines()
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    lines = shown.out.splitlines()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:7]]
     assert [row[0] for row in rows] == ["1", "4", "16", "64", "whole"]
     assert rows[1][1] == f"{1000 * (4 * 512 + 3733 + 4757) / 44100:.1f} ms"

@@ -86,7 +86,7 @@ def export_onnx(
     With another precision than fp32 the graphs have its suffix, as in `encoder_model_fp16.onnx`.
 
     Args:
-        model: any model.
+        model: the model.
         folder: created if it does not exist; the files are replaced atomically.
         precision: "fp16": weights and arithmetic of convolutions in half precision; "int8": weights of convolutions in
             8 bits for each output channel, arithmetic in single precision. Convolutions of fewer than 32 channels and
@@ -101,8 +101,9 @@ def export_onnx(
         How close the graphs are; None without a clip.
 
     Raises:
-        CheckpointError: onnx or onnxruntime is not installed, the files can't be written, or without `accept` the
-            graphs are too far from the model, or int8 can't be compared because there is no clip or no librosa.
+        CheckpointError: the quantizer is fsq or additive, onnx or onnxruntime is not installed, the files can't be
+            written, or without `accept` the graphs are too far from the model, or int8 can't be compared because there
+            is no clip or no librosa.
         ValueError: an unknown precision or opset.
     """
     if precision not in ("fp32", "fp16", "int8"):

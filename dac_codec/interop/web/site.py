@@ -40,14 +40,14 @@ def write_site(
     """Write the page for a model to a folder that any static host serves.
 
     Args:
-        model: any model.
+        model: the model.
         folder: created if it does not exist; files in it are replaced.
         graphs: a folder with the model's `encoder_model.onnx` and `decoder_model.onnx`; None to make them.
         runtime: a folder with the npm package onnxruntime-web, or with its `dist`; None to get it by npm.
 
     Raises:
-        DacError: the graphs are of another model, files are missing or can't be written, onnx or npm is needed and not
-            installed, or npm can't download the runtime.
+        DacError: the graphs are of another model or can't be made (`export_onnx`), files are missing or can't be
+            written, npm is needed and not installed, or npm can't download the runtime.
     """
     folder = expanded(folder)
     files = _page_files()

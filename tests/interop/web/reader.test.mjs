@@ -19,7 +19,7 @@ const folder = process.env.CASES;
 const read = (name) => new Uint8Array(readFileSync(`${folder}/${name}`));
 const array = (name, Type) => new Type(read(name).buffer);
 const names = readdirSync(folder)
-  .filter((name) => name.endsWith(".dac"))
+  .filter((name) => name.endsWith(".dac") && name !== "context_long.dac") // the last test reads that one
   .map((name) => name.slice(0, -4));
 const intact = names.filter((name) => !name.includes("damaged"));
 const contextBytes = new Uint8Array(readFileSync(process.env.CONTEXT));
@@ -58,7 +58,7 @@ function check(name, file, { codes, levels, problems }) {
   }
 }
 
-for (const name of names.filter((name) => name !== "context_long")) {
+for (const name of names) {
   test(name, () => {
     const file = new DacFile(read(`${name}.dac`), { contextModel });
     check(name, file, file.decodeAll());
@@ -68,7 +68,7 @@ for (const name of names.filter((name) => name !== "context_long")) {
 test("files that arrive in pieces are those that are there at once", () => {
   const next = generator(4);
   const looked = ["constant", "adaptive_sizes", "levels", "context_stereo_by_layers", "levels_by_layers"];
-  for (const name of names.filter((name) => name !== "context_long")) {
+  for (const name of names) {
     const data = read(`${name}.dac`);
     const wanted = new DacFile(data, { contextModel });
     const arriving = new ArrivingFile();
@@ -228,7 +228,7 @@ test("written files are read here and, by the caller, in Python", () => {
 
 test("hostile bytes throw a DacFormatError or decode, in bounded time", () => {
   const next = generator(3);
-  for (const name of intact.filter((name) => !/^(context_long|whole)/.test(name))) {
+  for (const name of intact.filter((name) => !name.startsWith("whole"))) {
     const original = read(`${name}.dac`);
     const bodyLength = original[5];
     for (let n = 0; n < 12; n++) {

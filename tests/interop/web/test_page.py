@@ -107,7 +107,7 @@ class Open:
 
     def decoded(self, name: str) -> None:
         """Wait until a file is decoded."""
-        self.page.wait(f"document.getElementById('name').textContent === '{name}' && {status()} === 'Decoded.'", 120)
+        self.page.wait(f"{text('name')} === '{name}' && {text('status')} === 'Decoded.'", 120)
 
     def seek(self, seconds: float) -> None:
         self.page.evaluate(
@@ -118,7 +118,7 @@ class Open:
         """Play from the position on, and return what was handed to the sound system [C, T]."""
         self.page.evaluate("window.played = []; document.getElementById('play').click()")
         self.page.wait(f"{played_samples()} >= {round(seconds * RATE)}")
-        self.page.wait("document.getElementById('play').textContent === 'Play'")
+        self.page.wait(f"{text('play')} === 'Play'")
         return self.played()
 
     def played(self) -> npt.NDArray[np.float32]:
@@ -140,8 +140,9 @@ class Open:
         raise TimeoutError("no download")
 
 
-def status() -> str:
-    return "document.getElementById('status').textContent"
+def text(element: str) -> str:
+    """The text of an element, in JavaScript."""
+    return f"document.getElementById('{element}').textContent"
 
 
 def played_samples() -> str:
@@ -257,7 +258,7 @@ def test_a_file_ordered_by_layers_gets_better_while_it_arrives(browser: Open, mo
         start = end
         browser.page.wait(f"window.blocks === {2 * number}")
         if number in (1, 3):
-            assert browser.page.evaluate(status()) == f"Loading: {round(100 * end / len(data))}%"
+            assert browser.page.evaluate(text("status")) == f"Loading: {round(100 * end / len(data))}%"
             assert np.abs(browser.play(SECONDS) - expected).max() < 1e-4
     Slow.pieces.put(None)
     browser.decoded("layers.dac")
@@ -274,18 +275,18 @@ def test_a_file_in_order_of_time_plays_while_it_arrives(browser: Open, mono: Pat
     browser.follow("slow/time.dac")
     for start, end in itertools.pairwise([0, 7, 40, ends[0] + 5, *ends[1:-2]]):  # enough for one block
         Slow.pieces.put(data[start:end])
-    browser.page.wait("document.getElementById('name').textContent === 'time.dac'")
+    browser.page.wait(f"{text('name')} === 'time.dac'")
     assert browser.page.evaluate("document.getElementById('download').offsetParent") is None
     bad = tmp_path / "bad.dac"
     bad.write_bytes(data[:20])
     browser.drop(bad)  # does not end the loading
-    browser.page.wait(f"{status()} === 'the file ends inside its header'")
+    browser.page.wait(f"{text('status')} === 'the file ends inside its header'")
     browser.seek(1.5)
     browser.page.evaluate("window.played = []; document.getElementById('play').click()")
     first = expected[:, round(1.5 * RATE) : 172 * 512]  # up to the end of the first block
     browser.page.wait(f"{played_samples()} >= {first.shape[1]}")
     time.sleep(0.8)
-    assert browser.page.evaluate("document.getElementById('play').textContent") == "Pause"
+    assert browser.page.evaluate(text("play")) == "Pause"
     assert browser.played().shape == first.shape
     assert np.abs(browser.played() - first).max() < 1e-4
     browser.seek(2.1)
@@ -293,7 +294,7 @@ def test_a_file_in_order_of_time_plays_while_it_arrives(browser: Open, mono: Pat
     Slow.pieces.put(data[ends[-3] :])
     Slow.pieces.put(None)
     browser.decoded("time.dac")
-    browser.page.wait("document.getElementById('play').textContent === 'Play'")
+    browser.page.wait(f"{text('play')} === 'Play'")
     assert np.abs(browser.played() - expected[:, round(2.1 * RATE) :]).max() < 1e-4
 
 
@@ -303,17 +304,17 @@ def test_what_came_of_a_link_is_played(browser: Open, mono: Path, model: DAC) ->
     Slow.size = len(data)
     Slow.pieces.put(data[: chunks_of(data)[n_chunks - 1][1]])
     browser.follow("slow/cut.dac")
-    browser.page.wait("document.getElementById('name').textContent === 'cut.dac'")
+    browser.page.wait(f"{text('name')} === 'cut.dac'")
     Slow.pieces.put(None)
     browser.decoded("cut.dac")
     coarse = next(DacStream(io.BytesIO(data)).passes(model))
     assert np.abs(browser.play(SECONDS) - coarse).max() < 1e-4
-    assert "truncated" in browser.page.evaluate("document.getElementById('problem-list').textContent")
+    assert "truncated" in browser.page.evaluate(text("problem-list"))
     browser.follow("http://localhost/song.dac")
-    browser.page.wait(f"{status()} === 'This page opens files of its own site only.'")
+    browser.page.wait(f"{text('status')} === 'This page opens files of its own site only.'")
     Slow.size = 0
     browser.follow("slow/none.dac")
-    browser.page.wait(f'{status()} === "slow/none.dac can\'t be loaded: 404 Not Found"')
+    browser.page.wait(f'{text("status")} === "slow/none.dac can\'t be loaded: 404 Not Found"')
 
 
 def test_a_bad_file_does_not_stop_the_one_before_and_the_keyboard_plays_it(
@@ -323,15 +324,15 @@ def test_a_bad_file_does_not_stop_the_one_before_and_the_keyboard_plays_it(
     bad.write_bytes(mono.read_bytes()[:20])
     browser.page.evaluate("document.getElementById('name').textContent = ''")
     browser.drop(mono)
-    browser.page.wait("document.getElementById('name').textContent === 'mono.dac'")
+    browser.page.wait(f"{text('name')} === 'mono.dac'")
     browser.drop(bad)
     browser.decoded("mono.dac")
     press = "document.body.dispatchEvent(new KeyboardEvent('keydown', { key: ' ', bubbles: true, cancelable: true }))"
     browser.page.evaluate(press)
-    browser.page.wait("document.getElementById('play').textContent === 'Pause'")
-    browser.page.wait("document.getElementById('time').textContent.startsWith('0:01')")
+    browser.page.wait(f"{text('play')} === 'Pause'")
+    browser.page.wait(f"{text('time')}.startsWith('0:01')")
     browser.page.evaluate(press)
-    browser.page.wait("document.getElementById('play').textContent === 'Play'")
+    browser.page.wait(f"{text('play')} === 'Play'")
     browser.page.evaluate("document.getElementById('file').focus()")
     order = []
     for _ in range(8):
@@ -353,10 +354,10 @@ def test_a_damaged_file(browser: Open, mono: Path, model: DAC, tmp_path: Path) -
     assert np.abs(played).max() > 0.01
     path.write_bytes(mono.read_bytes()[:20])
     browser.drop(path)
-    browser.page.wait(f"{status()} === 'the file ends inside its header'")
+    browser.page.wait(f"{text('status')} === 'the file ends inside its header'")
     path.write_text("no sound")
     browser.drop(path)
-    browser.page.wait(f"{status()}.startsWith('This is neither')")
+    browser.page.wait(f"{text('status')}.startsWith('This is neither')")
 
 
 def test_a_sound_is_compressed_as_python_compresses_it(browser: Open, model: DAC, tmp_path: Path) -> None:
@@ -383,9 +384,9 @@ def test_a_sound_is_compressed_as_python_compresses_it(browser: Open, model: DAC
     browser.page.evaluate(
         "{ const rate = document.getElementById('rate'); rate.value = 9; rate.oninput(); rate.onchange(); }"
     )
-    browser.page.wait("document.getElementById('facts').textContent.includes('9 of 9')")
+    browser.page.wait(f"{text('facts')}.includes('9 of 9')")
     browser.decoded("music.dac")
-    assert browser.page.evaluate("document.getElementById('time').textContent") == "0:02 / 0:02"  # it goes on there
+    assert browser.page.evaluate(text("time")) == "0:02 / 0:02"  # it goes on there
     more, _ = browser.download()
     assert more.codes.shape[1] == 9
     assert (more.codes[:, :6] == written.codes).all()
@@ -398,7 +399,7 @@ def test_the_newest_file_wins(browser: Open, mono: Path, tmp_path: Path) -> None
     path = tmp_path / "slow.wav"
     soundfile.write(path, sound(SECONDS)[:, 0], RATE)
     browser.drop(path)
-    browser.page.wait(f"{status()}.startsWith('Compressing slow')")
+    browser.page.wait(f"{text('status')}.startsWith('Compressing slow')")
     browser.drop(path)
     browser.drop(mono)
     browser.decoded("mono.dac")
@@ -408,7 +409,7 @@ def test_the_newest_file_wins(browser: Open, mono: Path, tmp_path: Path) -> None
 
 def test_the_microphone(browser: Open) -> None:
     browser.page.evaluate("document.getElementById('record').click()")
-    browser.page.wait(f"{status()} === 'Recording.'")
+    browser.page.wait(f"{text('status')} === 'Recording.'")
     time.sleep(1.5)
     browser.page.evaluate("document.getElementById('record').click()")
     browser.decoded("recording.dac")

@@ -21,7 +21,7 @@ let coming = null; // the newest file whose bytes go to the worker
 let shown = null; // { id, file, info, done, url }; url when all of the file is there
 let source = null; // { name, channels, sizes } of a sound that was compressed here; sizes are bytes of each codebook
 let recorder = null;
-let frame; // in which the position is shown next
+let frame; // the request of the frame in which the position is shown next
 let version = "compressed";
 
 /** Asks the worker. */
@@ -96,7 +96,7 @@ async function replace(action) {
   }
 }
 
-/** A file that was dropped or chosen, as in `take`. */
+/** The bytes of a file that was dropped or chosen. */
 async function* contentOf(file) {
   yield new Uint8Array(await file.arrayBuffer());
 }
@@ -111,7 +111,7 @@ async function* partsOf({ body }) {
   }
 }
 
-/** Opens a link of this site. */
+/** Opens a link to a file on this site. */
 async function follow(link, id) {
   const url = new URL(link, document.baseURI);
   if (url.origin !== location.origin) throw new Error("This page opens files of its own site only.");

@@ -130,7 +130,7 @@ export class Decoder {
     const after = this.model.decoder.after + Math.ceil((this.reach + this.tail) / hop);
     /** Blocks, from the first one on, whose frames have come. */
     this.ready = file.nFrames >= this.frames ? this.blocks : Math.max(0, Math.floor((file.nFrames - after) / this.blockFrames));
-    if (file.complete) this.chunks.clear();
+    if (file.complete) this.chunks.clear(); // their numbers and problems may be others now
     return frames !== this.frames || length !== this.length;
   }
 

@@ -10,7 +10,7 @@ export class Player {
    */
   constructor(blockOf, want) {
     Object.assign(this, { blockOf, want });
-    this.onchange = () => {}; // playing begins or ends, or the position is another one
+    this.onchange = () => {}; // called when playing begins or ends, and after a seek
     this.nodes = new Set();
     this.length = this.position = 0; // in samples; the position is where playing starts
     setInterval(() => this.#schedule(), 100);

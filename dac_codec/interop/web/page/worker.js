@@ -166,21 +166,20 @@ const actions = {
     const gain = gainOf(channels, model.sampleRate);
     const louder = channels.map((x) => x.map((sample) => sample * 10 ** (gain / 20)));
     const mine = ++encoding;
-    const told = (value) => {
+    const report = (value) => {
       if (mine !== encoding) throw new Error("another sound came");
       postMessage({ type: "progress", share: value });
     };
-    const { codes, frames } = await encode(louder, model, encodeFrames, (value) => told(0.9 * value));
-    const { sampleRate, hopLength, codebooks, codebookSize, codebookSizes, fingerprint, context } = model;
-    const header = { fingerprint, modelName: model.name, sampleRate, channels: channels.length, length: channels[0].length, gain };
-    Object.assign(header, { modelSampleRate: sampleRate, hopLength, codebooks, codebookSize, codebookSizes });
+    const { codes, frames } = await encode(louder, model, encodeFrames, (value) => report(0.9 * value));
+    const { name: modelName, sampleRate: modelSampleRate, codebooks, context } = model;
+    const header = { ...model, modelName, modelSampleRate, channels: channels.length, length: channels[0].length, gain };
     if (codebooks <= MOST_CODED) Object.assign(header, { coding: 1, contextModel: context });
     sound = { header, chunks: [] };
     const sizes = new Array(codebooks).fill(0);
     for (const chunk of encodeChunks(header, codes, header.coding ? contextModel : null)) {
       sound.chunks.push(chunk);
       chunk.planes.forEach(({ length }, n) => (sizes[Math.floor(n / channels.length)] += length));
-      told(0.9 + (0.1 * (chunk.start + chunk.frames)) / frames);
+      report(0.9 + (0.1 * (chunk.start + chunk.frames)) / frames);
       await pause();
     }
     return { sizes };

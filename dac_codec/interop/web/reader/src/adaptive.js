@@ -12,7 +12,7 @@ export class AdaptiveCoder {
    * Codes or decodes plane `i`.
    * @param {number} i
    * @param {RangeEncoder | RangeDecoder} coder
-   * @param {Int32Array} codes one for each frame. The decoder is given -1 and fills in what it finds
+   * @param {Int32Array} codes one for each frame; a decoder is given -1 and fills in the codes
    * @param {Uint8Array} counts number of codes of each frame
    * @param {number} entries of the codebook, which every code is below
    */

@@ -7,6 +7,8 @@ import { bitsOf } from "./header.js";
 import { decodeLevels } from "./levels.js";
 import { RangeDecoder } from "./rangecoder.js";
 
+export const MOST_CODES = 2 ** 20; // in a chunk
+export const MOST_FRAMES = 2 ** 10; // in a chunk of coding 1
 const WEIGHTS = [32, 12, 6, 3, 2, 1]; // W(p, n) by |p - n|
 
 /** The number of layers of a file with coding 1. */
@@ -16,13 +18,13 @@ export function layersOf(header) {
 
 /** Checks the number of frames of a chunk. */
 function checkFrames(frames, header, most) {
-  if (frames < 1 || frames > most || frames * header.channels * header.codebooks > 2 ** 20)
+  if (frames < 1 || frames > most || frames * header.channels * header.codebooks > MOST_CODES)
     throw new DacFormatError(`a chunk has ${frames} frames`);
   return frames;
 }
 
 /** The bytes of a packed plane. */
-export function planeSize(frames, codebookSize) {
+function planeSize(frames, codebookSize) {
   return Math.ceil((frames * bitsOf(codebookSize)) / 8);
 }
 
@@ -32,7 +34,7 @@ export function planeSize(frames, codebookSize) {
  */
 export function parsePacked(bytes, start, end, header) {
   const reader = new ByteReader(bytes, start, end);
-  const frames = checkFrames(reader.varint(), header, 2 ** 20);
+  const frames = checkFrames(reader.varint(), header, MOST_CODES);
   const size = header.codebookSizes.reduce((sum, K) => sum + planeSize(frames, K), 0);
   if (reader.left !== size * header.channels) throw new DacFormatError("a chunk has the wrong size");
   return { frames, covered: end, planes: reader.position };
@@ -51,7 +53,7 @@ export function parseCoded(bytes, start, end, header) {
   if (length > reader.left) throw new EndOfBytes("a chunk has the wrong size");
   const covered = reader.position + length;
   const inner = new ByteReader(bytes, reader.position, covered);
-  const frames = checkFrames(inner.varint(), header, 1024);
+  const frames = checkFrames(inner.varint(), header, MOST_FRAMES);
   const counts = [];
   for (let c = 0; c < header.channels; c++) {
     const v = inner.varint();
@@ -139,7 +141,7 @@ function decodeCounts(coded, frames, N) {
   return counts;
 }
 
-/** Bytes that the length of a plane of `m` codes is counted from. */
+/** The length of a plane of `m` codes to which layers store the difference, in bytes. */
 export function typicalLength(m, bits) {
   return Math.floor((m * bits * 15) / 128);
 }
@@ -172,7 +174,7 @@ function decodeLayer(layer, first, last, header, counts, coders, out) {
   });
 }
 
-/** What codes and decodes the planes of one channel of a chunk. */
+/** The coder, for either direction, of the planes of one channel of a chunk. */
 export function coderOf(header, model, frames) {
   return model ? new ContextCoder(model, frames) : new AdaptiveCoder(header.codebookSize);
 }

@@ -7,5 +7,5 @@ export class DacFormatError extends Error {
   }
 }
 
-/** Thrown inside the package where the bytes end too early, and more of them might do. */
+/** Thrown inside the package where the bytes end too early; with more of them there may be no error. */
 export class EndOfBytes extends DacFormatError {}

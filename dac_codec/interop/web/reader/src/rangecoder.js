@@ -1,7 +1,7 @@
 import { DacFormatError } from "./errors.js";
 
-// The range coder of ENTROPY.md, section 1, over one plane. What codes and decodes with it is the same code: `symbol` of the
-// encoder takes a symbol and returns it, that of the decoder finds it.
+// The range coder of ENTROPY.md, section 1, over one plane. Both coders are called alike, so that a model of the codes serves
+// both: `symbol` of the encoder is given a symbol and returns it, that of the decoder returns the next one.
 
 export class RangeEncoder {
   constructor() {

@@ -1,14 +1,15 @@
 import { ByteWriter } from "./bytes.js";
-import { coderOf, typicalLength } from "./coded.js";
+import { MOST_CODES, MOST_FRAMES, coderOf, typicalLength } from "./coded.js";
 import { crc32c, positionedCrc } from "./crc32c.js";
 import { DacFormatError } from "./errors.js";
 import { bitsOf, lengthFits, readHeader } from "./header.js";
 import { RangeEncoder } from "./rangecoder.js";
 
-const MOST_CODES = 2 ** 20; // in a chunk
-const MOST_FRAMES = 2 ** 10; // in a chunk of coding 1
-
-/** @param {(data: ByteWriter) => void} fill @returns {Uint8Array} */
+/**
+ * The bytes that `fill` writes.
+ * @param {(data: ByteWriter) => void} fill
+ * @returns {Uint8Array}
+ */
 function bytes(fill) {
   const data = new ByteWriter();
   fill(data);

@@ -144,7 +144,10 @@ def _encode(settings: Settings, group: Source) -> list[Outcome]:
 
 @contextmanager
 def on_this_machine(settings: Settings, n_workers: int | None = None) -> Iterator[Engine]:
-    """Processes of this machine: `n_workers`, or one for each core, or two for each GPU. They end with the block."""
+    """Processes of this machine: `n_workers`, or one for each core, or two for each GPU. They end with the block.
+
+    The processes are spawned and import the script again: it must do its work under `if __name__ == "__main__":`.
+    """
     engine = _Processes(settings, n_workers)
     try:
         yield engine

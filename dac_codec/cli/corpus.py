@@ -182,7 +182,8 @@ class _Progress:
     def __enter__(self) -> _Progress:
         from dac_codec.common.progress import progress_bar
 
-        self._bar = progress_bar(None, self._total.sounds, not self._quiet, initial=self._done.sounds, unit="file")
+        show, before = not self._quiet, self._done.sounds
+        self._bar = progress_bar(None, self._total.sounds, show, lines=False, initial=before, unit="file")
         self._is_bar = not self._bar.disable
         return self
 

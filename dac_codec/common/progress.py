@@ -1,7 +1,9 @@
-"""Progress bars on standard error: only where it is a terminal, and only if requested."""
+"""Progress on standard error, if requested: a bar on a terminal, a line a minute elsewhere."""
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -9,16 +11,45 @@ from tqdm import tqdm
 
 T = TypeVar("T")
 
+_LINE_SECONDS = 60.0
+"""Time to the first line, and between two lines."""
 
-def progress_bar(description: str | None, total: int | None, show: bool = True, **options: Any) -> tqdm[Any]:
+
+class _Lines(tqdm):  # type: ignore[type-arg]  # generic in its stubs only
+    """A disabled bar that writes a line now and then."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(disable=True, **options)
+        self._options = {name: value for name, value in options.items() if name in ("unit", "unit_scale", "initial")}
+        self._prefix, self._begun = options["desc"] or "", time.monotonic()
+        self._said = self._begun
+        self._count: float = options.get("initial", 0)
+
+    def update(self, n: float | None = 1) -> None:
+        """Advance, and write a line if the last one is a minute old."""
+        self._count += n or 0
+        now = time.monotonic()
+        if now - self._said >= _LINE_SECONDS:
+            self._said = now
+            total: Any = self.total  # may be None, unlike in the stubs
+            meter = self.format_meter(self._count, total, now - self._begun, 0, self._prefix, **self._options)
+            print(meter, file=sys.stderr, flush=True)
+
+
+def progress_bar(
+    description: str | None, total: int | None, show: bool = True, lines: bool = True, **options: Any
+) -> tqdm[Any]:
     """A progress bar, to be used as a context manager and advanced by `update`.
 
     Args:
         description: label of the bar.
         total: number of units at the end; None if it is not known.
-        show: False shows nothing on a terminal either.
+        show: False shows nothing at all.
+        lines: whether there is a line a minute where standard error is no terminal; the bar's `disable` is true there.
         options: of `tqdm`, such as `initial`, `unit`, `unit_scale` and `leave`.
     """
+    if show and lines and not (sys.stderr is not None and sys.stderr.isatty()):
+        return _Lines(desc=description, total=total, **options)
     disable = None if show else True  # None: disabled unless standard error is a terminal
     return tqdm(desc=description, total=total, disable=disable, **options)
 

@@ -194,7 +194,8 @@ class Trainer:
             stack.callback(log.close)
             if self.settings.compile:
                 logger.info("compiling; the first steps take some minutes")
-        bar = progress_bar(None, self.settings.n_steps, self._shows_progress, initial=self.step, unit="step")
+        n_steps, show = self.settings.n_steps, self._shows_progress
+        bar = progress_bar(None, n_steps, show, lines=False, initial=self.step, unit="step")
         return log, stack.enter_context(bar)
 
     def _batches(self) -> Iterator[Batch]:

@@ -1,4 +1,4 @@
-"""Progress bars are shown on a terminal, if requested, and nowhere else."""
+"""Progress is shown if requested: a bar on a terminal, elsewhere a line a minute."""
 
 from __future__ import annotations
 
@@ -42,3 +42,17 @@ def test_the_bar_advances_when_the_next_item_is_requested(monkeypatch: pytest.Mo
     assert updates == [3]
     assert list(items) == []
     assert updates == [3, 5]
+
+
+@pytest.mark.parametrize("show", [True, False])
+def test_without_a_terminal_there_is_a_line_a_minute(show: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    stderr = Stderr(terminal=False)
+    monkeypatch.setattr(sys, "stderr", stderr)
+    clock = iter(range(0, 1000, 25))
+    monkeypatch.setattr("dac_codec.common.progress.time.monotonic", lambda: float(next(clock)))
+    with progress_bar("encoding", 10, show, unit="file") as bar:
+        for _ in range(7):
+            bar.update()
+    lines = stderr.getvalue().splitlines()
+    assert len(lines) == (2 if show else 0)  # after 75 and 150 of 175 s
+    assert all("encoding" in line and f"{n}/10" in line for n, line in zip((3, 6), lines, strict=False))

@@ -127,7 +127,7 @@ def test_the_site_shows_every_public_name() -> None:
 
 def test_pages_of_the_navigation_exist() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2].partition("\n\n")[0]
-    made = {"format.md", "entropy.md", "contributing.md", "notes/index.md"}  # by docs/hooks.py
+    made = {"format.md", "entropy.md", "levels.md", "contributing.md", "notes/index.md"}  # by docs/hooks.py
     for name in re.findall(r"(\S+\.md)$", navigation, re.MULTILINE):
         sources = [ROOT / "docs" / name, (ROOT / name).with_suffix(".ipynb")]
         assert name in made or name.startswith("models/") or any(map(Path.is_file, sources)), name

@@ -34,7 +34,8 @@ EFFORT_PATHS = (1, 4, 16, 64)
 """Paths through the codebooks that each effort searches; 0 is the greedy look-up."""
 
 DEFAULT_QUALITY = 4.7
-"""With band levels and effort 1, at least the sound of a greedy look-up with all codebooks in every frame."""
+"""With band levels and effort 1, the bundled model has a better mel distance, PESQ and STOI than greedy codes of all
+codebooks in every frame, and about their SI-SDR, in 2/3 of the bytes."""
 
 DEFAULT_WITHOUT_LEVELS = 8.5
 """The same without band levels."""

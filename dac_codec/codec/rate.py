@@ -38,7 +38,7 @@ DEFAULT_QUALITY = 4.7
 codebooks in every frame, and about their SI-SDR, in 2/3 of the bytes."""
 
 DEFAULT_WITHOUT_LEVELS = 8.5
-"""The same without band levels."""
+"""The default without band levels, chosen for the mel distance of greedy codes of all codebooks."""
 
 _MOST_QUALITY = 100
 """Far beyond the qualities that give all codes, and one per frame."""

@@ -56,7 +56,7 @@ _RIDGE = 10.0
 _LOSSES = LossConfig(
     mel=6.0, stft=4.0, waveform=180.0, si_sdr=0.6, envelope=8.0, adversarial=0.0, feature_matching=0.0, centred=True
 )
-"""Losses of fine-tuning: those that the bundled model was trained with (`configs/loss/mini.yaml`)."""
+"""Losses of fine-tuning: those of `configs/loss/mini.yaml`."""
 _BATCH, _LEARNING_RATE, _VALIDATION_CLIPS = 8, 1e-4, 24
 
 
@@ -161,7 +161,7 @@ def refit_model(
 
 
 def finetune(model: DAC, sounds: Source, steps: int, seed: int = 0, progress: bool = False) -> tuple[float, float]:
-    """Continue training the decoder of a model, in place, with the reconstruction losses of the bundled model.
+    """Continue training the decoder of a model, in place, with the reconstruction losses of `loss=mini`.
 
     Args:
         model: in float32.

@@ -275,5 +275,5 @@ def test_too_little_sound(small: Path, manifest: Path, tmp_path: Path) -> None:
     assert "no sound files" in result.stderr
 
 
-def test_fine_tuning_has_the_losses_of_the_bundled_model() -> None:
+def test_fine_tuning_has_the_losses_of_mini() -> None:
     assert config_of("experiment=mini", "loss=mini").loss == _LOSSES

@@ -10,6 +10,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from typing import BinaryIO, TypeAlias
 
@@ -96,6 +97,8 @@ class FileDecoder:
             if contents.parts[0].segments != self._contents.parts[0].segments:
                 file = self._open(contents.parts[0])
             self._contents = contents
+        elif libsndfile.is_cut_short(file):
+            self._contents = replace(self._contents, failure="the header declares more samples than are there")
         self.sample_rate: int = file.samplerate
         self.channels: int = file.channels
         first = self._contents.parts[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,23 @@ UNKNOWN_FRAMES = 2**63 - 1
 
 SYSTEM_ERROR = 2
 """libsndfile's error code where the operating system refused (SF_ERR_SYSTEM). The reason is not passed on."""
+
+_OLD_FORMATS = ("AVR", "MAT4", "MAT5", "MPC2K", "SDS", "VOC", "WVE")
+_LOGGED_LENGTH = re.compile(r"(?:Frames|Cols) *: (\d+)")
+
+
+def is_cut_short(file: soundfile.SoundFile) -> bool:
+    """Whether libsndfile's log says that a file of an old format is shorter than its header declares.
+
+    By the format, it gives the length in the header, or says "should be" or "truncated". Of SDS it gives the length of
+    what is there.
+    """
+    if file.format not in _OLD_FORMATS:
+        return False
+    log: str = file.extra_info
+    logged = int(([str(file.frames), *_LOGGED_LENGTH.findall(log)])[-1])
+    too_few = logged < file.frames if file.format == "SDS" else logged > file.frames
+    return too_few or "truncated" in log or "should be" in log
 
 
 def reason(error: Exception) -> str:

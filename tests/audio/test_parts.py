@@ -194,6 +194,16 @@ def test_other_encodings_that_are_cut_short_are_reported(path: Path | None, fmt:
     assert read(content, path)[1] == ""
 
 
+@pytest.mark.parametrize("fmt", ["AVR", "MAT4", "MAT5", "MPC2K", "SDS", "VOC", "WVE"])
+def test_old_formats_that_are_cut_short_are_reported(path: Path | None, fmt: str) -> None:
+    stream = io.BytesIO()
+    soundfile.write(stream, tones(1.0, 1)[0], 8000 if fmt == "WVE" else RATE, format=fmt)
+    content = stream.getvalue()
+    for size in (len(content) // 2, len(content) - 200):
+        assert "the header declares more samples than are there" in read(content[:size], path)[1]
+    assert read(content, path)[1] == ""
+
+
 @pytest.mark.parametrize("fmt", OGG)
 def test_an_ogg_file_that_is_cut_short_is_reported(path: Path | None, fmt: str) -> None:
     content = encoded(fmt, noise(4 * RATE, 2))

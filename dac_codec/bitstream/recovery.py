@@ -354,14 +354,19 @@ class Resynchronizer:
             self._buffer.drop(min([*starts, *(candidate.start for candidate in waiting)]))
             more = self._buffer.more()
 
+    def _window(self, start: int, head: int) -> tuple[_Integers, _Integers]:
+        """Where a chunk may begin, counted from `start`, and the bytes there; zeros follow the end of the stream."""
+        n_behind = 0 if self._buffer.complete else head - 1
+        places = np.arange(max(0, min(_SCAN_BYTES, self._buffer.end - n_behind - start)))
+        n_bytes = len(places) + head - 1
+        data = self._buffer.bytes(start, start + n_bytes).ljust(n_bytes, b"\0")
+        return places, np.frombuffer(data, np.uint8).astype(np.int64)
+
     def _codes_candidates(self, start: int) -> tuple[list[_Candidate], int]:
         """Return the candidates for CODES that begin at or after `start`, and where to continue the scan."""
         head = _LAYERED_HEAD if self._layered else _CODES_HEAD
-        stop = min(start + _SCAN_BYTES, self._buffer.end - head + 1)
-        if stop <= start:
-            return [], start
-        data = np.frombuffer(self._buffer.bytes(start, stop + head - 1), np.uint8).astype(np.int64)
-        places = np.arange(stop - start)
+        places, data = self._window(start, head)
+        stop = start + len(places)
         key, key_bytes = varints(data, places, 4)
         places = places[(key_bytes > 0) & (key & 3 == ChunkKind.CODES)]
         size, payloads = key[places] >> 2, places + key_bytes[places]
@@ -380,11 +385,8 @@ class Resynchronizer:
 
     def _ancillary_candidates(self, start: int) -> tuple[list[_Candidate], int]:
         """Return the candidates for ANCILLARY chunks with a layer, and where to continue the scan."""
-        stop = min(start + _SCAN_BYTES, self._buffer.end - _ANCILLARY_HEAD + 1)
-        if stop <= start:
-            return [], start
-        data = np.frombuffer(self._buffer.bytes(start, stop + _ANCILLARY_HEAD - 1), np.uint8).astype(np.int64)
-        places = np.arange(stop - start)
+        places, data = self._window(start, _ANCILLARY_HEAD)
+        stop = start + len(places)
         key, key_bytes = varints(data, places, 4)
         places = places[(key_bytes > 0) & (key & 3 == ChunkKind.ANCILLARY)]
         size, payloads = key[places] >> 2, places + key_bytes[places]

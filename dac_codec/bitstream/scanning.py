@@ -9,7 +9,13 @@ from dac_codec.bitstream.fields import StreamReader
 
 
 class Buffer:
-    """The bytes of a stream that may be parsed again. Positions count from the first byte read."""
+    """The bytes of a stream that may be parsed again. Positions count from the first byte read.
+
+    Attributes:
+        complete: whether the stream has ended.
+    """
+
+    complete = False
 
     def __init__(self, source: StreamReader) -> None:
         self._source = source
@@ -35,6 +41,7 @@ class Buffer:
         """Read the bytes that have arrived, at least one; return False at the end of the stream."""
         piece = self._source.read_some()
         self._data += piece
+        self.complete = not piece
         return bool(piece)
 
     def drop(self, start: int) -> None:

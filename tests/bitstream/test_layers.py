@@ -523,6 +523,19 @@ def test_lost_chunks_are_gaps_and_others_arrive() -> None:
     assert not reader.complete
 
 
+def test_the_smallest_chunk_is_found_behind_damage_at_the_end_of_a_file_without_end() -> None:
+    header = replace(HEADER, channels=1, n_codebooks=1, layers=(1,), codebook_size=2)
+    stream = io.BytesIO()
+    writer = Writer(stream, header, 1)
+    head = stream.tell()
+    writer.write(np.zeros((1, 1, 1), np.int32))
+    writer.flush()
+    data = stream.getvalue()
+    assert len(data) - head < 11
+    events, _ = events_of(data[:head] + bytes([0xFF] * 5) + data[head:])
+    assert [event.first_frame for event in events] == [0]
+
+
 @pytest.mark.parametrize("kind", ["lost", "damaged", "cut"])
 def test_redundancy_bridges_single_chunks(kind: str) -> None:
     head, *chunks, end = parts(redundancy=True)

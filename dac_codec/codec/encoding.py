@@ -277,7 +277,7 @@ def _prepared(
         if rate.is_constant:
             codes = stack.enter_context(closing(inference.encode_blocks(*network)))
             return stack.enter_context(closing(with_levels(model, header, codes, original)))
-        frames = stack.enter_context(closing(inference.encode_frames(*network)))
+        frames = stack.enter_context(closing(inference.encode_frames(*network, rate.n_networks)))
         return stack.enter_context(closing(choose_blocks(frames, rate, model, new_writer, original)))
 
     return _Encoding(header, counted, blocks, new_writer)

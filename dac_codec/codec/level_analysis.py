@@ -48,15 +48,21 @@ def with_levels(
     codes: Iterable[Tensor],
     original: Callable[[], NextBlock],
     bit_weight: float = BIT_WEIGHT,
+    n_networks: int = 1,
 ) -> Blocks:
     """`codes_and_levels` if the file has band levels, otherwise the codes alone."""
     if header.levels is None:
         return ((block, None) for block in codes)
-    return codes_and_levels(model, header, codes, original, bit_weight)
+    return codes_and_levels(model, header, codes, original, bit_weight, n_networks)
 
 
 def codes_and_levels(
-    model: DAC, header: Header, codes: Iterable[Tensor], original: Callable[[], NextBlock], bit_weight: float
+    model: DAC,
+    header: Header,
+    codes: Iterable[Tensor],
+    original: Callable[[], NextBlock],
+    bit_weight: float,
+    n_networks: int,
 ) -> Blocks:
     """Decode codes as they come, and choose the levels of the windows that are complete.
 
@@ -67,6 +73,7 @@ def codes_and_levels(
         original: called when the first codes are there, because their choice may read the audio until then; returns the
             network's input, at least as far as the codes are decoded, and zeros from its end on.
         bit_weight: see `LevelAnalyzer`.
+        n_networks: networks that run at once: two if the encoder that makes the codes does.
 
     Yields:
         Each block of codes, and the levels [C, bands, w] of the next w windows; at last no codes, and the other levels.
@@ -87,7 +94,7 @@ def codes_and_levels(
     nothing = torch.zeros(header.channels, header.n_codebooks, 0, dtype=torch.int64)
     n_frames = 0 if header.n_samples is None else header.expected_frames(header.n_samples)
     in_threads = inference.uses_threads(model, n_frames, header.channels)
-    for block, decoded in inference.decode_each(model, codes, in_threads):
+    for block, decoded in inference.decode_each(model, codes, in_threads, n_networks):
         next_block = next_block or original()
         yield nothing if block is None else block, levels_of(decoded)
     yield nothing, analyzer.flush()

@@ -97,6 +97,11 @@ class Rate:
         """Whether every frame has the same number of codes."""
         return self.quality is None and self.bitrate is None
 
+    @property
+    def n_networks(self) -> int:
+        """Networks that run at once: for band levels a decoder beside the encoder, unless all codes are chosen first."""
+        return 2 if self.levels and self.bitrate is None else 1
+
 
 def choose_rate(
     model: DAC,
@@ -160,7 +165,7 @@ def choose_blocks(
     header = new_writer(io.BytesIO()).header
 
     def with_levels_at(codes: Iterable[Tensor], quality: float = DEFAULT_QUALITY) -> Blocks:
-        return with_levels(model, header, codes, original, _bit_weight(quality))
+        return with_levels(model, header, codes, original, _bit_weight(quality), rate.n_networks)
 
     if rate.is_constant:
         return with_levels_at(block.codes for block in frames)

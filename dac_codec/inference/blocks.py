@@ -103,13 +103,16 @@ def encode_frames(
     n_quantizers: int | None = None,
     block_frames: int | None = None,
     n_paths: int = 1,
+    n_networks: int = 1,
 ) -> Generator[Frames, None, None]:
     """`encode_blocks`, with what a choice of the number of codes per frame needs to know.
+
+    `n_networks` run at once: two if a decoder takes the codes as they come.
 
     Yields:
         Frames, at least one at once.
     """
-    return _encoded(model, blocks, n_quantizers, block_frames, n_paths, with_errors=True)
+    return _encoded(model, blocks, n_quantizers, block_frames, n_paths, with_errors=True, n_networks=n_networks)
 
 
 def _encoded(
@@ -119,6 +122,7 @@ def _encoded(
     block_frames: int | None,
     n_paths: int,
     with_errors: bool,
+    n_networks: int = 1,
 ) -> Generator[Frames, None, None]:
     """`encode_frames`; without errors and power, these are empty."""
     quantizer = prepare_cached(model).folded_quantizer
@@ -147,7 +151,7 @@ def _encoded(
         return codes.cpu(), errors.cpu()
 
     power = torch.empty(len(first), 0, dtype=torch.float64)  # of frames without codes yet
-    with pipelined(steps(), [*stream.stages(), quantized], in_threads) as found:
+    with pipelined(steps(), [*stream.stages(n_networks), quantized], in_threads) as found:
         for codes, errors in found:
             n_frames = codes.shape[-1]
             while with_errors and power.shape[1] < n_frames:
@@ -178,13 +182,16 @@ def decode_blocks(model: DAC, codes: Iterable[Tensor], at_once: bool = False) ->
             yield audio
 
 
-def decode_each(model: DAC, blocks: Iterable[Tensor], in_threads: bool) -> Iterator[tuple[Tensor | None, Tensor]]:
+def decode_each(
+    model: DAC, blocks: Iterable[Tensor], in_threads: bool, n_networks: int = 1
+) -> Iterator[tuple[Tensor | None, Tensor]]:
     """Decode blocks of codes [B, n, f] as they are.
 
     Args:
         model: the model.
         blocks: of a whole signal.
         in_threads: whether each block of the network gets a thread, see `pipelined`.
+        n_networks: networks that run at once: two if the encoder that makes the codes does.
 
     Yields:
         Each block, and the audio [B, 1, t], t >= 0, that is known by then; at last None, and the rest of the audio.
@@ -203,7 +210,7 @@ def decode_each(model: DAC, blocks: Iterable[Tensor], in_threads: bool) -> Itera
             yield stream.take(block)
         yield stream.end()
 
-    with pipelined(steps(), stream.stages(), in_threads) as found:
+    with pipelined(steps(), stream.stages(n_networks), in_threads) as found:
         for step in found:
             yield None if step.last or not taken else taken.popleft(), stream.give(step).cpu()
 

@@ -79,9 +79,9 @@ class Stream:
         self._n_taken, self._n_given = int(state["n_taken"]), int(state["n_given"])
         self._ended = bool(state["ended"])
 
-    def stages(self) -> list[Callable[[Step], Step]]:
-        """The network in parts, for `pipelined`: `push` and `flush` without what they do before and after it."""
-        return self._network.stages()
+    def stages(self, n_networks: int = 1) -> list[Callable[[Step], Step]]:
+        """`Network.stages`, for `pipelined`: `push` and `flush` without what they do before and after it."""
+        return self._network.stages(n_networks)
 
     def _check_open(self) -> None:
         if self._ended:

@@ -226,11 +226,10 @@ class Writer:
                 self._chunks.write(ChunkKind.CODES, encode_codes(self.header, chunk.codes))
                 self._chunks.n_frames += chunk.n_frames
             return
-        for start in range(0, len(chunks), self._side_by_side):
-            for coded in encode_chunks(self.header, self._model, chunks[start : start + self._side_by_side]):
-                self._repeat_last()
-                self._chunks.write_codes(coded, len(coded.layers))
-                self._last = coded
+        for coded in encode_chunks(self.header, self._model, chunks):
+            self._repeat_last()
+            self._chunks.write_codes(coded, len(coded.layers))
+            self._last = coded
 
     def _repeat_last(self) -> None:
         if self._redundancy and self._last is not None:

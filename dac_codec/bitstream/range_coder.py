@@ -13,8 +13,8 @@ specification.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,13 @@ _FEW_STREAMS = 40
 Integers = npt.NDArray[np.int64]
 Bounds = npt.NDArray[np.float64]
 """Integers of at most 2^16, as float64: numpy divides those faster."""
+
+Item = TypeVar("Item")
+
+
+def batched(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    """Runs of `size` items, which are coded side by side; the last may be shorter."""
+    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def bounds_of(weights: npt.NDArray[Any]) -> Bounds:

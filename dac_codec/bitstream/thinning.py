@@ -25,7 +25,7 @@ from dac_codec.bitstream.coded import (
 )
 from dac_codec.bitstream.container import ChunkWriter, Writer
 from dac_codec.bitstream.header import Coding, Header
-from dac_codec.bitstream.layers import CodedChunk, encode_layer, join_planes, n_layers, side_by_side
+from dac_codec.bitstream.layers import CodedChunk, encode_layer, join_planes, n_layers
 from dac_codec.bitstream.reader import Reader
 from dac_codec.common.errors import BitstreamError, DacError
 
@@ -88,11 +88,7 @@ def _thin_fixed(reader: Reader, n_codebooks: int | None, bitrate: float | None, 
     if order is Order.LAYERS:
         header = replace(header, coding=Coding.LAYERED)
         model = AdaptiveModel(header.codebook_size, header.codebook_sizes)
-        coded: list[CodedChunk] = []
-        step = side_by_side(header)
-        for start in range(0, len(chunks), step):
-            coded += encode_chunks(header, model, chunks[start : start + step])
-        return _file(header, coded, order)
+        return _file(header, list(encode_chunks(header, model, chunks)), order)
     target = io.BytesIO()
     with Writer(target, header, max((chunk.n_frames for chunk in chunks), default=1)) as writer:
         for chunk in chunks:

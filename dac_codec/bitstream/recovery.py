@@ -20,7 +20,6 @@ import numpy as np
 import numpy.typing as npt
 
 from dac_codec.bitstream.chunks import (
-    MAX_CHUNK_CODES,
     MAX_PAYLOAD,
     TOO_NEW,
     Chunk,
@@ -29,6 +28,7 @@ from dac_codec.bitstream.chunks import (
     decode_codes,
     decode_end,
     encode_key,
+    max_chunk_frames,
 )
 from dac_codec.bitstream.fields import CRC_BYTES, MAX_VARINT_BYTES, StreamReader, crc32c, decode_varint
 from dac_codec.bitstream.header import Coding, Header
@@ -40,7 +40,6 @@ from dac_codec.bitstream.layers import (
     covered_size,
     decode_ancillary,
     decode_payload,
-    max_chunk_frames,
     n_layers,
     read_head,
 )
@@ -147,9 +146,7 @@ class Resynchronizer:
         self._header = header
         self._n_layers = n_layers(header)
         self._layered = header.coding is Coding.LAYERED
-        self._max_frames = (
-            max_chunk_frames(header) if self._layered else MAX_CHUNK_CODES // (header.channels * header.n_codebooks)
-        )
+        self._max_frames = max_chunk_frames(header)
         self._end_sizes = range(1, MAX_VARINT_BYTES + 1) if header.n_samples is None else range(1)
         self._end_prefixes = self._prefixes_of_end()
         self._buffer = Buffer(source)

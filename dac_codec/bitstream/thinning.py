@@ -27,7 +27,7 @@ from dac_codec.bitstream.container import ChunkWriter, Writer
 from dac_codec.bitstream.header import Coding, Header
 from dac_codec.bitstream.layers import CodedChunk, encode_layer, join_planes, n_layers
 from dac_codec.bitstream.reader import Reader
-from dac_codec.common.errors import BitstreamError, DacError
+from dac_codec.common.errors import DacError
 
 
 class Order(Enum):
@@ -143,9 +143,7 @@ def _thinned(
 
 
 def _file(header: Header, chunks: Sequence[CodedChunk], order: Order) -> bytes:
-    """The bytes of a file; `header.n_samples` must not be None."""
-    if header.n_samples is None:
-        raise BitstreamError("n_samples must be known")
+    """The bytes of a file; `header.n_samples` is not None."""
     target = io.BytesIO()
     writer = ChunkWriter(target, header)
     for chunk in chunks:

@@ -19,13 +19,13 @@ import soundfile
 
 from dac_codec.audio import libsndfile, pcm, wav
 from dac_codec.audio.channels import read_channels
-from dac_codec.audio.containers import Stream, has_second_flac
+from dac_codec.audio.containers import has_second_flac
 from dac_codec.audio.parts import Contents, Part, find_mpeg, find_parts, goes_on
 from dac_codec.audio.samples import Audio, block_length
 from dac_codec.common import native
 from dac_codec.common.errors import AudioError
 from dac_codec.common.speakers import useful_mask
-from dac_codec.common.streams import OffsetStream, PathOrFile, SegmentedStream, read_rest, read_some
+from dac_codec.common.streams import OffsetStream, PathOrFile, SeekableStream, SegmentedStream, read_rest, read_some
 
 
 class PcmDecoder:
@@ -79,7 +79,7 @@ class FileDecoder:
 
     rewindable = True
 
-    def __init__(self, stream: Stream, name: str) -> None:
+    def __init__(self, stream: SeekableStream, name: str) -> None:
         self._stream, self._name, self._opened = stream, name, contextlib.ExitStack()
         self._file: libsndfile.SequentialFile | None = None
         self.rewind()
@@ -237,7 +237,7 @@ _contents: dict[tuple[object, ...], Contents] = {}
 """What was found in files on disk, by what identifies them: training reads a file many times."""
 
 
-def _remembered(stream: Stream, find: Callable[[Stream], Contents]) -> Contents:
+def _remembered(stream: SeekableStream, find: Callable[[SeekableStream], Contents]) -> Contents:
     """`find(stream)`, once for each file on disk."""
     if not isinstance(stream, io.FileIO):
         return find(stream)
@@ -323,7 +323,7 @@ def _open_pipe(pipe: BinaryIO, name: str, stack: contextlib.ExitStack) -> Decode
     return _open_file(io.BytesIO(content), name, stack)
 
 
-def _open_file(stream: Stream, name: str, stack: contextlib.ExitStack) -> FileDecoder:
+def _open_file(stream: SeekableStream, name: str, stack: contextlib.ExitStack) -> FileDecoder:
     if stream.seek(0, os.SEEK_END) == 0:
         raise AudioError(f"{name}: empty (0 bytes), expected a sound file; check how it was made")
     stream.seek(0)

@@ -8,7 +8,7 @@ import numpy as np
 import soxr
 
 from dac_codec.audio.dsp import windowed_sinc
-from dac_codec.audio.samples import Audio, block_length, blocks, check_rate
+from dac_codec.audio.samples import Audio, blocks, check_rate
 from dac_codec.common.errors import AudioError
 
 _MAX_RATIO = 1000  # beyond it, a sample rate is a mistake and the output would not fit in memory
@@ -33,7 +33,7 @@ def resample(audio: Audio, from_rate: int, to_rate: int, n_samples: int | None =
     resampler = Resampler(from_rate, to_rate, audio.shape[0], n_samples)
     if from_rate == to_rate and n_samples in (None, audio.shape[1]):
         return audio
-    parts = [resampler.push(block) for block in blocks(audio, block_length(audio.shape[0]))]
+    parts = [resampler.push(block) for block in blocks(audio)]
     return np.concatenate([*parts, resampler.flush()], axis=1)
 
 

@@ -12,13 +12,17 @@ from dac_codec.audio.writing import WRITABLE
 from dac_codec.common.errors import AudioError
 from dac_codec.common.files import walk_visible
 
-_OTHER_NAMES = "8svx 16svx aifc amb bwf fap iff ircam mp1 mp2 mpga nist sf snd sph wave wvx".split()
+_OTHER_NAMES = (
+    *("8svx", "16svx", "aifc", "amb", "bwf", "fap", "iff", "ircam", "mp1", "mp2", "mpga", "nist", "sf", "snd", "sph"),
+    *("wave", "wvx"),
+)
 """Extensions of readable formats other than libsndfile's names for them."""
 
 _UNREADABLE = (
-    "3ga aa aa3 aac aax ac3 adts alac amr ape at3 awb dff dsf dts dtshd ec3 eac3 gsm m4a m4b m4p m4r mka mlp mogg mp+ "
-    "mpc ofr oma pcm qcp ra ram raw shn spx tak thd tta vox vqf weba wma wv xwma"
-).split()
+    *("3ga", "aa", "aa3", "aac", "aax", "ac3", "adts", "alac", "amr", "ape", "at3", "awb", "dff", "dsf", "dts"),
+    *("dtshd", "ec3", "eac3", "gsm", "m4a", "m4b", "m4p", "m4r", "mka", "mlp", "mogg", "mp+", "mpc", "ofr", "oma"),
+    *("pcm", "qcp", "ra", "ram", "raw", "shn", "spx", "tak", "thd", "tta", "vox", "vqf", "weba", "wma", "wv", "xwma"),
+)
 """Extensions of sound that libsndfile does not read. Those of videos are not among them."""
 
 _CONVERT = "sound in a format that can't be read; convert it to wav or flac, for example with ffmpeg"

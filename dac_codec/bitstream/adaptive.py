@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from dac_codec.bitstream import range_coder
 from dac_codec.bitstream.code_model import INVALID, Codes, presence, split, stacked, streams_of, symbols_of
-from dac_codec.bitstream.range_coder import Integers, batched, bounds_of, counts_before, parts
+from dac_codec.bitstream.range_coder import MOST_COUNTS, Integers, batched, bounds_of, counts_before, parts
 from dac_codec.common.errors import BitstreamError
 
 INCREMENT = 2
@@ -23,9 +23,6 @@ REPEAT_COUNT = 16
 
 REPEAT_INCREMENT = 32
 """What that symbol adds to its count."""
-
-_MOST_COUNTS = 1 << 22
-"""Counts in memory at once: 32 MiB."""
 
 
 class AdaptiveModel:
@@ -103,7 +100,7 @@ class AdaptiveModel:
     def _side_by_side(self, chunks: Iterable[Sized]) -> int:
         """How many of the chunks to code together, so that their counts fit into memory."""
         n_planes = max([1, *map(len, chunks)])
-        return max(1, _MOST_COUNTS // (self.n_groups * self.group_size * n_planes))
+        return max(1, MOST_COUNTS // (self.n_groups * self.group_size * n_planes))
 
     def _decoded(self, present: npt.NDArray[np.bool_], sizes: Integers, decoder: range_coder.Decoder) -> Integers:
         """Decode the codes of L planes of codebooks of `sizes` side by side; returns them [F, L]."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate, islice, pairwise
 
 import numpy as np
 
@@ -53,18 +53,18 @@ def encode_chunks(header: Header, model: CodeModel, chunks: Sequence[Chunk]) -> 
 
 def _encoded(header: Header, model: CodeModel, chunks: Sequence[Chunk]) -> Iterator[CodedChunk]:
     """Code chunks side by side."""
-    channels = header.channels
     numbers = [(chunk.codes >= 0).sum(1, dtype=np.int32) for chunk in chunks]
     coded = model.encode([channel for chunk in chunks for channel in chunk.codes])
-    levels = _encoded_levels(header, chunks)
-    for index, (chunk, n_codes, counts) in enumerate(zip(chunks, numbers, code_counts(numbers, header), strict=True)):
-        planes = coded[index * channels : (index + 1) * channels]
+    levels = iter(_encoded_levels(header, chunks))
+    channels = batched(coded, header.channels)
+    for chunk, n_codes, counts, planes in zip(chunks, numbers, code_counts(numbers, header), channels, strict=True):
         sizes = plane_sizes(n_codes, header.n_codebooks)
         layers = []
         for first, last in _boundaries(header):
             ours = [channel[plane] for plane in range(first, last) for channel in planes]
-            layers.append(join_planes(ours, sizes[first * channels : last * channels], header.bits_per_code))
-        layers += levels[index : index + 1]
+            filled = sizes[first * header.channels : last * header.channels]
+            layers.append(join_planes(ours, filled, header.bits_per_code))
+        layers += islice(levels, 1)
         yield CodedChunk(chunk.first_frame, chunk.n_frames, counts, tuple(layers), n_layers(header))
 
 
@@ -78,15 +78,12 @@ def decode_chunks(header: Header, model: CodeModel, chunks: Sequence[CodedChunk]
     numbers = decoded_counts(header, chunks)
     for chunk, n_codes in zip(chunks, numbers, strict=True):
         planes += planes_of(header, chunk, n_codes)
-    codes = model.decode(planes, [row for n_codes in numbers for row in n_codes])
+    codes = batched(model.decode(planes, [row for n_codes in numbers for row in n_codes]), header.channels)
     result = []
-    for index, (chunk, n_codes, levels) in enumerate(
-        zip(chunks, numbers, _decoded_levels(header, chunks), strict=True)
-    ):
-        found = np.full((header.channels, header.n_codebooks, n_codes.shape[1]), -1, np.int32)
-        for channel in range(header.channels):
-            some = codes[index * header.channels + channel]
-            found[channel, : len(some)] = some
+    for chunk, levels, channels in zip(chunks, _decoded_levels(header, chunks), codes, strict=True):
+        found = np.full((header.channels, header.n_codebooks, chunk.n_frames), -1, np.int32)
+        for channel, some in zip(found, channels, strict=True):
+            channel[: len(some)] = some
         check_below(header, found)
         result.append(Chunk(chunk.first_frame, found, levels, _unused_layers(header, chunk)))
     return result

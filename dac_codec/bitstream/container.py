@@ -141,14 +141,11 @@ class Writer:
             return
         self._closed = True
         declared = self.header.n_samples
-        if n_samples is None and declared is None:
+        header = replace(self.header, n_samples=declared if n_samples is None else n_samples)  # checks the range
+        if header.n_samples is None:
             raise BitstreamError("the header leaves n_samples open, so close() needs it")
-        if n_samples is None:
-            n_samples = declared
-        header = replace(self.header, n_samples=n_samples)  # checks the range
-        if declared is not None and header.n_samples != declared:
+        if declared not in (None, header.n_samples):
             raise BitstreamError(f"the header says {declared} samples per channel, close() was given {n_samples}")
-        assert header.n_samples is not None
         self._write_pending(whole_chunks_only=False)
         if self._n_pending:
             raise BitstreamError(f"the levels of the last {self._n_pending} frames are missing")
@@ -277,11 +274,7 @@ def dumps(
 ) -> bytes:
     """Return a .dac file that holds `codes` [C, N, F], and `levels` [C, bands, W] if the header has their parameters.
 
-    Args:
-        header: its `n_samples` must not be None.
-        codes: as for `Writer.write`.
-        levels: as for `Writer.write`.
-        model: the context model that the header names; None if it names none.
+    The arguments are those of `Writer` and `Writer.write`; the header's `n_samples` must not be None.
 
     Raises:
         BitstreamError: the arguments do not fit `header`.

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from dac_codec.bitstream import range_coder
 from dac_codec.bitstream.fields import FieldReader, encode_varint
 from dac_codec.bitstream.header import LevelParameters
-from dac_codec.bitstream.range_coder import Integers, batched, bounds_of
+from dac_codec.bitstream.range_coder import MOST_COUNTS, Integers, batched, bounds_of
 from dac_codec.common.errors import BitstreamError
 
 TIME_WEIGHTS = (256, 37, 14, 8, 1)
@@ -39,8 +39,6 @@ FIRST_TOTAL = 1024
 INCREMENT = 32
 """What a level adds to its count."""
 
-_MOST_COUNTS = 1 << 22
-"""Counts in memory at once: 32 MiB."""
 
 Levels = npt.NDArray[np.int8]
 
@@ -97,7 +95,7 @@ def decode_levels(
     rows = [row for data in coded for row in _split(data, channels)]
     filled = [index for index, row in enumerate(rows) if row]  # the others are 0
     n_levels = parameters.highest - parameters.lowest + 1
-    for some in batched(filled, _MOST_COUNTS // n_levels**3):
+    for some in batched(filled, MOST_COUNTS // n_levels**3):
         decoder = range_coder.Decoder([rows[index] for index in some])
         lengths = np.array([targets[index].shape[1] for index in some])
         symbols = _run(parameters, lengths, decoder)

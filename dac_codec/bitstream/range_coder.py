@@ -24,6 +24,9 @@ from dac_codec.common.errors import BitstreamError
 BITS = 16
 """Frequencies of a symbol's alternatives sum to 2^BITS."""
 
+MOST_COUNTS = 1 << 22
+"""Adaptive counts in memory at once: 32 MiB."""
+
 _TOTAL = 1 << BITS
 _WORD = _TOTAL - 1
 _STATE_BYTES = 4

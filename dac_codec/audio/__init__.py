@@ -4,7 +4,7 @@ Shape letters: C channels, T samples per channel. Full scale is 1.0. Sample rate
 error that a caller can cause is an `AudioError`.
 """
 
-from dac_codec.audio.dsp import BandwidthMeter, LowPass, leaves_room, low_pass_reach, windowed_sinc
+from dac_codec.audio.dsp import BandwidthMeter, LowPass, leaves_room, low_pass_reach
 from dac_codec.audio.folders import find_audio, find_unreadable, has_sound_suffix
 from dac_codec.audio.metering import SILENCE_LUFS, LoudnessMeter, apply_gain, gain_to, loudness
 from dac_codec.audio.reading import RAW_ENCODINGS, Reader, read
@@ -36,6 +36,5 @@ __all__ = [
     "read",
     "resample",
     "resample_windowed_sinc",
-    "windowed_sinc",
     "write",
 ]

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from dac_codec.audio.samples import Audio, block_length, blocks, check, check_rate
+from dac_codec.audio.samples import Audio, blocks, check, check_rate
 from dac_codec.common.errors import AudioError
 
 SILENCE_LUFS = -70.0
@@ -67,7 +67,7 @@ class LoudnessMeter:
 
     def push(self, block: Audio) -> None:
         """Take the next samples [C, t]."""
-        for part in blocks(block, block_length(block.shape[0])):
+        for part in blocks(block):
             self.peak = max(self.peak, float(part.max()), -float(part.min()))
             power, self._state = self._power(part)
             # Complete the partial hop, then cut the rest into hops.

@@ -8,7 +8,7 @@ import numpy as np
 import soxr
 
 from dac_codec.audio.dsp import windowed_sinc
-from dac_codec.audio.samples import Audio, block_length, blocks, check_rate
+from dac_codec.audio.samples import Audio, blocks, check_rate
 from dac_codec.common.errors import AudioError
 
 _MAX_RATIO = 1000  # beyond it, a sample rate is a mistake and the output would not fit in memory
@@ -30,11 +30,15 @@ def resample(audio: Audio, from_rate: int, to_rate: int, n_samples: int | None =
     Raises:
         AudioError: rates that are not positive integers or are more than a factor of 1000 apart, or a negative length.
     """
-    resampler = Resampler(from_rate, to_rate, audio.shape[0], n_samples)
+    resampler = Resampler(from_rate, to_rate, audio.shape[0])
+    if n_samples is not None and n_samples < 0:
+        raise AudioError(f"resample: {n_samples} samples requested, expected 0 or more")
     if from_rate == to_rate and n_samples in (None, audio.shape[1]):
         return audio
-    parts = [resampler.push(block) for block in blocks(audio, block_length(audio.shape[0]))]
-    return np.concatenate([*parts, resampler.flush()], axis=1)
+    output = np.concatenate([*map(resampler.push, blocks(audio)), resampler.flush()], axis=1)
+    if n_samples is None:
+        return output
+    return np.pad(output[:, :n_samples], ((0, 0), (0, max(0, n_samples - output.shape[1]))))
 
 
 class Resampler:
@@ -47,14 +51,12 @@ class Resampler:
         output |<-- ready -->|<--- ready --->|<-- ready ->|<-- flush: zeros are assumed after the end -->|
                               ^ lag: the filter's reach
 
-    Rates, `n_samples` (of the whole output) and errors are those of `resample`.
+    Rates and errors are those of `resample`.
     """
 
-    def __init__(self, from_rate: int, to_rate: int, channels: int, n_samples: int | None = None) -> None:
+    def __init__(self, from_rate: int, to_rate: int, channels: int) -> None:
         self._from_rate, self._to_rate = _check_rates(from_rate, to_rate)
-        if n_samples is not None and n_samples < 0:
-            raise AudioError(f"resample: {n_samples} samples requested, expected 0 or more")
-        self._channels, self._n_samples = channels, n_samples
+        self._channels = channels
         self._n_pushed = self._n_output = 0
         self._stream = None
         if from_rate != to_rate:
@@ -64,27 +66,17 @@ class Resampler:
         """Take a block [C, t]; return the output that is complete [C, u], u >= 0."""
         self._n_pushed += block.shape[1]
         output = block if self._stream is None else self._resampled(block)
-        if self._n_samples is not None:
-            output = output[:, : self._n_samples - self._n_output]
         self._n_output += output.shape[1]
         return output
 
-    def flush(self, n_samples: int | None = None) -> Audio:
-        """End the sound; return the rest of the output [C, u]. `n_samples` is for a length that is known only now.
-
-        Raises:
-            AudioError: more than `n_samples` were returned already.
-        """
-        natural = -(-self._n_pushed * self._to_rate // self._from_rate)
-        if n_samples is None:
-            n_samples = natural if self._n_samples is None else self._n_samples
-        if n_samples < self._n_output:
-            raise AudioError(f"resample: {n_samples} samples requested, but {self._n_output} were returned already")
-        output = np.zeros((self._channels, n_samples - self._n_output), np.float32)
-        if self._stream is not None and natural > self._n_output:
+    def flush(self) -> Audio:
+        """End the sound; return the rest of the output [C, u]."""
+        missing = -(-self._n_pushed * self._to_rate // self._from_rate) - self._n_output
+        output = np.zeros((self._channels, missing), np.float32)
+        if missing:
             # soxr rounds the length. A few more of the zeros that it assumes after the end make up for it.
             tail = np.zeros((self._channels, -(-self._from_rate // self._to_rate) + 1), np.float32)
-            rest = self._resampled(tail, last=True)[:, : min(natural, n_samples) - self._n_output]
+            rest = self._resampled(tail, last=True)[:, :missing]
             output[:, : rest.shape[1]] = rest
         return output
 

@@ -25,8 +25,9 @@ def block_length(channels: int) -> int:
     return max(1, BLOCK_VALUES // channels)
 
 
-def blocks(audio: Audio, n_samples: int) -> Iterator[Audio]:
-    """Successive views [C, n_samples] of `audio` [C, T]; the last may be shorter."""
+def blocks(audio: Audio) -> Iterator[Audio]:
+    """Successive full blocks of `audio` [C, T], as views; the last may be shorter."""
+    n_samples = block_length(len(audio))
     for start in range(0, audio.shape[1], n_samples):
         yield audio[:, start : start + n_samples]
 
@@ -104,7 +105,7 @@ class WaveformReader:
         self.channels, self.n_samples = waveform.shape
 
     def blocks(self) -> Iterator[Audio]:
-        return blocks(self._waveform, block_length(self.channels))
+        return blocks(self._waveform)
 
     def rewind(self) -> None:
         pass

@@ -16,7 +16,7 @@ import soundfile
 from dac_codec.audio import pcm, wav
 from dac_codec.audio.channels import check_standard, to_vorbis_order, write_mask
 from dac_codec.audio.libsndfile import SYSTEM_ERROR, reason
-from dac_codec.audio.samples import MAX_CHANNELS, block_length, blocks, check, check_rate
+from dac_codec.audio.samples import MAX_CHANNELS, blocks, check, check_rate
 from dac_codec.common.errors import AudioError
 from dac_codec.common.files import atomic_write, is_device
 from dac_codec.common.speakers import useful_mask
@@ -128,7 +128,7 @@ class Writer:
         if self._container == "OGG":
             waveform = to_vorbis_order(waveform)
         with self._errors():
-            for part in blocks(waveform, block_length(self.channels)):  # libsndfile's Vorbis encoder fails on long ones
+            for part in blocks(waveform):  # libsndfile's Vorbis encoder fails on long ones
                 self._file.write(part.T)  # soundfile makes libsndfile clip to an integer format's range
         self._n_written = n_written
 

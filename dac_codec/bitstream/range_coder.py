@@ -13,8 +13,8 @@ specification.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,9 @@ from dac_codec.common.errors import BitstreamError
 BITS = 16
 """Frequencies of a symbol's alternatives sum to 2^BITS."""
 
+MOST_COUNTS = 1 << 22
+"""Adaptive counts in memory at once: 32 MiB."""
+
 _TOTAL = 1 << BITS
 _WORD = _TOTAL - 1
 _STATE_BYTES = 4
@@ -32,6 +35,13 @@ _FEW_STREAMS = 40
 Integers = npt.NDArray[np.int64]
 Bounds = npt.NDArray[np.float64]
 """Integers of at most 2^16, as float64: numpy divides those faster."""
+
+Item = TypeVar("Item")
+
+
+def batched(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    """Runs of `size` items, which are coded side by side; the last may be shorter."""
+    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def bounds_of(weights: npt.NDArray[Any]) -> Bounds:

@@ -22,7 +22,7 @@ import platformdirs
 from filelock import FileLock, Timeout
 
 from dac_codec.common.errors import CheckpointError
-from dac_codec.common.files import atomic_write, expanded
+from dac_codec.common.files import expanded, write_file
 from dac_codec.common.progress import progress_bar
 
 _TIMEOUT_S = 30.0
@@ -143,8 +143,7 @@ def _read_record(file: Path) -> dict[str, Any]:
 
 
 def _write_record(file: Path, content: dict[str, Any]) -> None:
-    with atomic_write(file) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_file(file, json.dumps(content, indent=2) + "\n")
 
 
 def _receive_with_retries(url: str, part: Path, progress: bool) -> str | None:

@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from dac_codec import pretrained
 from dac_codec.common.errors import CheckpointError
-from dac_codec.common.files import atomic_write, expanded, remove_abandoned
+from dac_codec.common.files import atomic_write, expanded, remove_abandoned, write_file
 from dac_codec.model import DAC
 from dac_codec.model.discriminator import Discriminator
 from dac_codec.pretrained.checkpoints import unpickle
@@ -267,8 +267,7 @@ def save_discriminator(
     path = folder / DISCRIMINATOR_FILE
     metadata = {"format": "pt", "parts": json.dumps(list(discriminator.parts()))}
     try:
-        with atomic_write(path) as temporary:
-            temporary.write_bytes(safetensors.torch.save(tensors, metadata))
+        write_file(path, safetensors.torch.save(tensors, metadata))
     except OSError as error:
         raise CheckpointError(f"can't write {path}: {error}") from error
 

@@ -24,7 +24,7 @@ from dac_codec.bitstream.code_model import CodeModel
 from dac_codec.codec import compress
 from dac_codec.codec.models import load_model
 from dac_codec.common.errors import DacError
-from dac_codec.common.files import atomic_write
+from dac_codec.common.files import write_file
 from dac_codec.common.manifest import Sound
 from dac_codec.common.progress import track
 from dac_codec.common.scripts import exit_status
@@ -67,8 +67,7 @@ def main() -> None:
     chunk_frames = default_chunk_frames(model.sample_rate, model.hop_length)
     fit(network, [file for files in codes["train"].values() for file in files], options.steps, random, chunk_frames)
     trained = network.quantized()
-    with atomic_write(options.output) as temporary:
-        temporary.write_bytes(trained.to_bytes())
+    write_file(options.output, trained.to_bytes())
     for domain, files in codes["val"].items():
         print(f"{domain}: {share_of_bits(trained, files, model, chunk_frames):.4f} of the bits")
 

@@ -12,8 +12,8 @@ import time
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from email.message import Message
 from pathlib import Path
 from typing import Any
@@ -84,19 +84,13 @@ def verified_digest(file: Path) -> str:
     return digest
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path) -> AbstractContextManager[object]:
     """Hold a lock; a warning says so if another process holds it for longer than `_SILENT_WAIT_S`."""
     lock = FileLock(path)
-    try:
-        lock.acquire(timeout=_SILENT_WAIT_S)
-    except Timeout:
-        warnings.warn(f"waiting for another process that downloads the same file and holds {path}", stacklevel=2)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+    with suppress(Timeout):
+        return lock.acquire(timeout=_SILENT_WAIT_S)
+    warnings.warn(f"waiting for another process that downloads the same file and holds {path}", stacklevel=2)
+    return lock.acquire()
 
 
 def check_digest(file: Path, expected: str | None) -> str:

@@ -67,7 +67,9 @@ def load(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: there is no such file, or it is not a state.
     """
-    state: dict[str, Any] = unpickle(path)
+    state = unpickle(path)
+    if not isinstance(state, dict) or type(state.get("step")) is not int:
+        raise CheckpointError(f"{path} is not a checkpoint of a training run: it has no step")
     return state
 
 
@@ -169,8 +171,6 @@ class Checkpoints:
         if resume in ("auto", "never"):
             return self._newest_readable()
         state = load(expanded(resume))
-        if not isinstance(state, dict) or type(state.get("step")) is not int:
-            raise CheckpointError(f"{resume} is not a checkpoint of a training run: it has no step")
         if later := [path.name for step, path in steps if step > state["step"]]:
             raise CheckpointError(
                 f"{run} has a later step than {resume}: choose another trainer.folder, or remove {', '.join(later)} "
@@ -184,8 +184,6 @@ class Checkpoints:
         for _, path in reversed(self.steps()):
             try:
                 state = load(path)
-                if not isinstance(state, dict) or type(state.get("step")) is not int:
-                    raise CheckpointError(f"{path} is not a checkpoint of a training run: it has no step")
             except CheckpointError as error:
                 damaged.append((path, error))
                 continue

@@ -162,10 +162,8 @@ class ContextNetwork(nn.Module):
 
 
 def _later(x: Tensor, n_frames: int) -> Tensor:
-    """x [N, B, F, E] later by some frames, with zeros where nothing is known."""
-    if n_frames > 0:
-        return F.pad(x, (0, 0, n_frames, 0))[:, :, : x.shape[2]]
-    return F.pad(x, (0, 0, 0, -n_frames))[:, :, -n_frames:]
+    """x [N, B, F, E] later by some frames, with zeros where nothing is known; F is at least 2."""
+    return F.pad(x, (0, 0, n_frames, -n_frames))
 
 
 @torch.no_grad()

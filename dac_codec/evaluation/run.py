@@ -85,16 +85,9 @@ def run(
     workers: int | None = None,
     progress: bool = True,
 ) -> Outcome:
-    """Code and measure all clips; results of earlier runs are reused.
+    """Code and measure all clips; results of earlier runs in the existing folder `cache` are reused.
 
-    Args:
-        clips: all at one sample rate.
-        sample_rate: in Hz.
-        codecs: with their settings.
-        metrics: to compute.
-        cache: existing folder for the results.
-        workers: number of processes; None: one per CPU; 1: only this one. Codecs always run with one PyTorch thread.
-        progress: show a progress bar (on a terminal).
+    `workers` is the number of processes; None: one per CPU; 1: only this one. Codecs always run with one thread.
 
     Raises:
         DacError: a process was killed.

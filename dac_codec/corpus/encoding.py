@@ -82,8 +82,7 @@ Outcome = Tokens | Failure
 def load(settings: Settings) -> tuple[DAC, Rate]:
     """The model of a process, and its rate: the same codebooks in every frame, the nearest entries.
 
-    Raises:
-        DacError: the model can't be loaded, or does not fit.
+    Raises a DacError if the model can't be loaded, or does not fit.
     """
     model = codec.load_model(settings.model, settings.device)
     return model, codec.choose_rate(model, settings.n_quantizers, constant=True, effort=0)

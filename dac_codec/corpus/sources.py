@@ -122,8 +122,7 @@ def _id(path: Path) -> str:
 def columns_of(sources: Iterable[Source]) -> dict[str, Any]:
     """The columns of all sources, with their types.
 
-    Raises:
-        DacError: a column has another type in another source.
+    Raises a DacError if a column has another type in another source.
     """
     columns: dict[str, Any] = {}
     for source in sources:
@@ -358,11 +357,7 @@ class ParquetRows(Source):
 
 
 def import_parquet(otherwise: str = "") -> Any:
-    """The module pyarrow.parquet.
-
-    Raises:
-        DacError: pyarrow is not installed; the message ends with `otherwise`.
-    """
+    """The module pyarrow.parquet. Raises a DacError if pyarrow is not installed; the message ends with `otherwise`."""
     try:
         return import_module("pyarrow.parquet")
     except ModuleNotFoundError as error:

@@ -40,10 +40,7 @@ def download(url: str, target: Path, check: Callable[[Path], object], progress: 
     """Fetch `url` to `target`, which appears only once it is complete and `check` has accepted it.
 
     Data is kept in a `.part` file, which a later call or another process resumes. A lock lets one process download at a
-    time.
-
-    Raises:
-        CheckpointError: the download failed, or `check` raised, in which case the data is removed.
+    time. Raises a CheckpointError if the download failed, or `check` raised, in which case the data is removed.
     """
     part = target.with_name(target.name + ".part")
     try:

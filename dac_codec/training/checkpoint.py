@@ -64,8 +64,7 @@ def _write_failure(error: Exception, path: Path) -> str:
 def load(path: Path) -> dict[str, Any]:
     """Read a state written by `save`, without executing code from the file.
 
-    Raises:
-        CheckpointError: there is no such file, or it is not a state.
+    Raises a CheckpointError if there is no such file, or it is not a state.
     """
     state = unpickle(path)
     if not isinstance(state, dict) or type(state.get("step")) is not int:
@@ -162,8 +161,7 @@ class Checkpoints:
     def find(self, resume: str) -> dict[str, Any] | None:
         """The state to resume from, if any: see `dac_codec.training.config.TrainConfig` for the values of `resume`.
 
-        Raises:
-            CheckpointError: the checkpoint cannot be read, or the folder holds a run that must not be continued.
+        Raises a CheckpointError if the checkpoint cannot be read, or the folder holds a run that must not be continued.
         """
         steps, run = self.steps(), self.folder.parent
         if resume == "never" and steps:
@@ -221,10 +219,7 @@ def load_pretrained(model: DAC, discriminator: Discriminator | None, name_or_pat
     """Initialize networks from a pretrained model of the same configuration, and from the discriminators beside it.
 
     The name or path is as in `DAC.from_pretrained`. With `verbose`, progress is shown, and discriminators that are left
-    at random weights are logged.
-
-    Raises:
-        CheckpointError: the weights cannot be read or do not fit.
+    at random weights are logged. Raises a CheckpointError if the weights cannot be read or do not fit.
     """
     source = pretrained.load(name_or_path, progress=verbose)
     try:

@@ -23,10 +23,8 @@ logger = logging.getLogger(__name__)
 class RunLog:
     """Writes metrics to `log.jsonl`, one JSON object with "step" and the metrics a line, and settings to `config.json`.
 
-    Lines of steps after `step`, at which the run starts or resumes, are from before a crash and are removed.
-
-    Raises:
-        DacError: a file cannot be written, or Weights & Biases or TensorBoard is not installed.
+    Lines of steps after `step`, at which the run starts or resumes, are from before a crash and are removed. Raises a
+    DacError if a file cannot be written, or Weights & Biases or TensorBoard is not installed.
     """
 
     def __init__(self, folder: Path, config: LoggerConfig, settings: Mapping[str, Any], step: int) -> None:

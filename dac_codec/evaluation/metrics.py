@@ -35,8 +35,8 @@ SI_SDR_LIMIT = 100.0
 """Limit of |SI-SDR| in dB, the resolution of float32, which keeps means finite."""
 
 VISQOL_WORST = 1.0
-"""The lower end of ViSQOL's scale, mean opinion scores: for silence, where ViSQOL and PESQ are undefined. Leaving it out
-would raise the mean of a codec that loses hard clips."""
+"""The lower end of ViSQOL's scale, mean opinion scores: for silence, where ViSQOL and PESQ are undefined. Leaving it
+out would raise the mean of a codec that loses hard clips."""
 
 PESQ_WORST = 0.999 + 4 / (1 + math.exp(1.3669 * 0.5 + 3.8224))
 """The lower end of PESQ-WB's scale, 1.04: the lowest raw score, -0.5, mapped as in ITU-T P.862.2."""

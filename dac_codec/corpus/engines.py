@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 import socket
 import threading
@@ -20,6 +19,7 @@ import torch
 from tqdm import tqdm
 
 from dac_codec.common.errors import DacError
+from dac_codec.common.signals import end_with_parent
 from dac_codec.common.threads import available_cores
 from dac_codec.corpus.encoding import Failure, Outcome, Settings, encode
 from dac_codec.corpus.sources import Source
@@ -128,14 +128,7 @@ def _start_worker(devices: Any) -> None:
     _device = devices.get()
     tqdm.set_lock(threading.RLock())  # its own is a semaphore, which would outlive a process that is terminated
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, and the parent ends this process
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+    end_with_parent()
 
 
 def _encode(settings: Settings, group: Source) -> list[Outcome]:

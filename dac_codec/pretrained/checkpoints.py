@@ -96,8 +96,7 @@ def save(
 def write_folder(folder: Path, tensors: dict[str, Tensor], texts: Mapping[str, object]) -> None:
     """Write `model.safetensors` and JSON files into a folder, each file atomically, the weights first.
 
-    Raises:
-        CheckpointError: the files can't be written.
+    Raises a CheckpointError if the files can't be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -225,10 +224,8 @@ def read_pth(path: Path) -> Checkpoint:
 def unpickle(path: Path) -> Any:
     """The contents of a file that `torch.save` wrote: tensors and plain values only, on the CPU.
 
-    Only the zip layout of torch 1.6 and later is read: in older layouts a header declares how much to allocate.
-
-    Raises:
-        CheckpointError: the file is missing, damaged (its checksums are verified), or holds anything else.
+    Only the zip layout of torch 1.6 and later is read: in older layouts a header declares how much to allocate. Raises
+    a CheckpointError if the file is missing, damaged (its checksums are verified), or holds anything else.
     """
     # torch does not verify the checksums, and inflates entries that it would never have deflated.
     try:

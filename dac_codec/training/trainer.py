@@ -183,12 +183,8 @@ class Trainer:
         stack.enter_context(logging_redirect_tqdm())
         log = None
         if self.fabric.is_global_zero:
-            validations = [self.folder / "validation", *self.folder.glob("validation/*/")]
-            for folder in (
-                self.checkpoints.folder,
-                *(self.folder / name for name in ("", "best", "model")),
-                *validations,
-            ):
+            names = ("", "checkpoints", "best", "model", "validation")
+            for folder in (*(self.folder / name for name in names), *self.folder.glob("validation/*/")):
                 checkpoint.remove_temporaries(folder)
             log = RunLog(self.folder, self.config.logger, self.config.to_dict(), self.step)
             stack.callback(log.close)

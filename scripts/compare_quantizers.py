@@ -152,8 +152,7 @@ def candidates(dim: int, variances: Tensor, bits: int) -> Iterator[tuple[str, Qu
         parts = [ResidualQuantizer(dim // 2, part, BEAM) for part in (sizes[:half], sizes[half:])]
         yield "product-residual", ProductQuantizer(parts)
     yield "predictive", PredictiveQuantizer(memoryless(), length=LENGTH, rounds=3)
-    if bits < 90:
-        yield "finite-state (4)", FiniteStateQuantizer([memoryless() for _ in range(4)], LENGTH, 2)
+    yield "finite-state (4)", FiniteStateQuantizer([memoryless() for _ in range(4)], LENGTH, 2)
 
 
 def residual_rows(data: Data, bits: int) -> Iterator[dict[str, str]]:

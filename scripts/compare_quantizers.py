@@ -125,8 +125,8 @@ def latents(manifest: Path, model_name: str, split: str, n: int) -> Tensor:
 
 
 def candidates(dim: int, variances: Tensor, bits: int) -> Iterator[tuple[str, Quantizer]]:
-    """Names and quantizers that exist at a rate, but for residual ones. Those of scalars and lattices get principal
-    components, of descending variances [D]."""
+    """Names and quantizers that exist at a rate, but for residual ones and those with memory. Those of scalars and
+    lattices get principal components, of descending variances [D]."""
     sizes = SIZES[bits]
     if bits <= 10 * dim:
         yield "uniform scalar", UniformQuantizer(allocate(variances, bits))
@@ -135,9 +135,6 @@ def candidates(dim: int, variances: Tensor, bits: int) -> Iterator[tuple[str, Qu
         yield "lattice D_4", LatticeQuantizer(dim, _ratios(variances, bits, 4), "D")
         if dim >= 8:
             yield "lattice E_8", LatticeQuantizer(dim, _ratios(variances, bits, 8), "E8")
-
-    def memoryless() -> Quantizer:
-        return KMeansQuantizer(dim, sizes[0]) if len(sizes) == 1 else ResidualQuantizer(dim, sizes, BEAM)
 
     if len(sizes) == 1:
         yield "k-means", KMeansQuantizer(dim, sizes[0])
@@ -151,9 +148,17 @@ def candidates(dim: int, variances: Tensor, bits: int) -> Iterator[tuple[str, Qu
         half = (len(sizes) + 1) // 2
         parts = [ResidualQuantizer(dim // 2, part, BEAM) for part in (sizes[:half], sizes[half:])]
         yield "product-residual", ProductQuantizer(parts)
+
+
+def with_memory(dim: int, bits: int) -> Iterator[tuple[str, Quantizer]]:
+    """Names and quantizers with memory of past vectors."""
+    sizes = SIZES[bits]
+
+    def memoryless() -> Quantizer:
+        return KMeansQuantizer(dim, sizes[0]) if len(sizes) == 1 else ResidualQuantizer(dim, sizes, BEAM)
+
     yield "predictive", PredictiveQuantizer(memoryless(), length=LENGTH, rounds=3)
-    if bits < 90:
-        yield "finite-state (4)", FiniteStateQuantizer([memoryless() for _ in range(4)], LENGTH, 2)
+    yield "finite-state (4)", FiniteStateQuantizer([memoryless() for _ in range(4)], LENGTH, 2)
 
 
 def residual_rows(data: Data, bits: int) -> Iterator[dict[str, str]]:
@@ -274,15 +279,20 @@ def rows(data: Data, bits: int, done: set[str]) -> Iterator[dict[str, str]]:
     """The rows of a rate, but for those that are there."""
     variances, axes = torch.linalg.eigh(torch.cov(data.train.t()))
     rotated = Data(*((part - data.train.mean(0)) @ axes.flip(1) for part in data))
-    for name, quantizer in candidates(len(axes), variances.flip(0), bits):
-        own = rotated if name.split()[0] in ("uniform", "Lloyd-Max", "finite", "lattice") else data
-        if name not in done:
-            try:
-                yield _row(name, quantizer, own, _fit(quantizer, own))
-            except ValueError as error:
-                print(f"{name}: left out: {error}", file=sys.stderr)
+
+    def fitted(found: Iterator[tuple[str, Quantizer]]) -> Iterator[dict[str, str]]:
+        for name, quantizer in found:
+            own = rotated if name.split()[0] in ("uniform", "Lloyd-Max", "finite", "lattice") else data
+            if name not in done:
+                try:
+                    yield _row(name, quantizer, own, _fit(quantizer, own))
+                except ValueError as error:
+                    print(f"{name}: left out: {error}", file=sys.stderr)
+
+    yield from fitted(candidates(len(axes), variances.flip(0), bits))
     if len(SIZES[bits]) > 1 and "composite" not in done:
         yield from (row for row in residual_rows(data, bits) if row["quantizer"] not in done)
+    yield from fitted(with_memory(len(axes), bits))
 
 
 def tables(arguments: argparse.Namespace) -> None:
@@ -292,7 +302,8 @@ def tables(arguments: argparse.Namespace) -> None:
         own = {(row["quantizer"], int(row["bits"])): row for row in rows if row["source"] == source}
         print(f"\n### {source}\n\n| quantizer |", *(f"{bits} bits |" for bits in BITS))
         print("|---|" + "---:|" * len(BITS))
-        for name in dict.fromkeys(row["quantizer"] for row in rows if row["source"] == source):
+        names = dict.fromkeys(row["quantizer"] for row in rows if row["source"] == source)
+        for name in sorted(names, key=lambda name: name.startswith(("predictive", "finite-state"))):
             cells = [own.get((name, bits)) for bits in BITS]
             print(
                 f"| {name} |",

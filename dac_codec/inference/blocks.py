@@ -93,7 +93,7 @@ def encode_blocks(
     Raises:
         ValueError: a wrong shape, or `n_quantizers` or `n_paths` out of range.
     """
-    for frames in _encoded(model, blocks, n_quantizers, block_frames, n_paths, with_errors=False):
+    for frames in encode_frames(model, blocks, n_quantizers, block_frames, n_paths, with_errors=False):
         yield frames.codes
 
 
@@ -103,24 +103,9 @@ def encode_frames(
     n_quantizers: int | None = None,
     block_frames: int | None = None,
     n_paths: int = 1,
+    with_errors: bool = True,
 ) -> Generator[Frames, None, None]:
-    """`encode_blocks`, with what a choice of the number of codes per frame needs to know.
-
-    Yields:
-        Frames, at least one at once.
-    """
-    return _encoded(model, blocks, n_quantizers, block_frames, n_paths, with_errors=True)
-
-
-def _encoded(
-    model: DAC,
-    blocks: Iterable[Tensor],
-    n_quantizers: int | None,
-    block_frames: int | None,
-    n_paths: int,
-    with_errors: bool,
-) -> Generator[Frames, None, None]:
-    """`encode_frames`; without errors and power, these are empty."""
+    """`encode_blocks`, with the errors and the power of the frames, which are empty unless `with_errors`."""
     quantizer = prepare_cached(model).folded_quantizer
     regrouped = _regroup(blocks, model.hop_length, model, block_frames)
     regrouped, in_threads = (regrouped, False) if block_frames is not None else _peek(regrouped, model)

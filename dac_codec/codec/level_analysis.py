@@ -49,16 +49,7 @@ def with_levels(
     original: Callable[[], NextBlock],
     bit_weight: float = BIT_WEIGHT,
 ) -> Blocks:
-    """`codes_and_levels` if the file has band levels, otherwise the codes alone."""
-    if header.levels is None:
-        return ((block, None) for block in codes)
-    return codes_and_levels(model, header, codes, original, bit_weight)
-
-
-def codes_and_levels(
-    model: DAC, header: Header, codes: Iterable[Tensor], original: Callable[[], NextBlock], bit_weight: float
-) -> Blocks:
-    """Decode codes as they come, and choose the levels of the windows that are complete.
+    """Decode codes as they come, and choose the levels of the windows that are complete, if the file has levels.
 
     Args:
         model: the model.
@@ -70,7 +61,11 @@ def codes_and_levels(
 
     Yields:
         Each block of codes, and the levels [C, bands, w] of the next w windows; at last no codes, and the other levels.
+        Without levels, each block of codes and None.
     """
+    if header.levels is None:
+        yield from ((block, None) for block in codes)
+        return
     analyzer = LevelAnalyzer(header, bit_weight)
     n_missing = 0  # decoded samples whose original has not been taken
     next_block: NextBlock | None = None
@@ -120,9 +115,8 @@ class LevelAnalyzer:
         # Nothing above the bandwidth counts: the decoder's low-pass removes it.
         limit = min(header.bandwidth or rate, rate)
         self._edges = np.minimum(band_edges(parameters, rate, 2 * hop), limit * 2 * hop // rate + 1)
-        halves = np.minimum(band_edges(parameters, rate, hop, 2), limit * hop // rate + 1)
-        self._halves = halves
-        self._n_bins = np.diff(halves)
+        self._halves = np.minimum(band_edges(parameters, rate, hop, 2), limit * hop // rate + 1)
+        self._n_bins = np.diff(self._halves)
         self._share = bark_share(parameters.top) / parameters.bands
         # Mean magnitude of white noise of that amplitude in a short window.
         self._floor = _FLOOR * np.sqrt(np.pi / 4 * (self._short_window**2).sum())

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -101,7 +102,7 @@ class DacFile:
             ModelMismatchError: there is no such context model.
         """
         header = replace(self.header, n_samples=self.n_samples)
-        context = None if header.context_fingerprint is None else find_context(model)(header)
+        context = None if header.context_fingerprint is None else find_context(model, header)
         levels = None if self.levels is None else self.levels.numpy()
         return bitstream.dumps(header, self.codes.numpy(), levels, context)
 
@@ -125,7 +126,7 @@ class DacFile:
             raise BitstreamError(
                 "a file of descript-audio-codec: use decompress() to decode it, or `dac-codec convert` to convert it"
             )
-        header, codes, levels = bitstream.loads(data, allow_truncated, find_context(model))
+        header, codes, levels = bitstream.loads(data, allow_truncated, partial(find_context, model))
         return cls(
             header, torch.from_numpy(codes.astype(np.int64)), None if levels is None else torch.from_numpy(levels)
         )

@@ -128,25 +128,21 @@ def best_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def find_context(model: str | os.PathLike[str] | DAC | None = None) -> Callable[[Header], CodeModel]:
-    """A function that finds the context model of a file: beside `model`, else beside the model that the file names.
+def find_context(model: str | os.PathLike[str] | DAC | None, header: Header) -> CodeModel:
+    """The context model that a header names: beside `model`, else beside the model that the file names.
 
-    The function raises a ModelMismatchError if there is none.
+    Raises a ModelMismatchError if there is none.
     """
-
-    def find(header: Header) -> CodeModel:
-        named = header.model_name if header.model_name in {info.name for info in pretrained.available()} else None
-        source = named if model is None else model
-        found = None if source is None else pretrained.context_model(source, header.context_fingerprint)
-        if found is None:
-            context = "" if header.context_fingerprint is None else header.context_fingerprint.hex()
-            raise ModelMismatchError(
-                f"the codes of {model_id(header)} were coded with the context model {context}, which is not beside the "
-                "weights: pass the model whose folder contains it"
-            )
-        return found
-
-    return find
+    assert header.context_fingerprint is not None
+    if model is None and header.model_name in {info.name for info in pretrained.available()}:
+        model = header.model_name
+    found = None if model is None else pretrained.context_model(model, header.context_fingerprint)
+    if found is None:
+        raise ModelMismatchError(
+            f"the codes of {model_id(header)} were coded with the context model {header.context_fingerprint.hex()}, "
+            "which is not beside the weights: pass the model whose folder contains it"
+        )
+    return found
 
 
 def with_layers(header: Header, model: DAC, levels: bool = False) -> tuple[Header, CodeModel | None]:

@@ -316,7 +316,7 @@ class DacStream:
             return
         if self.seekable:
             self._stream.seek(self._origin)
-        self._reader = bitstream.Reader(self._stream, lambda header: find_context(self._model)(header))
+        self._reader = bitstream.Reader(self._stream, lambda header: find_context(self._model, header))
 
     def _events(self, conceal: bool | None, part: TimeRange, warn: bool = False) -> Iterator[Chunk | Gap]:
         """Chunks and gaps up to the end or a cut; what is far before `part` may be left out.

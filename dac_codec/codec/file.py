@@ -141,10 +141,7 @@ class DacFile:
 
     @classmethod
     def load(
-        cls,
-        path: PathOrFile | bytes,
-        allow_truncated: bool = False,
-        model: str | os.PathLike[str] | DAC | None = None,
+        cls, path: PathOrFile | bytes, allow_truncated: bool = False, model: str | os.PathLike[str] | DAC | None = None
     ) -> DacFile:
         """Read a file, bytes or a binary file object.
 

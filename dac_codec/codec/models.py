@@ -64,9 +64,7 @@ def model_of(
     Args:
         header: of the file.
         model: a loaded model, or an argument of `DAC.from_pretrained`, which may download it.
-        device: as for `load_model`.
-        progress: as for `load_model`.
-        fast: as for `load_model`.
+        device, progress, fast: as for `load_model`.
         ask: whether a published model may be downloaded because the file names it, given its name.
 
     Raises:
@@ -92,10 +90,7 @@ def model_of(
 
 
 def load_model(
-    model: str | os.PathLike[str] | DAC,
-    device: str | torch.device = "auto",
-    progress: bool = False,
-    fast: bool = False,
+    model: str | os.PathLike[str] | DAC, device: str | torch.device = "auto", progress: bool = False, fast: bool = False
 ) -> DAC:
     """A model on its device, prepared for inference (`inference.prepare`), if it is not yet.
 

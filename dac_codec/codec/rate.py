@@ -196,11 +196,8 @@ def choose_blocks(
 def at_quality(frames: Iterable[Frames], quality: float) -> Iterator[Tensor]:
     """Codes [C, N, f] of each block of frames, -1 where a frame has none."""
     lagrange = _lagrange(quality)
-
-    def chosen(block: Frames) -> Tensor:
-        return limited(block.codes, n_codes(weighted_errors(block), lagrange))
-
-    return map(chosen, frames)
+    for block in frames:
+        yield limited(block.codes, n_codes(weighted_errors(block), lagrange))
 
 
 def in_bucket(frames: Iterable[Frames], codes_per_frame: float, frame_rate: float) -> Iterator[Tensor]:

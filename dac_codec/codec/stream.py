@@ -160,10 +160,8 @@ class DacStream:
 
         Args:
             model: the model for this file.
-            start: as for `decompress`.
-            duration: as for `decompress`.
+            start, duration, progress: as for `decompress`.
             conceal: whether to decode past damage. None: only past damaged layers.
-            progress: as for `decompress`.
 
         Yields:
             Waveforms [C, t], float32, at the file's rate; concatenated, the result of `decompress`.

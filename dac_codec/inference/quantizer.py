@@ -58,8 +58,6 @@ class FoldedQuantizer:
         self._device, self._is_exact = next(quantizer.parameters()).device, exact
         stages = quantizer.stages()
         self._sizes, self._is_finite_scalar = quantizer.sizes, quantizer.is_finite_scalar
-        self.n_codebooks: int = quantizer.n_codebooks
-        self.codebook_size: int = quantizer.codebook_size
         self.codebook_dim: int = quantizer.codebook_dim
         self._is_cosine = stages[0].lookup == "cosine"
         self._additive = AdditiveSearch(copy.deepcopy(quantizer)) if quantizer.is_additive else None

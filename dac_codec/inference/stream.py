@@ -64,13 +64,11 @@ class Stream:
             if isinstance(current, Tensor) != isinstance(value, Tensor):
                 raise ValueError(f"this is the state of another kind of stream: {name} is a {type(value).__name__}")
             if isinstance(current, Tensor) and isinstance(value, Tensor):
-                if value.dtype != current.dtype or (value.shape[:1], value.shape[2:]) != (
-                    current.shape[:1],
-                    current.shape[2:],
-                ):
+                shape = current.shape[:1] + current.shape[2:]
+                if value.dtype != current.dtype or value.shape[:1] + value.shape[2:] != shape:
                     raise ValueError(
                         f"this is the state of another kind of stream: {name} is {value.dtype} {list(value.shape)}, "
-                        f"expected {current.dtype} {[current.shape[0], 'any', *current.shape[2:]]}"
+                        f"expected {current.dtype} {[shape[0], 'any', *shape[1:]]}"
                     )
                 value = value.to(self.device)
             if name.startswith("layers."):

@@ -218,7 +218,8 @@ class DACConfig:
         """
         unknown = set(values) - {field.name for field in fields(cls)}
         if unknown:
-            raise ValueError(f"unknown model configuration fields: {', '.join(sorted(map(_shortened, unknown)))}")
+            names = sorted(reprlib.repr(name).strip("'") for name in unknown)
+            raise ValueError(f"unknown model configuration fields: {', '.join(names)}")
         try:
             return cls(**values)
         except TypeError as error:
@@ -231,10 +232,6 @@ _CHOICES = (
     ("codebook_learning", CodebookLearning),
     ("quantizer", QuantizerKind),
 )
-
-
-def _shortened(name: object) -> str:
-    return reprlib.repr(name).strip("'")
 
 
 def _checked_integers(name: str, values: object, lowest: int) -> tuple[int, ...]:

@@ -9,7 +9,6 @@ import json
 import time
 import warnings
 from dataclasses import asdict
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -158,10 +157,7 @@ def compress(
 
         def work(job: Job) -> str:
             started = time.perf_counter()
-            with (
-                open_input(job) as reader,
-                running.recording(job, job.is_pipe and not reader.rewindable) as signals,
-            ):
+            with open_input(job) as reader, running.recording(job, job.is_pipe and not reader.rewindable) as signals:
                 try:
                     result = codec.compress_stream(
                         reader,
@@ -438,9 +434,4 @@ def train(arguments: tuple[str, ...]) -> None:
     OVERRIDES are those of Hydra, such as experiment=44khz data.sounds=/my/folder; --help lists the configurations.
     Needs pip install 'dac_codec[train]'.
     """
-    try:
-        # By name, so that the other commands stay free of the packages for training.
-        training = import_module("dac_codec.training.__main__")
-    except ModuleNotFoundError as error:
-        raise DacError(f"{error.name} is not installed: pip install 'dac_codec[train]'") from error
-    training.main(list(arguments))
+    running.training_module("__main__").main(list(arguments))

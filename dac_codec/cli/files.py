@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import warnings
 from dataclasses import asdict
-from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
@@ -314,11 +313,7 @@ def refit(
     running.check_memory()
     from dac_codec import pretrained
 
-    try:
-        # By name, so that the other commands stay free of the packages for training.
-        refitting = import_module("dac_codec.training.refit")
-    except ModuleNotFoundError as error:
-        raise DacError(f"{error.name} is not installed: pip install 'dac_codec[train]'") from error
+    refitting = running.training_module("refit")
     shape = refitting.Shape(quantizer, groups, codebooks, codebook_size)
     fitted = refitting.refit_model(source, sounds, shape, minutes, rounds, paths, steps, seed, progress=not quiet)
     pretrained.save(fitted.model, target)

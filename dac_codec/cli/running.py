@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,10 +159,8 @@ def run(
                     (outcome,) = found
             except KeyboardInterrupt:
                 if done:
-                    message = (
-                        f"{len(done)} of {len(jobs.jobs)} files are done; --skip-existing continues with the others"
-                    )
-                    click.echo(message, err=True)
+                    count = f"{len(done)} of {len(jobs.jobs)} files are done"
+                    click.echo(f"{count}; --skip-existing continues with the others", err=True)
                 raise
             for line in job.messages:
                 tqdm.write(line, file=sys.stderr)
@@ -278,6 +277,17 @@ def _agrees_to_download(name: str) -> bool:
     if sys.stdin is None or not sys.stdin.isatty() or not sys.stderr.isatty():
         return False
     return click.confirm(f"The file names the model {name}. Download its weights, about 300 MB?", err=True)
+
+
+def training_module(name: str) -> Any:
+    """A module of `dac_codec.training`, imported by name: the other commands stay free of the packages for training.
+
+    Raises a DacError if one of these is not installed.
+    """
+    try:
+        return import_module(f"dac_codec.training.{name}")
+    except ModuleNotFoundError as error:
+        raise DacError(f"{error.name} is not installed: pip install 'dac_codec[train]'") from error
 
 
 def check_device(device: str) -> None:

@@ -52,11 +52,11 @@ def with_levels(
     """Decode codes as they come, and choose the levels of the windows that are complete, if the file has levels.
 
     Args:
-        model: the model.
+        model: decodes.
         header: of the file.
         codes: of a whole sound, [C, N, f] in blocks.
-        original: called when the first codes are there, because their choice may read the audio until then; returns the
-            network's input, at least as far as the codes are decoded, and zeros from its end on.
+        original: called once the first codes are chosen, which may read the audio until then; returns the network's
+            input, at least as far as the codes are decoded.
         bit_weight: see `LevelAnalyzer`.
 
     Yields:
@@ -69,22 +69,18 @@ def with_levels(
     analyzer = LevelAnalyzer(header, bit_weight)
     n_missing = 0  # decoded samples whose original has not been taken
     next_block: NextBlock | None = None
-
-    def levels_of(decoded: Tensor) -> Levels:
-        nonlocal n_missing
-        n_missing += decoded.shape[-1]
-        taken = [np.zeros((header.channels, 0), np.float32)]
-        while n_missing > 0 and next_block is not None and (block := next_block()) is not None:
-            taken.append(block[:, 0].numpy())
-            n_missing -= block.shape[-1]
-        return analyzer.push(np.concatenate(taken, 1), decoded[:, 0].cpu().numpy())
-
     nothing = torch.zeros(header.channels, header.n_codebooks, 0, dtype=torch.int64)
     n_frames = 0 if header.n_samples is None else header.expected_frames(header.n_samples)
     in_threads = inference.uses_threads(model, n_frames, header.channels)
     for block, decoded in inference.decode_each(model, codes, in_threads):
         next_block = next_block or original()
-        yield nothing if block is None else block, levels_of(decoded)
+        n_missing += decoded.shape[-1]
+        taken = [np.zeros((header.channels, 0), np.float32)]
+        while n_missing > 0 and (samples := next_block()) is not None:
+            taken.append(samples[:, 0].numpy())
+            n_missing -= samples.shape[-1]
+        levels = analyzer.push(np.concatenate(taken, 1), decoded[:, 0].cpu().numpy())
+        yield nothing if block is None else block, levels
     yield nothing, analyzer.flush()
 
 
@@ -167,10 +163,9 @@ class LevelAnalyzer:
         return np.lib.stride_tricks.sliding_window_view(signals, size, -1)[..., :: self._hop, :]
 
     def _error_changes(self, signals: Audio) -> Floats:
-        """Change of the squared error by each symbol's gain [C, w, bands, K], in terms of the mean error of a window.
+        """Change of the squared error by each symbol's gain [C, w, bands, K], divided by the mean error of a window.
 
-        Args:
-            signals: the original and the decoded [2, C, t].
+        `signals` are the original and the decoded [2, C, t].
         """
         original, decoded = np.fft.rfft(self._windows(signals, 2 * self._hop) * self._window)
         errors = _sums(np.abs(original - decoded) ** 2, self._edges).sum(-1)
@@ -186,7 +181,7 @@ class LevelAnalyzer:
         return relative
 
     def _distances(self, signals: Audio) -> Floats:
-        """Mean distance in dB [C, w, bands, K] of the original to the decoded with each symbol's gain."""
+        """Mean distance in dB [C, w, bands, K] from the original to the decoded with each symbol's gain."""
         last = signals.shape[-1] - 2 * self._hop
         starts = (2 * np.arange(_SHORT_WINDOWS) + 1) * self._hop // (2 * _SHORT_WINDOWS)
         short = np.stack([self._windows(signals[..., at : at + last + self._hop], self._hop) for at in starts], -2)

@@ -71,7 +71,7 @@ _MOST_TRIES = 6
 """A file of few frames may have no lambda within the tolerance."""
 
 _SAME_LEVELS = 0.02
-"""Share by which the number of codes may change without a new count of the bytes of band levels."""
+"""Share by which the mean number of codes may change before the band levels are chosen again."""
 
 
 @dataclass(frozen=True)
@@ -146,16 +146,10 @@ def choose_blocks(
     new_writer: Callable[[BinaryIO], bitstream.Writer],
     original: Callable[[], NextBlock],
 ) -> Blocks:
-    """Codes, -1 where a frame has none, and band levels.
+    """Codes of the frames of a whole sound, -1 where a frame has none, and band levels.
 
-    With a bitrate, all codes are found when this is called.
-
-    Args:
-        frames: those of the whole sound.
-        rate: which codes are wanted.
-        model: the model.
-        new_writer: a writer of the file, for its header and size.
-        original: the network's input, from its beginning at each call, if the file has band levels.
+    With a bitrate, all codes are found when this is called. `new_writer` opens a writer of the file, for its header and
+    size; `original` gives the network's input from its beginning at each call, if the file has band levels.
     """
     header = new_writer(io.BytesIO()).header
 
@@ -201,7 +195,7 @@ def at_quality(frames: Iterable[Frames], quality: float) -> Iterator[Tensor]:
 
 
 def in_bucket(frames: Iterable[Frames], codes_per_frame: float, frame_rate: float) -> Iterator[Tensor]:
-    """`at_quality` for a live stream, with a quality that follows a mean number of codes per frame and channel.
+    """`at_quality` for a live stream, with a quality that keeps to a mean number of codes per frame and channel.
 
     After t seconds the mean differs from the wanted one by the level of the bucket over t.
     """
@@ -229,7 +223,7 @@ def at_size(
     Args:
         frames: those of the file.
         n_bytes: the wanted size.
-        codes_per_frame: about the mean number of codes per frame and channel that this is.
+        codes_per_frame: estimate of the mean number of codes per frame and channel at that size.
         size_of: the size of the file for all of its codes, their mean number per frame and channel, and the quality.
     """
     kept = [(block.codes.int(), weighted_errors(block).float()) for block in frames]

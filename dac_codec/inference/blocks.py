@@ -52,10 +52,9 @@ def decode_range(model: DAC, codes: Tensor, first_frame: int, last_frame: int) -
     """A range of the audio that `decode` gives, decoding only the frames that it depends on.
 
     Args:
-        model: the model.
+        model: any model.
         codes: [B, n, F] of the whole signal.
-        first_frame: start of the range.
-        last_frame: end of the range, exclusive.
+        first_frame, last_frame: the range; the last frame is exclusive.
 
     Returns:
         Audio [B, 1, (last_frame - first_frame) * hop], on the CPU.
@@ -81,7 +80,7 @@ def encode_blocks(
     """Encode a signal block by block.
 
     Args:
-        model: the model.
+        model: any model.
         blocks: audio [B, 1, t], of any lengths.
         n_quantizers: codebooks to use; None means all.
         block_frames: frames per call of the network; None means the fastest number.
@@ -146,7 +145,7 @@ def decode_blocks(model: DAC, codes: Iterable[Tensor], at_once: bool = False) ->
     """Decode codes block by block.
 
     Args:
-        model: the model.
+        model: any model.
         codes: [B, n, f], of any lengths.
         at_once: whether to decode each block as it arrives instead of collecting the fastest number of frames.
 
@@ -164,12 +163,7 @@ def decode_blocks(model: DAC, codes: Iterable[Tensor], at_once: bool = False) ->
 
 
 def decode_each(model: DAC, blocks: Iterable[Tensor], in_threads: bool) -> Iterator[tuple[Tensor | None, Tensor]]:
-    """Decode blocks of codes [B, n, f] as they are.
-
-    Args:
-        model: the model.
-        blocks: of a whole signal.
-        in_threads: whether each block of the network gets a thread, see `pipelined`.
+    """Decode the blocks of codes [B, n, f] of a whole signal as they are; `in_threads` is as for `pipelined`.
 
     Yields:
         Each block, and the audio [B, 1, t], t >= 0, that is known by then; at last None, and the rest of the audio.

@@ -49,9 +49,7 @@ class FoldedQuantizer:
     One matrix product gives P_i z for all codebooks, and (P_i Q_j) e_j is a table look-up. (Section 3.2 of the DAC
     paper with the linear maps multiplied out.) In additive quantization, `AdditiveSearch` finds the codes.
 
-    Args:
-        quantizer: the module; its weights are copied.
-        exact: whether products in single precision never use a shorter type (`pinned_precision`).
+    The module's weights are copied; `exact` is as for `pinned_precision`.
     """
 
     def __init__(self, quantizer: ResidualVectorQuantize, exact: bool = False) -> None:

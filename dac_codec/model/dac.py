@@ -262,14 +262,7 @@ def _rebuilt(
     frozen: list[str],
     training: bool,
 ) -> DAC:
-    """A pickled model.
-
-    Args:
-        kind, config, name, training: of the model.
-        state: its state dict.
-        merged: which of its convolutions have no weight norm, as after `remove_parametrizations`.
-        frozen: its parameters that don't require a gradient.
-    """
+    """A pickled model. Convolutions with a number in `merged` have no weight norm; `frozen` parameters don't learn."""
     with torch.device("meta"):
         model = kind(config)
     for index, conv in enumerate(list(convolutions(model))):

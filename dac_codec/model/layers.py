@@ -25,10 +25,7 @@ AnyConv = TypeVar("AnyConv", nn.Conv1d, nn.ConvTranspose1d)
 
 
 class Snake(nn.Module):
-    """Periodic activation x + sin^2(alpha x) / (alpha + 1e-9), with one alpha per channel.
-
-    Source: Ziyin et al., "Neural Networks Fail to Learn Periodic Functions and How to Fix It" (2020), eq. 3;
-    section 3.1 of the DAC paper.
+    """Periodic activation with one alpha per channel, see `snake`.
 
     Shapes:
         [B, C, T] -> [B, C, T]

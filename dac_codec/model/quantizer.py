@@ -115,12 +115,10 @@ class VectorQuantize(nn.Module):
 
 
 class FiniteScalarQuantize(VectorQuantize):
-    """One number, bounded by tanh and rounded to the nearest of fixed values from -1 to 1 (Mentzer et al., "Finite
-    scalar quantization: VQ-VAE made simple", 2023). Only the projections learn, and there is no loss of its own.
+    """One number, bounded by tanh and rounded to the nearest of `n_values` fixed values from -1 to 1.
 
-    Args:
-        input_dim: width D of the input.
-        n_values: number of values.
+    Only the projections learn, and there is no loss of its own. Source: Mentzer et al., "Finite scalar quantization:
+    VQ-VAE made simple" (2023).
     """
 
     def __init__(self, input_dim: int, n_values: int) -> None:

@@ -61,9 +61,6 @@ class PathSearch:
 
     With cosine look-up, the distance is that of the normalized vectors, times |p|^2, so that each stage counts by what
     it quantizes.
-
-    Args:
-        quantizer: the module.
     """
 
     def __init__(self, quantizer: ResidualVectorQuantize) -> None:
@@ -132,9 +129,7 @@ class AdditiveSearch:
     """M-search, then iterated conditional modes: each code in turn becomes the best one with the others fixed.
 
     Both minimize the cost of `DirectSum`. See `quantization.AdditiveQuantizer`; codes are not changed at random here.
-
-    Args:
-        quantizer: the module, with euclidean look-up and projections; its weights must not change.
+    The quantizer has projections and euclidean look-up; its weights must not change.
     """
 
     _PATHS, _SWEEPS = 4, 2
@@ -167,9 +162,7 @@ class AdditiveSearch:
 def largest(scores: Tensor, n: int) -> Tensor:
     """Indices [rows, n] of the n largest scores [rows, m], or of all; of equal ones the lower index comes first.
 
-    Args:
-        scores: single precision.
-        n: how many.
+    The scores have single precision.
     """
     m = scores.shape[1]
     if m > 2 * _GROUP * n and m % _GROUP == 0:

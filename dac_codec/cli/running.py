@@ -91,13 +91,10 @@ def recording(job: Job, active: bool) -> Iterator[list[int]]:
 
 @contextmanager
 def shared_cores(jobs: JobList, device: str) -> Iterator[tuple[int, bool]]:
-    """Divide the processor's cores among jobs that run at once.
+    """Divide the processor's cores among jobs; yields the number that run at once, and whether to use batches.
 
     On a CPU, one core each for two files is faster than two cores for one file after the other, unless one file is
     much longer than the others. On a GPU, cores read and write files whose network runs in batches.
-
-    Yields:
-        The number of jobs to run at once, and whether to use batches.
     """
     import torch
 
@@ -125,14 +122,13 @@ def run(
     summary: Callable[[Job, Any], str] | None = None,
     as_json: bool = False,
 ) -> None:
-    """Do all jobs, and end the run with exit code 1 if any failed.
+    """Do all jobs, and end the run with exit code 1 if any failed. Messages are shown in the order of the jobs.
 
     Args:
         jobs: the jobs.
         work: does one job, and returns a summary.
-        force: whether to overwrite files that existed before the run.
-        quiet: whether to show only warnings and errors.
-        n_at_once: jobs that run at a time. Messages are shown in the order of the jobs.
+        force, quiet: the options.
+        n_at_once: jobs that run at a time.
         read: reads the input of a job that can share a batch, and gives None for others. None: no batches are used.
         summary: the summary of a job that was part of a batch, given its result.
         as_json: whether to print the jobs' figures at the end instead of their summaries.

@@ -39,8 +39,7 @@ def choose_quantizers(model: DAC, n_quantizers: int | None, bitrate: float | Non
         if not bitrate >= lowest:
             kbps = lowest / 1000
             raise DacError(f"a bitrate of {bitrate / 1000:g} kbit/s is too low: one codebook takes {kbps:.2f} kbit/s")
-        n_most = sum(model.config.bitrate(n) <= bitrate * (1 + 1e-9) for n in range(1, model.n_codebooks + 1))
-        return _checked(model, n_most)
+        n_quantizers = sum(model.config.bitrate(n) <= bitrate * (1 + 1e-9) for n in range(1, model.n_codebooks + 1))
     return _checked(model, n_quantizers)
 
 

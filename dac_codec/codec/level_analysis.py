@@ -95,11 +95,7 @@ class LevelAnalyzer:
 
     The levels in the first term are those of halves of the band in four short windows within the window, so that a
     gain pays only where it suits most of them. The second term attenuates what is mostly coding noise, as a Wiener
-    filter does, and prevents gains that raise it. A band's share is that of the Bark scale.
-
-    Args:
-        header: of the file.
-        bit_weight: cost of a bit in dB, see above.
+    filter does, and prevents gains that raise it. A band's share is that of the Bark scale. `bit_weight` is in dB.
     """
 
     def __init__(self, header: Header, bit_weight: float = BIT_WEIGHT) -> None:

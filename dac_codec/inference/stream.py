@@ -15,14 +15,8 @@ class Stream:
     """An encoder or a decoder on signals that arrive in chunks.
 
     A stream uses the model's weights as they are when it is made, and its device and type. Nothing is stored on the
-    model; all streams of a prepared model (`dac_codec.inference.prepare`) share its weights.
-
-    Args:
-        network: the encoder or the decoder, for this stream alone.
-        batch_size: signals in parallel.
-
-    Raises:
-        ValueError: `batch_size` is less than 1.
+    model; all streams of a prepared model (`dac_codec.inference.prepare`) share its weights. The network's state is for
+    this stream alone.
     """
 
     def __init__(self, network: Network, batch_size: int) -> None:

@@ -36,9 +36,6 @@ class EncodedRows(NamedTuple):
 class DAC(nn.Module):
     """The Descript Audio Codec network (Kumar et al., 2023, arXiv 2306.06546).
 
-    Args:
-        config: shape of the network.
-
     Attributes:
         config: shape of the network.
         name: name of the weights; "unnamed" until they are loaded.

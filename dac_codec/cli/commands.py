@@ -370,7 +370,6 @@ def demo(output: Path, model: str | None, device: str, as_json: bool) -> None:
     "--codecs",
     metavar="NAMES",
     default="ours,opus,mp3,vorbis",
-    show_default=True,
     callback=options.codec_names,
     help="Codecs to measure; the first is the one that the others are compared with. Also dac, encodec24, encodec48, "
     "snac, and the reference points original, anchor, noise, silence.",
@@ -379,13 +378,12 @@ def demo(output: Path, model: str | None, device: str, as_json: bool) -> None:
     "--bitrates",
     metavar="KBPS",
     default="2,4,6,8",
-    show_default=True,
     callback=options.bitrates,
     help="In kbit/s; each codec uses its nearest setting.",
 )
 @options.folder("report", "Folder for the report; results of an earlier run in it are reused.")
 @options.model
-@click.option("--split", metavar="NAME", default="test", show_default=True, help="Split of a manifest to evaluate.")
+@click.option("--split", metavar="NAME", default="test", help="Split of a manifest to evaluate.")
 @options.device
 @options.quiet
 def evaluate(

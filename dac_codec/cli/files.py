@@ -141,7 +141,6 @@ def convert(
     "--weight-norm",
     type=click.Choice(["merged", "parametrizations", "weight_g"]),
     default="merged",
-    show_default=True,
     help="With --to transformers: weights as DacModel.from_pretrained reads them, or in two factors under the names of "
     "today or of 2024.",
 )
@@ -182,24 +181,15 @@ def convert_model(
     "layout",
     type=click.Choice(["onnx", "torch-export"]),
     default="onnx",
-    show_default=True,
     help="ONNX graphs, or programs of torch.export (.pt2).",
 )
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "fp16", "int8"]),
     default="fp32",
-    show_default=True,
     help="Precision of the convolutions in ONNX: fp16 halves the files, int8 stores weights in 8 bits.",
 )
-@click.option(
-    "--opset",
-    metavar="N",
-    type=click.IntRange(13, 21),
-    default=17,
-    show_default=True,
-    help="Version of ONNX's operators.",
-)
+@click.option("--opset", metavar="N", type=click.IntRange(13, 21), default=17, help="Version of ONNX's operators.")
 @click.option(
     "--force", is_flag=True, help="Overwrite existing files, and write graphs that increase the mel distance too much."
 )
@@ -266,23 +256,19 @@ def export(
     metavar="N",
     type=click.FloatRange(min=0, min_open=True),
     default=60.0,
-    show_default=True,
     help="Sound to fit to; a tenth of that, of other files, is measured on.",
 )
-@click.option(
-    "--rounds", type=click.IntRange(min=1), default=4, show_default=True, help="Rounds of search and codebooks."
-)
-@click.option("--paths", type=click.IntRange(min=1), default=4, show_default=True, help="Paths that the search keeps.")
+@click.option("--rounds", type=click.IntRange(min=1), default=4, help="Rounds of search and codebooks.")
+@click.option("--paths", type=click.IntRange(min=1), default=4, help="Paths that the search keeps.")
 @click.option(
     "--finetune",
     "steps",
     metavar="STEPS",
     type=click.IntRange(min=0),
     default=0,
-    show_default=True,
     help="Then train the decoder on for STEPS steps; encoder and codebooks stay as they are.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the choice of sounds.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed of the choice of sounds.")
 @options.force
 @options.quiet
 def refit(

@@ -27,12 +27,7 @@ _PATH = click.Path(file_okay=False, path_type=Path)
 )
 @click.option("--serve", is_flag=True, help="Serve the page on this machine, until Ctrl-C.")
 @click.option(
-    "--port",
-    metavar="N",
-    type=click.IntRange(0, 65535),
-    default=8000,
-    show_default=True,
-    help="Port of --serve; 0 for any free one.",
+    "--port", metavar="N", type=click.IntRange(0, 65535), default=8000, help="Port of --serve; 0 for any free one."
 )
 @options.force
 @options.quiet

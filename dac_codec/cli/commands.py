@@ -318,16 +318,8 @@ def decompress(
                 return batches.read_codes(stream, model_for(stream.header), conceal)
 
         batched = batched and start is None and duration is None and not progressive
-        running.run(
-            jobs,
-            work_progressively if progressive else work,
-            force,
-            quiet,
-            n_at_once,
-            read if batched else None,
-            summary,
-            as_json,
-        )
+        chosen = work_progressively if progressive else work
+        running.run(jobs, chosen, force, quiet, n_at_once, read if batched else None, summary, as_json)
 
 
 @click.command()
@@ -408,15 +400,7 @@ def evaluate(
 
     running.check_device(device)
     report = run_evaluation(
-        data,
-        output,
-        codecs,
-        bitrates,
-        model or DEFAULT_MODEL,
-        split,
-        device,
-        progress=not quiet,
-        say=lambda line: warnings.warn(line, stacklevel=2),
+        data, output, codecs, bitrates, model or DEFAULT_MODEL, split, device, progress=not quiet, say=warnings.warn
     )
     if not quiet:
         click.echo(report.table)

@@ -190,8 +190,11 @@ def choose_blocks(
 def at_quality(frames: Iterable[Frames], quality: float) -> Iterator[Tensor]:
     """Codes [C, N, f] of each block of frames, -1 where a frame has none."""
     lagrange = _lagrange(quality)
-    for block in frames:
-        yield limited(block.codes, n_codes(weighted_errors(block), lagrange))
+
+    def chosen(block: Frames) -> Tensor:
+        return limited(block.codes, n_codes(weighted_errors(block), lagrange))
+
+    return map(chosen, frames)
 
 
 def in_bucket(frames: Iterable[Frames], codes_per_frame: float, frame_rate: float) -> Iterator[Tensor]:

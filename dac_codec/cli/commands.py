@@ -1,4 +1,4 @@
-"""The commands of `dac-codec`; info, convert and models are in `files`.
+"""The commands of `dac-codec`; those for .dac files and models are in `files`, those for collections in `corpus`.
 
 What they do to a file is in `codec`, which files they read and write in `jobs`.
 """

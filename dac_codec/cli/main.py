@@ -17,7 +17,6 @@ import click
 
 from dac_codec.cli import commands, corpus, files
 from dac_codec.cli.running import one_line, shown_warnings, stopped_by_signals
-from dac_codec.cli.web import web
 from dac_codec.common import native
 from dac_codec.common.errors import DacError, is_out_of_memory
 
@@ -71,7 +70,7 @@ for _command in (
     files.convert,
     files.convert_model,
     files.export,
-    web,
+    files.web,
     corpus.tokenize,
     corpus.detokenize,
     commands.demo,

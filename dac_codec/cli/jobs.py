@@ -145,7 +145,7 @@ def make_jobs(
         find: lists the files in a folder and below it.
         names: maps a file's name to candidates for its output's name; files whose outputs would collide use their next
             candidates.
-        find_unreadable: lists what `find` leaves out although it should not, and why.
+        find_unreadable: lists the files that `find` leaves out although a user may expect them, and why.
 
     Raises:
         click.UsageError: the inputs and the output don't match.

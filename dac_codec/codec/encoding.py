@@ -275,7 +275,7 @@ def _kept(blocks: Iterable[Tensor], kept: deque[Tensor]) -> Iterator[Tensor]:
 
 
 def _checked(source: Any) -> Any:
-    """The source, bytes as a stream; raises an AudioError for what is none."""
+    """The source, bytes as a stream; raises an AudioError for anything else."""
     if isinstance(source, (bytes, bytearray, memoryview)):
         return io.BytesIO(source)
     if isinstance(source, tuple) and len(source) != 2:
@@ -318,7 +318,7 @@ class Measured(NamedTuple):
     gain_db: float
     """Gain that brings it to the network's loudness."""
     bandwidth: int | None
-    """Frequency in Hz above which it contains nothing; None if that is not below what the rates allow."""
+    """Frequency in Hz above which it contains nothing; None if that is not below the limit of the two rates."""
 
 
 def measure(samples: Iterable[audio.Audio], sample_rate: int, channels: int, model_rate: int) -> Measured:

@@ -209,7 +209,7 @@ def thin(
     Args:
         source: a file or a binary file object.
         target: as for `write_bytes`.
-        n_quantizers: codebooks to keep. A file that has no more keeps all.
+        n_quantizers: codebooks to keep. A file with fewer keeps all.
         bitrate: highest mean bitrate of the codes of each channel in bit/s, instead of `n_quantizers`.
         order: "time"; or "layers": the coarse codes of the whole piece come first, so that the beginning of the file is
             the whole piece. None: that of the file.

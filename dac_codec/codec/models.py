@@ -21,7 +21,7 @@ FINGERPRINT_BYTES = 8
 """Bytes of a model's fingerprint that a file contains."""
 
 MOST_GAIN_DB = 700
-"""Largest gain between the network's input and the original; float32 ends at 770 dB."""
+"""Largest gain between the network's input and the original; float32 overflows at 770 dB."""
 
 
 def choose_quantizers(model: DAC, n_quantizers: int | None, bitrate: float | None) -> int:

@@ -1,7 +1,7 @@
 """How many codes each frame gets: the same number in every frame, or more where they buy more.
 
-With E_n the squared error of a frame's latents with its first n codes and w a weight for what its sound hides, a frame
-gets the n of the least
+With E_n the squared error of a frame's latents with its first n codes and w a weight for what its sound masks, a frame
+gets the n that minimizes
 
     w E_n + lambda n
 
@@ -41,7 +41,7 @@ DEFAULT_WITHOUT_LEVELS = 8.5
 """The default without band levels, chosen for the mel distance of greedy codes of all codebooks."""
 
 _MOST_QUALITY = 100
-"""Far beyond the qualities that give all codes, and one per frame."""
+"""Far beyond the qualities at which every frame gets all codes, or one."""
 
 _LAMBDA_AT_5 = 0.017
 """Lambda of quality 5; one step of quality halves or doubles it."""
@@ -62,7 +62,7 @@ _BUCKET_GAIN = 4.0
 """A full bucket multiplies lambda by e to this power."""
 
 _CODES_AT_5, _LAMBDA_PER_CODE = 5, 0.8
-"""Mean number of codes at quality 5, and the fall of log lambda with it: where a live stream starts."""
+"""Mean number of codes at quality 5, and the decrease of log lambda per code: where a live stream starts."""
 
 _TOLERANCE = 0.005
 """Share by which the size of a file may miss its bitrate."""

@@ -317,10 +317,10 @@ class DacStream:
         self._reader = bitstream.Reader(self._stream, lambda header: find_context(self._model, header))
 
     def _events(self, conceal: bool | None, part: TimeRange, warn: bool = False) -> Iterator[Chunk | Gap]:
-        """Chunks and gaps up to the end or a cut; what is far before `part` may be left out.
+        """Chunks and gaps up to the end or a cut; chunks far before `part` may be left out.
 
-        With `conceal` every chunk is read, since a gap may hide where later chunks are. Only what overlaps `part` is
-        added to `gaps` and `missing_layers`.
+        With `conceal` every chunk is read, since a gap may hide where later chunks are. Only gaps and missing layers
+        that overlap `part` are added to `gaps` and `missing_layers`.
         """
         self.gaps, self.missing_layers, self.cut = [], [], None
         try:

@@ -140,7 +140,7 @@ class CompiledSnake:
     it one by one, so that neither the batch size nor the strides of `out` matter.
 
     Attributes:
-        works: whether the compiler has not failed yet.
+        works: False once the compiler has failed.
     """
 
     def __init__(self) -> None:

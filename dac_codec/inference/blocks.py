@@ -188,12 +188,12 @@ def decode_each(model: DAC, blocks: Iterable[Tensor], in_threads: bool) -> Itera
 
 
 def uses_threads(model: DAC, n_frames: int, batch_size: int) -> bool:
-    """Whether signals of a number of frames are worth a thread for each block of the network."""
+    """Whether signals of `n_frames` are long enough for a thread per block of the network."""
     return _has_threads(model) and n_frames * model.hop_length * batch_size >= MIN_BLOCKS * block_samples(model.device)
 
 
 def _peek(blocks: Iterator[Tensor], model: DAC) -> tuple[Iterator[Tensor], bool]:
-    """The same blocks, and whether they are worth several threads."""
+    """The same blocks, and whether there are enough of them for several threads."""
     beginning = list(islice(blocks, MIN_BLOCKS if _has_threads(model) else 0))
     return chain(beginning, blocks), len(beginning) == MIN_BLOCKS
 

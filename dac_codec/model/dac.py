@@ -59,7 +59,7 @@ class DAC(nn.Module):
             CheckpointError: the model does not exist or is not valid.
             DacError: the device can't be used.
         """
-        # This package imports upwards only here and below: users expect these names on the class.
+        # This package imports from higher floors only in this class: users expect these names on it.
         from dac_codec import pretrained
 
         return pretrained.load(name_or_path, device)
@@ -175,7 +175,7 @@ class DAC(nn.Module):
         """
         if isinstance(audio, Tensor) and lengths is None:
             return self._encode(audio, n_quantizers, generator)
-        # Upwards, too: the rows need the look-ahead that `inference` computes.
+        # From a higher floor, too: the rows need the look-ahead that `inference` computes.
         from dac_codec import inference
 
         codes, mask = inference.encode_padded(self, audio, lengths, n_quantizers)

@@ -11,7 +11,7 @@ With M = 2 (Barnes, Rizvi & Nasrabadi, "Advances in Residual Vector Quantization
 A path is ranked by the squared distances of all its look-ups so far plus `LATENT_WEIGHT` times the squared error of the
 latents. The look-up alone is what the decoder was trained with, the error alone is not: docs/notes has the comparison.
 
-Nothing has the width D of the latents but one product at the start. With r the residual, e an entry, q = Q e + b its
+Only one product, at the start, has the width D of the latents. With r the residual, e an entry, q = Q e + b its
 projection to latents, P and Q the projections of a stage and c the weight, a path's cost grows at a stage by
 
     |P r - e|^2 + c (|r - q|^2 - |r|^2) = |p|^2 - 2 c b r + [|e|^2 + c |q|^2 - 2 (p e + u e)],   p = P r, u = c Q^T r

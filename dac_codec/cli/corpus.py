@@ -34,30 +34,20 @@ def _part(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, 
     "fmt",
     type=click.Choice(["parquet", "webdataset", "npz", "dac"]),
     default="parquet",
-    show_default=True,
     help="Format of the shards; dac: tars of .dac files, which are smallest.",
 )
 @options.model
 @click.option("--quantizers", metavar="N", type=click.IntRange(min=1), help="Codebooks to use. [default: all]")
-@click.option(
-    "--shard-size", metavar="N", type=click.IntRange(min=1), default=1000, show_default=True, help="Sounds per shard."
-)
+@click.option("--shard-size", metavar="N", type=click.IntRange(min=1), default=1000, help="Sounds per shard.")
 @click.option(
     "--shard",
     "part",
     metavar="I/N",
     callback=_part,
     default="1/1",
-    show_default=True,
     help="Make only every N-th shard, from the I-th on, as one of N jobs with the same output.",
 )
-@click.option(
-    "--audio-column",
-    metavar="NAME",
-    default="audio",
-    show_default=True,
-    help="Column of Parquet files that has the sound.",
-)
+@click.option("--audio-column", metavar="NAME", default="audio", help="Column of Parquet files that has the sound.")
 @click.option("--retry-failed", is_flag=True, help="Make shards with failures again.")
 @click.option(
     "--workers",

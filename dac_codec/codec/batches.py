@@ -18,7 +18,7 @@ from torch import Tensor
 from dac_codec import audio, bitstream, inference
 from dac_codec.codec.decoding import Decompressed, write_blocks
 from dac_codec.codec.encoding import Compressed, make_header, measure, network_input
-from dac_codec.codec.file import PathOrFile, open_for_writing
+from dac_codec.codec.file import PathOrFile, write_bytes
 from dac_codec.codec.level_analysis import NextBlock
 from dac_codec.codec.models import best_device, network_errors, with_layers
 from dac_codec.codec.rate import Rate, choose_blocks
@@ -81,8 +81,7 @@ def read_sound(reader: audio.Reader, model: DAC, rate: Rate, chunk_frames: int |
         with new_writer(data) as writer:
             for block, levels in choose_blocks([frames], rate, model, new_writer, original):
                 writer.write(block.numpy(), levels)
-        with open_for_writing(target) as stream:
-            stream.write(data.getbuffer())
+        write_bytes(target, data.getvalue())
         return Compressed(header, n_samples, data.tell(), reader.missing)
 
     return ShortFile(model, rate, signal, write)

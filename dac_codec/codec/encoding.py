@@ -22,13 +22,7 @@ from dac_codec.audio.samples import WaveformReader
 from dac_codec.bitstream import GainSource, Header, LegacyFile
 from dac_codec.codec.file import DacFile, PathOrFile, open_for_writing
 from dac_codec.codec.level_analysis import Blocks, NextBlock, with_levels
-from dac_codec.codec.models import (
-    FINGERPRINT_BYTES,
-    MOST_GAIN_DB,
-    load_model,
-    network_errors,
-    with_layers,
-)
+from dac_codec.codec.models import FINGERPRINT_BYTES, MOST_GAIN_DB, load_model, network_errors, with_layers
 from dac_codec.codec.rate import Rate, choose_blocks, choose_rate
 from dac_codec.common.errors import AudioError
 from dac_codec.common.progress import track
@@ -201,19 +195,14 @@ def compress_stream(
 
 
 class _Encoding(NamedTuple):
-    """A measured sound.
-
-    Attributes:
-        header: header of its file.
-        counted: its blocks, which count the samples.
-        blocks: encodes; returns blocks of codes, and of band levels if the file has any.
-        new_writer: opens a writer of the file.
-    """
+    """A measured sound."""
 
     header: Header
     counted: _Counted
     blocks: Callable[[], Blocks]
+    """Encodes the sound."""
     new_writer: Callable[[BinaryIO], bitstream.Writer]
+    """Opens a writer of its file."""
 
 
 def _prepared(
@@ -225,14 +214,9 @@ def _prepared(
     chunk_frames: int | None = None,
     redundancy: bool = False,
 ) -> _Encoding:
-    """Measure a sound, or the first second of a pipe.
+    """Measure the sound of a reader at its beginning, or the first second of a pipe.
 
-    Args:
-        model: the model.
-        reader: the sound, at its beginning.
-        rate: which codes are wanted.
-        stack: ends the threads that encode.
-        progress, chunk_frames, redundancy: as for `compress_stream`.
+    `stack` ends the threads that encode. The other arguments are as for `compress_stream`.
     """
     if reader.rewindable:
         counted = _Counted(reader.blocks(), reader.n_samples, "measuring", progress)
@@ -277,7 +261,7 @@ def _prepared(
         if rate.is_constant:
             codes = stack.enter_context(closing(inference.encode_blocks(*network)))
             return stack.enter_context(closing(with_levels(model, header, codes, original)))
-        frames = stack.enter_context(closing(inference.encode_frames(*network, rate.n_networks)))
+        frames = stack.enter_context(closing(inference.encode_frames(*network, n_networks=rate.n_networks)))
         return stack.enter_context(closing(choose_blocks(frames, rate, model, new_writer, original)))
 
     return _Encoding(header, counted, blocks, new_writer)
@@ -291,7 +275,7 @@ def _kept(blocks: Iterable[Tensor], kept: deque[Tensor]) -> Iterator[Tensor]:
 
 
 def _checked(source: Any) -> Any:
-    """The source, bytes as a stream; raises an AudioError for what is none."""
+    """The source, bytes as a stream; raises an AudioError for anything else."""
     if isinstance(source, (bytes, bytearray, memoryview)):
         return io.BytesIO(source)
     if isinstance(source, tuple) and len(source) != 2:
@@ -334,7 +318,7 @@ class Measured(NamedTuple):
     gain_db: float
     """Gain that brings it to the network's loudness."""
     bandwidth: int | None
-    """Frequency in Hz above which it contains nothing; None if that is not below what the rates allow."""
+    """Frequency in Hz above which it contains nothing; None if that is not below the limit of the two rates."""
 
 
 def measure(samples: Iterable[audio.Audio], sample_rate: int, channels: int, model_rate: int) -> Measured:

@@ -224,7 +224,7 @@ def _length(file: libsndfile.SequentialFile, part: Part) -> int | None:
         declared, present = part.sizes
         width = pcm.WIDTHS.get(file.subtype.replace("S8", "U8"))
         if width is None:
-            return round(file.frames * declared / max(1, present))
+            return round(int(file.frames) * declared / max(1, present))
         return declared // (width * int(file.channels))
     return None if file.frames == libsndfile.UNKNOWN_FRAMES else int(file.frames)
 

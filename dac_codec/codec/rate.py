@@ -99,7 +99,7 @@ class Rate:
 
     @property
     def n_networks(self) -> int:
-        """Networks that run at once: for band levels a decoder beside the encoder, unless all codes are chosen first."""
+        """Networks that run at once: two with band levels, unless all codes are chosen before the decoder runs."""
         return 2 if self.levels and self.bitrate is None else 1
 
 

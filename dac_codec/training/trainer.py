@@ -47,11 +47,7 @@ class Trainer:
     """One training run. A run with the same configuration continues where the last one stopped.
 
     The random numbers of a step depend only on the seed, the step and the process, so that resuming needs no random
-    state besides the step.
-
-    Args:
-        config: all settings of the run.
-        progress: whether to show progress bars.
+    state besides the step. With `progress`, bars are shown.
 
     Raises:
         DacError: there are no sounds, a checkpoint cannot be read or belongs to another network, or the folder holds a

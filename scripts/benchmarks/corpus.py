@@ -105,7 +105,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "sounds").mkdir()
-        write_files(folder / "sounds", *arguments.files, 1)
+        n_files, seconds = arguments.files
+        write_files(folder / "sounds", n_files, seconds, n_channels=1)
         for n_workers in arguments.workers:
             plan = Plan([str(folder / "sounds")], folder / f"corpus{n_workers}", settings, arguments.format)
             meter = Meter()

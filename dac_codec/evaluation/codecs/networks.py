@@ -25,7 +25,7 @@ _SNAC_REPOSITORY = "hubertsiuzdak/snac_44khz"
 
 @dataclass(frozen=True)
 class Encodec(Codec):
-    """EnCodec (Défossez et al., 2022) without its entropy coder: 24 kHz (mono), or 48 kHz (stereo, of equal channels)."""
+    """EnCodec (Défossez et al., 2022) without its entropy coder: 24 kHz (mono), or 48 kHz (two equal channels)."""
 
     khz: int
 

@@ -29,6 +29,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 from dac_codec.common.errors import DacError
 from dac_codec.common.files import write_file
 from dac_codec.common.scripts import exit_status
+from dac_codec.common.threads import available_cores
 
 TRAIN = Path(__file__).with_name("train.py")
 
@@ -125,7 +126,7 @@ def main() -> int:
     parser.add_argument("variants", type=Path, help="YAML file of variants, such as configs/ablations/mini.yaml")
     parser.add_argument("overrides", nargs="*", help="overrides for all variants, such as data.sounds=/my/sounds")
     parser.add_argument("--output", type=Path, required=True, help="folder for the runs and table.md")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cores()
     parser.add_argument("--jobs", type=int, default=cores, help="variants to train at a time [number of cores]")
     arguments = parser.parse_args()
     if arguments.jobs < 1:

@@ -339,7 +339,7 @@ def demo(output: Path, model: str | None, device: str, as_json: bool) -> None:
     running.check_device(device)
     result = run_demo(output, model, device)
     if as_json:
-        click.echo(json.dumps({**asdict(result), "ratio": result.ratio}, indent=2, default=str))
+        click.echo(json.dumps(asdict(result), indent=2, default=str))
         return
     files = (result.original, result.compressed, result.decoded)
     width = max(len(display_path(file)) for file in files)

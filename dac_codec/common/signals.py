@@ -89,8 +89,8 @@ def handled_signals(
             handler(number)
 
 
-def end_with_parent() -> None:
-    """End this process, which `multiprocessing` started, when its parent has ended, in whatever way."""
+def follow_parent() -> None:
+    """Leave Ctrl-C to the parent of this process, which `multiprocessing` started, and end when it has ended."""
 
     def wait() -> None:
         parent = multiprocessing.parent_process()
@@ -98,6 +98,7 @@ def end_with_parent() -> None:
         parent.join()
         os._exit(1)
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=wait, daemon=True).start()
 
 

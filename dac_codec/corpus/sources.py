@@ -83,12 +83,7 @@ class Found(NamedTuple):
 
 
 def open_sources(names: Iterable[str], audio_column: str = "audio") -> Found:
-    """Find the sounds in folders, manifests (.csv), tars (.tar), Parquet files (.parquet) and sound files.
-
-    Args:
-        names: their paths.
-        audio_column: the column of Parquet files that has the sound.
-    """
+    """Find the sounds in folders, manifests (.csv), tars (.tar), Parquet files (.parquet) and sound files."""
     found = Found([], [])
     for name in names:
         path = Path(name)

@@ -33,20 +33,13 @@ class Totals(NamedTuple):
     failed: int = 0
     seconds: float = 0.0
 
-    def __add__(self, other: object) -> Totals:
-        if not isinstance(other, Totals):
-            return NotImplemented
+    def __add__(self, other: Totals) -> Totals:  # type: ignore[override]
         return Totals(self.sounds + other.sounds, self.failed + other.failed, self.seconds + other.seconds)
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A folder of shards, finished or not.
-
-    Attributes:
-        folder: its path.
-        description: the content of corpus.json.
-    """
+    """A folder of shards, finished or not. The description is the content of corpus.json."""
 
     folder: Path
     description: dict[str, Any]
@@ -137,7 +130,7 @@ class Plan:
         self.done: Totals = self._totals(done)
 
     def _totals(self, numbers: Iterable[int]) -> Totals:
-        return sum((self._total(number) for number in numbers), Totals())
+        return sum(map(self._total, numbers), Totals())
 
     def _total(self, number: int) -> Totals:
         record = self._known.get(number, {"failed": [], "seconds": 0.0})

@@ -20,7 +20,7 @@ import torch
 import dac_codec
 from dac_codec.common.errors import DacError
 from dac_codec.common.progress import progress_bar
-from dac_codec.common.signals import end_with_parent
+from dac_codec.common.signals import follow_parent
 from dac_codec.common.threads import available_cores
 from dac_codec.evaluation.clips import Clip
 from dac_codec.evaluation.codecs import Codec, Setting
@@ -270,7 +270,6 @@ def _failure_of(task: Task, warm: set[str] = _warm) -> str | None:
 
 
 def _begin() -> None:
-    """Initialize a worker process: one thread, Ctrl-C left to its parent, and an end when the parent ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Initialize a worker process."""
+    follow_parent()
     torch.set_num_threads(1)
-    end_with_parent()

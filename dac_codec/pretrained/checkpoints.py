@@ -40,14 +40,7 @@ _STORED_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The contents of a file, not yet checked against its configuration.
-
-    Attributes:
-        path: file of the tensors, for error messages and for its size.
-        name: the model's name.
-        config: configuration of the network.
-        tensors: the state dict of the file.
-    """
+    """The contents of a model's files, not yet checked against its configuration; `path` has the tensors."""
 
     path: Path
     name: str
@@ -340,7 +333,7 @@ class SkippedInit(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _first_names(names: Iterable[str], limit: int = 3) -> str:
-    """The first few names, for a message."""
+def _first_names(names: Iterable[str]) -> str:
+    """The first three names, for a message."""
     ordered = sorted(names)
-    return ", ".join(ordered[:limit]) + (f" and {len(ordered) - limit} more" if len(ordered) > limit else "")
+    return ", ".join(ordered[:3]) + (f" and {len(ordered) - 3} more" if len(ordered) > 3 else "")

@@ -134,14 +134,9 @@ def _restore(part: nn.Module | Optimizer, state: Any) -> None:
 
 
 class Checkpoints:
-    """The checkpoints of one run.
+    """The last `keep_last` checkpoints of a run, and the best one, in a folder.
 
-    Args:
-        folder: of the checkpoints; it is created.
-        keep_last: number of checkpoints to keep besides the best one.
-
-    Raises:
-        CheckpointError: the folder cannot be created.
+    Raises a CheckpointError if the folder cannot be created.
     """
 
     def __init__(self, folder: Path, keep_last: int) -> None:

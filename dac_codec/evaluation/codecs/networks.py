@@ -25,11 +25,7 @@ _SNAC_REPOSITORY = "hubertsiuzdak/snac_44khz"
 
 @dataclass(frozen=True)
 class Encodec(Codec):
-    """EnCodec (Défossez et al., 2022), without its entropy coder.
-
-    Args:
-        khz: 24 (mono) or 48 (stereo; mono clips are duplicated).
-    """
+    """EnCodec (Défossez et al., 2022) without its entropy coder: 24 kHz (mono), or 48 kHz (two equal channels)."""
 
     khz: int
 

@@ -22,7 +22,8 @@ from dac_codec.audio.samples import WaveformReader
 from dac_codec.bitstream import GainSource, Header, LegacyFile
 from dac_codec.codec.file import DacFile, PathOrFile, open_for_writing
 from dac_codec.codec.level_analysis import Blocks, NextBlock, with_levels
-from dac_codec.codec.models import FINGERPRINT_BYTES, MOST_GAIN_DB, load_model, network_errors, with_layers
+from dac_codec.codec.levels import level_parameters
+from dac_codec.codec.models import FINGERPRINT_BYTES, MOST_GAIN_DB, load_model, network_errors
 from dac_codec.codec.rate import Rate, choose_blocks, choose_rate
 from dac_codec.common.errors import AudioError
 from dac_codec.common.progress import track
@@ -235,12 +236,10 @@ def _prepared(
         header = make_header(model, rate.n_quantizers, reader, Measured(min(gain_db, BEGINNING_MOST_DB), None), None)
         inputs = network_input(samples, header)
         chunk_frames = block_frames = LIVE_CHUNK_FRAMES if chunk_frames is None else chunk_frames
-    context = None
-    if rate.levels or redundancy or not rate.is_constant:
-        header, context = with_layers(header, model, rate.levels)
-        if block_frames is not None and not redundancy:
-            # A layer costs 6 bytes in each of many short chunks, and saves none that are lost as a whole.
-            header = replace(header, layers=(header.n_codebooks,))
+    header, context = with_coding(header, model, rate, redundancy)
+    if header.coding is bitstream.Coding.LAYERED and block_frames is not None and not redundancy:
+        # A layer costs 6 bytes in each of many short chunks, and saves none that are lost as a whole.
+        header = replace(header, layers=(header.n_codebooks,))
     encoded: deque[Tensor] = deque()  # the network's input, for band levels
 
     def original() -> NextBlock:
@@ -379,6 +378,18 @@ def make_header(
         bandwidth=measured.bandwidth,
         channel_mask=None if isinstance(source, LegacyFile) else source.channel_mask,
     )
+
+
+def with_coding(
+    header: Header, model: DAC, rate: Rate, redundancy: bool = False
+) -> tuple[Header, bitstream.CodeModel | None]:
+    """`header` with the coding and the band levels of a rate, and the context model beside the weights, if any."""
+    if rate.is_constant and not rate.levels and not redundancy:
+        return header, None
+    context = pretrained.context_model(model)
+    fingerprint = None if context is None else context.fingerprint
+    levels = level_parameters(header.model_sample_rate, header.bandwidth) if rate.levels else None
+    return replace(header, coding=bitstream.Coding.LAYERED, context_fingerprint=fingerprint, levels=levels), context
 
 
 class _Counted:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 
 import torch
 
 from dac_codec import pretrained
 from dac_codec.audio.samples import MAX_CHANNELS
-from dac_codec.bitstream import CodeModel, Coding, Header, LegacyFile
-from dac_codec.codec.levels import level_parameters
+from dac_codec.bitstream import CodeModel, Header, LegacyFile
 from dac_codec.common.errors import BitstreamError, CheckpointError, DacError, ModelMismatchError, is_out_of_memory
 from dac_codec.inference.prepared import is_on, prepare_cached
 from dac_codec.model import DAC
@@ -137,14 +135,6 @@ def find_context(model: str | os.PathLike[str] | DAC | None, header: Header) -> 
             "which is not beside the weights: pass the model whose folder contains it"
         )
     return found
-
-
-def with_layers(header: Header, model: DAC, levels: bool = False) -> tuple[Header, CodeModel | None]:
-    """`header` with the coding LAYERED and maybe band levels, and the context model beside the weights, if any."""
-    context = pretrained.context_model(model)
-    fingerprint = None if context is None else context.fingerprint
-    parameters = level_parameters(header.model_sample_rate, header.bandwidth) if levels else None
-    return replace(header, coding=Coding.LAYERED, context_fingerprint=fingerprint, levels=parameters), context
 
 
 def model_id(header: Header) -> str:

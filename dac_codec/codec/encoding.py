@@ -217,7 +217,7 @@ def _prepared(
 ) -> _Encoding:
     """Measure the sound of a reader at its beginning, or the first second of a pipe.
 
-    `stack` ends the threads that encode. The other arguments are as for `compress_stream`.
+    `stack` ends the threads that encode; `progress`, `chunk_frames` and `redundancy` are as for `compress_stream`.
     """
     if reader.rewindable:
         counted = _Counted(reader.blocks(), reader.n_samples, "measuring", progress)

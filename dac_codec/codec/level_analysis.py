@@ -53,7 +53,7 @@ def with_levels(
     """Decode codes as they come, and choose the levels of the windows that are complete, if the file has levels.
 
     Args:
-        model: decodes.
+        model: the model that decodes them.
         header: of the file.
         codes: of a whole sound, [C, N, f] in blocks.
         original: called once the first codes are chosen, which may read the audio until then; returns the network's

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import soundfile
@@ -48,9 +49,9 @@ TINY = (
 def survive(folder: Path, manifest: Path, kills: int) -> list[int]:
     """Kill a run `kills` times, then let it end. Returns the last saved step at each kill."""
     settings = {"phases": [{"until": 60}], "save_every": 1, "keep_last": 2, "validate_every": 50, "batch_size": 1}
-    smaller = {"data": {"excerpt": 0.02}, "discriminator": {"bands": [(0.0, 1.0)]}}
+    one_block: dict[str, Any] = {"data": {"excerpt": 0.02}, "model": {"encoder_rates": [32], "decoder_rates": [32]}}
     config = folder.with_suffix(".json")
-    config.write_text(json.dumps(small_run(folder, manifest, **smaller, trainer=settings).to_dict()))
+    config.write_text(json.dumps(small_run(folder, manifest, **one_block, trainer=settings).to_dict()))
     done = python("tests.training.survivor", config, kills, 0, cwd=ROOT, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr
     survived: list[int] = json.loads(done.stdout)

@@ -101,12 +101,12 @@ class FileDecoder:
             self._contents = replace(self._contents, failure="the header declares more samples than are there")
         self.sample_rate: int = file.samplerate
         self.channels: int = file.channels
-        first = self._contents.parts[0]
+        first, *others = self._contents.parts
         content = SegmentedStream(self._stream, first.segments)
         self.channel_mask, self._order = read_channels(file, content, first.vorbis_order)
         self.failure, self.unread, self.note = "", self._contents.unread, self._contents.note
-        self._lengths = [_length(file, self._contents.parts[0])]
-        for part in self._contents.parts[1:]:
+        self._lengths = [_length(file, first)]
+        for part in others:
             try:
                 file = self._open(part)
             except AudioError:
@@ -116,8 +116,8 @@ class FileDecoder:
                 self.unread = goes_on(file.channels, file.samplerate)
                 break
             self._lengths.append(_length(file, part))
-        if len(self._contents.parts) == 1:
-            self._unread_part = self._contents.parts[0]
+        if not others:
+            self._unread_part = first
         known = [length for length in self._lengths if length is not None]
         self.n_samples = sum(known) if len(known) == len(self._lengths) and not self._contents.failure else None
 
@@ -186,7 +186,9 @@ class FileDecoder:
                 "wav or flac first, for example with ffmpeg"
             ) from error
         except TypeError as error:  # soundfile takes any *.raw for headerless samples, and requires their sample rate
-            raise libsndfile.headerless(self._name) from error
+            raise AudioError(
+                f"{self._name}: headerless samples, with no sample rate; convert them to wav first"
+            ) from error
         self._opened.callback(file.close)
         self._file = file
         return file
@@ -198,12 +200,12 @@ class FileDecoder:
     def _reported_error(self) -> str:
         """The errors that the decoder has printed; other lines of it are notes."""
         errors = [line for line in self._printed if "error" in line.lower()]
-        if not errors and self._printed and not self.note:
+        if errors:
+            more = f" and {len(errors) - 1} more" if len(errors) > 1 else ""
+            return f"the decoder reports: {errors[0]}{more}"
+        if self._printed and not self.note:
             self.note = f"the decoder reports: {self._printed[0]}"
-        if not errors:
-            return ""
-        more = f" and {len(errors) - 1} more" if len(errors) > 1 else ""
-        return f"the decoder reports: {errors[0]}{more}"
+        return ""
 
     def _raise_interruption(self) -> None:
         """Raise what `CallbackStream` kept from libsndfile."""
@@ -221,11 +223,9 @@ def _length(file: libsndfile.SequentialFile, part: Part) -> int | None:
     if part.sizes is not None:
         declared, present = part.sizes
         width = pcm.WIDTHS.get(file.subtype.replace("S8", "U8"))
-        return (
-            round(file.frames * declared / max(1, present))
-            if width is None
-            else declared // (width * int(file.channels))
-        )
+        if width is None:
+            return round(int(file.frames) * declared / max(1, present))
+        return declared // (width * int(file.channels))
     return None if file.frames == libsndfile.UNKNOWN_FRAMES else int(file.frames)
 
 

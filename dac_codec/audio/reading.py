@@ -205,7 +205,6 @@ def read(source: PathOrFile, name: str | None = None) -> tuple[Audio, int]:
     """
     with Reader(source, name) as reader:
         blocks = list(reader.blocks(check=False))  # checked below, so that the message counts over the whole file
-    audio = np.empty((reader.channels, sum(block.shape[1] for block in blocks)), np.float32)
-    np.concatenate(blocks, axis=1, out=audio)
+    audio = np.concatenate(blocks, axis=1)
     check_finite(audio, reader.sample_rate, reader.name)
     return audio, reader.sample_rate

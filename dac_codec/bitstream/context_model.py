@@ -27,6 +27,7 @@ import safetensors.numpy
 
 from dac_codec.bitstream import range_coder
 from dac_codec.bitstream.code_model import INVALID, Codes, presence, split, stacked, streams_of, symbols_of
+from dac_codec.bitstream.fields import FINGERPRINT_BYTES
 from dac_codec.bitstream.range_coder import Bounds, Integers, batched, bounds_of, parts
 from dac_codec.common.errors import BitstreamError, CheckpointError
 
@@ -45,7 +46,6 @@ _MOST_FRAMES = 1 << 15
 _MOST_ROWS = 512
 _MOST_SYMBOLS = 1 << 12
 _MOST_SHIFT = 16
-_FINGERPRINT_BYTES = 8
 _STEPS = 256
 
 Floats = npt.NDArray[np.float32]
@@ -134,7 +134,7 @@ class ContextModel:
     @property
     def fingerprint(self) -> bytes:
         """The identity of the arrays, 8 bytes."""
-        return self._digest[:_FINGERPRINT_BYTES]
+        return self._digest[:FINGERPRINT_BYTES]
 
     def encode(self, chunks: Sequence[Codes]) -> list[list[bytes]]:
         """As `CodeModel.encode`."""

@@ -75,7 +75,7 @@ def _fields(header: Header, n_frames: int, truncated: bool) -> dict[str, Any]:
 
 def _layered_fields(header: Header, chunks: Sequence[CodedChunk]) -> dict[str, Any]:
     """What a file of coding 1 has besides; its bitrate is the mean of all bytes of its chunks but their checksums."""
-    sizes = np.array([_size(chunk) for chunk in chunks])
+    sizes = np.array([len(encode_payload(chunk, len(chunk.layers))[0]) for chunk in chunks])
     seconds = np.array([chunk.n_frames for chunk in chunks]) / header.frame_rate
     n_codes = np.zeros(header.n_codebooks, int)
     for counts in decoded_counts(header, chunks):
@@ -93,11 +93,6 @@ def _layered_fields(header: Header, chunks: Sequence[CodedChunk]) -> dict[str, A
         "bits_by_codebook": [round(bit / n, 3) if bit else None for bit, n in zip(bits, n_codes.tolist(), strict=True)],
         "levels": None if header.levels is None else asdict(header.levels),
     }
-
-
-def _size(chunk: CodedChunk) -> int:
-    """Bytes of the payload of a chunk with all its layers."""
-    return len(encode_payload(chunk, len(chunk.layers))[0])
 
 
 def _legacy_fields(file: LegacyFile) -> dict[str, Any]:

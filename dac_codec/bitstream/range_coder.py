@@ -174,9 +174,8 @@ class Decoder:
         if any(stream[:1] == b"\0" for stream in streams):
             raise BitstreamError("a coded plane starts with a zero byte")
         heads = [len(stream) if len(stream) <= _STATE_BYTES else _STATE_BYTES - len(stream) % 2 for stream in streams]
-        self._states = np.array(
-            [int.from_bytes(stream[:head], "big") for stream, head in zip(streams, heads, strict=True)], np.int64
-        )
+        states = [int.from_bytes(stream[:head], "big") for stream, head in zip(streams, heads, strict=True)]
+        self._states = np.array(states, np.int64)
         bodies = [stream[head:] for stream, head in zip(streams, heads, strict=True)]
         # The word behind the last one is read, and not used.
         self._words = np.frombuffer(b"".join(bodies) + bytes(2), ">u2").astype(np.int64)

@@ -20,7 +20,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
-_DESCRIPTORS = (1, 2)
 _MOST_BYTES = 2**16
 
 _lock = threading.Lock()
@@ -64,7 +63,7 @@ def captured() -> Iterator[list[str]]:
         yield lines
         return
     with _lock, ExitStack() as stack:
-        for descriptor in _DESCRIPTORS:
+        for descriptor in (1, 2):
             with suppress(OSError):  # it is closed
                 stack.enter_context(_redirected(descriptor, _sink.fileno()))
         try:

@@ -81,14 +81,9 @@ class Reader:
         name: str | None = None,
         warn: bool = True,
     ) -> Reader:
-        """Read headerless, interleaved samples as they arrive.
+        """Read headerless, interleaved samples as they arrive, from the position of a binary stream to its end.
 
-        Args:
-            stream: a binary stream, which is read from its position to its end and not closed.
-            sample_rate: Hz.
-            channels: number of channels.
-            encoding: a key of `RAW_ENCODINGS`, such as "s16le".
-            name, warn: as for `Reader`.
+        `sample_rate` is in Hz, `encoding` a key of `RAW_ENCODINGS`; `name` and `warn` are those of `Reader`.
 
         Raises:
             AudioError: an invalid sample rate, number of channels or encoding, or no open stream.

@@ -16,13 +16,10 @@ _MAX_PHASES = 2**18  # seconds of computing; the rates in use take some hundreds
 
 
 def resample(audio: Audio, from_rate: int, to_rate: int, n_samples: int | None = None) -> Audio:
-    """Change the sample rate with soxr (HQ: linear phase, no delay, 20-bit precision).
+    """Change the sample rate of `audio` [C, T] with soxr (HQ: linear phase, no delay, 20-bit precision).
 
-    Args:
-        audio: [C, T].
-        from_rate: Hz.
-        to_rate: Hz.
-        n_samples: length to trim or zero-pad the output to; by default ceil(T * to_rate / from_rate).
+    The rates are in Hz. `n_samples` is the length to trim or zero-pad the output to; by default it is
+    ceil(T * to_rate / from_rate).
 
     Returns:
         [C, n_samples] float32; `audio` itself where nothing changes.

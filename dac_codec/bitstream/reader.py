@@ -98,7 +98,7 @@ class Reader:
             yield chunk
 
     def passes(self) -> Iterator[list[Chunk]]:
-        """Yield all chunks each time that a layer of the whole file has arrived, coarse first; at last with all layers.
+        """Yield all chunks each time that a layer of the whole file has arrived, coarse first; finally with all layers.
 
         A file in order of time has one pass. Raises what iterating raises.
         """

@@ -56,7 +56,7 @@ def apart() -> Iterator[None]:
 def captured() -> Iterator[list[str]]:
     """Collect the lines that C code prints in the block, in the list that is yielded; they are in it after the block.
 
-    Outside of `apart` the list stays empty, and C code prints as ever. One thread at a time can be in a block.
+    Outside of `apart` the list stays empty, and C code prints as usual. One thread at a time can be in a block.
     """
     lines: list[str] = []
     if _sink is None:

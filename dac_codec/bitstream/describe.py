@@ -74,7 +74,7 @@ def _fields(header: Header, n_frames: int, truncated: bool) -> dict[str, Any]:
 
 
 def _layered_fields(header: Header, chunks: Sequence[CodedChunk]) -> dict[str, Any]:
-    """The further fields of a file of coding 1; its bitrate is the mean of all bytes of its chunks but their checksums."""
+    """Further fields of a file of coding 1. Its bitrate is the mean of all bytes of its chunks but their checksums."""
     sizes = np.array([len(encode_payload(chunk, len(chunk.layers))[0]) for chunk in chunks])
     seconds = np.array([chunk.n_frames for chunk in chunks]) / header.frame_rate
     n_codes = np.zeros(header.n_codebooks, int)

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from dac_codec.bitstream.chunks import Chunk
 from dac_codec.bitstream.coded import bits_by_codebook, decoded_counts
 from dac_codec.bitstream.container import with_length
 from dac_codec.bitstream.header import VERSION, Coding, Header
@@ -34,7 +33,7 @@ def describe(data: bytes) -> dict[str, Any]:
 def _container_fields(data: bytes) -> dict[str, Any]:
     reader = Reader(io.BytesIO(data))
     layered = reader.header.coding is Coding.LAYERED
-    chunks: list[Chunk | CodedChunk] = []
+    chunks: list[Any] = []  # CodedChunk or Chunk
     truncated = False
     try:
         for chunk in reader.coded() if layered else reader:
@@ -43,8 +42,7 @@ def _container_fields(data: bytes) -> dict[str, Any]:
         truncated = True
     n_frames = sum(chunk.n_frames for chunk in chunks)
     header = with_length(reader.header, None if truncated else reader.n_samples, n_frames)
-    coding = _layered_fields(header, [chunk for chunk in chunks if isinstance(chunk, CodedChunk)]) if layered else {}
-    return {**_fields(header, n_frames, truncated), **coding}
+    return {**_fields(header, n_frames, truncated), **(_layered_fields(header, chunks) if layered else {})}
 
 
 def _fields(header: Header, n_frames: int, truncated: bool) -> dict[str, Any]:

@@ -89,12 +89,12 @@ class Reader:
             AudioError: an invalid sample rate, number of channels or encoding, or no open stream.
         """
         name = name_of(stream) if name is None else name
-        check_rate(sample_rate, name)
+        sample_rate = check_rate(sample_rate, name)
         if not 1 <= channels <= MAX_CHANNELS:
             raise AudioError(f"{name}: {channels} channels, expected 1 to {MAX_CHANNELS}")
         if encoding not in RAW_ENCODINGS:
             raise AudioError(f"{name}: encoding {encoding!r}, expected one of {', '.join(RAW_ENCODINGS)}")
-        return cls(stream, name, warn, wav.Layout(int(sample_rate), channels, RAW_ENCODINGS[encoding]))
+        return cls(stream, name, warn, wav.Layout(sample_rate, channels, RAW_ENCODINGS[encoding]))
 
     def __iter__(self) -> Iterator[Audio]:
         return self.blocks()

@@ -74,10 +74,10 @@ class Writer:
         channel_mask: int | None = None,
     ) -> None:
         self.name = name_of(target)
-        check_rate(sample_rate, self.name)
+        self.sample_rate = check_rate(sample_rate, self.name)
         if not 1 <= channels <= MAX_CHANNELS:
             raise AudioError(f"{self.name}: {channels} channels, expected 1 to {MAX_CHANNELS}")
-        self.sample_rate, self.channels, self.n_samples = int(sample_rate), channels, n_samples
+        self.channels, self.n_samples = channels, n_samples
         to_stream = not isinstance(target, str | os.PathLike)
         if fmt is None:
             suffix = "" if to_stream else Path(self.name).suffix

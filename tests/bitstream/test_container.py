@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dac_codec.bitstream import Header, Reader, Writer, default_chunk_frames, dumps, is_legacy, loads
-from dac_codec.bitstream.header import MAGIC
+from dac_codec.bitstream import MAGIC, Header, Reader, Writer, default_chunk_frames, dumps, is_legacy, loads
 from dac_codec.bitstream.packing import packed_size
 from dac_codec.common.errors import BitstreamError, TruncatedBitstreamError
 

@@ -61,6 +61,12 @@ def atomic_write(target: Path, keep_partial: bool = False) -> Iterator[Path]:
             os.close(owned)
 
 
+def write_file(target: Path, content: str | bytes) -> None:
+    """Write bytes, or text as UTF-8, as `atomic_write` does."""
+    with atomic_write(target) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
 def remove_abandoned(folder: Path) -> None:
     """Delete the temporary files of `atomic_write` in a folder that no living process owns, as far as possible."""
     if fcntl is None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import signal
 import socket
 import threading
 from collections import deque
@@ -20,6 +18,7 @@ import torch
 from tqdm import tqdm
 
 from dac_codec.common.errors import DacError
+from dac_codec.common.signals import follow_parent
 from dac_codec.common.threads import available_cores
 from dac_codec.corpus.encoding import Failure, Outcome, Settings, encode
 from dac_codec.corpus.sources import Source
@@ -127,15 +126,7 @@ def _start_worker(devices: Any) -> None:
     global _device
     _device = devices.get()
     tqdm.set_lock(threading.RLock())  # its own is a semaphore, which would outlive a process that is terminated
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, and the parent ends this process
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+    follow_parent()
 
 
 def _encode(settings: Settings, group: Source) -> list[Outcome]:

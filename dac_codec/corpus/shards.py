@@ -75,19 +75,14 @@ def _is_plain(kind: Any) -> bool:
 def new_shard(path: Path, fmt: str, n_codebooks: int, columns: Columns) -> Iterator[Add]:
     """A function that adds the rows of a sound to a shard, which appears complete at the end of the block.
 
-    Raises:
-        DacError: the file can't be written.
+    Raises a DacError if the file can't be written.
     """
     with open_for_writing(path) as stream, _WRITERS[fmt](stream, path.stem, n_codebooks, columns) as add:
         yield add
 
 
 def read_shard(path: Path) -> Iterator[Row]:
-    """The rows of a shard.
-
-    Raises:
-        DacError: it can't be read.
-    """
+    """The rows of a shard. Raises a DacError if it can't be read."""
     try:
         for row in _READERS[path.suffix](path):
             if missing := [name for name in OURS if name not in row]:

@@ -86,11 +86,7 @@ class Result:
         return np.frombuffer(base64.b64decode(self.codes, validate=True), _CODES).reshape(self.n_codebooks, -1)
 
     def save(self, path: Path) -> None:
-        """Write to a file, atomically.
-
-        Raises:
-            DacError: the file can't be written.
-        """
+        """Write to a file, atomically. Raises a DacError if the file can't be written."""
         write_bytes(path, json.dumps(asdict(self), allow_nan=False).encode())
 
     @classmethod

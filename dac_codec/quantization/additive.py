@@ -24,6 +24,11 @@ class AdditiveQuantizer(ResidualQuantizer):
     K D M numbers. Sources: Babenko & Lempitsky, "Additive quantization for extreme vector compression", 2014; Martinez
     et al., "Revisiting additive quantization", 2016, and "LSQ++", 2018.
 
+    >>> quantizer = AdditiveQuantizer(1, [2, 2])
+    >>> _ = quantizer.entries.copy_(torch.tensor([[0.0], [10.0], [0.0], [-6.0]]))
+    >>> quantizer(torch.tensor([[4.2]])).item()  # greedy encoding gives 0 + 0
+    4.0
+
     Args:
         dim: width D.
         sizes: entries K of each of the M codebooks.

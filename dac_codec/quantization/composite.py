@@ -21,6 +21,11 @@ class CompositeQuantizer(AdditiveQuantizer):
     the codebooks by L-BFGS, and c is the mean. Costs as for additive quantization, with twice the products in ICM.
     Source: Zhang, Du & Wang, "Composite quantization for approximate nearest neighbor search", 2014.
 
+    >>> quantizer = CompositeQuantizer(2, [2, 2])  # with codebooks of other dimensions, the inner products are 0
+    >>> _ = quantizer.entries.copy_(torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0], [0.0, 3.0]]))
+    >>> quantizer.distances(torch.tensor([[0.0, 1.0]]), torch.tensor([[1, 1]])).item()  # from (0, 1) to (2, 3)
+    8.0
+
     Args:
         dim: width D.
         sizes: entries K of each of the M codebooks.

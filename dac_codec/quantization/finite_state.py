@@ -26,6 +26,14 @@ class FiniteStateQuantizer(SequenceQuantizer):
     Sources: Foster, Gray & Dunham, "Finite-state vector quantization for waveform coding", 1985; Gersho & Gray,
     chapter 14.
 
+    >>> from dac_codec.quantization import UniformQuantizer
+    >>> quantizer = FiniteStateQuantizer([UniformQuantizer([2]), UniformQuantizer([2])])  # three values at one bit
+    >>> for state, values in zip(quantizer.states, ([0.0, 1.0], [1.0, 2.0])):
+    ...     state.place(torch.tensor([values]))
+    >>> _ = quantizer.classes.copy_(torch.tensor([[0.0], [1.5]]))
+    >>> quantizer(torch.tensor([[0.9], [2.1], [1.2], [0.1]])).flatten().tolist()
+    [1.0, 2.0, 1.0, 1.0]
+
     Args:
         states: a quantizer for each state, all of the same width and sizes.
         length: rows after which the state is reset, to that of a vector of zeros.

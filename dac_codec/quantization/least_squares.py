@@ -17,6 +17,9 @@ def least_squares(
 
     By conjugate gradients, scaled by the diagonal of A^T A, from `entries` on: no step makes the sum larger. An
     iteration costs 2 n M D additions, and 2 K M d D products with maps; A^T A, with K^2 numbers, is not formed.
+
+    >>> least_squares(torch.tensor([[1.0], [3.0]]), torch.tensor([[0], [0]]), torch.zeros(1, 1), ridge=2.0).item()
+    1.0
     """
     n_parts = 1 if maps is None else len(maps)
     places = rows if maps is None else rows + len(entries) * torch.arange(n_parts, device=rows.device)

@@ -60,6 +60,13 @@ class PredictiveQuantizer(SequenceQuantizer):
     vectors of the round before: Khalil, Rose & Regunathan, "The asymptotic closed-loop approach to predictive vector
     quantizer design", 2001.
 
+    >>> from dac_codec.quantization import UniformQuantizer
+    >>> quantizer = PredictiveQuantizer(UniformQuantizer([2]))  # delta modulation: one more or one less than before
+    >>> quantizer.inner.place(torch.tensor([[-1.0, 1.0]]))
+    >>> _ = quantizer.weights.fill_(1.0)
+    >>> quantizer(torch.tensor([[0.8], [2.1], [2.9], [1.6]])).flatten().tolist()
+    [1.0, 2.0, 3.0, 2.0]
+
     Args:
         inner: q, a quantizer without memory.
         order: number of past vectors.

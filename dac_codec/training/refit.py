@@ -312,14 +312,14 @@ def latents_of(
     clips = clips_of(sounds, EXCERPT_SECONDS, most, skipped, sample_rate=model.sample_rate, seed=seed)
     found: list[Tensor] = []
     seconds = 0.0
-    with progress_bar("encoding", round(60 * minutes), progress, unit="s", leave=False) as bar, torch.no_grad():
+    with progress_bar("encoding", round(60 * minutes), progress, unit=" s", leave=False) as bar, torch.no_grad():
         for clip in clips:
             if seconds >= 60 * minutes:
                 break
             audio = F.pad(clip.audio, (0, -clip.audio.shape[1] % model.hop_length))
             found.append(model.encoder_network.whole(audio[None])[0].t().float())
-            bar.update(clip.audio.shape[1] / model.sample_rate)
-            seconds += clip.audio.shape[1] / model.sample_rate
+            before, seconds = int(seconds), seconds + clip.audio.shape[1] / model.sample_rate
+            bar.update(int(seconds) - before)
     if not found:
         reason = f", the first is {next(iter(skipped.values()))}" if skipped else ""
         raise AudioError(f"no clip in {len(sounds)} sounds, of which {len(skipped)} can't be read{reason}")

@@ -1,7 +1,8 @@
-"""benchmarks/files.py, effort.py, latency.py, training.py; rank_paths.py, band_levels.py, spectrograms.py; errors."""
+"""benchmarks/files.py, effort.py, latency.py, training.py; and the short scripts, with their errors."""
 
 from __future__ import annotations
 
+import re
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor
 from dac_codec import pretrained
 from dac_codec.common.errors import DacError
 from dac_codec.common.scripts import exit_status
-from tests.conftest import SCRIPTS, golden_model
+from tests.conftest import SCRIPTS, golden_model, load_script
 from tests.processes import python
 
 
@@ -51,6 +52,33 @@ def test_rankings_of_paths(tmp_path: Path) -> None:
     names = ["greedy", *(f"{name}, M = 2" for name in ("look-up", "latents", "both", "decoder"))]
     assert [line[2:20].strip() for line in lines[1:6]] == names
     assert all(len(line[20:].split()) == 2 for line in lines[1:6])
+
+
+def test_the_gain_of_refitted_codebooks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    time = np.arange(44100) / 44100
+    soundfile.write(tmp_path / "a.flac", 0.3 * np.sin(2 * np.pi * 300 * time * (1 + time)), 44100)
+    (tmp_path / "manifest.csv").write_text("path,domain,duration,split\na.flac,effects,1,test\n", encoding="utf-8")
+    model = golden_model("44khz")
+    pretrained.save(model, tmp_path / "model")
+    model.quantizer.stages()[0].out_proj.get_parameter("bias").data += 1.0
+    pretrained.save(model, tmp_path / "worse")
+    script = load_script("compare_refits")
+    arguments = [tmp_path / "manifest.csv", tmp_path / "model", tmp_path / "worse", "--paths", 1, 4]
+    monkeypatch.setattr(sys, "argv", [script.__name__, *map(str, arguments), "--minutes", "0.1", "--clips", "1"])
+    script.main()
+    *latents, domain, same, worse = capsys.readouterr().out.splitlines()
+    before, after = ([float(value) for value in re.findall(r"(\S+) dB", line)] for line in latents)
+    assert (len(before), len(after)) == (2, 2)
+    assert max(after) < min(before)
+    assert domain == "effects, 1 clips: mel distance, SI-SDR"
+    assert same.split()[2::3] == ["+0.000", "+0.000"]
+    assert float(worse.split()[5]) != 0
+    next(model.encoder.parameters()).data += 1.0
+    pretrained.save(model, tmp_path / "worse")
+    with pytest.raises(DacError, match="the models have different encoders"):
+        script.main()
 
 
 def test_the_table_of_band_levels(tmp_path: Path) -> None:

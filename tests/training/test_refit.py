@@ -116,11 +116,15 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_command_writes_a_model(small: Path, manifest: Path, tmp_path: Path) -> None:
+def test_the_command_writes_a_model(
+    small: Path, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dac_codec.common.progress._LINE_SECONDS", 0.0)
     arguments = (small, "--sounds", manifest, "--minutes", 0.05, "--rounds", 2)
     result = run(*arguments, "-o", tmp_path / "new")
     assert result.exit_code == 0, result.output
     assert "fitted to 0.1 minutes" in result.stderr
+    assert re.search(r"encoding: +\d+% 1/3 \[", result.stderr), "whole seconds"
     assert result.stderr.count("dB before") == 2
     old, new = pretrained.load(small), pretrained.load(tmp_path / "new")
     assert new.name == "new"

@@ -9,11 +9,10 @@ from dac_codec.audio.folders import find_audio, find_unreadable, has_sound_suffi
 from dac_codec.audio.metering import SILENCE_LUFS, LoudnessMeter, apply_gain, gain_to, loudness
 from dac_codec.audio.reading import RAW_ENCODINGS, Reader, read
 from dac_codec.audio.resampling import Resampler, check_windowed_sinc, resample, resample_windowed_sinc
-from dac_codec.audio.samples import MAX_CHANNELS, Audio, check
+from dac_codec.audio.samples import Audio, check
 from dac_codec.audio.writing import Writer, write
 
 __all__ = [
-    "MAX_CHANNELS",
     "RAW_ENCODINGS",
     "SILENCE_LUFS",
     "Audio",

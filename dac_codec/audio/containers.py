@@ -1,6 +1,6 @@
 """Sizes in the headers of sound files: how many bytes of samples they declare, compared with those that are there.
 
-libsndfile reads what is there without a word if a file is cut short, and nothing if a recorder crashed before it could
+libsndfile reads a file that is cut short without an error, and reads nothing if a recorder crashed before it could
 replace the 0 in place of the size.
 """
 
@@ -58,7 +58,7 @@ def is_live(size: int, n_present: int | None = None) -> bool:
 
 
 def id3_end(stream: SeekableStream) -> int:
-    """Position behind the ID3v2 tags at the beginning of a file."""
+    """Position after the ID3v2 tags at the beginning of a file."""
     position = 0
     while size := id3_size(read_at(stream, position, 10)):
         position += size

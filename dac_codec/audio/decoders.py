@@ -69,9 +69,8 @@ class PcmDecoder:
             data = data[whole:]
         if remaining == 0:
             with stream_errors(self._name):
-                self.unread = (
-                    "another sound file follows" if wav.has_second_file(self._stream, self._n_bytes or 0) else ""
-                )
+                if wav.has_second_file(self._stream, self._n_bytes or 0):
+                    self.unread = "another sound file follows"
 
 
 class FileDecoder:

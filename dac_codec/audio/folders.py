@@ -37,8 +37,7 @@ def find_audio(folder: str | os.PathLike[str]) -> list[Path]:
     Raises:
         AudioError: the folder is missing, is not a folder, or part of it can't be listed.
     """
-    readable = _readable()
-    return [path for path in _walk(folder) if path.suffix.lower() in readable and path.is_file()]
+    return [path for path in _walk(folder) if has_sound_suffix(path.name) and path.is_file()]
 
 
 def has_sound_suffix(name: str) -> bool:
@@ -51,13 +50,12 @@ def find_unreadable(folder: str | os.PathLike[str]) -> list[tuple[Path, str]]:
 
     Raises the errors of `find_audio`.
     """
-    readable = _readable()
     found = []
     for path in _walk(folder):
         suffix = path.suffix.lower()
         if suffix.removeprefix(".") in _UNREADABLE and not path.is_dir():
             found.append((path, _CONVERT))
-        elif suffix in readable and not path.is_file() and not path.is_dir():
+        elif suffix in _readable() and not path.is_file() and not path.is_dir():
             found.append((path, "a broken symbolic link" if path.is_symlink() else "not a file"))
     return found
 

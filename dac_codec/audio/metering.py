@@ -56,11 +56,11 @@ class LoudnessMeter:
     """
 
     def __init__(self, sample_rate: int, channels: int) -> None:
-        check_rate(sample_rate, "loudness")
+        sample_rate = check_rate(sample_rate, "loudness")
         self.peak, self.n_samples = 0.0, 0
-        self._hop = max(1, int(sample_rate) // 10)
+        self._hop = max(1, sample_rate // 10)
         self._weights = np.array([1.0, 1.0, 1.0, 1.41, 1.41])[:channels] if channels <= 5 else np.ones(channels)
-        self._filter = _k_weighting_filter(int(sample_rate))
+        self._filter = _k_weighting_filter(sample_rate)
         self._state = np.zeros((channels, self._filter.input.shape[1]))
         self._energy = array("d")  # of each complete hop, weighted and summed over the channels
         self._partial = 0.0  # the same of the incomplete hop

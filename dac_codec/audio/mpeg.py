@@ -229,7 +229,7 @@ def _other(window: _Window, position: int) -> Header | None:
 
 
 def _skip_tags(window: _Window, position: int) -> int:
-    """Position behind the tags at `position`: ID3v1, ID3v2, APEv2, Lyrics3."""
+    """Position after the tags at `position`: ID3v1, ID3v2, APEv2, Lyrics3."""
     while True:
         head = window.at(position, 32)
         if head[:3] == b"TAG":

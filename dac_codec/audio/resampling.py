@@ -16,13 +16,10 @@ _MAX_PHASES = 2**18  # seconds of computing; the rates in use take some hundreds
 
 
 def resample(audio: Audio, from_rate: int, to_rate: int, n_samples: int | None = None) -> Audio:
-    """Change the sample rate with soxr (HQ: linear phase, no delay, 20-bit precision).
+    """Change the sample rate of `audio` [C, T] with soxr (HQ: linear phase, no delay, 20-bit precision).
 
-    Args:
-        audio: [C, T].
-        from_rate: Hz.
-        to_rate: Hz.
-        n_samples: length to trim or zero-pad the output to; by default ceil(T * to_rate / from_rate).
+    The rates are in Hz. `n_samples` is the length to trim or zero-pad the output to; by default it is
+    ceil(T * to_rate / from_rate).
 
     Returns:
         [C, n_samples] float32; `audio` itself where nothing changes.
@@ -104,12 +101,11 @@ def resample_windowed_sinc(audio: Audio, from_rate: int, to_rate: int) -> Audio:
         AudioError: the errors of `check_windowed_sinc`, or no samples.
     """
     zeros, rolloff = 24, 0.945
-    from_rate, to_rate = _check_rates(from_rate, to_rate)
-    if from_rate == to_rate:
+    old, new = check_windowed_sinc(from_rate, to_rate)
+    if old == new:
         return audio
     if audio.shape[1] == 0:
         raise AudioError("resample: no samples, expected at least one")
-    old, new = check_windowed_sinc(from_rate, to_rate)
     cutoff = min(old, new) * rolloff  # zero crossings of the sinc per `old` input samples
     width = math.ceil(zeros * old / cutoff)  # reach of the window, in input samples on either side
     taps = np.arange(-width, width + 1)
@@ -152,11 +148,10 @@ def check_windowed_sinc(from_rate: int, to_rate: int) -> tuple[int, int]:
 
 def _check_rates(from_rate: int, to_rate: int) -> tuple[int, int]:
     """Return both rates as int; raise an AudioError unless they are positive and within a factor of 1000."""
-    check_rate(from_rate, "resample")
-    check_rate(to_rate, "resample")
+    from_rate, to_rate = check_rate(from_rate, "resample"), check_rate(to_rate, "resample")
     if max(from_rate, to_rate) > _MAX_RATIO * min(from_rate, to_rate):
         raise AudioError(
             f"resample: from {from_rate} Hz to {to_rate} Hz, expected rates within a factor of "
             f"{_MAX_RATIO}; check the sample rate that the file declares"
         )
-    return int(from_rate), int(to_rate)
+    return from_rate, to_rate

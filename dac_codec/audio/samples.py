@@ -70,10 +70,11 @@ def check(audio: npt.ArrayLike, sample_rate: int, name: str = "audio") -> Audio:
     return waveform
 
 
-def check_rate(sample_rate: int, name: str) -> None:
-    """Raise an AudioError unless `sample_rate` is a positive integer."""
+def check_rate(sample_rate: int, name: str) -> int:
+    """Return `sample_rate` as an int. Raises an AudioError unless it is a positive integer."""
     if isinstance(sample_rate, bool) or not isinstance(sample_rate, int | np.integer) or sample_rate <= 0:
         raise AudioError(f"{name}: sample rate is {sample_rate!r}, expected a positive integer in Hz")
+    return int(sample_rate)
 
 
 def check_finite(audio: Audio, sample_rate: int, name: str, start: int = 0) -> None:

@@ -86,9 +86,8 @@ class AdaptiveModel:
             new = first < self.n_groups
             group, second = first[new], seconds[frames[new], stream]
             at = 2 * frames[new] + 1, stream
-            starts[at], frequencies[at] = parts(
-                bounds_of(counts_before(group, second, second_counts[stream], INCREMENT)), second
-            )
+            bounds = bounds_of(counts_before(group, second, second_counts[stream], INCREMENT))
+            starts[at], frequencies[at] = parts(bounds, second)
         return range_coder.encode(starts, frequencies)
 
     def _first_counts(self, sizes: Integers) -> tuple[Integers, Integers]:

@@ -64,12 +64,11 @@ class Chunk:
         `levels` are those of the header.
         """
         codes = self.codes[..., first_frame - self.first_frame : last_frame - self.first_frame]
+        part = replace(self, first_frame=first_frame, codes=codes)
         if levels is None or self.levels is None:
-            return replace(self, first_frame=first_frame, codes=codes)
+            return part
         before, first, last = map(levels.n_windows, (self.first_frame, first_frame, last_frame))
-        return replace(
-            self, first_frame=first_frame, codes=codes, levels=self.levels[..., first - before : last - before]
-        )
+        return replace(part, levels=self.levels[..., first - before : last - before])
 
 
 def default_chunk_frames(model_sample_rate: int, hop_length: int) -> int:

@@ -102,9 +102,7 @@ def decoded_counts(header: Header, chunks: Sequence[CodedChunk]) -> list[Counts]
     rows = [(counts, chunk.n_frames) for chunk in chunks for counts in chunk.counts]
     coded = [(counts, n_frames) for counts, n_frames in rows if isinstance(counts, bytes)]
     decoded = iter(decode_counts([counts for counts, _ in coded], [size for _, size in coded], header.n_codebooks))
-    numbers = [
-        np.full(n_frames, counts, np.int32) if isinstance(counts, int) else next(decoded) for counts, n_frames in rows
-    ]
+    numbers = [np.full(size, counts, np.int32) if isinstance(counts, int) else next(decoded) for counts, size in rows]
     return list(map(np.stack, batched(numbers, header.channels)))
 
 

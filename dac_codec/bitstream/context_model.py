@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -139,10 +139,11 @@ class ContextModel:
     def encode(self, chunks: Sequence[Codes]) -> list[list[bytes]]:
         """As `CodeModel.encode`."""
         coded: list[list[bytes]] = []
+        self._check_planes(chunks)
         longest = max((chunk.shape[1] for chunk in chunks), default=0)
         lanes = min(_MOST_LANES, max(1, _MOST_FRAMES // max(1, longest)))
         for some in batched(chunks, lanes):
-            codes = stacked(some, self.codebook_size, self.n_codebooks)
+            codes = stacked(some, self.codebook_size)
             n_planes, n_frames, n_chunks = codes.shape
             starts = np.zeros((n_frames, 2, n_planes, n_chunks), np.int64)
             frequencies = np.zeros_like(starts)
@@ -168,13 +169,18 @@ class ContextModel:
     def decode(self, chunks: Sequence[Sequence[bytes]], n_codes: Sequence[npt.NDArray[np.integer]]) -> list[Codes]:
         """As `CodeModel.decode`."""
         decoded: list[Codes] = []
+        self._check_planes(chunks)
         for some, counts in zip(batched(chunks, _MOST_LANES), batched(n_codes, _MOST_LANES), strict=True):
-            present = presence(some, counts, self.n_codebooks)
+            present = presence(some, counts)
             decoder = range_coder.Decoder(streams_of(some, present.shape[0]))
             codes = self._decode(decoder, present)
             decoder.check_end()
             decoded += split(codes, some, counts)
         return decoded
+
+    def _check_planes(self, chunks: Iterable[Sized]) -> None:
+        if (n_planes := max(map(len, chunks), default=0)) > self.n_codebooks:
+            raise BitstreamError(f"the context model has {self.n_codebooks} codebooks, found codes of {n_planes}")
 
     def _parts(self, x: Floats) -> list[Floats]:
         """Views of the contexts [..., E] in inputs [..., C E + 1]."""

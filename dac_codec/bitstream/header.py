@@ -48,7 +48,6 @@ _EXTENSIONS = {
 }  # by coding
 _MAX_LAYERS = 32
 _MAX_SIZED_CODEBOOKS = 1024
-_MAX_LEVELS = 16
 _FRAME_TOLERANCE = 1
 
 
@@ -99,16 +98,14 @@ class LevelParameters:
             ("hop", 1, 64),
             ("bands", 1, 256),
             ("top", 1, _MAX_SAMPLE_RATE),
-            ("lowest", 1 - _MAX_LEVELS, 0),
-            ("highest", 0, _MAX_LEVELS - 1),
+            ("lowest", -15, 0),
+            ("highest", 0, 15),
         ):
             object.__setattr__(self, field, checked_integer(getattr(self, field), f"levels: {field}", low, high))
         if self.bands > (most := 16 * self.hop):
             raise BitstreamError(f"levels: bands must be at most {most} with a hop of {self.hop}, found {self.bands}")
-        if self.highest - self.lowest >= _MAX_LEVELS:
-            raise BitstreamError(
-                f"levels: there must be at most {_MAX_LEVELS} levels, found {self.lowest}..{self.highest}"
-            )
+        if self.highest - self.lowest > 15:
+            raise BitstreamError(f"levels: there must be at most 16 levels, found {self.lowest}..{self.highest}")
         object.__setattr__(self, "step_db", checked_float32(self.step_db, "levels: step_db"))
         if self.step_db <= 0:
             raise BitstreamError(f"levels: step_db must be a positive number, found {self.step_db}")

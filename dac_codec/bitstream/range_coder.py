@@ -120,15 +120,9 @@ def _encode_one(starts: list[int], frequencies: list[int]) -> bytes:
 def encode_adaptive(
     rows: Sequence[tuple[Integers, Integers]], first_counts: Integers, increment: int | Integers
 ) -> list[bytes]:
-    """Code symbols by counts that adapt.
+    """Code symbols by counts that adapt, as `counts_before` gives them; returns the bytes of each stream.
 
-    Args:
-        rows: for each stream the contexts [n] and the symbols [n].
-        first_counts: those of each symbol in each context [contexts, K].
-        increment: as for `counts_before`.
-
-    Returns:
-        The bytes of each stream.
+    `rows` has for each stream the contexts [n] and the symbols [n].
     """
     shape = max((len(symbols) for _, symbols in rows), default=0), len(rows)
     starts, frequencies = np.zeros((2, *shape), np.int64)
@@ -140,13 +134,10 @@ def encode_adaptive(
 
 
 def counts_before(contexts: Integers, symbols: Integers, first_counts: Integers, increment: int | Integers) -> Integers:
-    """The counts [n, K] of all symbols at each of n symbols.
+    """The counts [n, K] of all symbols at each of `symbols` [n] with `contexts` [n].
 
-    Args:
-        contexts: [n].
-        symbols: [n].
-        first_counts: [contexts, K].
-        increment: what a symbol adds to its count in its context; one number, or one for each symbol [K].
+    They begin as `first_counts` [contexts, K]. A symbol adds `increment`, one number or one for each symbol [K], to its
+    count in its context.
     """
     order = np.argsort(contexts, kind="stable")
     by_context = contexts[order]
@@ -174,9 +165,8 @@ class Decoder:
         if any(stream[:1] == b"\0" for stream in streams):
             raise BitstreamError("a coded plane starts with a zero byte")
         heads = [len(stream) if len(stream) <= _STATE_BYTES else _STATE_BYTES - len(stream) % 2 for stream in streams]
-        self._states = np.array(
-            [int.from_bytes(stream[:head], "big") for stream, head in zip(streams, heads, strict=True)], np.int64
-        )
+        states = [int.from_bytes(stream[:head], "big") for stream, head in zip(streams, heads, strict=True)]
+        self._states = np.array(states, np.int64)
         bodies = [stream[head:] for stream, head in zip(streams, heads, strict=True)]
         # The word behind the last one is read, and not used.
         self._words = np.frombuffer(b"".join(bodies) + bytes(2), ">u2").astype(np.int64)

@@ -98,7 +98,7 @@ class Reader:
             yield chunk
 
     def passes(self) -> Iterator[list[Chunk]]:
-        """Yield all chunks each time that a layer of the whole file has arrived, coarse first; at last with all layers.
+        """Yield all chunks each time that a layer of the whole file has arrived, coarse first; finally with all layers.
 
         A file in order of time has one pass. Raises what iterating raises.
         """
@@ -254,7 +254,7 @@ class Reader:
             yield chunk
         n_samples = decode_end(header, payload)
         header.check_length(n_samples, self._n_frames)
-        if not source.at_end():
+        if source.read_up_to(1):
             raise BitstreamError("the file continues after its END chunk")
         self.n_samples = n_samples
         self.complete = True
@@ -268,9 +268,7 @@ class Reader:
         return chunk
 
 
-def complete_chunks(
-    events: Iterator[Chunk | CodedChunk | LayerPiece | Gap],
-) -> Iterator[Chunk | CodedChunk | Gap]:
+def complete_chunks(events: Iterator[Chunk | CodedChunk | LayerPiece | Gap]) -> Iterator[Chunk | CodedChunk | Gap]:
     """Bring the layers that have chunks of their own to the chunks that they belong to.
 
     A chunk is held until all its layers are there, or `events` end; so are those after it.

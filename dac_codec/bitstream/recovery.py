@@ -210,15 +210,11 @@ class Resynchronizer:
             self._buffer.drop(self._cursor)
             waiting: list[_Candidate] = []
             here = self._parse()
-            if here is None:
-                damaged = True
-            elif here.kind in (ChunkKind.ANCILLARY, ChunkKind.CRITICAL):
+            if here is not None and here.kind in (ChunkKind.ANCILLARY, ChunkKind.CRITICAL):
                 waiting = [here]  # most bytes have this form, so the bytes inside are searched meanwhile
-            elif self._buffer.fill(here.end) and (found := self._check(here)):
+            elif here is not None and self._buffer.fill(here.end) and (found := self._check(here)):
                 self._cursor = here.end
                 return replace(found, after_damage=damaged)
-            else:
-                damaged = True
             winner = self._search(waiting)
             if winner is None:
                 return None

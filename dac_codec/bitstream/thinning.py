@@ -70,9 +70,8 @@ def thin(
     header = replace(reader.header, n_samples=reader.n_samples)
     if bitrate is not None:
         seconds = max(sum(chunk.n_frames for chunk in chunks) / header.frame_rate, 1e-9)
-        n_codebooks = _affordable(
-            [bits / seconds / header.channels for bits in bits_by_codebook(header, chunks)], bitrate
-        )
+        rates = [bits / seconds / header.channels for bits in bits_by_codebook(header, chunks)]
+        n_codebooks = _affordable(rates, bitrate)
     if order is None:
         is_layered = any(chunk.n_inside < len(chunk.layers) for chunk in chunks)
         order = Order.LAYERS if is_layered else Order.TIME

@@ -20,7 +20,6 @@ except ImportError:  # on Windows
 
 
 _TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")
-_PARTIAL_SUFFIX = ".part"
 
 _searched: set[Path] = set()
 """Folders in which this process has removed abandoned files."""
@@ -102,7 +101,7 @@ def _create_owned(folder: Path) -> tuple[Path, int | None]:
 def _partial(target: Path) -> tuple[Path, int | None]:
     """A new file whose name is that of `target` with ".part"."""
     for number in itertools.count(1):
-        path = target.with_name(f"{target.name}{_PARTIAL_SUFFIX}{'' if number == 1 else number}")
+        path = target.with_name(f"{target.name}.part{'' if number == 1 else number}")
         try:
             path.touch(exist_ok=False)
         except FileExistsError:

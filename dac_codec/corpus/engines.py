@@ -23,19 +23,12 @@ from dac_codec.common.threads import available_cores
 from dac_codec.corpus.encoding import Failure, Outcome, Settings, encode
 from dac_codec.corpus.sources import Source
 
-_WORKERS_PER_GPU = 2
-"""One reads while the other one computes."""
-
-_GROUPS_PER_WORKER = 4
-"""Groups per worker that are submitted and not yet written, so that workers stay busy behind a slow group."""
-
-_RETRIES = 3
-"""How often Ray starts a group again whose worker was lost."""
-
+_WORKERS_PER_GPU = 2  # one reads while the other one computes
+_GROUPS_PER_WORKER = 4  # submitted and not yet written: workers stay busy behind a slow group
+_RETRIES = 3  # how often Ray starts a group again whose worker was lost
 _CONNECTION_SECONDS = 10.0
 
-_device = "cpu"
-"""Device of this worker process."""
+_device = "cpu"  # device of this worker process
 
 
 class WorkerLostError(Exception):

@@ -41,11 +41,8 @@ out would raise the mean of a codec that loses hard clips."""
 PESQ_WORST = 0.999 + 4 / (1 + math.exp(1.3669 * 0.5 + 3.8224))
 """The lower end of PESQ-WB's scale, 1.04: the lowest raw score, -0.5, mapped as in ITU-T P.862.2."""
 
-_VISQOL_SECONDS = 0.08 + 44 * 0.02
-"""45 windows of 80 ms with a hop of 20 ms, one patch of ViSQOL."""
-
-_STOI_SAMPLES = 256 + 29 * 128
-"""At 10 kHz: 30 frames of 256 samples with a hop of 128, one segment of STOI."""
+_VISQOL_SECONDS = 0.08 + 44 * 0.02  # 45 windows of 80 ms with a hop of 20 ms, one patch of ViSQOL
+_STOI_SAMPLES = 256 + 29 * 128  # at 10 kHz: 30 frames of 256 samples with a hop of 128, one segment of STOI
 
 
 def mel_distance(decoded: Audio, original: Audio, sample_rate: int) -> float:

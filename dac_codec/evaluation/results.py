@@ -17,14 +17,9 @@ from dac_codec.codec import write_bytes
 from dac_codec.evaluation.clips import Clip
 
 _FORMAT = 3
-_MOST = 2**53
-"""Above all counts and amounts: integers up to here are exact as float."""
-
-_CODES = np.dtype("<i4")
-"""Type of the codes in a file."""
-
-_MOST_ENTRIES = 2**16
-"""Of a codebook, at most: how often each is used is counted in memory."""
+_MOST = 2**53  # above all counts and amounts: integers up to here are exact as float
+_CODES = np.dtype("<i4")  # type of the codes in a file
+_MOST_ENTRIES = 2**16  # of a codebook, at most: how often each is used is counted in memory
 
 
 @dataclass(frozen=True)

@@ -27,13 +27,10 @@ class Result:
     """Measurements of one clip, codec and setting.
 
     Attributes:
-        clip, domain: names of the clip and of its domain.
         seconds: length of the clip.
-        codec, setting: names.
         n_bytes, payload_bytes, encode_seconds, decode_seconds, codebook_size, code_bits: see `Coded`.
         measures: by the metrics' names; None if undefined.
         codes: base64 of `Coded.codes` as int32, little-endian, row by row; None if there are none.
-        n_codebooks: N.
         sound: base64 of the decoded clip as 16-bit FLAC; None if the page does not play it.
         sources: of the clip.
     """

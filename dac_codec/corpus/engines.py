@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib import import_module
 from typing import Any, Protocol
@@ -63,14 +63,11 @@ def run(engine: Engine, groups: Iterable[Source]) -> Iterator[list[Outcome]]:
 
 
 def _outcomes(engine: Engine, group: Source, submitted: Any) -> list[Outcome]:
-    try:
+    with suppress(WorkerLostError):
         return engine.result(submitted)
-    except WorkerLostError:
-        pass
-    try:
+    with suppress(WorkerLostError):
         return engine.result(engine.submit(group))
-    except WorkerLostError:
-        parts = [group[index : index + 1] for index in range(len(group))]
+    parts = [group[index : index + 1] for index in range(len(group))]
     if len(parts) > 1:
         return [outcome for part in parts for outcome in _outcomes(engine, part, engine.submit(part))]
     return [Failure(next(iter(group)).id, "its process ended twice: a crash of the decoder, or not enough memory")]

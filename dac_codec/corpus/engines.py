@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib import import_module
 from typing import Any, Protocol
@@ -23,19 +23,12 @@ from dac_codec.common.threads import available_cores
 from dac_codec.corpus.encoding import Failure, Outcome, Settings, encode
 from dac_codec.corpus.sources import Source
 
-_WORKERS_PER_GPU = 2
-"""One reads while the other one computes."""
-
-_GROUPS_PER_WORKER = 4
-"""Groups per worker that are submitted and not yet written, so that workers stay busy behind a slow group."""
-
-_RETRIES = 3
-"""How often Ray starts a group again whose worker was lost."""
-
+_WORKERS_PER_GPU = 2  # one reads while the other one computes
+_GROUPS_PER_WORKER = 4  # submitted and not yet written: workers stay busy behind a slow group
+_RETRIES = 3  # how often Ray starts a group again whose worker was lost
 _CONNECTION_SECONDS = 10.0
 
-_device = "cpu"
-"""Device of this worker process."""
+_device = "cpu"  # device of this worker process
 
 
 class WorkerLostError(Exception):
@@ -70,14 +63,11 @@ def run(engine: Engine, groups: Iterable[Source]) -> Iterator[list[Outcome]]:
 
 
 def _outcomes(engine: Engine, group: Source, submitted: Any) -> list[Outcome]:
-    try:
+    with suppress(WorkerLostError):
         return engine.result(submitted)
-    except WorkerLostError:
-        pass
-    try:
+    with suppress(WorkerLostError):
         return engine.result(engine.submit(group))
-    except WorkerLostError:
-        parts = [group[index : index + 1] for index in range(len(group))]
+    parts = [group[index : index + 1] for index in range(len(group))]
     if len(parts) > 1:
         return [outcome for part in parts for outcome in _outcomes(engine, part, engine.submit(part))]
     return [Failure(next(iter(group)).id, "its process ended twice: a crash of the decoder, or not enough memory")]

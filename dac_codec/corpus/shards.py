@@ -39,11 +39,8 @@ _TYPES = {
 OURS = ("id", "codes", *_TYPES, "model", "fingerprint")
 """The columns of every row."""
 
-_MEMBERS = ("npy", "dac", "json")
-"""Extensions of the members of a tar that are ours."""
-
-_CODES_AT_ONCE = 2**23
-"""Codes that are in memory before a Parquet shard writes them."""
+_MEMBERS = ("npy", "dac", "json")  # extensions of the members of a tar that are ours
+_CODES_AT_ONCE = 2**23  # codes that are in memory before a Parquet shard writes them
 
 Row = dict[str, Any]
 """A channel of a sound: `OURS` and the source's columns. Its codes are an array [F, N], uint16."""

@@ -27,9 +27,7 @@ _SAMPLE_MEMBER = re.compile(r"((?:.*/)?[^/.]+)\.([^/]+)")
 
 _TEXTS = frozenset(("cls", "csv", "json", "lab", "srt", "text", "tsv", "txt", "vtt", "xml"))
 """Extensions of members that are columns of text; others are columns of bytes."""
-
-_ROWS_AT_ONCE = 16
-"""Rows of a Parquet file that are in memory at once."""
+_ROWS_AT_ONCE = 16  # rows of a Parquet file that are in memory at once
 
 
 class Item(NamedTuple):

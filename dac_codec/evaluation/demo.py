@@ -27,8 +27,7 @@ class DemoResult:
 
     Attributes:
         original, compressed, decoded: the files.
-        seconds: length of the clip.
-        channels: of the clip.
+        seconds, channels: of the clip.
         compressed_bytes: size of the .dac file.
         pcm_bytes: size of the clip as 16-bit PCM.
         bitrate: of the .dac file with all channels, in bits per second, headers included.

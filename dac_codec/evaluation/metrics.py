@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
@@ -41,11 +42,8 @@ out would raise the mean of a codec that loses hard clips."""
 PESQ_WORST = 0.999 + 4 / (1 + math.exp(1.3669 * 0.5 + 3.8224))
 """The lower end of PESQ-WB's scale, 1.04: the lowest raw score, -0.5, mapped as in ITU-T P.862.2."""
 
-_VISQOL_SECONDS = 0.08 + 44 * 0.02
-"""45 windows of 80 ms with a hop of 20 ms, one patch of ViSQOL."""
-
-_STOI_SAMPLES = 256 + 29 * 128
-"""At 10 kHz: 30 frames of 256 samples with a hop of 128, one segment of STOI."""
+_VISQOL_SECONDS = 0.08 + 44 * 0.02  # 45 windows of 80 ms with a hop of 20 ms, one patch of ViSQOL
+_STOI_SAMPLES = 256 + 29 * 128  # at 10 kHz: 30 frames of 256 samples with a hop of 128, one segment of STOI
 
 
 def mel_distance(decoded: Audio, original: Audio, sample_rate: int) -> float:
@@ -120,10 +118,9 @@ def _visqol(mode: str, rate: int, decoded: Audio, original: Audio, sample_rate: 
         return math.nan
     if not _varies(decoded):
         return VISQOL_WORST
-    try:
+    with suppress(ValueError):  # too short
         return float(scorer.measure_from_arrays(reference, estimate, rate).moslqo)
-    except ValueError:  # too short
-        return math.nan
+    return math.nan
 
 
 def pesq(decoded: Audio, original: Audio, sample_rate: int) -> float:
@@ -161,12 +158,10 @@ def stoi(decoded: np.ndarray, original: np.ndarray, sample_rate: int) -> float:
     signals = [audio.resample(one, sample_rate, 10000)[0] for one in (original, decoded)]
     if len(signals[0]) < _STOI_SAMPLES:
         return math.nan
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), suppress(RuntimeWarning):
         warnings.filterwarnings("error", message="Not enough STFT frames")
-        try:
-            return float(pystoi.stoi(*signals, 10000))
-        except RuntimeWarning:
-            return math.nan
+        return float(pystoi.stoi(*signals, 10000))
+    return math.nan
 
 
 def codebook_use(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

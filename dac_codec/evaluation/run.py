@@ -33,8 +33,7 @@ PLAYED_PER_DOMAIN = 2
 PLAYED = 12
 """Clips in all that the page can play: it embeds each with every version and its spectrogram."""
 
-_warm: set[str] = set()
-"""Fingerprints of the codecs that this worker process has warmed up."""
+_warm: set[str] = set()  # fingerprints of the codecs that this worker process has warmed up
 
 
 @dataclass(frozen=True)

@@ -239,7 +239,7 @@ def unpickle(path: Path) -> Any:
 
 
 def _in_one_line(found: object) -> str:
-    """What a damaged file says, for a message."""
+    """The beginning of an error in one line."""
     return " ".join(str(found).split())[:200]
 
 

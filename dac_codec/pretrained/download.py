@@ -102,7 +102,7 @@ def record_digest(file: Path, url: str, digest: str) -> None:
     """Record the SHA-256 of a cached file in a JSON file beside it, unless there is one or the cache is read-only."""
     if not _record_of(file).exists():
         with suppress(OSError):
-            _write_record(_record_of(file), {"url": url, "sha256": digest})
+            write_file(_record_of(file), json.dumps({"url": url, "sha256": digest}, indent=2) + "\n")
 
 
 def _sha256(file: Path) -> str:
@@ -131,10 +131,6 @@ def _read_record(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{file} is not a JSON object; delete it if you trust the file beside it")
     return content
-
-
-def _write_record(file: Path, content: dict[str, Any]) -> None:
-    write_file(file, json.dumps(content, indent=2) + "\n")
 
 
 def _receive_with_retries(url: str, part: Path, progress: bool) -> str | None:
@@ -199,7 +195,8 @@ def _receive(url: str, part: Path, progress: bool) -> None:
             length = response.headers.get("Content-Length", "")
             have, size = 0, int(length) if length.isdecimal() else None
             part.write_bytes(b"")  # Before the record: old bytes must never be paired with a new validator.
-            _write_record(record_file, {"url": url, "size": size, "validator": validator})
+            record = {"url": url, "size": size, "validator": validator}
+            write_file(record_file, json.dumps(record, indent=2) + "\n")
         with (
             part.open("ab") as file,
             progress_bar(url.rpartition("/")[2], size, progress, initial=have, unit="B", unit_scale=True) as bar,

@@ -127,11 +127,8 @@ def push(
         folder = Path(name)
         save(model, folder, name=repository.rpartition("/")[2][:64] if model.name == "unnamed" else None)
         weights = model.weights_file
-        if (
-            weights is not None
-            and weights.name == WEIGHTS_FILE
-            and (context := weights.with_name(CONTEXT_FILE)).exists()
-        ):
+        context = weights.with_name(CONTEXT_FILE) if weights and weights.name == WEIGHTS_FILE else None
+        if context and context.exists():
             shutil.copyfile(context, folder / CONTEXT_FILE)
         text = card(model, repository, license, report)
         try:

@@ -234,10 +234,7 @@ def load_pretrained(model: DAC, discriminator: Discriminator | None, name_or_pat
             in_clone = f"checkpoints/{folder.name}"
             logger.warning(
                 "the installed package leaves out the discriminators of its models; where a clone of the repository "
-                "has %s/%s, trainer.init_from=%s loads them, too",
-                in_clone,
-                DISCRIMINATOR_FILE,
-                in_clone,
+                f"has {in_clone}/{DISCRIMINATOR_FILE}, trainer.init_from={in_clone} loads them, too"
             )
 
 

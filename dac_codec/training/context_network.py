@@ -1,7 +1,7 @@
 """The trainable form of a context model.
 
-It has the integer arithmetic of `bitstream.context_model` in view: weights, embeddings and hidden units are rounded in
-the forward pass, and gradients pass straight through.
+For the integer arithmetic of `bitstream.context_model`, weights, embeddings and hidden units are rounded in the forward
+pass, and gradients pass straight through.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import logging
 import math
 import secrets
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +89,9 @@ class RunLog:
 
 def _step_of(line: str) -> float:
     """The step of a line of the log; infinity for a damaged line."""
-    try:
+    with suppress(ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        return math.inf
+    return math.inf
 
 
 def _start_wandb(folder: Path, config: LoggerConfig, settings: Mapping[str, Any]) -> Any:

@@ -39,8 +39,7 @@ from dac_codec.training.validation import Validation
 
 logger = logging.getLogger(__name__)
 
-_SAY_SECONDS = 60.0
-"""Time between lines of progress where standard error is no terminal."""
+_SAY_SECONDS = 60.0  # time between lines of progress where standard error is no terminal
 
 
 class Trainer:

@@ -15,8 +15,8 @@ from typing import Any
 
 import click
 
-from dac_codec.cli import commands, corpus, files
-from dac_codec.cli.running import one_line, shown_warnings, stopped_by_signals
+from dac_codec.cli import commands, corpus, files, options
+from dac_codec.cli.running import one_line, show_traceback, shown_warnings, stopped_by_signals
 from dac_codec.common import native
 from dac_codec.common.errors import DacError, is_out_of_memory
 
@@ -43,10 +43,12 @@ class _Commands(click.Group):
         except (DacError, OSError, MemoryError, ImportError) as error:
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EIO):
                 drop_output()
+            show_traceback(error)
             raise click.ClickException(one_line(error)) from error
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
+            show_traceback(error)
             raise click.ClickException(one_line(MemoryError())) from error
 
 
@@ -79,3 +81,5 @@ for _command in (
     files.refit,
 ):
     main.add_command(_command)
+    if _command is not commands.train:  # which passes its options on
+        options.verbose(_command)

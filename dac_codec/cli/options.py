@@ -65,6 +65,14 @@ as_json = click.option(
     "--json", "as_json", is_flag=True, help="Print a JSON object with the figures to standard output when done."
 )
 quiet = click.option("--quiet", is_flag=True, help="Show only warnings and errors.")
+verbose = click.option(
+    "-v",
+    "--verbose",
+    is_flag=True,
+    expose_value=False,
+    callback=lambda ctx, param, value: ctx.meta.update(verbose=value),
+    help="Show the traceback of each error.",
+)
 
 
 def output(text: str, required: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:

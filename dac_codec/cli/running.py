@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
@@ -419,9 +420,17 @@ def finish(failures: list[str]) -> None:
 
 def error_line(name: str, error: Exception, target: str | None = None) -> str:
     """The message of an error, prefixed with the name of its file unless it contains it or is about the output."""
+    show_traceback(error)
     text = one_line(error)
     of_output = target is not None and text.startswith((f"{target}: can't be written", f"can't write {target}:"))
     return text if of_output or f"{name}:" in text else f"{name}: {text}"
+
+
+def show_traceback(error: BaseException) -> None:
+    """Print where an error comes from, with -v."""
+    context = click.get_current_context(silent=True)
+    if context is not None and context.meta.get("verbose"):
+        click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
 
 
 def one_line(error: Warning | Exception | str) -> str:

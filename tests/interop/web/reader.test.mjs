@@ -94,6 +94,8 @@ test("files that arrive in pieces are those that are there at once", () => {
     if (looked.includes(name)) equal(file.decodeAll().codes, wanted.decodeAll().codes, name);
   }
   assert.throws(() => new ArrivingFile().push(new Uint8Array(3)), /no .dac file/);
+  const theirs = new TextEncoder().encode("?NUMPY").fill(0x93, 0, 1);
+  assert.throws(() => new ArrivingFile().push(theirs), /file of descript-audio-codec/);
   const cut = new ArrivingFile();
   assert.equal(cut.push(read("constant.dac").subarray(0, 30)), null);
   assert.throws(() => cut.end(), /ends inside its header/);

@@ -28,6 +28,7 @@ from dac_codec.bitstream.fields import FieldReader
 from dac_codec.codec import DacFile
 from dac_codec.common.errors import DacError
 from dac_codec.interop.web import server, site, write_site
+from tests.conftest import GOLDEN
 from tests.interop.web.browser import CHROMIUM, Page, opened
 
 pytest.importorskip("onnx")
@@ -327,6 +328,8 @@ def test_a_bad_file_does_not_stop_the_one_before_and_the_keyboard_plays_it(
     browser.page.wait(f"{text('name')} === 'mono.dac'")
     browser.drop(bad)
     browser.decoded("mono.dac")
+    browser.drop(GOLDEN / "legacy_44khz_mono_48k_nq4.dac")
+    browser.page.wait(f"{text('status')}.includes('descript-audio-codec')")
     press = "document.body.dispatchEvent(new KeyboardEvent('keydown', { key: ' ', bubbles: true, cancelable: true }))"
     browser.page.evaluate(press)
     browser.page.wait(f"{text('play')} === 'Pause'")

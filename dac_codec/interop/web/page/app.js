@@ -12,7 +12,7 @@ const player = new Player(
 );
 const calls = new Map();
 let nCalls = 0;
-const FIRST_BYTE = 0x8a; // of .dac files
+const FIRST_BYTES = [0x8a, 0x93]; // of .dac files and of those of descript-audio-codec, which the reader refuses
 const KEPT_SAMPLES = 60e6; // decoded sound in memory, in samples of all channels
 
 let session = 0; // counts the files that were to be shown
@@ -131,7 +131,7 @@ async function follow(link, id) {
 async function take(name, content, total, id) {
   const file = { id, name, total, parts: [], loaded: 0, source: null, again: false };
   const isWanted = () => id === session || id === shown?.id;
-  const isDac = () => file.parts.length > 0 && file.parts[0][0] === FIRST_BYTE;
+  const isDac = () => file.parts.length > 0 && FIRST_BYTES.includes(file.parts[0][0]);
   say(`Reading ${name}…`);
   try {
     for await (const bytes of content) {

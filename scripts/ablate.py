@@ -27,8 +27,9 @@ from tqdm import tqdm
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from dac_codec.common.errors import DacError
-from dac_codec.common.files import atomic_write
+from dac_codec.common.files import write_file
 from dac_codec.common.scripts import exit_status
+from dac_codec.common.threads import available_cores
 
 TRAIN = Path(__file__).with_name("train.py")
 
@@ -74,8 +75,7 @@ def train(row: Row, overrides: Sequence[str], output: Path, threads: int) -> Non
         raise DacError(f"{row.name}: {output / row.name} was trained with other settings; remove it and {settings}")
     if started and (output / row.name / "model").exists():
         return
-    with atomic_write(settings) as temporary:
-        temporary.write_text(wanted, encoding="utf-8")
+    write_file(settings, wanted)
     log = output / f"{row.name}.log"
     command = [sys.executable, str(TRAIN), *overrides, *row.changes, f"trainer.folder={output / row.name}"]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
@@ -126,7 +126,7 @@ def main() -> int:
     parser.add_argument("variants", type=Path, help="YAML file of variants, such as configs/ablations/mini.yaml")
     parser.add_argument("overrides", nargs="*", help="overrides for all variants, such as data.sounds=/my/sounds")
     parser.add_argument("--output", type=Path, required=True, help="folder for the runs and table.md")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cores()
     parser.add_argument("--jobs", type=int, default=cores, help="variants to train at a time [number of cores]")
     arguments = parser.parse_args()
     if arguments.jobs < 1:
@@ -152,8 +152,7 @@ def main() -> int:
             return 130
     results = {row.name: result(arguments.output / row.name) for row in rows}
     text = table(rows, results)
-    with atomic_write(arguments.output / "table.md") as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_file(arguments.output / "table.md", text + "\n")
     print(text)
     for failure in failures:
         print(f"ablate: {failure}", file=sys.stderr)

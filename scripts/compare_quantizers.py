@@ -25,28 +25,10 @@ import torch
 from torch import Tensor
 
 from dac_codec import pretrained
+from dac_codec import quantization as vq
 from dac_codec.common.errors import DacError
 from dac_codec.common.manifest import read_split
 from dac_codec.common.scripts import exit_status
-from dac_codec.quantization import (
-    AdditiveQuantizer,
-    CompetitiveQuantizer,
-    CompositeQuantizer,
-    FiniteScalarQuantizer,
-    FiniteStateQuantizer,
-    KMeansQuantizer,
-    LatticeQuantizer,
-    LloydMaxQuantizer,
-    OptimizedProductQuantizer,
-    PredictiveQuantizer,
-    ProductQuantizer,
-    Quantizer,
-    ResidualQuantizer,
-    TreeQuantizer,
-    UniformQuantizer,
-    allocate,
-    snr,
-)
 
 CORRELATION = 0.9
 LENGTH = 128
@@ -124,41 +106,41 @@ def latents(manifest: Path, model_name: str, split: str, n: int) -> Tensor:
     return torch.cat(encoded)
 
 
-def candidates(dim: int, variances: Tensor, bits: int) -> Iterator[tuple[str, Quantizer]]:
+def candidates(dim: int, variances: Tensor, bits: int) -> Iterator[tuple[str, vq.Quantizer]]:
     """Names and quantizers that exist at a rate, but for residual ones and those with memory. Those of scalars and
     lattices get principal components, of descending variances [D]."""
     sizes = SIZES[bits]
     if bits <= 10 * dim:
-        yield "uniform scalar", UniformQuantizer(allocate(variances, bits))
-        yield "Lloyd-Max scalar", LloydMaxQuantizer(allocate(variances, bits), 30)
-        yield "finite scalar (FSQ)", FiniteScalarQuantizer(allocate(variances, bits))
-        yield "lattice D_4", LatticeQuantizer(dim, _ratios(variances, bits, 4), "D")
+        yield "uniform scalar", vq.UniformQuantizer(vq.allocate(variances, bits))
+        yield "Lloyd-Max scalar", vq.LloydMaxQuantizer(vq.allocate(variances, bits), 30)
+        yield "finite scalar (FSQ)", vq.FiniteScalarQuantizer(vq.allocate(variances, bits))
+        yield "lattice D_4", vq.LatticeQuantizer(dim, _ratios(variances, bits, 4), "D")
         if dim >= 8:
-            yield "lattice E_8", LatticeQuantizer(dim, _ratios(variances, bits, 8), "E8")
+            yield "lattice E_8", vq.LatticeQuantizer(dim, _ratios(variances, bits, 8), "E8")
 
     if len(sizes) == 1:
-        yield "k-means", KMeansQuantizer(dim, sizes[0])
-        yield "LBG", KMeansQuantizer(dim, sizes[0], "lbg")
-        yield "tree", TreeQuantizer(dim, bits)
-        yield "competitive (LVQ)", CompetitiveQuantizer(dim, sizes[0])
+        yield "k-means", vq.KMeansQuantizer(dim, sizes[0])
+        yield "LBG", vq.KMeansQuantizer(dim, sizes[0], "lbg")
+        yield "tree", vq.TreeQuantizer(dim, bits)
+        yield "competitive (LVQ)", vq.CompetitiveQuantizer(dim, sizes[0])
     else:
         if len(sizes) <= dim:
-            yield "product (PQ)", ProductQuantizer.of_codebooks(dim, sizes)
-            yield "optimized product (OPQ)", OptimizedProductQuantizer(dim, sizes, 30)
+            yield "product (PQ)", vq.ProductQuantizer.of_codebooks(dim, sizes)
+            yield "optimized product (OPQ)", vq.OptimizedProductQuantizer(dim, sizes, 30)
         half = (len(sizes) + 1) // 2
-        parts = [ResidualQuantizer(dim // 2, part, BEAM) for part in (sizes[:half], sizes[half:])]
-        yield "product-residual", ProductQuantizer(parts)
+        parts = [vq.ResidualQuantizer(dim // 2, part, BEAM) for part in (sizes[:half], sizes[half:])]
+        yield "product-residual", vq.ProductQuantizer(parts)
 
 
-def with_memory(dim: int, bits: int) -> Iterator[tuple[str, Quantizer]]:
+def with_memory(dim: int, bits: int) -> Iterator[tuple[str, vq.Quantizer]]:
     """Names and quantizers with memory of past vectors."""
     sizes = SIZES[bits]
 
-    def memoryless() -> Quantizer:
-        return KMeansQuantizer(dim, sizes[0]) if len(sizes) == 1 else ResidualQuantizer(dim, sizes, BEAM)
+    def memoryless() -> vq.Quantizer:
+        return vq.KMeansQuantizer(dim, sizes[0]) if len(sizes) == 1 else vq.ResidualQuantizer(dim, sizes, BEAM)
 
-    yield "predictive", PredictiveQuantizer(memoryless(), length=LENGTH, rounds=3)
-    yield "finite-state (4)", FiniteStateQuantizer([memoryless() for _ in range(4)], LENGTH, 2)
+    yield "predictive", vq.PredictiveQuantizer(memoryless(), length=LENGTH, rounds=3)
+    yield "finite-state (4)", vq.FiniteStateQuantizer([memoryless() for _ in range(4)], LENGTH, 2)
 
 
 def residual_rows(data: Data, bits: int) -> Iterator[dict[str, str]]:
@@ -166,7 +148,7 @@ def residual_rows(data: Data, bits: int) -> Iterator[dict[str, str]]:
     it."""
     dim, sizes = data.train.shape[1], SIZES[bits]
     rounds = 4 if len(sizes) > 4 else 8
-    greedy = ResidualQuantizer(dim, sizes)
+    greedy = vq.ResidualQuantizer(dim, sizes)
     seconds = _fit(greedy, data)
     yield _row("residual, greedy", greedy, data, seconds)
     greedy.beam = BEAM
@@ -176,19 +158,19 @@ def residual_rows(data: Data, bits: int) -> Iterator[dict[str, str]]:
         ("sequential", "sequential", -(-rounds // len(sizes))),
         ("interleaved", "interleaved", rounds),
     ):
-        joint = ResidualQuantizer(dim, sizes, BEAM, design, n)  # type: ignore[arg-type]
+        joint = vq.ResidualQuantizer(dim, sizes, BEAM, design, n)  # type: ignore[arg-type]
         joint.load_state_dict(greedy.state_dict())
         refined = seconds + _refine(joint, data)
         yield _row(f"residual, joint ({name})", joint, data, refined)
     joint.beam = 1
     yield _row("residual, joint, greedy search", joint, data, refined)
-    paths = ResidualQuantizer(dim, sizes, BEAM, all_paths=True)
+    paths = vq.ResidualQuantizer(dim, sizes, BEAM, all_paths=True)
     seconds = _fit(paths, data)
     yield _row("residual, fitted to all paths", paths, data, seconds)
-    additive: AdditiveQuantizer
+    additive: vq.AdditiveQuantizer
     for name, additive in (
-        ("additive", AdditiveQuantizer(dim, sizes, BEAM, rounds)),
-        ("composite", CompositeQuantizer(dim, sizes, 1.0, BEAM, rounds)),
+        ("additive", vq.AdditiveQuantizer(dim, sizes, BEAM, rounds)),
+        ("composite", vq.CompositeQuantizer(dim, sizes, 1.0, BEAM, rounds)),
     ):
         additive.entries.copy_(paths.entries)
         yield _row(name, additive, data, seconds + _refine(additive, data))
@@ -196,10 +178,10 @@ def residual_rows(data: Data, bits: int) -> Iterator[dict[str, str]]:
 
 def _ratios(variances: Tensor, bits: int, width: int) -> list[int]:
     """Ratios of the Voronoi codes of blocks, by their geometric mean variances."""
-    return allocate(variances.view(-1, width).log().mean(1).exp(), bits, width)
+    return vq.allocate(variances.view(-1, width).log().mean(1).exp(), bits, width)
 
 
-def _fit(quantizer: Quantizer, data: Data) -> float:
+def _fit(quantizer: vq.Quantizer, data: Data) -> float:
     """Fit, and return the processor's seconds."""
     start = time.process_time()
     quantizer.fit(data.train, torch.Generator().manual_seed(0))
@@ -207,16 +189,16 @@ def _fit(quantizer: Quantizer, data: Data) -> float:
 
 
 @torch.no_grad()
-def _refine(quantizer: ResidualQuantizer, data: Data) -> float:
+def _refine(quantizer: vq.ResidualQuantizer, data: Data) -> float:
     """Joint design from the present entries, and the processor's seconds."""
     start = time.process_time()
     quantizer.refine(data.train, torch.Generator().manual_seed(0))
     return time.process_time() - start
 
 
-def _row(name: str, quantizer: Quantizer, data: Data, fitted: float) -> dict[str, str]:
+def _row(name: str, quantizer: vq.Quantizer, data: Data, fitted: float) -> dict[str, str]:
     start = time.process_time()
-    test = snr(data.test, quantizer(data.test))
+    test = vq.snr(data.test, quantizer(data.test))
     encoded = (time.process_time() - start) / len(data.test)
     codes = quantizer.encode(data.train)
     counts = [torch.bincount(code, minlength=size) for code, size in zip(codes.t(), quantizer.sizes, strict=True)]
@@ -226,7 +208,7 @@ def _row(name: str, quantizer: Quantizer, data: Data, fitted: float) -> dict[str
     return {
         "quantizer": name,
         "rate": f"{quantizer.bits:.2f}",
-        "train": f"{snr(data.train, quantizer.decode(codes)):.3f}",
+        "train": f"{vq.snr(data.train, quantizer.decode(codes)):.3f}",
         "test": f"{test:.3f}",
         "fit": f"{fitted:.2f}",
         "encode": f"{1e6 * encoded:.1f}",
@@ -280,7 +262,7 @@ def rows(data: Data, bits: int, done: set[str]) -> Iterator[dict[str, str]]:
     variances, axes = torch.linalg.eigh(torch.cov(data.train.t()))
     rotated = Data(*((part - data.train.mean(0)) @ axes.flip(1) for part in data))
 
-    def fitted(found: Iterator[tuple[str, Quantizer]]) -> Iterator[dict[str, str]]:
+    def fitted(found: Iterator[tuple[str, vq.Quantizer]]) -> Iterator[dict[str, str]]:
         for name, quantizer in found:
             own = rotated if name.split()[0] in ("uniform", "Lloyd-Max", "finite", "lattice") else data
             if name not in done:

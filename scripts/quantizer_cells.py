@@ -12,25 +12,8 @@ from pathlib import Path
 import torch
 from compare_quantizers import gauss_markov
 
+from dac_codec import quantization as vq
 from dac_codec.common.scripts import exit_status
-from dac_codec.quantization import (
-    AdditiveQuantizer,
-    CompetitiveQuantizer,
-    CompositeQuantizer,
-    FiniteScalarQuantizer,
-    FiniteStateQuantizer,
-    KMeansQuantizer,
-    LatticeQuantizer,
-    LearningVectorQuantizer,
-    LloydMaxQuantizer,
-    OptimizedProductQuantizer,
-    PredictiveQuantizer,
-    ProductQuantizer,
-    Quantizer,
-    ResidualQuantizer,
-    TreeQuantizer,
-    UniformQuantizer,
-)
 from dac_codec.quantization.predictive import SequenceQuantizer
 
 
@@ -41,25 +24,25 @@ def draw(output: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     x = gauss_markov(4000, 2, generator)
     labels = (x[:, 0] * x[:, 1] > 0.5).long()
-    lvq = LearningVectorQuantizer(2, 16, "lvq3")
+    lvq = vq.LearningVectorQuantizer(2, 16, "lvq3")
     lvq.fit(x, generator, labels)
-    shown: dict[str, Quantizer] = {
-        "uniform scalar, 4 x 4": UniformQuantizer([4, 4]),
-        "Lloyd-Max scalar, 4 x 4": LloydMaxQuantizer([4, 4]),
-        "finite scalar (FSQ), 5 x 3": FiniteScalarQuantizer([5, 3]),
-        "lattice D_2, Voronoi code": LatticeQuantizer(2, [4], "D"),
-        "k-means": KMeansQuantizer(2, 16),
-        "tree": TreeQuantizer(2, 4),
-        "competitive learning": CompetitiveQuantizer(2, 16),
+    shown: dict[str, vq.Quantizer] = {
+        "uniform scalar, 4 x 4": vq.UniformQuantizer([4, 4]),
+        "Lloyd-Max scalar, 4 x 4": vq.LloydMaxQuantizer([4, 4]),
+        "finite scalar (FSQ), 5 x 3": vq.FiniteScalarQuantizer([5, 3]),
+        "lattice D_2, Voronoi code": vq.LatticeQuantizer(2, [4], "D"),
+        "k-means": vq.KMeansQuantizer(2, 16),
+        "tree": vq.TreeQuantizer(2, 4),
+        "competitive learning": vq.CompetitiveQuantizer(2, 16),
         "LVQ3, two classes": lvq,
-        "product, 4 x 4": ProductQuantizer.of_codebooks(2, [4, 4]),
-        "optimized product, 4 x 4": OptimizedProductQuantizer(2, [4, 4]),
-        "residual, greedy, 4 + 4": ResidualQuantizer(2, [4, 4]),
-        "residual, joint, M-search": ResidualQuantizer(2, [4, 4], 4, "interleaved"),
-        "additive, 4 + 4": AdditiveQuantizer(2, [4, 4]),
-        "composite, 4 + 4": CompositeQuantizer(2, [4, 4]),
-        "predictive, after (1, 1)": PredictiveQuantizer(KMeansQuantizer(2, 16)),
-        "finite-state, after (1, 1)": FiniteStateQuantizer([KMeansQuantizer(2, 16) for _ in range(4)]),
+        "product, 4 x 4": vq.ProductQuantizer.of_codebooks(2, [4, 4]),
+        "optimized product, 4 x 4": vq.OptimizedProductQuantizer(2, [4, 4]),
+        "residual, greedy, 4 + 4": vq.ResidualQuantizer(2, [4, 4]),
+        "residual, joint, M-search": vq.ResidualQuantizer(2, [4, 4], 4, "interleaved"),
+        "additive, 4 + 4": vq.AdditiveQuantizer(2, [4, 4]),
+        "composite, 4 + 4": vq.CompositeQuantizer(2, [4, 4]),
+        "predictive, after (1, 1)": vq.PredictiveQuantizer(vq.KMeansQuantizer(2, 16)),
+        "finite-state, after (1, 1)": vq.FiniteStateQuantizer([vq.KMeansQuantizer(2, 16) for _ in range(4)]),
     }
     side = 160
     axis = torch.linspace(-3.2, 3.2, side)

@@ -15,7 +15,7 @@ import warnings
 from pathlib import Path
 
 from dac_codec import pretrained
-from dac_codec.common.files import atomic_write
+from dac_codec.common.files import write_file
 from dac_codec.common.scripts import exit_status
 from dac_codec.pretrained import models
 from dac_codec.pretrained.download import check_digest
@@ -34,8 +34,7 @@ def main() -> None:
                 pretrained.load(name, progress=True)
             digests[name] = check_digest(Path(folder, place.rpartition("/")[2]), None)
             print(f"{digests[name]}  {place}", flush=True)
-    with atomic_write(TARGET) as temporary:
-        temporary.write_text(json.dumps(digests, indent=2) + "\n", encoding="utf-8")
+    write_file(TARGET, json.dumps(digests, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,16 +4,15 @@ Shape letters: C channels, T samples per channel. Full scale is 1.0. Sample rate
 error that a caller can cause is an `AudioError`.
 """
 
-from dac_codec.audio.dsp import BandwidthMeter, LowPass, leaves_room, low_pass_reach, windowed_sinc
+from dac_codec.audio.dsp import BandwidthMeter, LowPass, leaves_room, low_pass_reach
 from dac_codec.audio.folders import find_audio, find_unreadable, has_sound_suffix
 from dac_codec.audio.metering import SILENCE_LUFS, LoudnessMeter, apply_gain, gain_to, loudness
 from dac_codec.audio.reading import RAW_ENCODINGS, Reader, read
 from dac_codec.audio.resampling import Resampler, check_windowed_sinc, resample, resample_windowed_sinc
-from dac_codec.audio.samples import MAX_CHANNELS, Audio, check
+from dac_codec.audio.samples import Audio, check
 from dac_codec.audio.writing import Writer, write
 
 __all__ = [
-    "MAX_CHANNELS",
     "RAW_ENCODINGS",
     "SILENCE_LUFS",
     "Audio",
@@ -36,6 +35,5 @@ __all__ = [
     "read",
     "resample",
     "resample_windowed_sinc",
-    "windowed_sinc",
     "write",
 ]

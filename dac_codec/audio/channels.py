@@ -7,11 +7,12 @@ import struct
 
 import soundfile
 
-from dac_codec.audio.containers import Stream
+from dac_codec.audio.containers import chunks
 from dac_codec.audio.ogg import VORBIS_ORDER
 from dac_codec.audio.samples import Audio
 from dac_codec.common.errors import AudioError
 from dac_codec.common.speakers import STANDARD_MASKS, positions, useful_mask
+from dac_codec.common.streams import SeekableStream, read_at
 
 _GET_CHANNEL_MAP, _SET_CHANNEL_MAP = 0x1100, 0x1101  # libsndfile's SFC_GET_CHANNEL_MAP_INFO, SFC_SET_CHANNEL_MAP_INFO
 
@@ -19,8 +20,7 @@ _BIT_OF = {1: 2, 2: 0, 3: 1, 4: 2, 5: 0, 6: 1, 7: 2, 8: 8, 9: 4, 10: 5, 11: 3, 1
 _BIT_OF |= {17: 12, 18: 14, 19: 13, 20: 15, 21: 17, 22: 16}
 """Bit of a channel mask for each of libsndfile's speaker positions (SF_CHANNEL_MAP_MONO is 1)."""
 
-_POSITION_OF = {0: 2, 1: 3, 2: 4, 3: 11, 4: 9, 5: 10, 6: 12, 7: 13, 8: 8, 9: 14, 10: 15, 11: 16}
-_POSITION_OF |= {12: 17, 13: 19, 14: 18, 15: 20, 16: 22, 17: 21}
+_POSITION_OF = {_BIT_OF[position]: position for position in (2, 3, 4, *range(8, 23))}
 
 _AIFF_LAYOUTS = {
     113 << 16 | 3: [0, 1, 2],
@@ -43,7 +43,7 @@ _SIDE_TO_BACK = {0x603: 0x33, 0x607: 0x37, 0x60F: 0x3F}
 
 
 def read_channels(
-    file: soundfile.SoundFile, content: Stream, vorbis_order: bool
+    file: soundfile.SoundFile, content: SeekableStream, vorbis_order: bool
 ) -> tuple[int | None, tuple[int, ...] | None]:
     """The channel mask of an open file (None: unknown), and for each channel its place in the file (None: the same).
 
@@ -70,35 +70,29 @@ def _mapped_bits(file: soundfile.SoundFile) -> list[int]:
     return [_BIT_OF.get(number, -1) for number in numbers]
 
 
-def _aiff_bits(content: Stream) -> list[int]:
+def _aiff_bits(content: SeekableStream) -> list[int]:
     """The same for aiff, whose channel layout libsndfile leaves uninitialized if it precedes the chunk COMM."""
-    position = 12
-    for _ in range(_CHUNK_LIMIT):
-        content.seek(position)
-        chunk = content.read(16) or b""
-        if len(chunk) < 16:
-            break
-        size, tag, bitmap = struct.unpack(">III", chunk[4:])
-        if chunk[:4] == b"CHAN":
+    for _, _, chunk in chunks(content, 0, ">"):
+        if chunk[:4] == b"CHAN" and len(chunk) >= 16:
+            tag, bitmap = struct.unpack_from(">II", chunk, 8)
             return [bit for bit in range(32) if bitmap >> bit & 1] if tag == _BITMAP else _AIFF_LAYOUTS.get(tag, [])
-        position += 8 + size + size % 2
     return []
 
 
-def _flac_mask(content: Stream) -> int | None:
+def _flac_mask(content: SeekableStream) -> int | None:
     """The mask in the comments of a flac file, where its speakers are not the standard ones."""
     position = 4
     for _ in range(_CHUNK_LIMIT):
-        content.seek(position)
-        head = content.read(4) or b""
+        head = read_at(content, position, 4)
         if len(head) < 4:
             break
         size = int.from_bytes(head[1:], "big")
-        if head[0] & 0x7F == _FLAC_COMMENTS and (found := _FLAC_MASK.search(content.read(size) or b"")):
+        position += 4
+        if head[0] & 0x7F == _FLAC_COMMENTS and (found := _FLAC_MASK.search(read_at(content, position, size))):
             return int(found[1], 16)
         if head[0] & 0x80:
             break
-        position += 4 + size
+        position += size
     return None
 
 

@@ -1,20 +1,18 @@
 """Sizes in the headers of sound files: how many bytes of samples they declare, compared with those that are there.
 
-libsndfile reads what is there without a word if a file is cut short, and nothing if a recorder crashed before it could
+libsndfile reads a file that is cut short without an error, and reads nothing if a recorder crashed before it could
 replace the 0 in place of the size.
 """
 
 from __future__ import annotations
 
-import io
 import os
 import struct
-from typing import NamedTuple, TypeAlias
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from dac_codec.audio.mpeg import id3_size
-from dac_codec.common.streams import Segment
-
-Stream: TypeAlias = io.RawIOBase | io.BufferedIOBase
+from dac_codec.common.streams import SeekableStream, Segment, find, read_at
 
 STARTS = (b"RIFF", b"RIFX", b"RF64", b"FORM", b"caff", b".snd", b"dns.", b"riff\x2e\x91\xcf\x11", b"fLaC", b"OggS")
 """First bytes of sound files, by which one that follows another is found."""
@@ -59,21 +57,17 @@ def is_live(size: int, n_present: int | None = None) -> bool:
     return size <= 0 or any(-0x1000 <= size - one <= 0x1000 for one in (*exact, 0x7F000000))
 
 
-def id3_end(stream: Stream) -> int:
-    """Position behind the ID3v2 tags at the beginning of a file."""
+def id3_end(stream: SeekableStream) -> int:
+    """Position after the ID3v2 tags at the beginning of a file."""
     position = 0
-    while True:
-        stream.seek(position)
-        size = id3_size(stream.read(10) or b"")
-        if size == 0:
-            return position
+    while size := id3_size(read_at(stream, position, 10)):
         position += size
+    return position
 
 
-def find_samples(stream: Stream, start: int) -> Samples | None:
+def find_samples(stream: SeekableStream, start: int) -> Samples | None:
     """Find the samples of a file that begins at `start`; None for other formats than those below."""
-    stream.seek(start)
-    head = stream.read(16) or b""
+    head = read_at(stream, start, 16)
     if head[:4] in (b"RIFF", b"RIFX", b"RF64") and head[8:12] == b"WAVE":
         return _find_in_riff(stream, start, head)
     if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC", b"8SVX", b"16SV"):
@@ -91,7 +85,7 @@ def find_samples(stream: Stream, start: int) -> Samples | None:
     return None
 
 
-def corrected(stream: Stream, start: int, samples: Samples) -> list[Segment] | None:
+def corrected(stream: SeekableStream, start: int, samples: Samples) -> list[Segment] | None:
     """The file with the number of bytes that are there in place of the size; None if it has no room for that."""
     size = stream.seek(0, os.SEEK_END)
     if samples.size_field is None:
@@ -104,52 +98,40 @@ def corrected(stream: Stream, start: int, samples: Samples) -> list[Segment] | N
     return [range(start, samples.size_field), struct.pack(samples.size_format, value), range(end, size)]
 
 
-def has_second_flac(stream: Stream, position: int) -> bool:
+def has_second_flac(stream: SeekableStream, position: int) -> bool:
     """Whether another flac file begins near `position`, up to which a decoder has read, or after it."""
-    begin = max(len(_FLAC), position - _READ_AHEAD_BYTES)
-    while len(piece := _read_at(stream, begin, 2**20)) >= len(_FLAC):
-        if _FLAC in piece:
-            return True
-        begin += len(piece) - len(_FLAC) + 1
-    return False
+    return find(stream, _FLAC, max(len(_FLAC), position - _READ_AHEAD_BYTES)) is not None
 
 
-def _read_at(stream: Stream, position: int, size: int) -> bytes:
-    if position >= 2**63:  # more than a file can have
-        return b""
-    stream.seek(position)
-    return stream.read(size) or b""
+def chunks(stream: SeekableStream, start: int, order: str) -> Iterator[tuple[int, int, bytes]]:
+    """Position, size and first 24 bytes of each chunk of a RIFF or IFF file; `order` of the bytes as for `struct`."""
+    position = start + 12
+    for _ in range(_CHUNK_LIMIT):
+        head = read_at(stream, position, 24)
+        if len(head) < 8:
+            return
+        (size,) = struct.unpack_from(f"{order}I", head, 4)
+        yield position, size, head
+        position += 8 + size + size % 2
 
 
-def _find_in_riff(stream: Stream, start: int, head: bytes) -> Samples | None:
+def _find_in_riff(stream: SeekableStream, start: int, head: bytes) -> Samples | None:
     order = ">" if head[:4] == b"RIFX" else "<"
     (riff_size,) = struct.unpack_from(f"{order}I", head, 4)
     long: tuple[int, int, int] | None = None  # of RF64: size of the file, of the samples, and where the latter is
-    position = start + 12
-    for _ in range(_CHUNK_LIMIT):
-        chunk = _read_at(stream, position, 24)
-        if len(chunk) < 8:
-            return None
-        (size,) = struct.unpack_from(f"{order}I", chunk, 4)
+    for position, size, chunk in chunks(stream, start, order):
         if chunk[:4] == b"ds64" and len(chunk) == 24:
             long = (*struct.unpack_from("<QQ", chunk, 8), position + 16)
         if chunk[:4] == b"data":
             if long is not None and size == 2**32 - 1:
                 return Samples(position + 8, long[1], long[2], "<Q", end=start + 8 + long[0])
             return Samples(position + 8, size, position + 4, f"{order}I", end=start + 8 + riff_size)
-        position += 8 + size + size % 2
     return None
 
 
-def _find_in_form(stream: Stream, start: int, head: bytes) -> Samples | None:
-    form_size = int.from_bytes(head[4:8], "big")
-    position = start + 12
-    for _ in range(_CHUNK_LIMIT):
-        chunk = _read_at(stream, position, 12)
-        if len(chunk) < 8:
-            return None
-        size = int.from_bytes(chunk[4:8], "big")
-        end = start + 8 + form_size
+def _find_in_form(stream: SeekableStream, start: int, head: bytes) -> Samples | None:
+    end = start + 8 + int.from_bytes(head[4:8], "big")
+    for position, size, chunk in chunks(stream, start, ">"):
         if chunk[:4] == b"SSND":
             offset = int.from_bytes(chunk[8:12], "big")
             extra = 8 + offset
@@ -157,14 +139,13 @@ def _find_in_form(stream: Stream, start: int, head: bytes) -> Samples | None:
             return Samples(position + 8 + extra, declared, position + 4, ">I", extra, end)
         if chunk[:4] == b"BODY":
             return Samples(position + 8, size, position + 4, ">I", end=end)
-        position += 8 + size + size % 2
     return None
 
 
-def _find_in_w64(stream: Stream, start: int) -> Samples | None:
+def _find_in_w64(stream: SeekableStream, start: int) -> Samples | None:
     position = start + 40
     for _ in range(_CHUNK_LIMIT):
-        chunk = _read_at(stream, position, 24)
+        chunk = read_at(stream, position, 24)
         if len(chunk) < 24:
             return None
         size = int.from_bytes(chunk[16:], "little")
@@ -174,10 +155,10 @@ def _find_in_w64(stream: Stream, start: int) -> Samples | None:
     return None
 
 
-def _find_in_caf(stream: Stream, start: int) -> Samples | None:
+def _find_in_caf(stream: SeekableStream, start: int) -> Samples | None:
     position = start + 8
     for _ in range(_CHUNK_LIMIT):
-        chunk = _read_at(stream, position, 12)
+        chunk = read_at(stream, position, 12)
         if len(chunk) < 12:
             return None
         size = int.from_bytes(chunk[4:], "big", signed=True)
@@ -187,9 +168,9 @@ def _find_in_caf(stream: Stream, start: int) -> Samples | None:
     return None
 
 
-def _find_in_sphere(stream: Stream, start: int) -> Samples | None:
+def _find_in_sphere(stream: SeekableStream, start: int) -> Samples | None:
     """NIST SPHERE: fields in text. The samples may be compressed, of which the header does not give the size."""
-    text = _read_at(stream, start, 4096).decode("latin-1").splitlines()
+    text = read_at(stream, start, 4096).decode("latin-1").splitlines()
     fields = {words[0]: words[2] for line in text if len(words := line.split(None, 2)) == 3}
     try:
         begin = int(text[1])

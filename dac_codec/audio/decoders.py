@@ -19,13 +19,13 @@ import soundfile
 
 from dac_codec.audio import libsndfile, pcm, wav
 from dac_codec.audio.channels import read_channels
-from dac_codec.audio.containers import Stream, has_second_flac
+from dac_codec.audio.containers import has_second_flac
 from dac_codec.audio.parts import Contents, Part, find_mpeg, find_parts, goes_on
 from dac_codec.audio.samples import Audio, block_length
 from dac_codec.common import native
 from dac_codec.common.errors import AudioError
 from dac_codec.common.speakers import useful_mask
-from dac_codec.common.streams import OffsetStream, PathOrFile, SegmentedStream, read_rest, read_some
+from dac_codec.common.streams import OffsetStream, PathOrFile, SeekableStream, SegmentedStream, read_rest, read_some
 
 
 class PcmDecoder:
@@ -69,9 +69,8 @@ class PcmDecoder:
             data = data[whole:]
         if remaining == 0:
             with stream_errors(self._name):
-                self.unread = (
-                    "another sound file follows" if wav.has_second_file(self._stream, self._n_bytes or 0) else ""
-                )
+                if wav.has_second_file(self._stream, self._n_bytes or 0):
+                    self.unread = "another sound file follows"
 
 
 class FileDecoder:
@@ -79,7 +78,7 @@ class FileDecoder:
 
     rewindable = True
 
-    def __init__(self, stream: Stream, name: str) -> None:
+    def __init__(self, stream: SeekableStream, name: str) -> None:
         self._stream, self._name, self._opened = stream, name, contextlib.ExitStack()
         self._file: libsndfile.SequentialFile | None = None
         self.rewind()
@@ -101,12 +100,12 @@ class FileDecoder:
             self._contents = replace(self._contents, failure="the header declares more samples than are there")
         self.sample_rate: int = file.samplerate
         self.channels: int = file.channels
-        first = self._contents.parts[0]
+        first, *others = self._contents.parts
         content = SegmentedStream(self._stream, first.segments)
         self.channel_mask, self._order = read_channels(file, content, first.vorbis_order)
         self.failure, self.unread, self.note = "", self._contents.unread, self._contents.note
-        self._lengths = [_length(file, self._contents.parts[0])]
-        for part in self._contents.parts[1:]:
+        self._lengths = [_length(file, first)]
+        for part in others:
             try:
                 file = self._open(part)
             except AudioError:
@@ -116,8 +115,8 @@ class FileDecoder:
                 self.unread = goes_on(file.channels, file.samplerate)
                 break
             self._lengths.append(_length(file, part))
-        if len(self._contents.parts) == 1:
-            self._unread_part = self._contents.parts[0]
+        if not others:
+            self._unread_part = first
         known = [length for length in self._lengths if length is not None]
         self.n_samples = sum(known) if len(known) == len(self._lengths) and not self._contents.failure else None
 
@@ -186,7 +185,9 @@ class FileDecoder:
                 "wav or flac first, for example with ffmpeg"
             ) from error
         except TypeError as error:  # soundfile takes any *.raw for headerless samples, and requires their sample rate
-            raise libsndfile.headerless(self._name) from error
+            raise AudioError(
+                f"{self._name}: headerless samples, with no sample rate; convert them to wav first"
+            ) from error
         self._opened.callback(file.close)
         self._file = file
         return file
@@ -198,12 +199,12 @@ class FileDecoder:
     def _reported_error(self) -> str:
         """The errors that the decoder has printed; other lines of it are notes."""
         errors = [line for line in self._printed if "error" in line.lower()]
-        if not errors and self._printed and not self.note:
+        if errors:
+            more = f" and {len(errors) - 1} more" if len(errors) > 1 else ""
+            return f"the decoder reports: {errors[0]}{more}"
+        if self._printed and not self.note:
             self.note = f"the decoder reports: {self._printed[0]}"
-        if not errors:
-            return ""
-        more = f" and {len(errors) - 1} more" if len(errors) > 1 else ""
-        return f"the decoder reports: {errors[0]}{more}"
+        return ""
 
     def _raise_interruption(self) -> None:
         """Raise what `CallbackStream` kept from libsndfile."""
@@ -221,11 +222,9 @@ def _length(file: libsndfile.SequentialFile, part: Part) -> int | None:
     if part.sizes is not None:
         declared, present = part.sizes
         width = pcm.WIDTHS.get(file.subtype.replace("S8", "U8"))
-        return (
-            round(file.frames * declared / max(1, present))
-            if width is None
-            else declared // (width * int(file.channels))
-        )
+        if width is None:
+            return round(int(file.frames) * declared / max(1, present))
+        return declared // (width * int(file.channels))
     return None if file.frames == libsndfile.UNKNOWN_FRAMES else int(file.frames)
 
 
@@ -237,7 +236,7 @@ _contents: dict[tuple[object, ...], Contents] = {}
 """What was found in files on disk, by what identifies them: training reads a file many times."""
 
 
-def _remembered(stream: Stream, find: Callable[[Stream], Contents]) -> Contents:
+def _remembered(stream: SeekableStream, find: Callable[[SeekableStream], Contents]) -> Contents:
     """`find(stream)`, once for each file on disk."""
     if not isinstance(stream, io.FileIO):
         return find(stream)
@@ -323,7 +322,7 @@ def _open_pipe(pipe: BinaryIO, name: str, stack: contextlib.ExitStack) -> Decode
     return _open_file(io.BytesIO(content), name, stack)
 
 
-def _open_file(stream: Stream, name: str, stack: contextlib.ExitStack) -> FileDecoder:
+def _open_file(stream: SeekableStream, name: str, stack: contextlib.ExitStack) -> FileDecoder:
     if stream.seek(0, os.SEEK_END) == 0:
         raise AudioError(f"{name}: empty (0 bytes), expected a sound file; check how it was made")
     stream.seek(0)

@@ -69,14 +69,14 @@ class LowPass:
     """
 
     def __init__(self, sample_rate: int, channels: int, bandwidth: float | None) -> None:
-        check_rate(sample_rate, "low-pass")
+        sample_rate = check_rate(sample_rate, "low-pass")
         if bandwidth is not None and not bandwidth > 0:
             raise AudioError(f"low-pass: the bandwidth is {bandwidth} Hz, expected a positive number")
         self._reach = low_pass_reach(sample_rate)
         self._step = _TRANSFORM - 2 * self._reach
         self._response: npt.NDArray[np.complex64] | None = None
         if bandwidth is not None and leaves_room(sample_rate, bandwidth):
-            cutoff = 2 * (bandwidth + _TRANSITION_HZ / 2) / int(sample_rate)  # as a share of half the sample rate
+            cutoff = 2 * (bandwidth + _TRANSITION_HZ / 2) / sample_rate  # as a share of half the sample rate
             window = np.kaiser(2 * self._reach + 1, 0.1102 * (_STOP_BAND_DB - 8.7))
             taps = windowed_sinc(cutoff * np.arange(-self._reach, self._reach + 1), window, cutoff)
             self._response = np.fft.rfft(taps, _TRANSFORM).astype(np.complex64)
@@ -126,8 +126,7 @@ class BandwidthMeter:
     """
 
     def __init__(self, sample_rate: int, channels: int) -> None:
-        check_rate(sample_rate, "bandwidth")
-        self._sample_rate = int(sample_rate)
+        self._sample_rate = check_rate(sample_rate, "bandwidth")
         self._window = np.hanning(_WINDOW + 1)[:-1].astype(np.float32)
         self._pending = np.zeros((channels, 0), np.float32)  # from the first window of the next section on
         self._highest = np.full(_WINDOW // 2 + 1, -np.inf)  # dB, of each bin in any section

@@ -19,29 +19,11 @@ _OTHER_NAMES = (
 """Extensions of readable formats other than libsndfile's names for them."""
 
 _UNREADABLE = (
-    *(
-        "3ga",
-        "aa",
-        "aa3",
-        "aac",
-        "aax",
-        "ac3",
-        "adts",
-        "alac",
-        "amr",
-        "ape",
-        "at3",
-        "awb",
-        "dff",
-        "dsf",
-        "dts",
-        "dtshd",
-    ),
-    *("ec3", "eac3", "gsm", "m4a", "m4b", "m4p", "m4r", "mka", "mlp", "mogg", "mp+", "mpc", "ofr", "oma", "pcm", "qcp"),
-    *("ra", "ram", "raw", "shn", "spx", "tak", "thd", "tta", "vox", "vqf", "weba", "wma", "wv", "xwma"),
+    *("3ga", "aa", "aa3", "aac", "aax", "ac3", "adts", "alac", "amr", "ape", "at3", "awb", "dff", "dsf", "dts"),
+    *("dtshd", "ec3", "eac3", "gsm", "m4a", "m4b", "m4p", "m4r", "mka", "mlp", "mogg", "mp+", "mpc", "ofr", "oma"),
+    *("pcm", "qcp", "ra", "ram", "raw", "shn", "spx", "tak", "thd", "tta", "vox", "vqf", "weba", "wma", "wv", "xwma"),
 )
 """Extensions of sound that libsndfile does not read. Those of videos are not among them."""
-
 
 _CONVERT = "sound in a format that can't be read; convert it to wav or flac, for example with ffmpeg"
 
@@ -55,8 +37,7 @@ def find_audio(folder: str | os.PathLike[str]) -> list[Path]:
     Raises:
         AudioError: the folder is missing, is not a folder, or part of it can't be listed.
     """
-    readable = _readable()
-    return [path for path in _walk(folder) if path.suffix.lower() in readable and path.is_file()]
+    return [path for path in _walk(folder) if has_sound_suffix(path.name) and path.is_file()]
 
 
 def has_sound_suffix(name: str) -> bool:
@@ -69,15 +50,12 @@ def find_unreadable(folder: str | os.PathLike[str]) -> list[tuple[Path, str]]:
 
     Raises the errors of `find_audio`.
     """
-    readable = _readable()
     found = []
     for path in _walk(folder):
         suffix = path.suffix.lower()
         if suffix.removeprefix(".") in _UNREADABLE and not path.is_dir():
-            found.append(
-                (path, "sound in a format that can't be read; convert it to wav or flac, for example with ffmpeg")
-            )
-        elif suffix in readable and not path.is_file() and not path.is_dir():
+            found.append((path, _CONVERT))
+        elif suffix in _readable() and not path.is_file() and not path.is_dir():
             found.append((path, "a broken symbolic link" if path.is_symlink() else "not a file"))
     return found
 

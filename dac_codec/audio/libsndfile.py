@@ -11,7 +11,6 @@ import numpy as np
 import soundfile
 
 from dac_codec.audio.samples import Audio
-from dac_codec.common.errors import AudioError
 
 UNKNOWN_FRAMES = 2**63 - 1
 """libsndfile's frame count for a file whose header gives no length (SF_COUNT_MAX)."""
@@ -40,10 +39,6 @@ def is_cut_short(file: soundfile.SoundFile) -> bool:
 def reason(error: Exception) -> str:
     """libsndfile's message for an error, without the file name and the "Error : " that are put before it."""
     return str(getattr(error, "error_string", error)).removeprefix("Error : ").strip().rstrip(".")
-
-
-def headerless(name: str) -> AudioError:
-    return AudioError(f"{name}: headerless samples, with no sample rate; convert them to wav first")
 
 
 class SequentialFile(soundfile.SoundFile):  # type: ignore[misc]

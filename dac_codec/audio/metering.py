@@ -12,7 +12,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from dac_codec.audio.samples import Audio, block_length, blocks, check, check_rate
+from dac_codec.audio.samples import Audio, blocks, check, check_rate
 from dac_codec.common.errors import AudioError
 
 SILENCE_LUFS = -70.0
@@ -56,18 +56,18 @@ class LoudnessMeter:
     """
 
     def __init__(self, sample_rate: int, channels: int) -> None:
-        check_rate(sample_rate, "loudness")
+        sample_rate = check_rate(sample_rate, "loudness")
         self.peak, self.n_samples = 0.0, 0
-        self._hop = max(1, int(sample_rate) // 10)
+        self._hop = max(1, sample_rate // 10)
         self._weights = np.array([1.0, 1.0, 1.0, 1.41, 1.41])[:channels] if channels <= 5 else np.ones(channels)
-        self._filter = _k_weighting_filter(int(sample_rate))
+        self._filter = _k_weighting_filter(sample_rate)
         self._state = np.zeros((channels, self._filter.input.shape[1]))
         self._energy = array("d")  # of each complete hop, weighted and summed over the channels
         self._partial = 0.0  # the same of the incomplete hop
 
     def push(self, block: Audio) -> None:
         """Take the next samples [C, t]."""
-        for part in blocks(block, block_length(block.shape[0])):
+        for part in blocks(block):
             self.peak = max(self.peak, float(part.max()), -float(part.min()))
             power, self._state = self._power(part)
             # Complete the partial hop, then cut the rest into hops.

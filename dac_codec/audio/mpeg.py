@@ -6,11 +6,12 @@ frame, and decodes no more than that. It is wrong for a variable bit rate withou
 
 from __future__ import annotations
 
-import io
 import os
 import re
 from dataclasses import dataclass, field
 from functools import lru_cache
+
+from dac_codec.common.streams import SeekableStream, read_at
 
 _BITRATES = {  # kbit/s; (MPEG 1, layer) -> by index
     (True, 1): (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
@@ -93,7 +94,7 @@ class Frames:
 class _Window:
     """The part of a stream that is read at the moment."""
 
-    def __init__(self, stream: io.RawIOBase | io.BufferedIOBase) -> None:
+    def __init__(self, stream: SeekableStream) -> None:
         self._stream, self._start, self._data = stream, 0, b""
         self.size = stream.seek(0, os.SEEK_END)
 
@@ -101,13 +102,12 @@ class _Window:
         """`size` bytes at a position; fewer at the end."""
         offset = position - self._start
         if not 0 <= offset <= len(self._data) - size:
-            self._stream.seek(position)
             self._start, offset = position, 0
-            self._data = self._stream.read(max(size, _WINDOW_BYTES)) or b""
+            self._data = read_at(self._stream, position, max(size, _WINDOW_BYTES))
         return self._data[offset : offset + size]
 
 
-def find_frames(stream: io.RawIOBase | io.BufferedIOBase, start: int = 0) -> Frames | None:
+def find_frames(stream: SeekableStream, start: int = 0) -> Frames | None:
     """Find all frames from the first one after `start` on; None if there is none."""
     window = _Window(stream)
     position = _next_frame(window, start, None)
@@ -229,7 +229,7 @@ def _other(window: _Window, position: int) -> Header | None:
 
 
 def _skip_tags(window: _Window, position: int) -> int:
-    """Position behind the tags at `position`: ID3v1, ID3v2, APEv2, Lyrics3."""
+    """Position after the tags at `position`: ID3v1, ID3v2, APEv2, Lyrics3."""
     while True:
         head = window.at(position, 32)
         if head[:3] == b"TAG":

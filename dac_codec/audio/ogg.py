@@ -10,9 +10,10 @@ Internet radio starts a new link for each title, and `cat a.ogg b.ogg` makes two
 
 from __future__ import annotations
 
-import io
 import os
 from typing import NamedTuple
+
+from dac_codec.common.streams import SeekableStream, find, read_at
 
 MAGIC = b"OggS"
 
@@ -27,7 +28,6 @@ VORBIS_ORDER = {
 
 _HEADER_BYTES = 27
 _BOS, _EOS = 2, 4
-_PIECE_BYTES = 2**16
 
 
 class Link(NamedTuple):
@@ -46,7 +46,7 @@ class Link(NamedTuple):
     vorbis_order: bool
 
 
-def find_links(stream: io.RawIOBase | io.BufferedIOBase, start: int) -> list[Link]:
+def find_links(stream: SeekableStream, start: int) -> list[Link]:
     """Find the links of a file whose first page is at `start`."""
     links: list[Link] = []
     size = stream.seek(0, os.SEEK_END)
@@ -61,7 +61,7 @@ def find_links(stream: io.RawIOBase | io.BufferedIOBase, start: int) -> list[Lin
     while True:
         page = _page_at(stream, position)
         if page is None:
-            found = _find_page(stream, position)
+            found = find(stream, MAGIC + b"\0", position + 1)
             if found is None:
                 break
             position = found
@@ -81,10 +81,9 @@ def find_links(stream: io.RawIOBase | io.BufferedIOBase, start: int) -> list[Lin
     return links
 
 
-def _page_at(stream: io.RawIOBase | io.BufferedIOBase, position: int) -> tuple[int, int, int, bytes] | None:
+def _page_at(stream: SeekableStream, position: int) -> tuple[int, int, int, bytes] | None:
     """Flags, serial number, size and the first bytes of the content of a page; None if there is none."""
-    stream.seek(position)
-    head = stream.read(_HEADER_BYTES + 255 + 32) or b""
+    head = read_at(stream, position, _HEADER_BYTES + 255 + 32)
     if len(head) < _HEADER_BYTES or head[:5] != MAGIC + b"\0":
         return None
     content = _HEADER_BYTES + head[26]
@@ -92,19 +91,6 @@ def _page_at(stream: io.RawIOBase | io.BufferedIOBase, position: int) -> tuple[i
     # A table that is cut short is that of a page that is cut short.
     size = content + sum(lacing) + (1 if len(lacing) < head[26] else 0)
     return head[5], int.from_bytes(head[14:18], "little"), size, head[content:]
-
-
-def _find_page(stream: io.RawIOBase | io.BufferedIOBase, position: int) -> int | None:
-    """Position of the next page after bytes that are none."""
-    position += 1
-    while True:
-        stream.seek(position)
-        piece = stream.read(_PIECE_BYTES) or b""
-        if (found := piece.find(MAGIC + b"\0")) >= 0:
-            return position + found
-        if len(piece) <= len(MAGIC):
-            return None
-        position += len(piece) - len(MAGIC)
 
 
 def _has_vorbis_order(packet: bytes) -> bool:

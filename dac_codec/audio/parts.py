@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from dac_codec.audio import containers, mpeg, ogg, wav
-from dac_codec.audio.containers import Stream
-from dac_codec.common.streams import OffsetStream, Segment
+from dac_codec.common.streams import OffsetStream, SeekableStream, Segment, read_at
 
 _MOST_TAIL_BYTES = 2**12
 """Bytes without sound that may follow the last frame of an mp3 without a report."""
@@ -52,12 +51,11 @@ class Contents:
     note: str = ""
 
 
-def find_parts(stream: Stream) -> Contents:
+def find_parts(stream: SeekableStream) -> Contents:
     """Find the parts of a file, other than mp3."""
     start = containers.id3_end(stream)
     size = stream.seek(0, os.SEEK_END)
-    stream.seek(start)
-    if (stream.read(4) or b"") == ogg.MAGIC and (links := ogg.find_links(stream, start)):
+    if read_at(stream, start, 4) == ogg.MAGIC and (links := ogg.find_links(stream, start)):
         unmarked = any(not link.marked and not link.cut for link in links)
         return Contents(
             tuple(Part((link.content,), vorbis_order=link.vorbis_order) for link in links),
@@ -85,7 +83,7 @@ def find_parts(stream: Stream) -> Contents:
     return Contents((part,), note=note)
 
 
-def find_mpeg(stream: Stream, contents: Contents) -> Contents:
+def find_mpeg(stream: SeekableStream, contents: Contents) -> Contents:
     """The contents of an mp3, counted to its end, given what `find_parts` found."""
     (segment,) = contents.parts[0].segments
     assert isinstance(segment, range)
@@ -110,9 +108,8 @@ def find_mpeg(stream: Stream, contents: Contents) -> Contents:
         return Contents((Part(tuple(frames.runs), n_samples=n_frames * first.n_samples),), failure, unread)
     head = None
     if tag is not None:
-        stream.seek(tag.start)
         n_bytes = len(tag) + sum(map(len, frames.runs))
-        head = mpeg.patched_tag(stream.read(len(tag)) or b"", first, n_frames, n_bytes)
+        head = mpeg.patched_tag(read_at(stream, tag.start, len(tag)), first, n_frames, n_bytes)
     if head is not None and n_frames == frames.n_declared and len(frames.runs) == 1:
         return replace(contents, failure=failure, unread=unread)
     return Contents((Part((head or mpeg.info_frame(first, n_frames), *frames.runs)),), failure, unread)
@@ -123,14 +120,13 @@ def goes_on(channels: int, sample_rate: int) -> str:
     return f"{channels} {'channel' if channels == 1 else 'channels'} at {sample_rate} Hz follow"
 
 
-def _is_file(stream: Stream, position: int) -> bool:
+def _is_file(stream: SeekableStream, position: int) -> bool:
     """Whether another sound file begins at a position, or after a byte of padding."""
-    stream.seek(position)
-    head = stream.read(13) or b""
+    head = read_at(stream, position, 13)
     return head.startswith(containers.STARTS) or head[1:].startswith(containers.STARTS)
 
 
-def _with_long_header(stream: Stream, start: int, begin: int) -> list[Segment]:
+def _with_long_header(stream: SeekableStream, start: int, begin: int) -> list[Segment]:
     """A wav file of plain samples with a header that can hold its size; the file as it is if it is none."""
     size = stream.seek(0, os.SEEK_END)
     stream.seek(start)

@@ -81,25 +81,20 @@ class Reader:
         name: str | None = None,
         warn: bool = True,
     ) -> Reader:
-        """Read headerless, interleaved samples as they arrive.
+        """Read headerless, interleaved samples as they arrive, from the position of a binary stream to its end.
 
-        Args:
-            stream: a binary stream, which is read from its position to its end and not closed.
-            sample_rate: Hz.
-            channels: number of channels.
-            encoding: a key of `RAW_ENCODINGS`, such as "s16le".
-            name, warn: as for `Reader`.
+        `sample_rate` is in Hz, `encoding` a key of `RAW_ENCODINGS`; `name` and `warn` are those of `Reader`.
 
         Raises:
             AudioError: an invalid sample rate, number of channels or encoding, or no open stream.
         """
         name = name_of(stream) if name is None else name
-        check_rate(sample_rate, name)
+        sample_rate = check_rate(sample_rate, name)
         if not 1 <= channels <= MAX_CHANNELS:
             raise AudioError(f"{name}: {channels} channels, expected 1 to {MAX_CHANNELS}")
         if encoding not in RAW_ENCODINGS:
             raise AudioError(f"{name}: encoding {encoding!r}, expected one of {', '.join(RAW_ENCODINGS)}")
-        return cls(stream, name, warn, wav.Layout(int(sample_rate), channels, RAW_ENCODINGS[encoding]))
+        return cls(stream, name, warn, wav.Layout(sample_rate, channels, RAW_ENCODINGS[encoding]))
 
     def __iter__(self) -> Iterator[Audio]:
         return self.blocks()
@@ -205,7 +200,6 @@ def read(source: PathOrFile, name: str | None = None) -> tuple[Audio, int]:
     """
     with Reader(source, name) as reader:
         blocks = list(reader.blocks(check=False))  # checked below, so that the message counts over the whole file
-    audio = np.empty((reader.channels, sum(block.shape[1] for block in blocks)), np.float32)
-    np.concatenate(blocks, axis=1, out=audio)
+    audio = np.concatenate(blocks, axis=1)
     check_finite(audio, reader.sample_rate, reader.name)
     return audio, reader.sample_rate

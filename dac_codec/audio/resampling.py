@@ -8,7 +8,7 @@ import numpy as np
 import soxr
 
 from dac_codec.audio.dsp import windowed_sinc
-from dac_codec.audio.samples import Audio, block_length, blocks, check_rate
+from dac_codec.audio.samples import Audio, blocks, check_rate
 from dac_codec.common.errors import AudioError
 
 _MAX_RATIO = 1000  # beyond it, a sample rate is a mistake and the output would not fit in memory
@@ -16,13 +16,10 @@ _MAX_PHASES = 2**18  # seconds of computing; the rates in use take some hundreds
 
 
 def resample(audio: Audio, from_rate: int, to_rate: int, n_samples: int | None = None) -> Audio:
-    """Change the sample rate with soxr (HQ: linear phase, no delay, 20-bit precision).
+    """Change the sample rate of `audio` [C, T] with soxr (HQ: linear phase, no delay, 20-bit precision).
 
-    Args:
-        audio: [C, T].
-        from_rate: Hz.
-        to_rate: Hz.
-        n_samples: length to trim or zero-pad the output to; by default ceil(T * to_rate / from_rate).
+    The rates are in Hz. `n_samples` is the length to trim or zero-pad the output to; by default it is
+    ceil(T * to_rate / from_rate).
 
     Returns:
         [C, n_samples] float32; `audio` itself where nothing changes.
@@ -30,11 +27,15 @@ def resample(audio: Audio, from_rate: int, to_rate: int, n_samples: int | None =
     Raises:
         AudioError: rates that are not positive integers or are more than a factor of 1000 apart, or a negative length.
     """
-    resampler = Resampler(from_rate, to_rate, audio.shape[0], n_samples)
+    resampler = Resampler(from_rate, to_rate, audio.shape[0])
+    if n_samples is not None and n_samples < 0:
+        raise AudioError(f"resample: {n_samples} samples requested, expected 0 or more")
     if from_rate == to_rate and n_samples in (None, audio.shape[1]):
         return audio
-    parts = [resampler.push(block) for block in blocks(audio, block_length(audio.shape[0]))]
-    return np.concatenate([*parts, resampler.flush()], axis=1)
+    output = np.concatenate([*map(resampler.push, blocks(audio)), resampler.flush()], axis=1)
+    if n_samples is None:
+        return output
+    return np.pad(output[:, :n_samples], ((0, 0), (0, max(0, n_samples - output.shape[1]))))
 
 
 class Resampler:
@@ -47,14 +48,12 @@ class Resampler:
         output |<-- ready -->|<--- ready --->|<-- ready ->|<-- flush: zeros are assumed after the end -->|
                               ^ lag: the filter's reach
 
-    Rates, `n_samples` (of the whole output) and errors are those of `resample`.
+    Rates and errors are those of `resample`.
     """
 
-    def __init__(self, from_rate: int, to_rate: int, channels: int, n_samples: int | None = None) -> None:
+    def __init__(self, from_rate: int, to_rate: int, channels: int) -> None:
         self._from_rate, self._to_rate = _check_rates(from_rate, to_rate)
-        if n_samples is not None and n_samples < 0:
-            raise AudioError(f"resample: {n_samples} samples requested, expected 0 or more")
-        self._channels, self._n_samples = channels, n_samples
+        self._channels = channels
         self._n_pushed = self._n_output = 0
         self._stream = None
         if from_rate != to_rate:
@@ -64,27 +63,17 @@ class Resampler:
         """Take a block [C, t]; return the output that is complete [C, u], u >= 0."""
         self._n_pushed += block.shape[1]
         output = block if self._stream is None else self._resampled(block)
-        if self._n_samples is not None:
-            output = output[:, : self._n_samples - self._n_output]
         self._n_output += output.shape[1]
         return output
 
-    def flush(self, n_samples: int | None = None) -> Audio:
-        """End the sound; return the rest of the output [C, u]. `n_samples` is for a length that is known only now.
-
-        Raises:
-            AudioError: more than `n_samples` were returned already.
-        """
-        natural = -(-self._n_pushed * self._to_rate // self._from_rate)
-        if n_samples is None:
-            n_samples = natural if self._n_samples is None else self._n_samples
-        if n_samples < self._n_output:
-            raise AudioError(f"resample: {n_samples} samples requested, but {self._n_output} were returned already")
-        output = np.zeros((self._channels, n_samples - self._n_output), np.float32)
-        if self._stream is not None and natural > self._n_output:
+    def flush(self) -> Audio:
+        """End the sound; return the rest of the output [C, u]."""
+        missing = -(-self._n_pushed * self._to_rate // self._from_rate) - self._n_output
+        output = np.zeros((self._channels, missing), np.float32)
+        if missing:
             # soxr rounds the length. A few more of the zeros that it assumes after the end make up for it.
             tail = np.zeros((self._channels, -(-self._from_rate // self._to_rate) + 1), np.float32)
-            rest = self._resampled(tail, last=True)[:, : min(natural, n_samples) - self._n_output]
+            rest = self._resampled(tail, last=True)[:, :missing]
             output[:, : rest.shape[1]] = rest
         return output
 
@@ -112,12 +101,11 @@ def resample_windowed_sinc(audio: Audio, from_rate: int, to_rate: int) -> Audio:
         AudioError: the errors of `check_windowed_sinc`, or no samples.
     """
     zeros, rolloff = 24, 0.945
-    from_rate, to_rate = _check_rates(from_rate, to_rate)
-    if from_rate == to_rate:
+    old, new = check_windowed_sinc(from_rate, to_rate)
+    if old == new:
         return audio
     if audio.shape[1] == 0:
         raise AudioError("resample: no samples, expected at least one")
-    old, new = check_windowed_sinc(from_rate, to_rate)
     cutoff = min(old, new) * rolloff  # zero crossings of the sinc per `old` input samples
     width = math.ceil(zeros * old / cutoff)  # reach of the window, in input samples on either side
     taps = np.arange(-width, width + 1)
@@ -160,11 +148,10 @@ def check_windowed_sinc(from_rate: int, to_rate: int) -> tuple[int, int]:
 
 def _check_rates(from_rate: int, to_rate: int) -> tuple[int, int]:
     """Return both rates as int; raise an AudioError unless they are positive and within a factor of 1000."""
-    check_rate(from_rate, "resample")
-    check_rate(to_rate, "resample")
+    from_rate, to_rate = check_rate(from_rate, "resample"), check_rate(to_rate, "resample")
     if max(from_rate, to_rate) > _MAX_RATIO * min(from_rate, to_rate):
         raise AudioError(
             f"resample: from {from_rate} Hz to {to_rate} Hz, expected rates within a factor of "
             f"{_MAX_RATIO}; check the sample rate that the file declares"
         )
-    return int(from_rate), int(to_rate)
+    return from_rate, to_rate

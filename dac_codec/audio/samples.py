@@ -25,8 +25,9 @@ def block_length(channels: int) -> int:
     return max(1, BLOCK_VALUES // channels)
 
 
-def blocks(audio: Audio, n_samples: int) -> Iterator[Audio]:
-    """Successive views [C, n_samples] of `audio` [C, T]; the last may be shorter."""
+def blocks(audio: Audio) -> Iterator[Audio]:
+    """Successive full blocks of `audio` [C, T], as views; the last may be shorter."""
+    n_samples = block_length(len(audio))
     for start in range(0, audio.shape[1], n_samples):
         yield audio[:, start : start + n_samples]
 
@@ -69,10 +70,11 @@ def check(audio: npt.ArrayLike, sample_rate: int, name: str = "audio") -> Audio:
     return waveform
 
 
-def check_rate(sample_rate: int, name: str) -> None:
-    """Raise an AudioError unless `sample_rate` is a positive integer."""
+def check_rate(sample_rate: int, name: str) -> int:
+    """Return `sample_rate` as an int. Raises an AudioError unless it is a positive integer."""
     if isinstance(sample_rate, bool) or not isinstance(sample_rate, int | np.integer) or sample_rate <= 0:
         raise AudioError(f"{name}: sample rate is {sample_rate!r}, expected a positive integer in Hz")
+    return int(sample_rate)
 
 
 def check_finite(audio: Audio, sample_rate: int, name: str, start: int = 0) -> None:
@@ -104,7 +106,7 @@ class WaveformReader:
         self.channels, self.n_samples = waveform.shape
 
     def blocks(self) -> Iterator[Audio]:
-        return blocks(self._waveform, block_length(self.channels))
+        return blocks(self._waveform)
 
     def rewind(self) -> None:
         pass

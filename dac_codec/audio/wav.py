@@ -140,7 +140,7 @@ def header(layout: Layout, n_samples: int | None, with_room: bool = False) -> by
     chunks = _chunk(b"fmt ", fmt) + (_chunk(b"fact", fact) if tag == _FLOAT else b"")
     n_room = 36 if long or with_room else 0
     riff_size = 4 + n_room + len(chunks) + 8 + data_size + data_size % 2
-    if n_samples is not None and long:
+    if long:
         chunks = _chunk(b"ds64", struct.pack("<QQQI", riff_size, data_size, n_samples, 0)) + chunks
     elif with_room:
         chunks = _chunk(b"JUNK", bytes(28)) + chunks

@@ -16,7 +16,7 @@ import soundfile
 from dac_codec.audio import pcm, wav
 from dac_codec.audio.channels import check_standard, to_vorbis_order, write_mask
 from dac_codec.audio.libsndfile import SYSTEM_ERROR, reason
-from dac_codec.audio.samples import MAX_CHANNELS, block_length, blocks, check, check_rate
+from dac_codec.audio.samples import MAX_CHANNELS, blocks, check, check_rate
 from dac_codec.common.errors import AudioError
 from dac_codec.common.files import atomic_write, is_device
 from dac_codec.common.speakers import useful_mask
@@ -58,8 +58,8 @@ class Writer:
 
     Raises:
         AudioError: an unsupported format, an invalid sample rate or number of channels, or positions of channels that
-            the format does not have. In the block: the target
-            can't be written. At its end: the number of samples is not `n_samples`.
+            the format does not have. In the block: the target can't be written. At its end: the number of samples is
+            not `n_samples`.
         BrokenPipeError: the reader of a stream closed it.
     """
 
@@ -74,10 +74,10 @@ class Writer:
         channel_mask: int | None = None,
     ) -> None:
         self.name = name_of(target)
-        check_rate(sample_rate, self.name)
+        self.sample_rate = check_rate(sample_rate, self.name)
         if not 1 <= channels <= MAX_CHANNELS:
             raise AudioError(f"{self.name}: {channels} channels, expected 1 to {MAX_CHANNELS}")
-        self.sample_rate, self.channels, self.n_samples = int(sample_rate), channels, n_samples
+        self.channels, self.n_samples = channels, n_samples
         to_stream = not isinstance(target, str | os.PathLike)
         if fmt is None:
             suffix = "" if to_stream else Path(self.name).suffix
@@ -102,10 +102,11 @@ class Writer:
         if exception[0] is not None:
             self._cleanup.__exit__(*exception)
             return
-        n_written = self._n_written
         with self._errors(), self._cleanup:
-            if self.n_samples not in (None, n_written):
-                raise AudioError(f"{self.name}: {self.n_samples} samples were announced, {n_written} were written")
+            if self.n_samples not in (None, self._n_written):
+                raise AudioError(
+                    f"{self.name}: {self.n_samples} samples were announced, {self._n_written} were written"
+                )
             self._file.close()
             if self._buffer is not None:
                 _send(self._stream, self._buffer.getbuffer())
@@ -128,7 +129,7 @@ class Writer:
         if self._container == "OGG":
             waveform = to_vorbis_order(waveform)
         with self._errors():
-            for part in blocks(waveform, block_length(self.channels)):  # libsndfile's Vorbis encoder fails on long ones
+            for part in blocks(waveform):  # libsndfile's Vorbis encoder fails on long ones
                 self._file.write(part.T)  # soundfile makes libsndfile clip to an integer format's range
         self._n_written = n_written
 

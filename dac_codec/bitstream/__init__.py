@@ -3,16 +3,14 @@
 from dac_codec.bitstream.chunks import Chunk, default_chunk_frames
 from dac_codec.bitstream.code_model import CodeModel
 from dac_codec.bitstream.container import Loaded, Writer, dumps, loads, with_length
-from dac_codec.bitstream.header import MAGIC, VERSION, Coding, GainSource, Header, LevelParameters
+from dac_codec.bitstream.header import MAGIC, Coding, GainSource, Header, LevelParameters
 from dac_codec.bitstream.legacy import LegacyFile, is_legacy, read_legacy, write_legacy
-from dac_codec.bitstream.packing import pack, packed_size, unpack
 from dac_codec.bitstream.reader import Reader
 from dac_codec.bitstream.recovery import Gap, GapReason
 from dac_codec.bitstream.thinning import Order, thin
 
 __all__ = [
     "MAGIC",
-    "VERSION",
     "Chunk",
     "CodeModel",
     "Coding",
@@ -30,11 +28,8 @@ __all__ = [
     "dumps",
     "is_legacy",
     "loads",
-    "pack",
-    "packed_size",
     "read_legacy",
     "thin",
-    "unpack",
     "with_length",
     "write_legacy",
 ]

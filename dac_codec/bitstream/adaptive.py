@@ -5,14 +5,14 @@ It saves where codes repeat: in silence, and in steady sounds. ENTROPY.md is the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence, Sized
 
 import numpy as np
 import numpy.typing as npt
 
 from dac_codec.bitstream import range_coder
 from dac_codec.bitstream.code_model import INVALID, Codes, presence, split, stacked, streams_of, symbols_of
-from dac_codec.bitstream.range_coder import Integers, bounds_of, counts_before, parts
+from dac_codec.bitstream.range_coder import MOST_COUNTS, Integers, batched, bounds_of, counts_before, parts
 from dac_codec.common.errors import BitstreamError
 
 INCREMENT = 2
@@ -23,9 +23,6 @@ REPEAT_COUNT = 16
 
 REPEAT_INCREMENT = 32
 """What that symbol adds to its count."""
-
-_MOST_COUNTS = 1 << 22
-"""Counts in memory at once: 32 MiB."""
 
 
 class AdaptiveModel:
@@ -46,27 +43,26 @@ class AdaptiveModel:
     def encode(self, chunks: Sequence[Codes]) -> list[list[bytes]]:
         """As `CodeModel.encode`."""
         coded: list[list[bytes]] = []
-        for some in self._batches([chunk.shape[0] for chunk in chunks]):
-            codes = stacked(chunks[some], self.codebook_size)
-            n_chunks = codes.shape[2]
-            sizes = self._sizes(len(codes), n_chunks)
-            streams = self._encoded(codes.transpose(1, 0, 2).reshape(codes.shape[1], len(codes) * n_chunks), sizes)
-            coded += [streams[index::n_chunks][: len(chunk)] for index, chunk in enumerate(chunks[some])]
+        for some in batched(chunks, self._side_by_side(chunks)):
+            codes = stacked(some, self.codebook_size)
+            n_planes, n_frames, n_chunks = codes.shape
+            rows = codes.transpose(1, 0, 2).reshape(n_frames, n_planes * n_chunks)
+            streams = self._encoded(rows, self._sizes(n_planes, n_chunks))
+            coded += [streams[index::n_chunks][: len(chunk)] for index, chunk in enumerate(some)]
         return coded
 
     def decode(self, chunks: Sequence[Sequence[bytes]], n_codes: Sequence[npt.NDArray[np.integer]]) -> list[Codes]:
         """As `CodeModel.decode`."""
         decoded: list[Codes] = []
-        for some in self._batches([len(planes) for planes in chunks]):
-            present = presence(chunks[some], n_codes[some])
+        size = self._side_by_side(chunks)
+        for some, counts in zip(batched(chunks, size), batched(n_codes, size), strict=True):
+            present = presence(some, counts)
             n_planes, n_frames, n_chunks = present.shape
-            decoder = range_coder.Decoder(streams_of(chunks[some], n_planes))
+            decoder = range_coder.Decoder(streams_of(some, n_planes))
             rows = present.transpose(1, 0, 2).reshape(n_frames, n_planes * n_chunks)
             codes = self._decoded(rows, self._sizes(n_planes, n_chunks), decoder)
             decoder.check_end()
-            decoded += split(
-                codes.reshape(n_frames, n_planes, n_chunks).transpose(1, 0, 2), chunks[some], n_codes[some]
-            )
+            decoded += split(codes.reshape(n_frames, n_planes, n_chunks).transpose(1, 0, 2), some, counts)
         return decoded
 
     def _sizes(self, n_planes: int, n_chunks: int) -> Integers:
@@ -90,9 +86,8 @@ class AdaptiveModel:
             new = first < self.n_groups
             group, second = first[new], seconds[frames[new], stream]
             at = 2 * frames[new] + 1, stream
-            starts[at], frequencies[at] = parts(
-                bounds_of(counts_before(group, second, second_counts[stream], INCREMENT)), second
-            )
+            bounds = bounds_of(counts_before(group, second, second_counts[stream], INCREMENT))
+            starts[at], frequencies[at] = parts(bounds, second)
         return range_coder.encode(starts, frequencies)
 
     def _first_counts(self, sizes: Integers) -> tuple[Integers, Integers]:
@@ -101,10 +96,10 @@ class AdaptiveModel:
         second = second.reshape(len(sizes), self.n_groups, self.group_size)
         return np.concatenate((second.sum(2), np.full((len(sizes), 1), REPEAT_COUNT)), 1), second
 
-    def _batches(self, n_planes: Sequence[int]) -> Iterator[slice]:
-        """Chunks whose counts fit into memory together."""
-        most = max(1, _MOST_COUNTS // (self.n_groups * self.group_size * max([1, *n_planes])))
-        return (slice(start, start + most) for start in range(0, len(n_planes), most))
+    def _side_by_side(self, chunks: Iterable[Sized]) -> int:
+        """How many of the chunks to code together, so that their counts fit into memory."""
+        n_planes = max([1, *map(len, chunks)])
+        return max(1, MOST_COUNTS // (self.n_groups * self.group_size * n_planes))
 
     def _decoded(self, present: npt.NDArray[np.bool_], sizes: Integers, decoder: range_coder.Decoder) -> Integers:
         """Decode the codes of L planes of codebooks of `sizes` side by side; returns them [F, L]."""

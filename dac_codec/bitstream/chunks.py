@@ -10,12 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from dac_codec.bitstream.fields import FieldReader, encode_varint
-from dac_codec.bitstream.header import Header, LevelParameters
+from dac_codec.bitstream.header import Coding, Header, LevelParameters
 from dac_codec.bitstream.packing import pack, packed_size, unpack
 from dac_codec.common.errors import BitstreamError
 
 MAX_CHUNK_CODES = 1 << 20
 """Maximum number of codes (frames x channels x codebooks) in one chunk."""
+
+_MAX_LAYERED_FRAMES = 1 << 10
+"""Maximum number of frames in a chunk of the coding LAYERED: few bytes can't ask for many frames."""
 
 MAX_PAYLOAD = 1 << 22
 """Maximum size of a payload in bytes."""
@@ -61,12 +64,11 @@ class Chunk:
         `levels` are those of the header.
         """
         codes = self.codes[..., first_frame - self.first_frame : last_frame - self.first_frame]
+        part = replace(self, first_frame=first_frame, codes=codes)
         if levels is None or self.levels is None:
-            return replace(self, first_frame=first_frame, codes=codes)
+            return part
         before, first, last = map(levels.n_windows, (self.first_frame, first_frame, last_frame))
-        return replace(
-            self, first_frame=first_frame, codes=codes, levels=self.levels[..., first - before : last - before]
-        )
+        return replace(part, levels=self.levels[..., first - before : last - before])
 
 
 def default_chunk_frames(model_sample_rate: int, hop_length: int) -> int:
@@ -79,6 +81,12 @@ def default_chunk_frames(model_sample_rate: int, hop_length: int) -> int:
     304
     """
     return 8 * -(-7 * model_sample_rate // (2 * hop_length * 8))
+
+
+def max_chunk_frames(header: Header) -> int:
+    """Maximum number of frames in a chunk."""
+    n_frames = MAX_CHUNK_CODES // (header.channels * header.n_codebooks)
+    return min(_MAX_LAYERED_FRAMES, n_frames) if header.coding is Coding.LAYERED else n_frames
 
 
 def encode_key(kind: ChunkKind, payload_size: int) -> bytes:
@@ -115,10 +123,9 @@ def decode_codes(header: Header, payload: bytes) -> npt.NDArray[np.int32]:
     """Return the codes [C, N, F] in the payload of a CODES chunk. Raises BitstreamError if it is invalid."""
     fields = FieldReader(payload, "a chunk of codes")
     n_frames = fields.varint()
-    planes = header.n_codebooks * header.channels
     size = codes_size(header, n_frames)
-    if not 1 <= n_frames <= MAX_CHUNK_CODES // planes:
-        raise BitstreamError(f"a chunk must hold 1..{MAX_CHUNK_CODES // planes} frames, found {n_frames}")
+    if not 1 <= n_frames <= max_chunk_frames(header):
+        raise BitstreamError(f"a chunk must hold 1..{max_chunk_frames(header)} frames, found {n_frames}")
     if size != fields.left:
         raise BitstreamError(f"a chunk of {n_frames} frames takes {size} bytes of codes, found {fields.left}")
     shape = (header.channels, n_frames)

@@ -53,14 +53,12 @@ class CodeModel(Protocol):
         """
 
 
-def stacked(chunks: Sequence[Codes], n_codes: int, most_planes: int | None = None) -> Integers:
+def stacked(chunks: Sequence[Codes], n_codes: int) -> Integers:
     """The codes of chunks as one array [n_planes, F, n], -1 elsewhere, for the most planes and frames of any.
 
     Raises a BitstreamError if codes are not in -1..n_codes-1, or some frame lacks a coarser code than one it has.
     """
     n_planes, n_frames = (max((chunk.shape[axis] for chunk in chunks), default=0) for axis in (0, 1))
-    if most_planes is not None and n_planes > most_planes:
-        raise BitstreamError(f"the context model has {most_planes} codebooks, found codes of {n_planes}")
     codes = np.full((n_planes, n_frames, len(chunks)), -1, np.int64)
     for index, chunk in enumerate(chunks):
         codes[: chunk.shape[0], : chunk.shape[1], index] = chunk
@@ -78,14 +76,9 @@ def symbols_of(codes: Integers, places: Integers, group_size: int, n_groups: int
     return first, second
 
 
-def presence(
-    chunks: Sequence[Sequence[bytes]], n_codes: Sequence[npt.NDArray[np.integer]], most_planes: int | None = None
-) -> npt.NDArray[np.bool_]:
+def presence(chunks: Sequence[Sequence[bytes]], n_codes: Sequence[npt.NDArray[np.integer]]) -> npt.NDArray[np.bool_]:
     """Where chunks have codes [n_planes, F, n], for the most planes and frames of any."""
-    n_planes = max(map(len, chunks), default=0)
-    if most_planes is not None and n_planes > most_planes:
-        raise BitstreamError(f"the context model has {most_planes} codebooks, found codes of {n_planes}")
-    present = np.zeros((n_planes, max(map(len, n_codes), default=0), len(chunks)), bool)
+    present = np.zeros((max(map(len, chunks), default=0), max(map(len, n_codes), default=0), len(chunks)), bool)
     for index, (planes, counts) in enumerate(zip(chunks, n_codes, strict=True)):
         present[: len(planes), : len(counts), index] = np.arange(len(planes))[:, None] < counts
     return present

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate, islice, pairwise
 
 import numpy as np
-import numpy.typing as npt
 
 from dac_codec.bitstream.adaptive import AdaptiveModel
 from dac_codec.bitstream.chunks import Chunk, check_below
 from dac_codec.bitstream.code_model import CodeModel
-from dac_codec.bitstream.counts import decode_counts, encode_counts
+from dac_codec.bitstream.counts import Counts, decode_counts, encode_counts
 from dac_codec.bitstream.header import Header
-from dac_codec.bitstream.layers import CodedChunk, join_planes, n_layers, split_planes
+from dac_codec.bitstream.layers import CodedChunk, join_planes, n_layers, side_by_side, split_planes
 from dac_codec.bitstream.levels import Levels, decode_levels, encode_levels
+from dac_codec.bitstream.range_coder import batched
 from dac_codec.common.errors import BitstreamError
 
 FindContext = Callable[[Header], CodeModel]
 """Returns the context model of a file; raises a DacError if there is none."""
-
-Counts = npt.NDArray[np.int32]
 
 
 def code_model(header: Header, find_context: FindContext | None) -> CodeModel:
@@ -47,24 +45,27 @@ def check_model(header: Header, model: CodeModel) -> None:
         raise BitstreamError(f"the header names the context model {wanted}, found the model {found}")
 
 
-def encode_chunks(header: Header, model: CodeModel, chunks: Sequence[Chunk]) -> list[CodedChunk]:
+def encode_chunks(header: Header, model: CodeModel, chunks: Sequence[Chunk]) -> Iterator[CodedChunk]:
     """Code chunks, which must be valid."""
-    channels = header.channels
+    for some in batched(chunks, side_by_side(header)):
+        yield from _encoded(header, model, some)
+
+
+def _encoded(header: Header, model: CodeModel, chunks: Sequence[Chunk]) -> Iterator[CodedChunk]:
+    """Code chunks side by side."""
     numbers = [(chunk.codes >= 0).sum(1, dtype=np.int32) for chunk in chunks]
     coded = model.encode([channel for chunk in chunks for channel in chunk.codes])
-    levels = _encoded_levels(header, chunks)
-    result = []
-    for index, (chunk, n_codes, counts) in enumerate(zip(chunks, numbers, code_counts(numbers, header), strict=True)):
-        planes = coded[index * channels : (index + 1) * channels]
+    levels = iter(_encoded_levels(header, chunks))
+    channels = batched(coded, header.channels)
+    for chunk, n_codes, counts, planes in zip(chunks, numbers, code_counts(numbers, header), channels, strict=True):
         sizes = plane_sizes(n_codes, header.n_codebooks)
         layers = []
         for first, last in _boundaries(header):
             ours = [channel[plane] for plane in range(first, last) for channel in planes]
-            layers.append(join_planes(ours, sizes[first * channels : last * channels], header.bits_per_code))
-        layers += levels[index : index + 1]
-        n_frames = chunk.codes.shape[-1]
-        result.append(CodedChunk(chunk.first_frame, n_frames, counts, tuple(layers), n_layers(header)))
-    return result
+            filled = sizes[first * header.channels : last * header.channels]
+            layers.append(join_planes(ours, filled, header.bits_per_code))
+        layers += islice(levels, 1)
+        yield CodedChunk(chunk.first_frame, chunk.n_frames, counts, tuple(layers), n_layers(header))
 
 
 def decode_chunks(header: Header, model: CodeModel, chunks: Sequence[CodedChunk]) -> list[Chunk]:
@@ -77,15 +78,12 @@ def decode_chunks(header: Header, model: CodeModel, chunks: Sequence[CodedChunk]
     numbers = decoded_counts(header, chunks)
     for chunk, n_codes in zip(chunks, numbers, strict=True):
         planes += planes_of(header, chunk, n_codes)
-    codes = model.decode(planes, [row for n_codes in numbers for row in n_codes])
+    codes = batched(model.decode(planes, [row for n_codes in numbers for row in n_codes]), header.channels)
     result = []
-    for index, (chunk, n_codes, levels) in enumerate(
-        zip(chunks, numbers, _decoded_levels(header, chunks), strict=True)
-    ):
-        found = np.full((header.channels, header.n_codebooks, n_codes.shape[1]), -1, np.int32)
-        for channel in range(header.channels):
-            some = codes[index * header.channels + channel]
-            found[channel, : len(some)] = some
+    for chunk, levels, channels in zip(chunks, _decoded_levels(header, chunks), codes, strict=True):
+        found = np.full((header.channels, header.n_codebooks, chunk.n_frames), -1, np.int32)
+        for channel, some in zip(found, channels, strict=True):
+            channel[: len(some)] = some
         check_below(header, found)
         result.append(Chunk(chunk.first_frame, found, levels, _unused_layers(header, chunk)))
     return result
@@ -96,7 +94,7 @@ def code_counts(numbers: Sequence[Counts], header: Header) -> list[tuple[int | b
     rows = [row for n_codes in numbers for row in n_codes]
     coded = iter(encode_counts([row for row in rows if row.min() < row.max()], header.n_codebooks))
     counts = [int(row[0]) if row.min() == row.max() else next(coded) for row in rows]
-    return [tuple(counts[start : start + header.channels]) for start in range(0, len(counts), header.channels)]
+    return list(map(tuple, batched(counts, header.channels)))
 
 
 def decoded_counts(header: Header, chunks: Sequence[CodedChunk]) -> list[Counts]:
@@ -104,11 +102,8 @@ def decoded_counts(header: Header, chunks: Sequence[CodedChunk]) -> list[Counts]
     rows = [(counts, chunk.n_frames) for chunk in chunks for counts in chunk.counts]
     coded = [(counts, n_frames) for counts, n_frames in rows if isinstance(counts, bytes)]
     decoded = iter(decode_counts([counts for counts, _ in coded], [size for _, size in coded], header.n_codebooks))
-    numbers = [
-        np.full(n_frames, counts, np.int32) if isinstance(counts, int) else next(decoded) for counts, n_frames in rows
-    ]
-    channels = header.channels
-    return [np.stack(numbers[start : start + channels]) for start in range(0, len(numbers), channels)]
+    numbers = [np.full(size, counts, np.int32) if isinstance(counts, int) else next(decoded) for counts, size in rows]
+    return list(map(np.stack, batched(numbers, header.channels)))
 
 
 def planes_of(header: Header, chunk: CodedChunk, n_codes: Counts) -> list[list[bytes]]:

@@ -10,19 +10,19 @@ import numpy as np
 import numpy.typing as npt
 
 from dac_codec.bitstream.chunks import (
-    MAX_CHUNK_CODES,
     Chunk,
     ChunkKind,
     check_below,
     default_chunk_frames,
     encode_codes,
     encode_key,
+    max_chunk_frames,
 )
 from dac_codec.bitstream.code_model import CodeModel
 from dac_codec.bitstream.coded import FindContext, check_model, code_model, encode_chunks
 from dac_codec.bitstream.fields import CRC_BYTES, crc32c, encode_varint
 from dac_codec.bitstream.header import Coding, Header, encode_header
-from dac_codec.bitstream.layers import CodedChunk, encode_payload, encode_repeat, max_chunk_frames, side_by_side
+from dac_codec.bitstream.layers import CodedChunk, encode_payload, encode_repeat, side_by_side
 from dac_codec.bitstream.positions import checksum_prefix
 from dac_codec.bitstream.reader import Reader
 from dac_codec.common.errors import BitstreamError, TruncatedBitstreamError
@@ -61,7 +61,7 @@ class Writer:
         redundancy: bool = False,
     ) -> None:
         layered = header.coding is Coding.LAYERED
-        max_frames = max_chunk_frames(header) if layered else MAX_CHUNK_CODES // (header.channels * header.n_codebooks)
+        max_frames = max_chunk_frames(header)
         if chunk_frames is None:
             typical = default_chunk_frames(header.model_sample_rate, header.hop_length)
             chunk_frames = min(typical, max(max_frames // 8 * 8, 1))
@@ -75,7 +75,7 @@ class Writer:
         self.header = header
         self.chunk_frames = chunk_frames
         self._redundancy = redundancy
-        self._side_by_side = side_by_side(header) if layered else 1
+        self._side_by_side = side_by_side(header)
         self._pending: list[npt.NDArray[np.int32]] = []
         self._n_pending = 0
         self._levels: list[npt.NDArray[np.int8]] = []
@@ -104,7 +104,10 @@ class Writer:
         if self._chunks.n_frames + self._n_pending + codes.shape[-1] > self.header.max_frames():
             raise BitstreamError(f"more frames than the {self.header.n_samples} samples in the header take")
         if levels is not None:
-            self._check_levels(levels)
+            if (parameters := self.header.levels) is None:
+                raise BitstreamError("levels are given, but the header has no parameters for them")
+            shape = self.header.channels, parameters.bands
+            _check_array("levels", levels, shape, "w", parameters.lowest, parameters.highest)
             self._levels.append(levels.astype(np.int8))
             self._n_windows += levels.shape[-1]
         # A copy, because the caller may reuse the array before the chunk is full.
@@ -138,14 +141,11 @@ class Writer:
             return
         self._closed = True
         declared = self.header.n_samples
-        if n_samples is None and declared is None:
+        header = replace(self.header, n_samples=declared if n_samples is None else n_samples)  # checks the range
+        if header.n_samples is None:
             raise BitstreamError("the header leaves n_samples open, so close() needs it")
-        if n_samples is None:
-            n_samples = declared
-        header = replace(self.header, n_samples=n_samples)  # checks the range
-        if declared is not None and header.n_samples != declared:
+        if declared not in (None, header.n_samples):
             raise BitstreamError(f"the header says {declared} samples per channel, close() was given {n_samples}")
-        assert header.n_samples is not None
         self._write_pending(whole_chunks_only=False)
         if self._n_pending:
             raise BitstreamError(f"the levels of the last {self._n_pending} frames are missing")
@@ -163,34 +163,12 @@ class Writer:
 
     def _check_codes(self, codes: npt.NDArray[np.integer[Any]]) -> None:
         header = self.header
-        if codes.ndim != 3 or codes.shape[:2] != (header.channels, header.n_codebooks):
-            raise BitstreamError(
-                f"codes must have shape [{header.channels}, {header.n_codebooks}, F], found {list(codes.shape)}"
-            )
-        if not np.issubdtype(codes.dtype, np.integer):
-            raise BitstreamError(f"codes must be integers, found {codes.dtype}")
         lowest = -1 if header.coding is Coding.LAYERED else 0
-        if codes.size and not (codes.min() >= lowest and codes.max() < header.codebook_size):
-            raise BitstreamError(
-                f"codes must be in {lowest}..{header.codebook_size - 1}, found {codes.min()}..{codes.max()}"
-            )
+        shape = header.channels, header.n_codebooks
+        _check_array("codes", codes, shape, "F", lowest, header.codebook_size - 1)
         check_below(header, codes)
         if lowest and ((codes[:, 1:] >= 0) & (codes[:, :-1] < 0)).any():
             raise BitstreamError("codes must be those of the first codebooks in each frame, found one after a -1")
-
-    def _check_levels(self, levels: npt.NDArray[np.integer[Any]]) -> None:
-        parameters = self.header.levels
-        if parameters is None:
-            raise BitstreamError("levels are given, but the header has no parameters for them")
-        if levels.ndim != 3 or levels.shape[:2] != (self.header.channels, parameters.bands):
-            shape = [self.header.channels, parameters.bands]
-            raise BitstreamError(f"levels must have shape [{shape[0]}, {shape[1]}, w], found {list(levels.shape)}")
-        if not np.issubdtype(levels.dtype, np.integer):
-            raise BitstreamError(f"levels must be integers, found {levels.dtype}")
-        if levels.size and not (levels.min() >= parameters.lowest and levels.max() <= parameters.highest):
-            raise BitstreamError(
-                f"levels must be in {parameters.lowest}..{parameters.highest}, found {levels.min()}..{levels.max()}"
-            )
 
     def _write_pending(self, *, whole_chunks_only: bool) -> None:
         n_ready = self._n_pending
@@ -226,15 +204,26 @@ class Writer:
                 self._chunks.write(ChunkKind.CODES, encode_codes(self.header, chunk.codes))
                 self._chunks.n_frames += chunk.n_frames
             return
-        for start in range(0, len(chunks), self._side_by_side):
-            for coded in encode_chunks(self.header, self._model, chunks[start : start + self._side_by_side]):
-                self._repeat_last()
-                self._chunks.write_codes(coded, len(coded.layers))
-                self._last = coded
+        for coded in encode_chunks(self.header, self._model, chunks):
+            self._repeat_last()
+            self._chunks.write_codes(coded, len(coded.layers))
+            self._last = coded
 
     def _repeat_last(self) -> None:
         if self._redundancy and self._last is not None:
             self._chunks.write(ChunkKind.ANCILLARY, encode_repeat(self._last))
+
+
+def _check_array(
+    name: str, array: npt.NDArray[Any], shape: tuple[int, int], last_axis: str, lowest: int, highest: int
+) -> None:
+    """Raise a BitstreamError unless `array` has integers in lowest..highest and a shape that begins with `shape`."""
+    if array.ndim != 3 or array.shape[:2] != shape:
+        raise BitstreamError(f"{name} must have shape [{shape[0]}, {shape[1]}, {last_axis}], found {list(array.shape)}")
+    if not np.issubdtype(array.dtype, np.integer):
+        raise BitstreamError(f"{name} must be integers, found {array.dtype}")
+    if array.size and not (array.min() >= lowest and array.max() <= highest):
+        raise BitstreamError(f"{name} must be in {lowest}..{highest}, found {array.min()}..{array.max()}")
 
 
 class ChunkWriter:
@@ -285,11 +274,7 @@ def dumps(
 ) -> bytes:
     """Return a .dac file that holds `codes` [C, N, F], and `levels` [C, bands, W] if the header has their parameters.
 
-    Args:
-        header: its `n_samples` must not be None.
-        codes: as for `Writer.write`.
-        levels: as for `Writer.write`.
-        model: the context model that the header names; None if it names none.
+    The arguments are those of `Writer` and `Writer.write`; the header's `n_samples` must not be None.
 
     Raises:
         BitstreamError: the arguments do not fit `header`.

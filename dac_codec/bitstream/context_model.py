@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ import safetensors.numpy
 
 from dac_codec.bitstream import range_coder
 from dac_codec.bitstream.code_model import INVALID, Codes, presence, split, stacked, streams_of, symbols_of
-from dac_codec.bitstream.range_coder import Bounds, Integers, bounds_of, parts
+from dac_codec.bitstream.fields import FINGERPRINT_BYTES
+from dac_codec.bitstream.range_coder import Bounds, Integers, batched, bounds_of, parts
 from dac_codec.common.errors import BitstreamError, CheckpointError
 
 FILE = "context.safetensors"
@@ -45,7 +46,6 @@ _MOST_FRAMES = 1 << 15
 _MOST_ROWS = 512
 _MOST_SYMBOLS = 1 << 12
 _MOST_SHIFT = 16
-_FINGERPRINT_BYTES = 8
 _STEPS = 256
 
 Floats = npt.NDArray[np.float32]
@@ -134,16 +134,16 @@ class ContextModel:
     @property
     def fingerprint(self) -> bytes:
         """The identity of the arrays, 8 bytes."""
-        return self._digest[:_FINGERPRINT_BYTES]
+        return self._digest[:FINGERPRINT_BYTES]
 
     def encode(self, chunks: Sequence[Codes]) -> list[list[bytes]]:
         """As `CodeModel.encode`."""
         coded: list[list[bytes]] = []
+        self._check_planes(chunks)
         longest = max((chunk.shape[1] for chunk in chunks), default=0)
         lanes = min(_MOST_LANES, max(1, _MOST_FRAMES // max(1, longest)))
-        for start in range(0, len(chunks), lanes):
-            some = chunks[start : start + lanes]
-            codes = stacked(some, self.codebook_size, self.n_codebooks)
+        for some in batched(chunks, lanes):
+            codes = stacked(some, self.codebook_size)
             n_planes, n_frames, n_chunks = codes.shape
             starts = np.zeros((n_frames, 2, n_planes, n_chunks), np.int64)
             frequencies = np.zeros_like(starts)
@@ -169,14 +169,18 @@ class ContextModel:
     def decode(self, chunks: Sequence[Sequence[bytes]], n_codes: Sequence[npt.NDArray[np.integer]]) -> list[Codes]:
         """As `CodeModel.decode`."""
         decoded: list[Codes] = []
-        for start in range(0, len(chunks), _MOST_LANES):
-            some, counts = chunks[start : start + _MOST_LANES], n_codes[start : start + _MOST_LANES]
-            present = presence(some, counts, self.n_codebooks)
+        self._check_planes(chunks)
+        for some, counts in zip(batched(chunks, _MOST_LANES), batched(n_codes, _MOST_LANES), strict=True):
+            present = presence(some, counts)
             decoder = range_coder.Decoder(streams_of(some, present.shape[0]))
             codes = self._decode(decoder, present)
             decoder.check_end()
             decoded += split(codes, some, counts)
         return decoded
+
+    def _check_planes(self, chunks: Iterable[Sized]) -> None:
+        if (n_planes := max(map(len, chunks), default=0)) > self.n_codebooks:
+            raise BitstreamError(f"the context model has {self.n_codebooks} codebooks, found codes of {n_planes}")
 
     def _parts(self, x: Floats) -> list[Floats]:
         """Views of the contexts [..., E] in inputs [..., C E + 1]."""

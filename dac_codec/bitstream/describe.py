@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from dac_codec.bitstream.chunks import Chunk
 from dac_codec.bitstream.coded import bits_by_codebook, decoded_counts
 from dac_codec.bitstream.container import with_length
 from dac_codec.bitstream.header import VERSION, Coding, Header
@@ -34,7 +33,7 @@ def describe(data: bytes) -> dict[str, Any]:
 def _container_fields(data: bytes) -> dict[str, Any]:
     reader = Reader(io.BytesIO(data))
     layered = reader.header.coding is Coding.LAYERED
-    chunks: list[Chunk | CodedChunk] = []
+    chunks: list[Any] = []  # CodedChunk or Chunk
     truncated = False
     try:
         for chunk in reader.coded() if layered else reader:
@@ -43,8 +42,7 @@ def _container_fields(data: bytes) -> dict[str, Any]:
         truncated = True
     n_frames = sum(chunk.n_frames for chunk in chunks)
     header = with_length(reader.header, None if truncated else reader.n_samples, n_frames)
-    coding = _layered_fields(header, [chunk for chunk in chunks if isinstance(chunk, CodedChunk)]) if layered else {}
-    return {**_fields(header, n_frames, truncated), **coding}
+    return {**_fields(header, n_frames, truncated), **(_layered_fields(header, chunks) if layered else {})}
 
 
 def _fields(header: Header, n_frames: int, truncated: bool) -> dict[str, Any]:
@@ -74,8 +72,8 @@ def _fields(header: Header, n_frames: int, truncated: bool) -> dict[str, Any]:
 
 
 def _layered_fields(header: Header, chunks: Sequence[CodedChunk]) -> dict[str, Any]:
-    """What a file of coding 1 has besides; its bitrate is the mean of all bytes of its chunks but their checksums."""
-    sizes = np.array([_size(chunk) for chunk in chunks])
+    """Further fields of a file of coding 1. Its bitrate is the mean of all bytes of its chunks but their checksums."""
+    sizes = np.array([len(encode_payload(chunk, len(chunk.layers))[0]) for chunk in chunks])
     seconds = np.array([chunk.n_frames for chunk in chunks]) / header.frame_rate
     n_codes = np.zeros(header.n_codebooks, int)
     for counts in decoded_counts(header, chunks):
@@ -93,11 +91,6 @@ def _layered_fields(header: Header, chunks: Sequence[CodedChunk]) -> dict[str, A
         "bits_by_codebook": [round(bit / n, 3) if bit else None for bit, n in zip(bits, n_codes.tolist(), strict=True)],
         "levels": None if header.levels is None else asdict(header.levels),
     }
-
-
-def _size(chunk: CodedChunk) -> int:
-    """Bytes of the payload of a chunk with all its layers."""
-    return len(encode_payload(chunk, len(chunk.layers))[0])
 
 
 def _legacy_fields(file: LegacyFile) -> dict[str, Any]:

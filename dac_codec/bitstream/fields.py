@@ -190,7 +190,3 @@ class StreamReader:
         """Skip `size` bytes; the checksum includes them."""
         while size:
             size -= len(self.read(min(size, _READ_PIECE), what))
-
-    def at_end(self) -> bool:
-        """Whether the stream ends here. Reads one byte."""
-        return not self.read_up_to(1)

@@ -33,7 +33,6 @@ _REQUIRED_FEATURES = 1  # bit 0, positioned checksums, is set in every file of v
 _FEATURE_SIZES = 2  # bit 1: codebooks of different sizes
 _MAX_HEADER_BODY = 4096
 _MAX_SAMPLE_RATE = (1 << 24) - 1
-_MAX_CHANNELS = (1 << 16) - 1
 _MAX_PLANES = 1 << 16
 _EXTENSION_MODEL_NAME = 1
 _EXTENSION_GAIN_SOURCE = 2
@@ -47,15 +46,8 @@ _EXTENSIONS = {
     0: (_EXTENSION_MODEL_NAME, _EXTENSION_GAIN_SOURCE, _EXTENSION_BANDWIDTH, _EXTENSION_CHANNEL_MASK),
     1: range(_EXTENSION_MODEL_NAME, _EXTENSION_CHANNEL_MASK + 1),
 }  # by coding
-_MAX_CHANNEL_MASK = (1 << 32) - 1
 _MAX_LAYERS = 32
 _MAX_SIZED_CODEBOOKS = 1024
-_MAX_LAYERED_CODEBOOKS = 64
-_MAX_LEVEL_HOP = 64
-_MAX_BANDS = 256
-_MAX_BANDS_PER_FRAME = 16
-_MAX_LEVELS = 16
-_DEFAULT_LAYERS = 3
 _FRAME_TOLERANCE = 1
 
 
@@ -103,24 +95,19 @@ class LevelParameters:
 
     def __post_init__(self) -> None:
         for field, low, high in (
-            ("hop", 1, _MAX_LEVEL_HOP),
-            ("bands", 1, _MAX_BANDS),
+            ("hop", 1, 64),
+            ("bands", 1, 256),
             ("top", 1, _MAX_SAMPLE_RATE),
-            ("lowest", 1 - _MAX_LEVELS, 0),
-            ("highest", 0, _MAX_LEVELS - 1),
+            ("lowest", -15, 0),
+            ("highest", 0, 15),
         ):
             object.__setattr__(self, field, checked_integer(getattr(self, field), f"levels: {field}", low, high))
-        most_bands = _MAX_BANDS_PER_FRAME * self.hop
-        if self.bands > most_bands:
-            raise BitstreamError(
-                f"levels: bands must be at most {most_bands} with a hop of {self.hop}, found {self.bands}"
-            )
-        if self.highest - self.lowest >= _MAX_LEVELS:
-            raise BitstreamError(
-                f"levels: there must be at most {_MAX_LEVELS} levels, found {self.lowest}..{self.highest}"
-            )
+        if self.bands > (most := 16 * self.hop):
+            raise BitstreamError(f"levels: bands must be at most {most} with a hop of {self.hop}, found {self.bands}")
+        if self.highest - self.lowest > 15:
+            raise BitstreamError(f"levels: there must be at most 16 levels, found {self.lowest}..{self.highest}")
         object.__setattr__(self, "step_db", checked_float32(self.step_db, "levels: step_db"))
-        if not 0 < self.step_db < math.inf:
+        if self.step_db <= 0:
             raise BitstreamError(f"levels: step_db must be a positive number, found {self.step_db}")
 
     def n_windows(self, n_frames: int) -> int:
@@ -134,7 +121,7 @@ def default_layers(n_codebooks: int) -> tuple[int, ...]:
     >>> default_layers(9), default_layers(7), default_layers(2)
     ((3, 3, 3), (3, 2, 2), (1, 1))
     """
-    n_layers = min(_DEFAULT_LAYERS, n_codebooks)
+    n_layers = min(3, n_codebooks)
     return tuple(n_codebooks // n_layers + (layer < n_codebooks % n_layers) for layer in range(n_layers))
 
 
@@ -193,7 +180,7 @@ class Header:
         check_fingerprint("model_fingerprint", self.model_fingerprint)
         check_model_name(self.model_name)
         self._check_integer("sample_rate", 1, _MAX_SAMPLE_RATE)
-        self._check_integer("channels", 1, _MAX_CHANNELS)
+        self._check_integer("channels", 1, (1 << 16) - 1)
         if self.n_samples is not None:
             self._check_integer("n_samples", 0, MAX_VARINT - 1)
         self._check_integer("model_sample_rate", 1, _MAX_SAMPLE_RATE)
@@ -220,7 +207,7 @@ class Header:
         if self.bandwidth is not None:
             self._check_integer("bandwidth", 1, _MAX_SAMPLE_RATE)
         if self.channel_mask is not None:
-            self._check_integer("channel_mask", 1, _MAX_CHANNEL_MASK)
+            self._check_integer("channel_mask", 1, (1 << 32) - 1)
             if (n_positions := self.channel_mask.bit_count()) != self.channels:
                 raise BitstreamError(f"channel_mask must have {self.channels} bits set, found {n_positions}")
         object.__setattr__(self, "gain_db", checked_float32(self.gain_db, "gain_db"))
@@ -233,7 +220,7 @@ class Header:
             if self.context_fingerprint is not None or self.layers or self.levels is not None:
                 raise BitstreamError("context_fingerprint, layers and levels need the coding LAYERED")
             return
-        self._check_integer("n_codebooks", 1, _MAX_LAYERED_CODEBOOKS)
+        self._check_integer("n_codebooks", 1, 64)
         if self.context_fingerprint is not None:
             check_fingerprint("context_fingerprint", self.context_fingerprint)
         layers = self.layers or default_layers(self.n_codebooks)
@@ -391,17 +378,21 @@ def _read_coding_and_extensions(fields: FieldReader, has_sizes: bool) -> dict[st
     except UnicodeDecodeError:
         raise BitstreamError("the model name in the header is not valid UTF-8") from None
     sources = {bytes([source]): source for source in GainSource}
-    source = sources.get(found.get(_EXTENSION_GAIN_SOURCE, b""), GainSource.WHOLE)
-    common = {
+    arguments: dict[str, Any] = {
         "model_name": name,
-        "gain_source": source,
+        "gain_source": sources.get(found.get(_EXTENSION_GAIN_SOURCE, b""), GainSource.WHOLE),
         "bandwidth": _varint_field(found.get(_EXTENSION_BANDWIDTH), "the bandwidth in the header"),
         "coding": coding,
         "channel_mask": _varint_field(found.get(_EXTENSION_CHANNEL_MASK), "the channel mask in the header"),
     }
     if has_sizes:
-        common["codebook_sizes"] = _varint_fields(found, _EXTENSION_SIZES, "the sizes of its codebooks")
-    return common if coding == Coding.FIXED else {**common, **_layered_fields(found)}
+        arguments["codebook_sizes"] = _varint_fields(found, _EXTENSION_SIZES, "the sizes of its codebooks")
+    if coding == Coding.LAYERED:
+        arguments["context_fingerprint"] = found.get(_EXTENSION_CONTEXT)
+        arguments["layers"] = _varint_fields(found, _EXTENSION_LAYERS, "the layers of its codes")
+        if _EXTENSION_LEVELS in found:
+            arguments["levels"] = _decode_levels(found[_EXTENSION_LEVELS])
+    return arguments
 
 
 def _varint_field(value: bytes | None, name: str) -> int | None:
@@ -422,14 +413,6 @@ def _varint_fields(found: dict[int, bytes], tag: int, name: str) -> tuple[int, .
     while field.left:
         numbers.append(field.varint())
     return tuple(numbers)
-
-
-def _layered_fields(found: dict[int, bytes]) -> dict[str, Any]:
-    return {
-        "context_fingerprint": found.get(_EXTENSION_CONTEXT),
-        "layers": _varint_fields(found, _EXTENSION_LAYERS, "the layers of its codes"),
-        "levels": _decode_levels(found[_EXTENSION_LEVELS]) if _EXTENSION_LEVELS in found else None,
-    }
 
 
 def _encode_levels(levels: LevelParameters) -> bytes:

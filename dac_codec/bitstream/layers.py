@@ -14,13 +14,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from dac_codec.bitstream.chunks import MAX_CHUNK_CODES, MAX_PAYLOAD
+from dac_codec.bitstream.chunks import MAX_CHUNK_CODES, MAX_PAYLOAD, max_chunk_frames
 from dac_codec.bitstream.fields import CRC_BYTES, FieldReader, crc32c, decode_varint, encode_varint
 from dac_codec.bitstream.header import Header
 from dac_codec.common.errors import BitstreamError
-
-MAX_CHUNK_FRAMES = 1 << 10
-"""Maximum number of frames in a chunk of coding 1: few bytes can't ask for many frames."""
 
 ANCILLARY_LAYER = 1
 """Type of an ANCILLARY chunk with a layer of a chunk before it."""
@@ -78,13 +75,8 @@ def n_layers(header: Header) -> int:
     return len(header.layers) + (header.levels is not None)
 
 
-def max_chunk_frames(header: Header) -> int:
-    """Maximum number of frames in a chunk of coding 1."""
-    return min(MAX_CHUNK_FRAMES, MAX_CHUNK_CODES // (header.channels * header.n_codebooks))
-
-
 def side_by_side(header: Header) -> int:
-    """How many chunks to code together: many are faster, and memory is limited."""
+    """How many chunks to code together: many are faster, and memory is limited; 1 with the coding FIXED."""
     return min(_SIDE_BY_SIDE, MAX_CHUNK_CODES // (header.channels * header.n_codebooks * max_chunk_frames(header)))
 
 

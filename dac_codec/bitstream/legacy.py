@@ -28,6 +28,8 @@ _MAX_HEADER = 4096
 _MAX_SAMPLE_RATE = (1 << 24) - 1
 _MAX_LENGTH = (1 << 63) - 1
 
+_METADATA = ("input_db", "original_length", "sample_rate", "chunk_length", "channels", "padding", "dac_version")
+
 # The only header that `numpy.save` writes for a dict.
 _HEADER = re.compile(rb"\{'descr': '\|O', 'fortran_order': (False|True), 'shape': \(\), \} *\n")
 _OLD_MODULE, _NEW_MODULE = b"cnumpy.core.multiarray\n", b"cnumpy._core.multiarray\n"  # c is the opcode GLOBAL
@@ -110,11 +112,7 @@ def read_legacy(data: bytes) -> LegacyFile:
     if not isinstance(content, Array):
         raise BitstreamError("the file holds no array")
     artifacts = _fields(content.item(), "the file", {"codes", "metadata"})
-    metadata = _fields(
-        artifacts["metadata"],
-        "metadata",
-        {"input_db", "original_length", "sample_rate", "chunk_length", "channels", "padding", "dac_version"},
-    )
+    metadata = _fields(artifacts["metadata"], "metadata", set(_METADATA))
     codes = artifacts["codes"]
     if not isinstance(codes, Array):
         raise BitstreamError("codes must be an array")
@@ -131,19 +129,9 @@ def read_legacy(data: bytes) -> LegacyFile:
 
 def write_legacy(file: LegacyFile) -> bytes:
     """Return `file` in the format of the reference, loadable with any version of NumPy."""
-    artifacts = {
-        "codes": file.codes,
-        "metadata": {
-            "input_db": np.ravel(np.array(file.input_db, dtype=np.float32)),
-            "original_length": file.original_length,
-            "sample_rate": file.sample_rate,
-            "chunk_length": file.chunk_length,
-            "channels": file.channels,
-            "padding": file.padding,
-            "dac_version": file.dac_version,
-        },
-    }
-    array = np.array(artifacts, dtype=object)
+    metadata = {name: getattr(file, name) for name in _METADATA}
+    metadata["input_db"] = np.ravel(np.array(file.input_db, dtype=np.float32))
+    array = np.array({"codes": file.codes, "metadata": metadata}, dtype=object)
     stream = io.BytesIO()
     np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(array))
     # Pickles of NumPy 2 name a module that NumPy 1.26.0 and older do not have. Protocol 3 stores the name once, before

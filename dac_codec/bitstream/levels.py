@@ -12,7 +12,7 @@ number of levels: level 0 is the first symbol, so that a channel without any oth
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -21,7 +21,7 @@ import numpy.typing as npt
 from dac_codec.bitstream import range_coder
 from dac_codec.bitstream.fields import FieldReader, encode_varint
 from dac_codec.bitstream.header import LevelParameters
-from dac_codec.bitstream.range_coder import Integers, bounds_of
+from dac_codec.bitstream.range_coder import MOST_COUNTS, Integers, batched, bounds_of
 from dac_codec.common.errors import BitstreamError
 
 TIME_WEIGHTS = (256, 37, 14, 8, 1)
@@ -39,8 +39,6 @@ FIRST_TOTAL = 1024
 INCREMENT = 32
 """What a level adds to its count."""
 
-_MOST_COUNTS = 1 << 22
-"""Counts in memory at once: 32 MiB."""
 
 Levels = npt.NDArray[np.int8]
 
@@ -71,18 +69,17 @@ def encode_levels(parameters: LevelParameters, chunks: Sequence[Levels]) -> list
         BitstreamError: a level is out of range.
     """
     lowest, highest = parameters.lowest, parameters.highest
+    n_levels = highest - lowest + 1
+    pairs = []
     for levels in chunks:
         if levels.size and not (levels.min() >= lowest and levels.max() <= highest):
             raise BitstreamError(f"levels must be in {lowest}..{highest}, found {levels.min()}..{levels.max()}")
-    rows = [channel for levels in chunks for channel in levels.astype(np.int64) % _n_levels(parameters)]
-    n_levels, first = _n_levels(parameters), first_counts(lowest, highest)
-    pairs = []
-    for row in rows:
-        padded = np.pad(row, ((1, 0), (1, 0)))
-        contexts = padded[1:, :-1] * n_levels + padded[:-1, 1:]  # the window before, the band below
-        pairs.append((contexts.T.reshape(-1), row.T.reshape(-1)))
-    coded = range_coder.encode_adaptive(pairs, first.reshape(-1, n_levels), INCREMENT)
-    return [_joined(coded[start : start + len(chunks[0])]) for start in range(0, len(coded), len(chunks[0]))]
+        for row in levels.astype(np.int64) % n_levels:
+            padded = np.pad(row, ((1, 0), (1, 0)))
+            contexts = padded[1:, :-1] * n_levels + padded[:-1, 1:]  # the window before, the band below
+            pairs.append((contexts.T.reshape(-1), row.T.reshape(-1)))
+    coded = range_coder.encode_adaptive(pairs, first_counts(lowest, highest).reshape(-1, n_levels), INCREMENT)
+    return [_joined(rows) for rows in batched(coded, len(chunks[0]))]
 
 
 def decode_levels(
@@ -97,25 +94,16 @@ def decode_levels(
     targets = [channel for levels in decoded for channel in levels]
     rows = [row for data in coded for row in _split(data, channels)]
     filled = [index for index, row in enumerate(rows) if row]  # the others are 0
-    for some in _batches(parameters, len(filled)):
-        decoder = range_coder.Decoder([rows[index] for index in filled[some]])
-        lengths = np.array([targets[index].shape[1] for index in filled[some]])
+    n_levels = parameters.highest - parameters.lowest + 1
+    for some in batched(filled, MOST_COUNTS // n_levels**3):
+        decoder = range_coder.Decoder([rows[index] for index in some])
+        lengths = np.array([targets[index].shape[1] for index in some])
         symbols = _run(parameters, lengths, decoder)
         decoder.check_end()
-        levels = (symbols - parameters.lowest) % _n_levels(parameters) + parameters.lowest
-        for place, index in enumerate(filled[some]):
+        levels = (symbols - parameters.lowest) % n_levels + parameters.lowest
+        for place, index in enumerate(some):
             targets[index][:] = levels[: lengths[place], :, place].T
     return decoded
-
-
-def _n_levels(parameters: LevelParameters) -> int:
-    return parameters.highest - parameters.lowest + 1
-
-
-def _batches(parameters: LevelParameters, n_rows: int) -> Iterator[slice]:
-    """Rows whose counts fit into memory together."""
-    most = max(1, _MOST_COUNTS // _n_levels(parameters) ** 3)
-    return (slice(start, start + most) for start in range(0, n_rows, most))
 
 
 def _run(parameters: LevelParameters, lengths: Integers, decoder: range_coder.Decoder) -> Integers:

@@ -13,8 +13,8 @@ specification.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,9 @@ from dac_codec.common.errors import BitstreamError
 BITS = 16
 """Frequencies of a symbol's alternatives sum to 2^BITS."""
 
+MOST_COUNTS = 1 << 22
+"""Adaptive counts in memory at once: 32 MiB."""
+
 _TOTAL = 1 << BITS
 _WORD = _TOTAL - 1
 _STATE_BYTES = 4
@@ -32,6 +35,13 @@ _FEW_STREAMS = 40
 Integers = npt.NDArray[np.int64]
 Bounds = npt.NDArray[np.float64]
 """Integers of at most 2^16, as float64: numpy divides those faster."""
+
+Item = TypeVar("Item")
+
+
+def batched(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    """Runs of `size` items, which are coded side by side; the last may be shorter."""
+    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def bounds_of(weights: npt.NDArray[Any]) -> Bounds:
@@ -110,15 +120,9 @@ def _encode_one(starts: list[int], frequencies: list[int]) -> bytes:
 def encode_adaptive(
     rows: Sequence[tuple[Integers, Integers]], first_counts: Integers, increment: int | Integers
 ) -> list[bytes]:
-    """Code symbols by counts that adapt.
+    """Code symbols by counts that adapt, as `counts_before` gives them; returns the bytes of each stream.
 
-    Args:
-        rows: for each stream the contexts [n] and the symbols [n].
-        first_counts: those of each symbol in each context [contexts, K].
-        increment: as for `counts_before`.
-
-    Returns:
-        The bytes of each stream.
+    `rows` has for each stream the contexts [n] and the symbols [n].
     """
     shape = max((len(symbols) for _, symbols in rows), default=0), len(rows)
     starts, frequencies = np.zeros((2, *shape), np.int64)
@@ -130,13 +134,10 @@ def encode_adaptive(
 
 
 def counts_before(contexts: Integers, symbols: Integers, first_counts: Integers, increment: int | Integers) -> Integers:
-    """The counts [n, K] of all symbols at each of n symbols.
+    """The counts [n, K] of all symbols at each of `symbols` [n] with `contexts` [n].
 
-    Args:
-        contexts: [n].
-        symbols: [n].
-        first_counts: [contexts, K].
-        increment: what a symbol adds to its count in its context; one number, or one for each symbol [K].
+    They begin as `first_counts` [contexts, K]. A symbol adds `increment`, one number or one for each symbol [K], to its
+    count in its context.
     """
     order = np.argsort(contexts, kind="stable")
     by_context = contexts[order]
@@ -164,9 +165,8 @@ class Decoder:
         if any(stream[:1] == b"\0" for stream in streams):
             raise BitstreamError("a coded plane starts with a zero byte")
         heads = [len(stream) if len(stream) <= _STATE_BYTES else _STATE_BYTES - len(stream) % 2 for stream in streams]
-        self._states = np.array(
-            [int.from_bytes(stream[:head], "big") for stream, head in zip(streams, heads, strict=True)], np.int64
-        )
+        states = [int.from_bytes(stream[:head], "big") for stream, head in zip(streams, heads, strict=True)]
+        self._states = np.array(states, np.int64)
         bodies = [stream[head:] for stream, head in zip(streams, heads, strict=True)]
         # The word behind the last one is read, and not used.
         self._words = np.frombuffer(b"".join(bodies) + bytes(2), ">u2").astype(np.int64)

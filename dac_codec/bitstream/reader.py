@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import BinaryIO, TypeVar
 
 from dac_codec.bitstream.chunks import MAX_PAYLOAD, TOO_NEW, Chunk, ChunkKind, decode_codes, decode_end
+from dac_codec.bitstream.code_model import CodeModel
 from dac_codec.bitstream.coded import FindContext, code_model, decode_chunks
 from dac_codec.bitstream.fields import CRC_BYTES, StreamReader, encode_varint
 from dac_codec.bitstream.header import Coding, read_header
@@ -97,7 +98,7 @@ class Reader:
             yield chunk
 
     def passes(self) -> Iterator[list[Chunk]]:
-        """Yield all chunks each time that a layer of the whole file has arrived, coarse first; at last with all layers.
+        """Yield all chunks each time that a layer of the whole file has arrived, coarse first; finally with all layers.
 
         A file in order of time has one pass. Raises what iterating raises.
         """
@@ -168,7 +169,7 @@ class Reader:
     @property
     def _read_ahead(self) -> int:
         """Most chunks to read ahead: none if the next one may be awaited."""
-        return 1 if self.header.coding is Coding.FIXED or self._first_chunk is None else side_by_side(self.header)
+        return 1 if self._first_chunk is None else side_by_side(self.header)
 
     def _decoded(self) -> Iterator[Chunk]:
         if self.header.coding is Coding.FIXED:
@@ -184,25 +185,21 @@ class Reader:
     def _decode_intact(self, events: list[Chunk | CodedChunk | Gap]) -> Iterator[Chunk | Gap]:
         """Decode the coded chunks among `events`; an invalid one becomes a gap."""
         coded = [event for event in events if isinstance(event, CodedChunk)]
-        if not coded:
-            yield from (event for event in events if not isinstance(event, CodedChunk))
-            return
-        model = code_model(self.header, self._find_context)
-        decoded: dict[int, Chunk] = {}
-        try:
-            decoded = {chunk.first_frame: chunk for chunk in decode_chunks(self.header, model, coded)}
-        except BitstreamError:
-            for one in coded:
-                try:
-                    decoded[one.first_frame] = decode_chunks(self.header, model, [one])[0]
-                except BitstreamError:  # invalid content under a valid checksum
-                    continue
+        decoded: Iterator[Chunk | Gap] = iter(())
+        if coded:
+            decoded = self._decode_or_gap(code_model(self.header, self._find_context), coded)
         for event in events:
-            if isinstance(event, CodedChunk):
-                gap = Gap(event.first_frame, event.n_frames, GapReason.DAMAGED)
-                yield decoded.get(event.first_frame, gap)
+            yield next(decoded) if isinstance(event, CodedChunk) else event
+
+    def _decode_or_gap(self, model: CodeModel, chunks: list[CodedChunk]) -> Iterator[Chunk | Gap]:
+        try:
+            yield from decode_chunks(self.header, model, chunks)
+        except BitstreamError:  # invalid content under a valid checksum
+            if len(chunks) == 1:
+                yield Gap(chunks[0].first_frame, chunks[0].n_frames, GapReason.DAMAGED)
             else:
-                yield event
+                for one in chunks:
+                    yield from self._decode_or_gap(model, [one])
 
     def _read_n_frames(self) -> int:
         """Read the number of frames of a CODES chunk, and what is before it in the payload."""
@@ -236,10 +233,9 @@ class Reader:
                 source.begin_checksum(covered + payload[: covered_size(payload)])
             try:
                 source.check_checksum(what)
-            except TruncatedBitstreamError:
-                raise
-            except BitstreamError:
-                if kind is ChunkKind.ANCILLARY and self.skip_damaged_layers:
+            except BitstreamError as error:
+                is_truncated = isinstance(error, TruncatedBitstreamError)
+                if kind is ChunkKind.ANCILLARY and self.skip_damaged_layers and not is_truncated:
                     continue
                 raise
             if kind is ChunkKind.CRITICAL:
@@ -258,7 +254,7 @@ class Reader:
             yield chunk
         n_samples = decode_end(header, payload)
         header.check_length(n_samples, self._n_frames)
-        if not source.at_end():
+        if source.read_up_to(1):
             raise BitstreamError("the file continues after its END chunk")
         self.n_samples = n_samples
         self.complete = True
@@ -272,9 +268,7 @@ class Reader:
         return chunk
 
 
-def complete_chunks(
-    events: Iterator[Chunk | CodedChunk | LayerPiece | Gap],
-) -> Iterator[Chunk | CodedChunk | Gap]:
+def complete_chunks(events: Iterator[Chunk | CodedChunk | LayerPiece | Gap]) -> Iterator[Chunk | CodedChunk | Gap]:
     """Bring the layers that have chunks of their own to the chunks that they belong to.
 
     A chunk is held until all its layers are there, or `events` end; so are those after it.

@@ -17,10 +17,8 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 import numpy as np
-import numpy.typing as npt
 
 from dac_codec.bitstream.chunks import (
-    MAX_CHUNK_CODES,
     MAX_PAYLOAD,
     TOO_NEW,
     Chunk,
@@ -29,6 +27,7 @@ from dac_codec.bitstream.chunks import (
     decode_codes,
     decode_end,
     encode_key,
+    max_chunk_frames,
 )
 from dac_codec.bitstream.fields import CRC_BYTES, MAX_VARINT_BYTES, StreamReader, crc32c, decode_varint
 from dac_codec.bitstream.header import Coding, Header
@@ -40,11 +39,11 @@ from dac_codec.bitstream.layers import (
     covered_size,
     decode_ancillary,
     decode_payload,
-    max_chunk_frames,
     n_layers,
     read_head,
 )
 from dac_codec.bitstream.positions import checksum_prefix, position_of
+from dac_codec.bitstream.range_coder import Integers
 from dac_codec.bitstream.scanning import Buffer, varints
 from dac_codec.common.errors import BitstreamError, TruncatedBitstreamError
 
@@ -60,8 +59,6 @@ _LAYERED_HEAD = 11
 # The longest key and type, and a position below 2^35, of an ANCILLARY chunk that belongs to a CODES chunk.
 _POSITION_BYTES = 5
 _ANCILLARY_HEAD = 5 + _POSITION_BYTES
-
-_Integers = npt.NDArray[np.int64]
 
 
 class GapReason(Enum):
@@ -147,9 +144,7 @@ class Resynchronizer:
         self._header = header
         self._n_layers = n_layers(header)
         self._layered = header.coding is Coding.LAYERED
-        self._max_frames = (
-            max_chunk_frames(header) if self._layered else MAX_CHUNK_CODES // (header.channels * header.n_codebooks)
-        )
+        self._max_frames = max_chunk_frames(header)
         self._end_sizes = range(1, MAX_VARINT_BYTES + 1) if header.n_samples is None else range(1)
         self._end_prefixes = self._prefixes_of_end()
         self._buffer = Buffer(source)
@@ -215,15 +210,11 @@ class Resynchronizer:
             self._buffer.drop(self._cursor)
             waiting: list[_Candidate] = []
             here = self._parse()
-            if here is None:
-                damaged = True
-            elif here.kind in (ChunkKind.ANCILLARY, ChunkKind.CRITICAL):
+            if here is not None and here.kind in (ChunkKind.ANCILLARY, ChunkKind.CRITICAL):
                 waiting = [here]  # most bytes have this form, so the bytes inside are searched meanwhile
-            elif self._buffer.fill(here.end) and (found := self._check(here)):
+            elif here is not None and self._buffer.fill(here.end) and (found := self._check(here)):
                 self._cursor = here.end
                 return replace(found, after_damage=damaged)
-            else:
-                damaged = True
             winner = self._search(waiting)
             if winner is None:
                 return None
@@ -354,22 +345,24 @@ class Resynchronizer:
             self._buffer.drop(min([*starts, *(candidate.start for candidate in waiting)]))
             more = self._buffer.more()
 
-    def _window(self, start: int, head: int) -> tuple[_Integers, _Integers]:
-        """Where a chunk may begin, counted from `start`, and the bytes there; zeros follow the end of the stream."""
+    def _keys(self, start: int, head: int, kind: ChunkKind) -> tuple[Integers, Integers, Integers, Integers, int]:
+        """Search bytes from `start` on, of which a chunk's key and head take `head` at most, for keys of a kind.
+
+        Returns the bytes, then positions of keys and payloads in them and payload sizes, and where to go on.
+        """
         n_behind = 0 if self._buffer.complete else head - 1
         places = np.arange(max(0, min(_SCAN_BYTES, self._buffer.end - n_behind - start)))
-        n_bytes = len(places) + head - 1
-        data = self._buffer.bytes(start, start + n_bytes).ljust(n_bytes, b"\0")
-        return places, np.frombuffer(data, np.uint8).astype(np.int64)
+        stop, n_bytes = start + len(places), len(places) + head - 1
+        padded = self._buffer.bytes(start, start + n_bytes).ljust(n_bytes, b"\0")
+        data = np.frombuffer(padded, np.uint8).astype(np.int64)
+        key, key_bytes = varints(data, places, 4)
+        places = places[(key_bytes > 0) & (key & 3 == kind)]
+        return data, places, places + key_bytes[places], key[places] >> 2, stop
 
     def _codes_candidates(self, start: int) -> tuple[list[_Candidate], int]:
         """Return the candidates for CODES that begin at or after `start`, and where to continue the scan."""
         head = _LAYERED_HEAD if self._layered else _CODES_HEAD
-        places, data = self._window(start, head)
-        stop = start + len(places)
-        key, key_bytes = varints(data, places, 4)
-        places = places[(key_bytes > 0) & (key & 3 == ChunkKind.CODES)]
-        size, payloads = key[places] >> 2, places + key_bytes[places]
+        data, places, payloads, size, stop = self._keys(start, head, ChunkKind.CODES)
         fits = size <= MAX_PAYLOAD
         at = payloads
         if self._layered:
@@ -385,11 +378,7 @@ class Resynchronizer:
 
     def _ancillary_candidates(self, start: int) -> tuple[list[_Candidate], int]:
         """Return the candidates for ANCILLARY chunks with a layer, and where to continue the scan."""
-        places, data = self._window(start, _ANCILLARY_HEAD)
-        stop = start + len(places)
-        key, key_bytes = varints(data, places, 4)
-        places = places[(key_bytes > 0) & (key & 3 == ChunkKind.ANCILLARY)]
-        size, payloads = key[places] >> 2, places + key_bytes[places]
+        data, places, payloads, size, stop = self._keys(start, _ANCILLARY_HEAD, ChunkKind.ANCILLARY)
         fits = (size <= MAX_PAYLOAD) & ((data[payloads] == ANCILLARY_LAYER) | (data[payloads] == ANCILLARY_REPEAT))
         position, bytes_of_position = varints(data, payloads + 1, _POSITION_BYTES)
         fits &= (bytes_of_position > 0) & (position <= self._expected + MAX_GAP_FRAMES)
@@ -426,9 +415,7 @@ class Resynchronizer:
         return [key + checksum.to_bytes(CRC_BYTES, "little") for checksum in checksums]
 
 
-def _candidates(
-    kind: ChunkKind, start: int, places: _Integers, payloads: _Integers, sizes: _Integers
-) -> list[_Candidate]:
+def _candidates(kind: ChunkKind, start: int, places: Integers, payloads: Integers, sizes: Integers) -> list[_Candidate]:
     """The candidates at `places` with payloads at `payloads`, both counted from `start`."""
     ends = payloads + sizes + CRC_BYTES
     return [

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from dac_codec.bitstream.fields import StreamReader
+from dac_codec.bitstream.range_coder import Integers
 
 
 class Buffer:
@@ -50,9 +50,7 @@ class Buffer:
         self._start = max(start, self._start)
 
 
-def varints(
-    data: npt.NDArray[np.int64], places: npt.NDArray[np.int64], most: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def varints(data: Integers, places: Integers, most: int) -> tuple[Integers, Integers]:
     """Return the values of the varints at `places` in `data`, and their lengths in bytes: 0 where none is valid.
 
     `most` is the maximum length in bytes.

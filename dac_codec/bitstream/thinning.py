@@ -25,9 +25,9 @@ from dac_codec.bitstream.coded import (
 )
 from dac_codec.bitstream.container import ChunkWriter, Writer
 from dac_codec.bitstream.header import Coding, Header
-from dac_codec.bitstream.layers import CodedChunk, encode_layer, join_planes, n_layers, side_by_side
+from dac_codec.bitstream.layers import CodedChunk, encode_layer, join_planes, n_layers
 from dac_codec.bitstream.reader import Reader
-from dac_codec.common.errors import BitstreamError, DacError
+from dac_codec.common.errors import DacError
 
 
 class Order(Enum):
@@ -69,9 +69,11 @@ def thin(
     chunks = list(reader.coded())
     header = replace(reader.header, n_samples=reader.n_samples)
     if bitrate is not None:
-        n_codebooks = _affordable(bits_by_codebook(header, chunks), _seconds(header, chunks), bitrate, header.channels)
-    is_layered = any(chunk.n_inside < len(chunk.layers) for chunk in chunks)
+        seconds = max(sum(chunk.n_frames for chunk in chunks) / header.frame_rate, 1e-9)
+        rates = [bits / seconds / header.channels for bits in bits_by_codebook(header, chunks)]
+        n_codebooks = _affordable(rates, bitrate)
     if order is None:
+        is_layered = any(chunk.n_inside < len(chunk.layers) for chunk in chunks)
         order = Order.LAYERS if is_layered else Order.TIME
     kept = min(n_codebooks or header.n_codebooks, header.n_codebooks)
     return _file(*_thinned(header, chunks, kept, levels), order)
@@ -81,18 +83,14 @@ def _thin_fixed(reader: Reader, n_codebooks: int | None, bitrate: float | None, 
     chunks = list(reader)
     header = replace(reader.header, n_samples=reader.n_samples)
     if bitrate is not None:
-        n_codebooks = _affordable([bits * header.frame_rate for bits in header.widths], 1.0, bitrate, 1)
+        n_codebooks = _affordable([bits * header.frame_rate for bits in header.widths], bitrate)
     kept = min(n_codebooks or header.n_codebooks, header.n_codebooks)
     header = replace(header, n_codebooks=kept, codebook_sizes=header.codebook_sizes[:kept])
     chunks = [replace(chunk, codes=chunk.codes[:, :kept]) for chunk in chunks]
     if order is Order.LAYERS:
         header = replace(header, coding=Coding.LAYERED)
         model = AdaptiveModel(header.codebook_size, header.codebook_sizes)
-        coded: list[CodedChunk] = []
-        step = side_by_side(header)
-        for start in range(0, len(chunks), step):
-            coded += encode_chunks(header, model, chunks[start : start + step])
-        return _file(header, coded, order)
+        return _file(header, list(encode_chunks(header, model, chunks)), order)
     target = io.BytesIO()
     with Writer(target, header, max((chunk.n_frames for chunk in chunks), default=1)) as writer:
         for chunk in chunks:
@@ -101,17 +99,13 @@ def _thin_fixed(reader: Reader, n_codebooks: int | None, bitrate: float | None, 
     return target.getvalue()
 
 
-def _affordable(bits: Sequence[float], seconds: float, bitrate: float, channels: int) -> int:
-    """How many codebooks of `bits` fit into a bitrate of each channel."""
-    rates = np.cumsum(bits) / max(seconds, 1e-9) / channels
+def _affordable(codebooks: Sequence[float], bitrate: float) -> int:
+    """How many codebooks fit into a bitrate of each channel, given those of the codebooks."""
+    rates = np.cumsum(codebooks)
     if not bitrate >= rates[0]:
         kbps = rates[0] / 1000
         raise DacError(f"a bitrate of {bitrate / 1000:g} kbit/s is too low: one codebook takes {kbps:.2f} kbit/s")
     return int((rates <= bitrate * (1 + 1e-9)).sum())
-
-
-def _seconds(header: Header, chunks: Sequence[CodedChunk]) -> float:
-    return sum(chunk.n_frames for chunk in chunks) / header.frame_rate
 
 
 def _thinned(
@@ -147,9 +141,7 @@ def _thinned(
 
 
 def _file(header: Header, chunks: Sequence[CodedChunk], order: Order) -> bytes:
-    """The bytes of a file; `header.n_samples` must not be None."""
-    if header.n_samples is None:
-        raise BitstreamError("n_samples must be known")
+    """The bytes of a file; `header.n_samples` is not None."""
     target = io.BytesIO()
     writer = ChunkWriter(target, header)
     for chunk in chunks:

@@ -1,4 +1,4 @@
-"""The commands of `dac-codec`; info, convert and models are in `files`.
+"""The commands of `dac-codec`; those for .dac files and models are in `files`, those for collections in `corpus`.
 
 What they do to a file is in `codec`, which files they read and write in `jobs`.
 """
@@ -9,7 +9,6 @@ import json
 import time
 import warnings
 from dataclasses import asdict
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -158,10 +157,7 @@ def compress(
 
         def work(job: Job) -> str:
             started = time.perf_counter()
-            with (
-                open_input(job) as reader,
-                running.recording(job, job.is_pipe and not reader.rewindable) as signals,
-            ):
+            with open_input(job) as reader, running.recording(job, job.is_pipe and not reader.rewindable) as signals:
                 try:
                     result = codec.compress_stream(
                         reader,
@@ -322,16 +318,8 @@ def decompress(
                 return batches.read_codes(stream, model_for(stream.header), conceal)
 
         batched = batched and start is None and duration is None and not progressive
-        running.run(
-            jobs,
-            work_progressively if progressive else work,
-            force,
-            quiet,
-            n_at_once,
-            read if batched else None,
-            summary,
-            as_json,
-        )
+        chosen = work_progressively if progressive else work
+        running.run(jobs, chosen, force, quiet, n_at_once, read if batched else None, summary, as_json)
 
 
 @click.command()
@@ -351,7 +339,7 @@ def demo(output: Path, model: str | None, device: str, as_json: bool) -> None:
     running.check_device(device)
     result = run_demo(output, model, device)
     if as_json:
-        click.echo(json.dumps({**asdict(result), "ratio": result.ratio}, indent=2, default=str))
+        click.echo(json.dumps(asdict(result), indent=2, default=str))
         return
     files = (result.original, result.compressed, result.decoded)
     width = max(len(display_path(file)) for file in files)
@@ -374,7 +362,6 @@ def demo(output: Path, model: str | None, device: str, as_json: bool) -> None:
     "--codecs",
     metavar="NAMES",
     default="ours,opus,mp3,vorbis",
-    show_default=True,
     callback=options.codec_names,
     help="Codecs to measure; the first is the one that the others are compared with. Also dac, encodec24, encodec48, "
     "snac, and the reference points original, anchor, noise, silence.",
@@ -383,13 +370,12 @@ def demo(output: Path, model: str | None, device: str, as_json: bool) -> None:
     "--bitrates",
     metavar="KBPS",
     default="2,4,6,8",
-    show_default=True,
     callback=options.bitrates,
     help="In kbit/s; each codec uses its nearest setting.",
 )
 @options.folder("report", "Folder for the report; results of an earlier run in it are reused.")
 @options.model
-@click.option("--split", metavar="NAME", default="test", show_default=True, help="Split of a manifest to evaluate.")
+@click.option("--split", metavar="NAME", default="test", help="Split of a manifest to evaluate.")
 @options.device
 @options.quiet
 def evaluate(
@@ -414,15 +400,7 @@ def evaluate(
 
     running.check_device(device)
     report = run_evaluation(
-        data,
-        output,
-        codecs,
-        bitrates,
-        model or DEFAULT_MODEL,
-        split,
-        device,
-        progress=not quiet,
-        say=lambda line: warnings.warn(line, stacklevel=2),
+        data, output, codecs, bitrates, model or DEFAULT_MODEL, split, device, progress=not quiet, say=warnings.warn
     )
     if not quiet:
         click.echo(report.table)
@@ -438,9 +416,4 @@ def train(arguments: tuple[str, ...]) -> None:
     OVERRIDES are those of Hydra, such as experiment=44khz data.sounds=/my/folder; --help lists the configurations.
     Needs pip install 'dac_codec[train]'.
     """
-    try:
-        # By name, so that the other commands stay free of the packages for training.
-        training = import_module("dac_codec.training.__main__")
-    except ModuleNotFoundError as error:
-        raise DacError(f"{error.name} is not installed: pip install 'dac_codec[train]'") from error
-    training.main(list(arguments))
+    running.training_module("__main__").main(list(arguments))

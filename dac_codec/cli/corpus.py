@@ -17,9 +17,6 @@ from dac_codec.common.errors import DacError
 if TYPE_CHECKING:
     from dac_codec.corpus import Totals
 
-_LINE_SECONDS = 60.0
-"""Time between two lines of progress where there is no terminal."""
-
 
 def _part(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, int]:
     """Parse i/n."""
@@ -37,30 +34,20 @@ def _part(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, 
     "fmt",
     type=click.Choice(["parquet", "webdataset", "npz", "dac"]),
     default="parquet",
-    show_default=True,
     help="Format of the shards; dac: tars of .dac files, which are smallest.",
 )
 @options.model
 @click.option("--quantizers", metavar="N", type=click.IntRange(min=1), help="Codebooks to use. [default: all]")
-@click.option(
-    "--shard-size", metavar="N", type=click.IntRange(min=1), default=1000, show_default=True, help="Sounds per shard."
-)
+@click.option("--shard-size", metavar="N", type=click.IntRange(min=1), default=1000, help="Sounds per shard.")
 @click.option(
     "--shard",
     "part",
     metavar="I/N",
     callback=_part,
     default="1/1",
-    show_default=True,
     help="Make only every N-th shard, from the I-th on, as one of N jobs with the same output.",
 )
-@click.option(
-    "--audio-column",
-    metavar="NAME",
-    default="audio",
-    show_default=True,
-    help="Column of Parquet files that has the sound.",
-)
+@click.option("--audio-column", metavar="NAME", default="audio", help="Column of Parquet files that has the sound.")
 @click.option("--retry-failed", is_flag=True, help="Make shards with failures again.")
 @click.option(
     "--workers",
@@ -177,14 +164,13 @@ class _Progress:
 
     def __init__(self, total: Totals, done: Totals, quiet: bool) -> None:
         self._total, self._before, self._done, self._quiet = total, done, done, quiet
-        self._started = self._shown = time.monotonic()
+        self._started = time.monotonic()
 
     def __enter__(self) -> _Progress:
         from dac_codec.common.progress import progress_bar
 
         show, before = not self._quiet, self._done.sounds
-        self._bar = progress_bar(None, self._total.sounds, show, lines=False, initial=before, unit="file")
-        self._is_bar = not self._bar.disable
+        self._bar = progress_bar(None, self._total.sounds, show, lines=self.line, initial=before, unit="file")
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -194,12 +180,8 @@ class _Progress:
 
     def report(self, totals: Totals) -> None:
         self._done += totals
-        now = time.monotonic()
         self._bar.set_postfix_str(f"{self._hours():.1f} h/h, {self._done.failed} failed", refresh=False)
         self._bar.update(totals.sounds)
-        if not self._quiet and not self._is_bar and now - self._shown >= _LINE_SECONDS:
-            self._shown = now
-            click.echo(self.line(), err=True)
 
     def _hours(self) -> float:
         """Hours of sound per hour."""

@@ -1,11 +1,10 @@
-"""The commands of `dac-codec` that neither compress nor decompress: info, models, convert, convert-model, refit."""
+"""The commands for .dac files and models: info, models, convert, convert-model, export, web, refit."""
 
 from __future__ import annotations
 
 import json
 import warnings
 from dataclasses import asdict
-from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
@@ -142,7 +141,6 @@ def convert(
     "--weight-norm",
     type=click.Choice(["merged", "parametrizations", "weight_g"]),
     default="merged",
-    show_default=True,
     help="With --to transformers: weights as DacModel.from_pretrained reads them, or in two factors under the names of "
     "today or of 2024.",
 )
@@ -183,24 +181,15 @@ def convert_model(
     "layout",
     type=click.Choice(["onnx", "torch-export"]),
     default="onnx",
-    show_default=True,
     help="ONNX graphs, or programs of torch.export (.pt2).",
 )
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "fp16", "int8"]),
     default="fp32",
-    show_default=True,
     help="Precision of the convolutions in ONNX: fp16 halves the files, int8 stores weights in 8 bits.",
 )
-@click.option(
-    "--opset",
-    metavar="N",
-    type=click.IntRange(13, 21),
-    default=17,
-    show_default=True,
-    help="Version of ONNX's operators.",
-)
+@click.option("--opset", metavar="N", type=click.IntRange(13, 21), default=17, help="Version of ONNX's operators.")
 @click.option(
     "--force", is_flag=True, help="Overwrite existing files, and write graphs that increase the mel distance too much."
 )
@@ -244,6 +233,58 @@ def export(
 
 
 @click.command()
+@options.folder("site", "Folder for the page.")
+@options.model
+@click.option(
+    "--graphs",
+    metavar="FOLDER",
+    type=options.FOLDER,
+    help="A folder with the model as ONNX graphs, as `dac-codec export` writes it. [default: they are made]",
+)
+@click.option(
+    "--runtime",
+    metavar="FOLDER",
+    type=options.FOLDER,
+    help="A folder with the npm package onnxruntime-web. [default: from npm]",
+)
+@click.option("--serve", is_flag=True, help="Serve the page on this machine, until Ctrl-C.")
+@click.option(
+    "--port", metavar="N", type=click.IntRange(0, 65535), default=8000, help="Port of --serve; 0 for any free one."
+)
+@options.force
+@options.quiet
+def web(
+    output: Path,
+    model: str | None,
+    graphs: Path | None,
+    runtime: Path | None,
+    serve: bool,
+    port: int,
+    force: bool,
+    quiet: bool,
+) -> None:
+    """Make a web page that compresses and decompresses in the browser.
+
+    The folder holds everything that the page loads; any static web server serves it. The page sends nothing anywhere.
+    """
+    if output.exists() and any(output.iterdir()) and not force:
+        raise DacError(f"{display_path(output)} is not empty; use --force to replace files in it")
+    running.check_memory()
+    from dac_codec import pretrained
+    from dac_codec.interop.web import server, write_site
+
+    loaded = pretrained.load(model or pretrained.DEFAULT_MODEL, progress=not quiet)
+    write_site(loaded, output, graphs, runtime)
+    if not quiet:
+        n_bytes = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+        click.echo(f"{display_path(output)} holds the page, {n_bytes / 1e6:.0f} MB", err=True)
+    if serve:
+        with server(output, port) as running_server:
+            click.echo(f"http://127.0.0.1:{running_server.server_address[1]}/", err=True)
+            running_server.serve_forever()
+
+
+@click.command()
 @click.argument("source", metavar="MODEL")
 @click.option(
     "--quantizer",
@@ -267,23 +308,19 @@ def export(
     metavar="N",
     type=click.FloatRange(min=0, min_open=True),
     default=60.0,
-    show_default=True,
     help="Sound to fit to; a tenth of that, of other files, is measured on.",
 )
-@click.option(
-    "--rounds", type=click.IntRange(min=1), default=4, show_default=True, help="Rounds of search and codebooks."
-)
-@click.option("--paths", type=click.IntRange(min=1), default=4, show_default=True, help="Paths that the search keeps.")
+@click.option("--rounds", type=click.IntRange(min=1), default=4, help="Rounds of search and codebooks.")
+@click.option("--paths", type=click.IntRange(min=1), default=4, help="Paths that the search keeps.")
 @click.option(
     "--finetune",
     "steps",
     metavar="STEPS",
     type=click.IntRange(min=0),
     default=0,
-    show_default=True,
     help="Then train the decoder on for STEPS steps; encoder and codebooks stay as they are.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the choice of sounds.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed of the choice of sounds.")
 @options.force
 @options.quiet
 def refit(
@@ -314,11 +351,7 @@ def refit(
     running.check_memory()
     from dac_codec import pretrained
 
-    try:
-        # By name, so that the other commands stay free of the packages for training.
-        refitting = import_module("dac_codec.training.refit")
-    except ModuleNotFoundError as error:
-        raise DacError(f"{error.name} is not installed: pip install 'dac_codec[train]'") from error
+    refitting = running.training_module("refit")
     shape = refitting.Shape(quantizer, groups, codebooks, codebook_size)
     fitted = refitting.refit_model(source, sounds, shape, minutes, rounds, paths, steps, seed, progress=not quiet)
     pretrained.save(fitted.model, target)

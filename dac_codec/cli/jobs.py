@@ -23,7 +23,6 @@ DASH = "-"
 
 STDIN_CLOSED = "standard input is closed; redirect a file to it, or pass files"
 
-_DAC_MAGIC = b"\x8aDAC"
 _STDIN = "<stdin>"
 _STDOUT = "<stdout>"
 
@@ -145,7 +144,7 @@ def make_jobs(
         find: lists the files in a folder and below it.
         names: maps a file's name to candidates for its output's name; files whose outputs would collide use their next
             candidates.
-        find_unreadable: lists what `find` leaves out although it should not, and why.
+        find_unreadable: lists the files that `find` leaves out although a user may expect them, and why.
 
     Raises:
         click.UsageError: the inputs and the output don't match.
@@ -283,10 +282,12 @@ def find_dac(folder: Path) -> list[Path]:
 
 def refuse_dac(source: Path) -> None:
     """Raise a DacError if a sound file is a .dac file. Errors of reading it are left to its reader."""
+    from dac_codec.bitstream import MAGIC
+
     with suppress(OSError):
         if source.is_file():
             with source.open("rb") as stream:
-                if stream.read(len(_DAC_MAGIC)) == _DAC_MAGIC:
+                if stream.read(len(MAGIC)) == MAGIC:
                     raise DacError("the file is a .dac file already; dac-codec decompress makes sound of it")
 
 

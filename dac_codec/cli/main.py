@@ -17,7 +17,6 @@ import click
 
 from dac_codec.cli import commands, corpus, files
 from dac_codec.cli.running import one_line, shown_warnings, stopped_by_signals
-from dac_codec.cli.web import web
 from dac_codec.common import native
 from dac_codec.common.errors import DacError, is_out_of_memory
 
@@ -57,7 +56,7 @@ def drop_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(package_name="dac_codec", prog_name="dac-codec")
 def main() -> None:
     """Compress audio to a few kilobits per second with a neural codec, and decompress it."""
@@ -71,7 +70,7 @@ for _command in (
     files.convert,
     files.convert_model,
     files.export,
-    web,
+    files.web,
     corpus.tokenize,
     corpus.detokenize,
     commands.demo,

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import click
 
+FOLDER = click.Path(file_okay=False, path_type=Path)
+"""Type of an option for a folder."""
+
 inputs = click.argument("inputs", metavar="IN...", nargs=-1, required=True, type=click.Path())
 model = click.option(
     "--model",
@@ -34,7 +37,6 @@ device = click.option(
     metavar="DEVICE",
     callback=device_name,
     default="auto",
-    show_default=True,
     help="Where the network runs: auto (a GPU if there is one), cpu, cuda, cuda:1 (the second GPU) or mps.",
 )
 fast = click.option(
@@ -72,10 +74,7 @@ def output(text: str, required: bool = False) -> Callable[[Callable[..., None]],
 
 def folder(default: str, text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """The option -o for a folder, with its default and help text."""
-    kind = click.Path(file_okay=False, path_type=Path)
-    return click.option(
-        "-o", "--output", metavar="FOLDER", type=kind, default=Path(default), show_default=True, help=text
-    )
+    return click.option("-o", "--output", metavar="FOLDER", type=FOLDER, default=Path(default), help=text)
 
 
 def raw_audio(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int, str] | None:

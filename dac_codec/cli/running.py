@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,13 +91,10 @@ def recording(job: Job, active: bool) -> Iterator[list[int]]:
 
 @contextmanager
 def shared_cores(jobs: JobList, device: str) -> Iterator[tuple[int, bool]]:
-    """Divide the processor's cores among jobs that run at once.
+    """Divide the processor's cores among jobs; yields the number that run at once, and whether to use batches.
 
     On a CPU, one core each for two files is faster than two cores for one file after the other, unless one file is
     much longer than the others. On a GPU, cores read and write files whose network runs in batches.
-
-    Yields:
-        The number of jobs to run at once, and whether to use batches.
     """
     import torch
 
@@ -124,14 +122,13 @@ def run(
     summary: Callable[[Job, Any], str] | None = None,
     as_json: bool = False,
 ) -> None:
-    """Do all jobs, and end the run with exit code 1 if any failed.
+    """Do all jobs, and end the run with exit code 1 if any failed. Messages are shown in the order of the jobs.
 
     Args:
         jobs: the jobs.
         work: does one job, and returns a summary.
-        force: whether to overwrite files that existed before the run.
-        quiet: whether to show only warnings and errors.
-        n_at_once: jobs that run at a time. Messages are shown in the order of the jobs.
+        force, quiet: the options.
+        n_at_once: jobs that run at a time.
         read: reads the input of a job that can share a batch, and gives None for others. None: no batches are used.
         summary: the summary of a job that was part of a batch, given its result.
         as_json: whether to print the jobs' figures at the end instead of their summaries.
@@ -158,10 +155,8 @@ def run(
                     (outcome,) = found
             except KeyboardInterrupt:
                 if done:
-                    message = (
-                        f"{len(done)} of {len(jobs.jobs)} files are done; --skip-existing continues with the others"
-                    )
-                    click.echo(message, err=True)
+                    count = f"{len(done)} of {len(jobs.jobs)} files are done"
+                    click.echo(f"{count}; --skip-existing continues with the others", err=True)
                 raise
             for line in job.messages:
                 tqdm.write(line, file=sys.stderr)
@@ -278,6 +273,17 @@ def _agrees_to_download(name: str) -> bool:
     if sys.stdin is None or not sys.stdin.isatty() or not sys.stderr.isatty():
         return False
     return click.confirm(f"The file names the model {name}. Download its weights, about 300 MB?", err=True)
+
+
+def training_module(name: str) -> Any:
+    """A module of `dac_codec.training`, imported by name: the other commands stay free of the packages for training.
+
+    Raises a DacError if one of these is not installed.
+    """
+    try:
+        return import_module(f"dac_codec.training.{name}")
+    except ModuleNotFoundError as error:
+        raise DacError(f"{error.name} is not installed: pip install 'dac_codec[train]'") from error
 
 
 def check_device(device: str) -> None:

@@ -8,7 +8,7 @@ from dac_codec.codec.decoding import Decompressed, decompress, decompress_stream
 from dac_codec.codec.encoding import Compressed, compress, compress_stream
 from dac_codec.codec.file import DacFile, load, thin, write_bytes
 from dac_codec.codec.legacy import from_legacy, to_legacy
-from dac_codec.codec.models import choose_quantizers, load_model, model_of
+from dac_codec.codec.models import load_model, model_of
 from dac_codec.codec.rate import choose_rate
 from dac_codec.codec.stream import DacStream
 
@@ -17,7 +17,6 @@ __all__ = [
     "DacFile",
     "DacStream",
     "Decompressed",
-    "choose_quantizers",
     "choose_rate",
     "compress",
     "compress_stream",

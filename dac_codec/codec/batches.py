@@ -17,10 +17,10 @@ from torch import Tensor
 
 from dac_codec import audio, bitstream, inference
 from dac_codec.codec.decoding import Decompressed, write_blocks
-from dac_codec.codec.encoding import Compressed, make_header, measure, network_input
-from dac_codec.codec.file import PathOrFile, open_for_writing
+from dac_codec.codec.encoding import Compressed, make_header, measure, network_input, with_coding
+from dac_codec.codec.file import PathOrFile, write_bytes
 from dac_codec.codec.level_analysis import NextBlock
-from dac_codec.codec.models import best_device, network_errors, with_layers
+from dac_codec.codec.models import best_device, network_errors
 from dac_codec.codec.rate import Rate, choose_blocks
 from dac_codec.codec.stream import DacStream
 from dac_codec.common.errors import DacError, is_out_of_memory
@@ -66,9 +66,7 @@ def read_sound(reader: audio.Reader, model: DAC, rate: Rate, chunk_frames: int |
             return None
     measured = measure(samples, reader.sample_rate, reader.channels, model.sample_rate)
     header = make_header(model, rate.n_quantizers, reader, measured, n_samples)
-    context = None
-    if rate.levels or not rate.is_constant:
-        header, context = with_layers(header, model, rate.levels)
+    header, context = with_coding(header, model, rate)
     signal = torch.cat(list(network_input(samples, header)), -1)
 
     def original() -> NextBlock:
@@ -81,8 +79,7 @@ def read_sound(reader: audio.Reader, model: DAC, rate: Rate, chunk_frames: int |
         with new_writer(data) as writer:
             for block, levels in choose_blocks([frames], rate, model, new_writer, original):
                 writer.write(block.numpy(), levels)
-        with open_for_writing(target) as stream:
-            stream.write(data.getbuffer())
+        write_bytes(target, data.getvalue())
         return Compressed(header, n_samples, data.tell(), reader.missing)
 
     return ShortFile(model, rate, signal, write)

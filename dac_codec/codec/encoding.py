@@ -22,13 +22,8 @@ from dac_codec.audio.samples import WaveformReader
 from dac_codec.bitstream import GainSource, Header, LegacyFile
 from dac_codec.codec.file import DacFile, PathOrFile, open_for_writing
 from dac_codec.codec.level_analysis import Blocks, NextBlock, with_levels
-from dac_codec.codec.models import (
-    FINGERPRINT_BYTES,
-    MOST_GAIN_DB,
-    load_model,
-    network_errors,
-    with_layers,
-)
+from dac_codec.codec.levels import level_parameters
+from dac_codec.codec.models import FINGERPRINT_BYTES, MOST_GAIN_DB, load_model, network_errors
 from dac_codec.codec.rate import Rate, choose_blocks, choose_rate
 from dac_codec.common.errors import AudioError
 from dac_codec.common.progress import track
@@ -201,19 +196,14 @@ def compress_stream(
 
 
 class _Encoding(NamedTuple):
-    """A measured sound.
-
-    Attributes:
-        header: header of its file.
-        counted: its blocks, which count the samples.
-        blocks: encodes; returns blocks of codes, and of band levels if the file has any.
-        new_writer: opens a writer of the file.
-    """
+    """A measured sound."""
 
     header: Header
     counted: _Counted
     blocks: Callable[[], Blocks]
+    """Encodes the sound."""
     new_writer: Callable[[BinaryIO], bitstream.Writer]
+    """Opens a writer of its file."""
 
 
 def _prepared(
@@ -225,14 +215,9 @@ def _prepared(
     chunk_frames: int | None = None,
     redundancy: bool = False,
 ) -> _Encoding:
-    """Measure a sound, or the first second of a pipe.
+    """Measure the sound of a reader at its beginning, or the first second of a pipe.
 
-    Args:
-        model: the model.
-        reader: the sound, at its beginning.
-        rate: which codes are wanted.
-        stack: ends the threads that encode.
-        progress, chunk_frames, redundancy: as for `compress_stream`.
+    `stack` ends the threads that encode; `progress`, `chunk_frames` and `redundancy` are as for `compress_stream`.
     """
     if reader.rewindable:
         counted = _Counted(reader.blocks(), reader.n_samples, "measuring", progress)
@@ -251,12 +236,10 @@ def _prepared(
         header = make_header(model, rate.n_quantizers, reader, Measured(min(gain_db, BEGINNING_MOST_DB), None), None)
         inputs = network_input(samples, header)
         chunk_frames = block_frames = LIVE_CHUNK_FRAMES if chunk_frames is None else chunk_frames
-    context = None
-    if rate.levels or redundancy or not rate.is_constant:
-        header, context = with_layers(header, model, rate.levels)
-        if block_frames is not None and not redundancy:
-            # A layer costs 6 bytes in each of many short chunks, and saves none that are lost as a whole.
-            header = replace(header, layers=(header.n_codebooks,))
+    header, context = with_coding(header, model, rate, redundancy)
+    if header.coding is bitstream.Coding.LAYERED and block_frames is not None and not redundancy:
+        # A layer costs 6 bytes in each of many short chunks, and saves none that are lost as a whole.
+        header = replace(header, layers=(header.n_codebooks,))
     encoded: deque[Tensor] = deque()  # the network's input, for band levels
 
     def original() -> NextBlock:
@@ -277,7 +260,7 @@ def _prepared(
         if rate.is_constant:
             codes = stack.enter_context(closing(inference.encode_blocks(*network)))
             return stack.enter_context(closing(with_levels(model, header, codes, original)))
-        frames = stack.enter_context(closing(inference.encode_frames(*network)))
+        frames = stack.enter_context(closing(inference.encode_frames(*network, n_networks=rate.n_networks)))
         return stack.enter_context(closing(choose_blocks(frames, rate, model, new_writer, original)))
 
     return _Encoding(header, counted, blocks, new_writer)
@@ -291,7 +274,7 @@ def _kept(blocks: Iterable[Tensor], kept: deque[Tensor]) -> Iterator[Tensor]:
 
 
 def _checked(source: Any) -> Any:
-    """The source, bytes as a stream; raises an AudioError for what is none."""
+    """The source, bytes as a stream; raises an AudioError for anything else."""
     if isinstance(source, (bytes, bytearray, memoryview)):
         return io.BytesIO(source)
     if isinstance(source, tuple) and len(source) != 2:
@@ -334,7 +317,7 @@ class Measured(NamedTuple):
     gain_db: float
     """Gain that brings it to the network's loudness."""
     bandwidth: int | None
-    """Frequency in Hz above which it contains nothing; None if that is not below what the rates allow."""
+    """Frequency in Hz above which it contains nothing; None if that is not below the limit of the two rates."""
 
 
 def measure(samples: Iterable[audio.Audio], sample_rate: int, channels: int, model_rate: int) -> Measured:
@@ -395,6 +378,18 @@ def make_header(
         bandwidth=measured.bandwidth,
         channel_mask=None if isinstance(source, LegacyFile) else source.channel_mask,
     )
+
+
+def with_coding(
+    header: Header, model: DAC, rate: Rate, redundancy: bool = False
+) -> tuple[Header, bitstream.CodeModel | None]:
+    """`header` with the coding and the band levels of a rate, and the context model beside the weights, if any."""
+    if rate.is_constant and not rate.levels and not redundancy:
+        return header, None
+    context = pretrained.context_model(model)
+    fingerprint = None if context is None else context.fingerprint
+    levels = level_parameters(header.model_sample_rate, header.bandwidth) if rate.levels else None
+    return replace(header, coding=bitstream.Coding.LAYERED, context_fingerprint=fingerprint, levels=levels), context
 
 
 class _Counted:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -101,7 +102,7 @@ class DacFile:
             ModelMismatchError: there is no such context model.
         """
         header = replace(self.header, n_samples=self.n_samples)
-        context = None if header.context_fingerprint is None else find_context(model)(header)
+        context = None if header.context_fingerprint is None else find_context(model, header)
         levels = None if self.levels is None else self.levels.numpy()
         return bitstream.dumps(header, self.codes.numpy(), levels, context)
 
@@ -125,7 +126,7 @@ class DacFile:
             raise BitstreamError(
                 "a file of descript-audio-codec: use decompress() to decode it, or `dac-codec convert` to convert it"
             )
-        header, codes, levels = bitstream.loads(data, allow_truncated, find_context(model))
+        header, codes, levels = bitstream.loads(data, allow_truncated, partial(find_context, model))
         return cls(
             header, torch.from_numpy(codes.astype(np.int64)), None if levels is None else torch.from_numpy(levels)
         )
@@ -140,10 +141,7 @@ class DacFile:
 
     @classmethod
     def load(
-        cls,
-        path: PathOrFile | bytes,
-        allow_truncated: bool = False,
-        model: str | os.PathLike[str] | DAC | None = None,
+        cls, path: PathOrFile | bytes, allow_truncated: bool = False, model: str | os.PathLike[str] | DAC | None = None
     ) -> DacFile:
         """Read a file, bytes or a binary file object.
 
@@ -211,7 +209,7 @@ def thin(
     Args:
         source: a file or a binary file object.
         target: as for `write_bytes`.
-        n_quantizers: codebooks to keep. A file that has no more keeps all.
+        n_quantizers: codebooks to keep. A file with fewer keeps all.
         bitrate: highest mean bitrate of the codes of each channel in bit/s, instead of `n_quantizers`.
         order: "time"; or "layers": the coarse codes of the whole piece come first, so that the beginning of the file is
             the whole piece. None: that of the file.

@@ -95,11 +95,9 @@ def decode_legacy(file: LegacyFile, model: DAC) -> audio.Audio:
     decode = _padded(model) if file.padding else _unpadded(model)
     codes = torch.from_numpy(file.codes.astype(np.int64))
     with torch.no_grad(), network_errors():
-        decoded = _windows(codes, file.chunk_length, lambda windows: decode(windows.to(model.device)).cpu())[
-            :, 0
-        ].numpy()
+        decoded = _windows(codes, file.chunk_length, lambda windows: decode(windows.to(model.device)).cpu())
     levelled = []
-    for channel, level in zip(decoded, np.broadcast_to(file.input_db, (file.channels,)), strict=True):
+    for channel, level in zip(decoded[:, 0].numpy(), np.broadcast_to(file.input_db, (file.channels,)), strict=True):
         gain_db = float(level) - audio.loudness(channel[None], model.sample_rate)
         check_gain(gain_db)
         levelled.append(audio.apply_gain(channel[None], gain_db))

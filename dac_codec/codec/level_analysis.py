@@ -48,48 +48,41 @@ def with_levels(
     codes: Iterable[Tensor],
     original: Callable[[], NextBlock],
     bit_weight: float = BIT_WEIGHT,
+    n_networks: int = 1,
 ) -> Blocks:
-    """`codes_and_levels` if the file has band levels, otherwise the codes alone."""
-    if header.levels is None:
-        return ((block, None) for block in codes)
-    return codes_and_levels(model, header, codes, original, bit_weight)
-
-
-def codes_and_levels(
-    model: DAC, header: Header, codes: Iterable[Tensor], original: Callable[[], NextBlock], bit_weight: float
-) -> Blocks:
-    """Decode codes as they come, and choose the levels of the windows that are complete.
+    """Decode codes as they come, and choose the levels of the windows that are complete, if the file has levels.
 
     Args:
-        model: the model.
+        model: the model that decodes them.
         header: of the file.
         codes: of a whole sound, [C, N, f] in blocks.
-        original: called when the first codes are there, because their choice may read the audio until then; returns the
-            network's input, at least as far as the codes are decoded, and zeros from its end on.
+        original: called once the first codes are chosen, which may read the audio until then; returns the network's
+            input, at least as far as the codes are decoded.
         bit_weight: see `LevelAnalyzer`.
+        n_networks: networks that run at once: two if the encoder that makes the codes does.
 
     Yields:
         Each block of codes, and the levels [C, bands, w] of the next w windows; at last no codes, and the other levels.
+        Without levels, each block of codes and None.
     """
+    if header.levels is None:
+        yield from ((block, None) for block in codes)
+        return
     analyzer = LevelAnalyzer(header, bit_weight)
     n_missing = 0  # decoded samples whose original has not been taken
     next_block: NextBlock | None = None
-
-    def levels_of(decoded: Tensor) -> Levels:
-        nonlocal n_missing
-        n_missing += decoded.shape[-1]
-        taken = [np.zeros((header.channels, 0), np.float32)]
-        while n_missing > 0 and next_block is not None and (block := next_block()) is not None:
-            taken.append(block[:, 0].numpy())
-            n_missing -= block.shape[-1]
-        return analyzer.push(np.concatenate(taken, 1), decoded[:, 0].cpu().numpy())
-
     nothing = torch.zeros(header.channels, header.n_codebooks, 0, dtype=torch.int64)
     n_frames = 0 if header.n_samples is None else header.expected_frames(header.n_samples)
     in_threads = inference.uses_threads(model, n_frames, header.channels)
-    for block, decoded in inference.decode_each(model, codes, in_threads):
+    for block, decoded in inference.decode_each(model, codes, in_threads, n_networks):
         next_block = next_block or original()
-        yield nothing if block is None else block, levels_of(decoded)
+        n_missing += decoded.shape[-1]
+        taken = [np.zeros((header.channels, 0), np.float32)]
+        while n_missing > 0 and (samples := next_block()) is not None:
+            taken.append(samples[:, 0].numpy())
+            n_missing -= samples.shape[-1]
+        levels = analyzer.push(np.concatenate(taken, 1), decoded[:, 0].cpu().numpy())
+        yield nothing if block is None else block, levels
     yield nothing, analyzer.flush()
 
 
@@ -104,11 +97,7 @@ class LevelAnalyzer:
 
     The levels in the first term are those of halves of the band in four short windows within the window, so that a
     gain pays only where it suits most of them. The second term attenuates what is mostly coding noise, as a Wiener
-    filter does, and prevents gains that raise it. A band's share is that of the Bark scale.
-
-    Args:
-        header: of the file.
-        bit_weight: cost of a bit in dB, see above.
+    filter does, and prevents gains that raise it. A band's share is that of the Bark scale. `bit_weight` is in dB.
     """
 
     def __init__(self, header: Header, bit_weight: float = BIT_WEIGHT) -> None:
@@ -120,9 +109,8 @@ class LevelAnalyzer:
         # Nothing above the bandwidth counts: the decoder's low-pass removes it.
         limit = min(header.bandwidth or rate, rate)
         self._edges = np.minimum(band_edges(parameters, rate, 2 * hop), limit * 2 * hop // rate + 1)
-        halves = np.minimum(band_edges(parameters, rate, hop, 2), limit * hop // rate + 1)
-        self._halves = halves
-        self._n_bins = np.diff(halves)
+        self._halves = np.minimum(band_edges(parameters, rate, hop, 2), limit * hop // rate + 1)
+        self._n_bins = np.diff(self._halves)
         self._share = bark_share(parameters.top) / parameters.bands
         # Mean magnitude of white noise of that amplitude in a short window.
         self._floor = _FLOOR * np.sqrt(np.pi / 4 * (self._short_window**2).sum())
@@ -173,10 +161,9 @@ class LevelAnalyzer:
         return np.lib.stride_tricks.sliding_window_view(signals, size, -1)[..., :: self._hop, :]
 
     def _error_changes(self, signals: Audio) -> Floats:
-        """Change of the squared error by each symbol's gain [C, w, bands, K], in terms of the mean error of a window.
+        """Change of the squared error by each symbol's gain [C, w, bands, K], divided by the mean error of a window.
 
-        Args:
-            signals: the original and the decoded [2, C, t].
+        `signals` are the original and the decoded [2, C, t].
         """
         original, decoded = np.fft.rfft(self._windows(signals, 2 * self._hop) * self._window)
         errors = _sums(np.abs(original - decoded) ** 2, self._edges).sum(-1)
@@ -192,7 +179,7 @@ class LevelAnalyzer:
         return relative
 
     def _distances(self, signals: Audio) -> Floats:
-        """Mean distance in dB [C, w, bands, K] of the original to the decoded with each symbol's gain."""
+        """Mean distance in dB [C, w, bands, K] from the original to the decoded with each symbol's gain."""
         last = signals.shape[-1] - 2 * self._hop
         starts = (2 * np.arange(_SHORT_WINDOWS) + 1) * self._hop // (2 * _SHORT_WINDOWS)
         short = np.stack([self._windows(signals[..., at : at + last + self._hop], self._hop) for at in starts], -2)

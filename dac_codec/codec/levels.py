@@ -51,13 +51,8 @@ def band_edges(parameters: LevelParameters, sample_rate: int, size: int, parts: 
     """Bins of a real FFT of `size` samples at which bands begin, and the number of bins [bands * parts + 1].
 
     Frequency f is at z = f / (1960 + f) of the Bark scale, but for constants (Traunmueller, "Analytical expressions for
-    the tonotopic sensory scale", 1990). Band floor(bands * z(f) / z(top)), at most the last one.
-
-    Args:
-        parameters: of the bands.
-        sample_rate: of the audio in Hz.
-        size: of the FFT in samples.
-        parts: equal parts of each band, which have edges too.
+    the tonotopic sensory scale", 1990). It is in band floor(bands * z(f) / z(top)), or in the last one if that is more.
+    `parts` are equal parts of each band, which have edges too.
     """
     n_bands = parameters.bands * parts
     bins = np.arange(size // 2 + 1, dtype=object) * sample_rate  # exact integers
@@ -76,11 +71,8 @@ class LevelFilter:
     """Applies band levels to decoded audio that is pushed in blocks.
 
     The division into blocks does not change a bit of the output. An output needs at most 2 H - 1 later samples of
-    input. Windows without levels have gain 1, except that the window beyond the last one has the levels of that.
-
-    Args:
-        header: of the file.
-        first_frame: frame at which the audio starts.
+    input. Windows without levels have gain 1, except that the window beyond the last one has the levels of that. The
+    audio starts at the frame `first_frame`.
     """
 
     def __init__(self, header: Header, first_frame: int = 0) -> None:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 
 import torch
 
 from dac_codec import pretrained
 from dac_codec.audio.samples import MAX_CHANNELS
-from dac_codec.bitstream import CodeModel, Coding, Header, LegacyFile
-from dac_codec.codec.levels import level_parameters
+from dac_codec.bitstream import CodeModel, Header, LegacyFile
 from dac_codec.common.errors import BitstreamError, CheckpointError, DacError, ModelMismatchError, is_out_of_memory
 from dac_codec.inference.prepared import is_on, prepare_cached
 from dac_codec.model import DAC
@@ -21,7 +19,7 @@ FINGERPRINT_BYTES = 8
 """Bytes of a model's fingerprint that a file contains."""
 
 MOST_GAIN_DB = 700
-"""Largest gain between the network's input and the original; float32 ends at 770 dB."""
+"""Largest gain between the network's input and the original; float32 overflows at 770 dB."""
 
 
 def choose_quantizers(model: DAC, n_quantizers: int | None, bitrate: float | None) -> int:
@@ -39,8 +37,7 @@ def choose_quantizers(model: DAC, n_quantizers: int | None, bitrate: float | Non
         if not bitrate >= lowest:
             kbps = lowest / 1000
             raise DacError(f"a bitrate of {bitrate / 1000:g} kbit/s is too low: one codebook takes {kbps:.2f} kbit/s")
-        n_most = sum(model.config.bitrate(n) <= bitrate * (1 + 1e-9) for n in range(1, model.n_codebooks + 1))
-        return _checked(model, n_most)
+        n_quantizers = sum(model.config.bitrate(n) <= bitrate * (1 + 1e-9) for n in range(1, model.n_codebooks + 1))
     return _checked(model, n_quantizers)
 
 
@@ -64,9 +61,7 @@ def model_of(
     Args:
         header: of the file.
         model: a loaded model, or an argument of `DAC.from_pretrained`, which may download it.
-        device: as for `load_model`.
-        progress: as for `load_model`.
-        fast: as for `load_model`.
+        device, progress, fast: as for `load_model`.
         ask: whether a published model may be downloaded because the file names it, given its name.
 
     Raises:
@@ -92,10 +87,7 @@ def model_of(
 
 
 def load_model(
-    model: str | os.PathLike[str] | DAC,
-    device: str | torch.device = "auto",
-    progress: bool = False,
-    fast: bool = False,
+    model: str | os.PathLike[str] | DAC, device: str | torch.device = "auto", progress: bool = False, fast: bool = False
 ) -> DAC:
     """A model on its device, prepared for inference (`inference.prepare`), if it is not yet.
 
@@ -128,33 +120,21 @@ def best_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def find_context(model: str | os.PathLike[str] | DAC | None = None) -> Callable[[Header], CodeModel]:
-    """A function that finds the context model of a file: beside `model`, else beside the model that the file names.
+def find_context(model: str | os.PathLike[str] | DAC | None, header: Header) -> CodeModel:
+    """The context model that a header names: beside `model`, else beside the model that the file names.
 
-    The function raises a ModelMismatchError if there is none.
+    Raises a ModelMismatchError if there is none.
     """
-
-    def find(header: Header) -> CodeModel:
-        named = header.model_name if header.model_name in {info.name for info in pretrained.available()} else None
-        source = named if model is None else model
-        found = None if source is None else pretrained.context_model(source, header.context_fingerprint)
-        if found is None:
-            context = "" if header.context_fingerprint is None else header.context_fingerprint.hex()
-            raise ModelMismatchError(
-                f"the codes of {model_id(header)} were coded with the context model {context}, which is not beside the "
-                "weights: pass the model whose folder contains it"
-            )
-        return found
-
-    return find
-
-
-def with_layers(header: Header, model: DAC, levels: bool = False) -> tuple[Header, CodeModel | None]:
-    """`header` with the coding LAYERED and maybe band levels, and the context model beside the weights, if any."""
-    context = pretrained.context_model(model)
-    fingerprint = None if context is None else context.fingerprint
-    parameters = level_parameters(header.model_sample_rate, header.bandwidth) if levels else None
-    return replace(header, coding=Coding.LAYERED, context_fingerprint=fingerprint, levels=parameters), context
+    assert header.context_fingerprint is not None
+    if model is None and header.model_name in {info.name for info in pretrained.available()}:
+        model = header.model_name
+    found = None if model is None else pretrained.context_model(model, header.context_fingerprint)
+    if found is None:
+        raise ModelMismatchError(
+            f"the codes of {model_id(header)} were coded with the context model {header.context_fingerprint.hex()}, "
+            "which is not beside the weights: pass the model whose folder contains it"
+        )
+    return found
 
 
 def model_id(header: Header) -> str:

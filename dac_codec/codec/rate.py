@@ -1,7 +1,7 @@
 """How many codes each frame gets: the same number in every frame, or more where they buy more.
 
-With E_n the squared error of a frame's latents with its first n codes and w a weight for what its sound hides, a frame
-gets the n of the least
+With E_n the squared error of a frame's latents with its first n codes and w a weight for what its sound masks, a frame
+gets the n that minimizes
 
     w E_n + lambda n
 
@@ -41,7 +41,7 @@ DEFAULT_WITHOUT_LEVELS = 8.5
 """The default without band levels, chosen for the mel distance of greedy codes of all codebooks."""
 
 _MOST_QUALITY = 100
-"""Far beyond the qualities that give all codes, and one per frame."""
+"""Far beyond the qualities at which every frame gets all codes, or one."""
 
 _LAMBDA_AT_5 = 0.017
 """Lambda of quality 5; one step of quality halves or doubles it."""
@@ -62,7 +62,7 @@ _BUCKET_GAIN = 4.0
 """A full bucket multiplies lambda by e to this power."""
 
 _CODES_AT_5, _LAMBDA_PER_CODE = 5, 0.8
-"""Mean number of codes at quality 5, and the fall of log lambda with it: where a live stream starts."""
+"""Mean number of codes at quality 5, and the decrease of log lambda per code: where a live stream starts."""
 
 _TOLERANCE = 0.005
 """Share by which the size of a file may miss its bitrate."""
@@ -71,7 +71,7 @@ _MOST_TRIES = 6
 """A file of few frames may have no lambda within the tolerance."""
 
 _SAME_LEVELS = 0.02
-"""Share by which the number of codes may change without a new count of the bytes of band levels."""
+"""Share by which the mean number of codes may change before the band levels are chosen again."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,11 @@ class Rate:
     def is_constant(self) -> bool:
         """Whether every frame has the same number of codes."""
         return self.quality is None and self.bitrate is None
+
+    @property
+    def n_networks(self) -> int:
+        """Networks that run at once: two with band levels, unless all codes are chosen before the decoder runs."""
+        return 2 if self.levels and self.bitrate is None else 1
 
 
 def choose_rate(
@@ -146,21 +151,15 @@ def choose_blocks(
     new_writer: Callable[[BinaryIO], bitstream.Writer],
     original: Callable[[], NextBlock],
 ) -> Blocks:
-    """Codes, -1 where a frame has none, and band levels.
+    """Codes of the frames of a whole sound, -1 where a frame has none, and band levels.
 
-    With a bitrate, all codes are found when this is called.
-
-    Args:
-        frames: those of the whole sound.
-        rate: which codes are wanted.
-        model: the model.
-        new_writer: a writer of the file, for its header and size.
-        original: the network's input, from its beginning at each call, if the file has band levels.
+    With a bitrate, all codes are found when this is called. `new_writer` opens a writer of the file, for its header and
+    size; `original` gives the network's input from its beginning at each call, if the file has band levels.
     """
     header = new_writer(io.BytesIO()).header
 
     def with_levels_at(codes: Iterable[Tensor], quality: float = DEFAULT_QUALITY) -> Blocks:
-        return with_levels(model, header, codes, original, _bit_weight(quality))
+        return with_levels(model, header, codes, original, _bit_weight(quality), rate.n_networks)
 
     if rate.is_constant:
         return with_levels_at(block.codes for block in frames)
@@ -204,7 +203,7 @@ def at_quality(frames: Iterable[Frames], quality: float) -> Iterator[Tensor]:
 
 
 def in_bucket(frames: Iterable[Frames], codes_per_frame: float, frame_rate: float) -> Iterator[Tensor]:
-    """`at_quality` for a live stream, with a quality that follows a mean number of codes per frame and channel.
+    """`at_quality` for a live stream, with a quality that keeps to a mean number of codes per frame and channel.
 
     After t seconds the mean differs from the wanted one by the level of the bucket over t.
     """
@@ -232,7 +231,7 @@ def at_size(
     Args:
         frames: those of the file.
         n_bytes: the wanted size.
-        codes_per_frame: about the mean number of codes per frame and channel that this is.
+        codes_per_frame: estimate of the mean number of codes per frame and channel at that size.
         size_of: the size of the file for all of its codes, their mean number per frame and channel, and the quality.
     """
     kept = [(block.codes.int(), weighted_errors(block).float()) for block in frames]

@@ -160,10 +160,8 @@ class DacStream:
 
         Args:
             model: the model for this file.
-            start: as for `decompress`.
-            duration: as for `decompress`.
+            start, duration, progress: as for `decompress`.
             conceal: whether to decode past damage. None: only past damaged layers.
-            progress: as for `decompress`.
 
         Yields:
             Waveforms [C, t], float32, at the file's rate; concatenated, the result of `decompress`.
@@ -316,13 +314,13 @@ class DacStream:
             return
         if self.seekable:
             self._stream.seek(self._origin)
-        self._reader = bitstream.Reader(self._stream, lambda header: find_context(self._model)(header))
+        self._reader = bitstream.Reader(self._stream, lambda header: find_context(self._model, header))
 
     def _events(self, conceal: bool | None, part: TimeRange, warn: bool = False) -> Iterator[Chunk | Gap]:
-        """Chunks and gaps up to the end or a cut; what is far before `part` may be left out.
+        """Chunks and gaps up to the end or a cut; chunks far before `part` may be left out.
 
-        With `conceal` every chunk is read, since a gap may hide where later chunks are. Only what overlaps `part` is
-        added to `gaps` and `missing_layers`.
+        With `conceal` every chunk is read, since a gap may hide where later chunks are. Only gaps and missing layers
+        that overlap `part` are added to `gaps` and `missing_layers`.
         """
         self.gaps, self.missing_layers, self.cut = [], [], None
         try:

@@ -20,7 +20,6 @@ except ImportError:  # on Windows
 
 
 _TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")
-_PARTIAL_SUFFIX = ".part"
 
 _searched: set[Path] = set()
 """Folders in which this process has removed abandoned files."""
@@ -62,6 +61,12 @@ def atomic_write(target: Path, keep_partial: bool = False) -> Iterator[Path]:
             os.close(owned)
 
 
+def write_file(target: Path, content: str | bytes) -> None:
+    """Write bytes, or text as UTF-8, as `atomic_write` does."""
+    with atomic_write(target) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
 def remove_abandoned(folder: Path) -> None:
     """Delete the temporary files of `atomic_write` in a folder that no living process owns, as far as possible."""
     if fcntl is None:
@@ -96,7 +101,7 @@ def _create_owned(folder: Path) -> tuple[Path, int | None]:
 def _partial(target: Path) -> tuple[Path, int | None]:
     """A new file whose name is that of `target` with ".part"."""
     for number in itertools.count(1):
-        path = target.with_name(f"{target.name}{_PARTIAL_SUFFIX}{'' if number == 1 else number}")
+        path = target.with_name(f"{target.name}.part{'' if number == 1 else number}")
         try:
             path.touch(exist_ok=False)
         except FileExistsError:

@@ -20,7 +20,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
-_DESCRIPTORS = (1, 2)
 _MOST_BYTES = 2**16
 
 _lock = threading.Lock()
@@ -57,14 +56,14 @@ def apart() -> Iterator[None]:
 def captured() -> Iterator[list[str]]:
     """Collect the lines that C code prints in the block, in the list that is yielded; they are in it after the block.
 
-    Outside of `apart` the list stays empty, and C code prints as ever. One thread at a time can be in a block.
+    Outside of `apart` the list stays empty, and C code prints as usual. One thread at a time can be in a block.
     """
     lines: list[str] = []
     if _sink is None:
         yield lines
         return
     with _lock, ExitStack() as stack:
-        for descriptor in _DESCRIPTORS:
+        for descriptor in (1, 2):
             with suppress(OSError):  # it is closed
                 stack.enter_context(_redirected(descriptor, _sink.fileno()))
         try:

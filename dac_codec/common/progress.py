@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 T = TypeVar("T")
+Line = Callable[[], str]
 
 _LINE_SECONDS = 60.0
 """Time to the first line, and between two lines."""
@@ -18,8 +19,9 @@ _LINE_SECONDS = 60.0
 class _Lines(tqdm):  # type: ignore[type-arg]  # generic in its stubs only
     """A disabled bar that writes a line now and then."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, line: Line | None, **options: Any) -> None:
         super().__init__(disable=True, **options)
+        self._line = line or self._meter
         self._options = {name: value for name, value in options.items() if name in ("unit", "unit_scale", "initial")}
         self._prefix, self._begun = options["desc"] or "", time.monotonic()
         self._said = self._begun
@@ -31,13 +33,15 @@ class _Lines(tqdm):  # type: ignore[type-arg]  # generic in its stubs only
         now = time.monotonic()
         if now - self._said >= _LINE_SECONDS:
             self._said = now
-            total: Any = self.total  # may be None, unlike in the stubs
-            meter = self.format_meter(self._count, total, now - self._begun, 0, self._prefix, **self._options)
-            print(meter, file=sys.stderr, flush=True)
+            print(self._line(), file=sys.stderr, flush=True)
+
+    def _meter(self) -> str:
+        total: Any = self.total  # may be None, unlike in the stubs
+        return self.format_meter(self._count, total, self._said - self._begun, 0, self._prefix, **self._options)
 
 
 def progress_bar(
-    description: str | None, total: int | None, show: bool = True, lines: bool = True, **options: Any
+    description: str | None, total: int | None, show: bool = True, lines: bool | Line = True, **options: Any
 ) -> tqdm[Any]:
     """A progress bar, to be used as a context manager and advanced by `update`.
 
@@ -45,11 +49,12 @@ def progress_bar(
         description: label of the bar.
         total: number of units at the end; None if it is not known.
         show: False shows nothing at all.
-        lines: whether there is a line a minute where standard error is no terminal; the bar's `disable` is true there.
+        lines: whether there is a line a minute where standard error is no terminal, or what makes its text; the bar's
+            `disable` is true there.
         options: of `tqdm`, such as `initial`, `unit`, `unit_scale` and `leave`.
     """
     if show and lines and not (sys.stderr is not None and sys.stderr.isatty()):
-        return _Lines(desc=description, total=total, **options)
+        return _Lines(lines if callable(lines) else None, desc=description, total=total, **options)
     disable = None if show else True  # None: disabled unless standard error is a terminal
     return tqdm(desc=description, total=total, disable=disable, **options)
 

@@ -1,8 +1,9 @@
-"""Handling the signals that stop a process."""
+"""Handling the signals that stop a process, and the end of its parent."""
 
 from __future__ import annotations
 
 import math
+import multiprocessing
 import os
 import signal
 import threading
@@ -86,6 +87,19 @@ def handled_signals(
         for number, timer in delayed.items():
             timer.cancel()
             handler(number)
+
+
+def follow_parent() -> None:
+    """Leave Ctrl-C to the parent of this process, which `multiprocessing` started, and end when it has ended."""
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _within_import(frame: FrameType | None) -> bool:

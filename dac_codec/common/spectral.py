@@ -117,39 +117,33 @@ def multi_scale_stft(estimate: Spectra, reference: Spectra, windows: Sequence[in
     return total
 
 
-def compressed_distance(
-    estimate: Spectra, reference: Spectra, windows: Sequence[int] = (1024, 512, 256), exponent: float = 0.3
-) -> Tensor:
-    """Squared distance of compressed spectrograms, summed over windows (scalar).
+def compressed_distance(estimate: Spectra, reference: Spectra) -> Tensor:
+    """Squared distance of compressed spectrograms, summed over windows of 1024, 512 and 256 samples (scalar).
 
-    With X the STFT and X_c = |X|^exponent * X / |X|: 0.3 * mean |X_c - Y_c|^2 + 0.7 * mean (|X_c| - |Y_c|)^2. The
-    exponent is near that of loudness, so that noise between harmonics has a weight near its audibility. 1e-6 is added
-    to |X|^2, since the gradient is infinite at 0. Source: Braun and Tashev, "Data augmentation and loss normalization
-    for deep noise suppression" (2020).
+    With X the STFT and X_c = |X|^0.3 * X / |X|: 0.3 * mean |X_c - Y_c|^2 + 0.7 * mean (|X_c| - |Y_c|)^2. The exponent
+    0.3 is near that of loudness, so that noise between harmonics has a weight near its audibility. 1e-6 is added to
+    |X|^2, since the gradient is infinite at 0. Source: Braun and Tashev, "Data augmentation and loss normalization for
+    deep noise suppression" (2020).
     """
     total = estimate.audio.new_zeros(())
-    for window in windows:
-        (one, scale), (other, other_scale) = (
-            _compression(spectra, window, exponent) for spectra in (estimate, reference)
-        )
-        vectors = torch.view_as_real(one) * scale[..., None] - torch.view_as_real(other) * other_scale[..., None]
-        magnitudes = estimate.magnitude(window) * scale - reference.magnitude(window) * other_scale
-        total = total + 0.3 * vectors.square().sum(-1).mean() + 0.7 * magnitudes.square().mean()
+    for window in (1024, 512, 256):
+        magnitudes = estimate.magnitude(window), reference.magnitude(window)
+        scale, other_scale = ((magnitude.square() + 1e-6) ** ((0.3 - 1) / 2) for magnitude in magnitudes)
+        one, other = (torch.view_as_real(spectra.transform(window)) for spectra in (estimate, reference))
+        vectors = one * scale[..., None] - other * other_scale[..., None]
+        difference = magnitudes[0] * scale - magnitudes[1] * other_scale
+        total = total + 0.3 * vectors.square().sum(-1).mean() + 0.7 * difference.square().mean()
     return total
 
 
-def _compression(spectra: Spectra, window: int, exponent: float) -> tuple[Tensor, Tensor]:
-    """The STFT, and the factor of each value that gives its magnitude the exponent."""
-    return spectra.transform(window), (spectra.magnitude(window).square() + 1e-6) ** ((exponent - 1) / 2)
-
-
-def envelope_distance(estimate: Spectra, reference: Spectra, sample_rate: int, window: int = 1024) -> Tensor:
+def envelope_distance(estimate: Spectra, reference: Spectra, sample_rate: int) -> Tensor:
     """One minus the correlation over time of band envelopes, averaged over the bands (scalar); 0 if they are equal.
 
     The bands are those of the short-time objective intelligibility: 15 third-octave bands, the lowest centred at 150 Hz
     (Taal et al., "An Algorithm for Intelligibility Prediction of Time-Frequency Weighted Noisy Speech", 2011). The
     correlation does not depend on level, so that a quiet syllable counts as much as a loud one.
     """
+    window = 1024
     bin_width = sample_rate / window
     centres = 150.0 * 2.0 ** (np.arange(15) / 3)
     lows = np.round(centres * 2 ** (-1 / 6) / bin_width).astype(int)
@@ -169,7 +163,7 @@ def _log_distance(one: Tensor, other: Tensor) -> Tensor:
     return F.l1_loss(one.clamp(min=1e-5).log10(), other.clamp(min=1e-5).log10())
 
 
-def si_sdr(estimate: Tensor, reference: Tensor, epsilon: float = 1e-8) -> Tensor:
+def si_sdr(estimate: Tensor, reference: Tensor) -> Tensor:
     """Scale-invariant signal-to-distortion ratio in dB of each item, [B, C, T] -> [B], after removal of the means.
 
     With s = (e . r / |r|^2) r, the projection of the estimate e onto the reference r: 10 log10(|s|^2 / |e - s|^2).
@@ -184,4 +178,4 @@ def si_sdr(estimate: Tensor, reference: Tensor, epsilon: float = 1e-8) -> Tensor
     scale = ((estimate * reference).sum(1) + tiny) / (reference.square().sum(1) + tiny)
     target = scale[:, None] * reference
     signal, distortion = target.square().sum(1), (estimate - target).square().sum(1)
-    return 10 * torch.log10((signal + tiny) / (distortion + 1e-10 * signal + tiny) + epsilon)
+    return 10 * torch.log10((signal + tiny) / (distortion + 1e-10 * signal + tiny) + 1e-8)

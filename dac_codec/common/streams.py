@@ -15,6 +15,8 @@ from typing import Any, BinaryIO, TypeAlias
 
 PathOrFile: TypeAlias = str | os.PathLike[str] | BinaryIO
 
+SeekableStream: TypeAlias = io.RawIOBase | io.BufferedIOBase
+
 Segment: TypeAlias = bytes | range
 """A piece of a `SegmentedStream`: bytes, or a range of positions in the wrapped stream."""
 
@@ -52,6 +54,23 @@ def skip(stream: BinaryIO, size: int) -> None:
     """Read and drop `size` bytes, or fewer at the end."""
     while size > 0 and (piece := read_some(stream, min(size, _PIECE_BYTES))):
         size -= len(piece)
+
+
+def read_at(stream: SeekableStream, position: int, size: int) -> bytes:
+    """Return `size` bytes from a position on, or fewer at the end."""
+    if position >= 2**63:  # more than a file can have
+        return b""
+    stream.seek(position)
+    return stream.read(size) or b""
+
+
+def find(stream: SeekableStream, pattern: bytes, position: int) -> int | None:
+    """Return where a pattern is first found from a position on, or None."""
+    while len(piece := read_at(stream, position, _PIECE_BYTES)) >= len(pattern):
+        if (offset := piece.find(pattern)) >= 0:
+            return position + offset
+        position += len(piece) - len(pattern) + 1
+    return None
 
 
 def write_all(stream: BinaryIO, data: bytes | memoryview) -> None:
@@ -179,7 +198,7 @@ class OffsetStream(io.RawIOBase):
 class SegmentedStream(io.RawIOBase):
     """A seekable stream that consists of bytes and of ranges of another seekable stream."""
 
-    def __init__(self, stream: io.RawIOBase | io.BufferedIOBase, segments: Sequence[Segment]) -> None:
+    def __init__(self, stream: SeekableStream, segments: Sequence[Segment]) -> None:
         self._stream, self._segments = stream, segments
         self._starts = list(accumulate(map(len, segments), initial=0))
         self._position = 0

@@ -82,8 +82,7 @@ Outcome = Tokens | Failure
 def load(settings: Settings) -> tuple[DAC, Rate]:
     """The model of a process, and its rate: the same codebooks in every frame, the nearest entries.
 
-    Raises:
-        DacError: the model can't be loaded, or does not fit.
+    Raises a DacError if the model can't be loaded, or does not fit.
     """
     model = codec.load_model(settings.model, settings.device)
     return model, codec.choose_rate(model, settings.n_quantizers, constant=True, effort=0)
@@ -121,16 +120,13 @@ def _outcome(settings: Settings, item: Item, compress: Callable[[], bytes]) -> O
     try:
         data = compress()
         header, codes, _ = bitstream.loads(data)
-        return Tokens(item.id, header, data if settings.as_files else _as_rows(codes), item.columns)
+        content = data if settings.as_files else codes.transpose(0, 2, 1).astype(np.uint16, order="C")
+        return Tokens(item.id, header, content, item.columns)
     except MemoryError:
         return Failure(item.id, "not enough memory")
     except Exception as error:  # a run of days does not end for a single sound
         reason = "" if isinstance(error, (DacError, OSError)) else f"{type(error).__name__}: "
         return Failure(item.id, reason + " ".join(str(error).split()))
-
-
-def _as_rows(codes: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:
-    return np.ascontiguousarray(codes.transpose(0, 2, 1).astype(np.uint16))
 
 
 def _reader(item: Item) -> audio.Reader:

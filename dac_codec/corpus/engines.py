@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import signal
 import socket
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib import import_module
 from typing import Any, Protocol
@@ -20,23 +18,17 @@ import torch
 from tqdm import tqdm
 
 from dac_codec.common.errors import DacError
+from dac_codec.common.signals import follow_parent
 from dac_codec.common.threads import available_cores
 from dac_codec.corpus.encoding import Failure, Outcome, Settings, encode
 from dac_codec.corpus.sources import Source
 
-_WORKERS_PER_GPU = 2
-"""One reads while the other one computes."""
-
-_GROUPS_PER_WORKER = 4
-"""Groups per worker that are submitted and not yet written, so that workers stay busy behind a slow group."""
-
-_RETRIES = 3
-"""How often Ray starts a group again whose worker was lost."""
-
+_WORKERS_PER_GPU = 2  # one reads while the other one computes
+_GROUPS_PER_WORKER = 4  # submitted and not yet written: workers stay busy behind a slow group
+_RETRIES = 3  # how often Ray starts a group again whose worker was lost
 _CONNECTION_SECONDS = 10.0
 
-_device = "cpu"
-"""Device of this worker process."""
+_device = "cpu"  # device of this worker process
 
 
 class WorkerLostError(Exception):
@@ -71,14 +63,11 @@ def run(engine: Engine, groups: Iterable[Source]) -> Iterator[list[Outcome]]:
 
 
 def _outcomes(engine: Engine, group: Source, submitted: Any) -> list[Outcome]:
-    try:
+    with suppress(WorkerLostError):
         return engine.result(submitted)
-    except WorkerLostError:
-        pass
-    try:
+    with suppress(WorkerLostError):
         return engine.result(engine.submit(group))
-    except WorkerLostError:
-        parts = [group[index : index + 1] for index in range(len(group))]
+    parts = [group[index : index + 1] for index in range(len(group))]
     if len(parts) > 1:
         return [outcome for part in parts for outcome in _outcomes(engine, part, engine.submit(part))]
     return [Failure(next(iter(group)).id, "its process ended twice: a crash of the decoder, or not enough memory")]
@@ -127,15 +116,7 @@ def _start_worker(devices: Any) -> None:
     global _device
     _device = devices.get()
     tqdm.set_lock(threading.RLock())  # its own is a semaphore, which would outlive a process that is terminated
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, and the parent ends this process
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+    follow_parent()
 
 
 def _encode(settings: Settings, group: Source) -> list[Outcome]:

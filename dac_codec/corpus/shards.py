@@ -39,11 +39,8 @@ _TYPES = {
 OURS = ("id", "codes", *_TYPES, "model", "fingerprint")
 """The columns of every row."""
 
-_MEMBERS = ("npy", "dac", "json")
-"""Extensions of the members of a tar that are ours."""
-
-_CODES_AT_ONCE = 2**23
-"""Codes that are in memory before a Parquet shard writes them."""
+_MEMBERS = ("npy", "dac", "json")  # extensions of the members of a tar that are ours
+_CODES_AT_ONCE = 2**23  # codes that are in memory before a Parquet shard writes them
 
 Row = dict[str, Any]
 """A channel of a sound: `OURS` and the source's columns. Its codes are an array [F, N], uint16."""
@@ -75,19 +72,14 @@ def _is_plain(kind: Any) -> bool:
 def new_shard(path: Path, fmt: str, n_codebooks: int, columns: Columns) -> Iterator[Add]:
     """A function that adds the rows of a sound to a shard, which appears complete at the end of the block.
 
-    Raises:
-        DacError: the file can't be written.
+    Raises a DacError if the file can't be written.
     """
     with open_for_writing(path) as stream, _WRITERS[fmt](stream, path.stem, n_codebooks, columns) as add:
         yield add
 
 
 def read_shard(path: Path) -> Iterator[Row]:
-    """The rows of a shard.
-
-    Raises:
-        DacError: it can't be read.
-    """
+    """The rows of a shard. Raises a DacError if it can't be read."""
     try:
         for row in _READERS[path.suffix](path):
             if missing := [name for name in OURS if name not in row]:

@@ -10,13 +10,14 @@ import csv
 import os
 import re
 import tarfile
+from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from dac_codec import audio
 from dac_codec.common.errors import AudioError, DacError
@@ -26,9 +27,7 @@ _SAMPLE_MEMBER = re.compile(r"((?:.*/)?[^/.]+)\.([^/]+)")
 
 _TEXTS = frozenset(("cls", "csv", "json", "lab", "srt", "text", "tsv", "txt", "vtt", "xml"))
 """Extensions of members that are columns of text; others are columns of bytes."""
-
-_ROWS_AT_ONCE = 16
-"""Rows of a Parquet file that are in memory at once."""
+_ROWS_AT_ONCE = 16  # rows of a Parquet file that are in memory at once
 
 
 class Item(NamedTuple):
@@ -45,22 +44,33 @@ class Item(NamedTuple):
     columns: dict[str, Any]
 
 
-class Source(Protocol):
-    """A sequence of sounds. `columns` has the type of each column: `str`, `bytes` or a type of pyarrow."""
+@dataclass(frozen=True)
+class Source(ABC):
+    """A sequence of sounds.
+
+    Attributes:
+        name: path of the folder or file.
+        columns: the type of each column: `str`, `bytes` or a type of pyarrow.
+    """
+
+    name: str
+    columns: dict[str, Any] = field(default_factory=dict, kw_only=True)
 
     @property
-    def name(self) -> str: ...
-    @property
-    def columns(self) -> dict[str, Any]: ...
+    def path(self) -> Path:
+        return Path(self.name)
+
+    @abstractmethod
     def __len__(self) -> int: ...
+    @abstractmethod
     def __getitem__(self, part: slice) -> Source: ...
+    @abstractmethod
     def __iter__(self) -> Iterator[Item]:
         """Raises an AudioError where the source can't be read any further."""
-        ...
 
+    @abstractmethod
     def identity(self) -> Iterable[str]:
         """What changes if other sounds are in the source, or in another order."""
-        ...
 
 
 class Found(NamedTuple):
@@ -71,12 +81,7 @@ class Found(NamedTuple):
 
 
 def open_sources(names: Iterable[str], audio_column: str = "audio") -> Found:
-    """Find the sounds in folders, manifests (.csv), tars (.tar), Parquet files (.parquet) and sound files.
-
-    Args:
-        names: their paths.
-        audio_column: the column of Parquet files that has the sound.
-    """
+    """Find the sounds in folders, manifests (.csv), tars (.tar), Parquet files (.parquet) and sound files."""
     found = Found([], [])
     for name in names:
         path = Path(name)
@@ -110,8 +115,7 @@ def _id(path: Path) -> str:
 def columns_of(sources: Iterable[Source]) -> dict[str, Any]:
     """The columns of all sources, with their types.
 
-    Raises:
-        DacError: a column has another type in another source.
+    Raises a DacError if a column has another type in another source.
     """
     columns: dict[str, Any] = {}
     for source in sources:
@@ -155,15 +159,10 @@ def _reading(name: str) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Files:
+class Files(Source):
     """Sound files, by id."""
 
-    name: str
     files: tuple[tuple[str, Path], ...]
-
-    @property
-    def columns(self) -> dict[str, Any]:
-        return {}
 
     def __len__(self) -> int:
         return len(self.files)
@@ -179,20 +178,11 @@ class Files:
 
 
 @dataclass(frozen=True)
-class Manifest:
+class Manifest(Source):
     """A CSV file with the column "path", relative to its folder; the others are kept as text."""
 
-    path: Path
     names: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-
-    @property
-    def name(self) -> str:
-        return str(self.path)
-
-    @property
-    def columns(self) -> dict[str, Any]:
-        return dict.fromkeys((name for name in self.names if name not in ("path", "id")), str)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -221,31 +211,19 @@ def _open_manifest(path: Path) -> Manifest:
             if row and (len(row) != len(names) or not row[names.index("path")] or "\0" in "".join(row)):
                 raise AudioError(f"{path}, line {reader.line_num}: expected {len(names)} fields with a path")
             rows.extend([tuple(row)] if row else [])
-    return Manifest(path, names, tuple(rows))
+    columns = dict.fromkeys((name for name in names if name not in ("path", "id")), str)
+    return Manifest(str(path), names, tuple(rows), columns=columns)
 
 
 @dataclass(frozen=True)
-class Tar:
+class Tar(Source):
     """A tar of WebDataset: members that follow each other with the same key are a sample.
 
-    Each sound of a sample is an item, with the other members as its columns, named by their extensions.
-
-    Attributes:
-        offsets: where the first member of each sample begins, and where the last one ends.
-        extensions: those of members that are no sound.
+    Each sound of a sample is an item, with the other members as its columns, named by their extensions. `offsets` are
+    where the first member of each sample begins, and where the last one ends.
     """
 
-    path: Path
     offsets: Sequence[int]
-    extensions: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        return str(self.path)
-
-    @property
-    def columns(self) -> dict[str, Any]:
-        return {name: str if name in _TEXTS else bytes for name in self.extensions}
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -322,22 +300,17 @@ def _open_tar(path: Path) -> tuple[Tar, str]:
             failure = f"{path}: can't be read behind byte {offsets[-1]} ({error}); make it again, or accept the loss"
     if len(offsets) == 1:
         raise AudioError(failure or f"{path}: no samples in this tar, expected members such as 000.flac and 000.txt")
-    return Tar(path, offsets, tuple(sorted(extensions))), failure
+    columns = {name: str if name in _TEXTS else bytes for name in sorted(extensions)}
+    return Tar(str(path), offsets, columns=columns), failure
 
 
 @dataclass(frozen=True)
-class ParquetRows:
+class ParquetRows(Source):
     """Rows of a Parquet file. The audio column has bytes, paths relative to the file, or {"bytes", "path"} structs."""
 
-    path: Path
     audio_column: str
-    columns: dict[str, Any]
     first: int
     last: int
-
-    @property
-    def name(self) -> str:
-        return str(self.path)
 
     def __len__(self) -> int:
         return self.last - self.first
@@ -377,11 +350,7 @@ class ParquetRows:
 
 
 def import_parquet(otherwise: str = "") -> Any:
-    """The module pyarrow.parquet.
-
-    Raises:
-        DacError: pyarrow is not installed; the message ends with `otherwise`.
-    """
+    """The module pyarrow.parquet. Raises a DacError if pyarrow is not installed; the message ends with `otherwise`."""
     try:
         return import_module("pyarrow.parquet")
     except ModuleNotFoundError as error:
@@ -396,4 +365,4 @@ def _open_parquet(path: Path, audio_column: str) -> ParquetRows:
                 f"{path}: no column {audio_column!r}, expected one of {', '.join(schema.names)} (--audio-column)"
             )
         columns = {field.name: field.type for field in schema if field.name not in (audio_column, "id")}
-        return ParquetRows(path, audio_column, columns, 0, file.metadata.num_rows)
+        return ParquetRows(str(path), audio_column, 0, file.metadata.num_rows, columns=columns)

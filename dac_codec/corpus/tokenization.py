@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from dac_codec import pretrained
 from dac_codec.codec.models import FINGERPRINT_BYTES
 from dac_codec.common.errors import DacError
-from dac_codec.common.files import atomic_write
+from dac_codec.common.files import atomic_write, write_file
 from dac_codec.corpus import shards
 from dac_codec.corpus.encoding import Failure, Outcome, Settings, load
 from dac_codec.corpus.engines import Engine, run
@@ -33,20 +33,13 @@ class Totals(NamedTuple):
     failed: int = 0
     seconds: float = 0.0
 
-    def __add__(self, other: object) -> Totals:
-        if not isinstance(other, Totals):
-            return NotImplemented
+    def __add__(self, other: Totals) -> Totals:  # type: ignore[override]
         return Totals(self.sounds + other.sounds, self.failed + other.failed, self.seconds + other.seconds)
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A folder of shards, finished or not.
-
-    Attributes:
-        folder: its path.
-        description: the content of corpus.json.
-    """
+    """A folder of shards, finished or not. The description is the content of corpus.json."""
 
     folder: Path
     description: dict[str, Any]
@@ -137,7 +130,7 @@ class Plan:
         self.done: Totals = self._totals(done)
 
     def _totals(self, numbers: Iterable[int]) -> Totals:
-        return sum((self._total(number) for number in numbers), Totals())
+        return sum(map(self._total, numbers), Totals())
 
     def _total(self, number: int) -> Totals:
         record = self._known.get(number, {"failed": [], "seconds": 0.0})
@@ -156,7 +149,7 @@ class Plan:
                     )
             return
         (self.corpus.folder / _INDEX).mkdir(parents=True, exist_ok=True)
-        _write(path, json.dumps(self.corpus.description, indent=2))
+        write_file(path, json.dumps(self.corpus.description, indent=2))
 
     def groups(self, number: int, size: int) -> Iterator[Source]:
         """The groups of a shard's sounds that workers get."""
@@ -206,7 +199,7 @@ class Plan:
                 seconds += done.seconds
                 report(done)
         record = {"rows": n_rows, "frames": n_frames, "seconds": seconds, "failed": failed}
-        _write(self.corpus.record(number), json.dumps(record))
+        write_file(self.corpus.record(number), json.dumps(record))
         self._known[number] = record
 
     def _write_tables(self) -> None:
@@ -227,11 +220,6 @@ def _digest(sources: Iterable[Source]) -> str:
         for line in source.identity():
             digest.update(line.encode() + b"\n")
     return digest.hexdigest()[:16]
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def _write_table(path: Path, names: Iterable[str], rows: Iterable[Iterable[object]]) -> None:

@@ -1,1 +1,1 @@
-"""How good a model is."""
+"""Measuring codecs: start at `report.py`."""

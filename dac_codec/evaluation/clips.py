@@ -48,10 +48,7 @@ def find_clips(data: Path, sample_rate: int, split: str = "test", failures: list
     """The clips of a manifest (a CSV file), of a folder of sounds, or of one sound file.
 
     The sounds of a folder that can't be read are left out: there is a warning for each, or if a list of `failures` is
-    given, a line in it.
-
-    Raises:
-        AudioError: nothing can be read, or one of several domains is called `POOLED`.
+    given, a line in it. Raises an AudioError if nothing can be read, or one of several domains is called `POOLED`.
     """
     if data.is_dir():
         files = audio.find_audio(data)
@@ -77,10 +74,7 @@ def file_clips(folder: Path, files: list[Path], sample_rate: int, left_out: list
     """One clip per file, mixed down to mono: the whole file, or the middle `EXCERPT_SECONDS` of a longer one.
 
     The domain of a file is its subfolder of `folder`; without subfolders it is `POOLED`. Files that can't be read are
-    left out, with a line in `left_out`.
-
-    Raises:
-        AudioError: no file can be read.
+    left out, with a line in `left_out`. Raises an AudioError if no file can be read.
     """
     # Reports are UTF-8, which file names need not be.
     names = [PurePosixPath(_utf8(file.relative_to(folder).as_posix())) for file in files]
@@ -125,11 +119,10 @@ def held_out_clips(
     speech are then repeated at each of `SPEEDS`, resampled so that pitch and tempo change together.
 
     Args:
-        manifest: a CSV file, see `common.manifest`.
+        manifest, split: see `common.manifest`.
         sample_rate: of the clips, in Hz.
         per_domain: number of clips of each domain, rounded up to a multiple of its number of speakers.
         seconds: length of a clip at its own speed.
-        split: name of the split.
 
     Raises:
         AudioError: the manifest or one of its files can't be read.
@@ -152,8 +145,7 @@ def held_out_clips(
 def held_out_notes(manifest: Path, split: str = "test") -> list[str]:
     """For each domain of a split, a sentence that says whether its speakers, or sources, are in other splits too.
 
-    Raises:
-        AudioError: the manifest can't be read.
+    Raises an AudioError if the manifest can't be read.
     """
     splits = manifests.read(manifest)
     others = {_origin(one) for name, sounds in splits.items() if name != split for one in sounds}

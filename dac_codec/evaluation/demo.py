@@ -27,13 +27,13 @@ class DemoResult:
 
     Attributes:
         original, compressed, decoded: the files.
-        seconds: length of the clip.
-        channels: of the clip.
+        seconds, channels: of the clip.
         compressed_bytes: size of the .dac file.
         pcm_bytes: size of the clip as 16-bit PCM.
         bitrate: of the .dac file with all channels, in bits per second, headers included.
         encode_speed, decode_speed: seconds of audio per second of computation, after a first run.
         si_sdr: see `metrics`, in dB.
+        ratio: how many times smaller than PCM the .dac file is.
     """
 
     original: Path
@@ -47,11 +47,7 @@ class DemoResult:
     encode_speed: float
     decode_speed: float
     si_sdr: float
-
-    @property
-    def ratio(self) -> float:
-        """How many times smaller than PCM the .dac file is."""
-        return self.pcm_bytes / self.compressed_bytes
+    ratio: float
 
 
 def run_demo(
@@ -98,6 +94,7 @@ def run_demo(
         encode_speed=seconds / encode_seconds,
         decode_speed=seconds / decode_seconds,
         si_sdr=metrics.si_sdr(result.numpy(), waveform, rate),
+        ratio=waveform.size * 2 / n_bytes,
     )
 
 

@@ -80,10 +80,8 @@ def spectrograms(clips: Mapping[str, tuple[Audio, Audio]], sample_rate: int, pat
 def spectrogram_strips(clips: Sequence[Audio], sample_rate: int) -> list[bytes]:
     """Mel spectrograms of signals [1, T] of one length, as JPEG files of 960 x 200 pixels.
 
-    The axes are drawn once for all of them, which takes most of the time.
-
-    Raises:
-        DacError: librosa or Matplotlib is not installed.
+    The axes are drawn once for all of them, which takes most of the time. Raises a DacError if librosa or Matplotlib is
+    not installed.
     """
     figure = _figure(9.6, 2.0)
     from PIL import Image
@@ -155,14 +153,7 @@ def rate_distortion(means: Sequence[Mean], metric: Metric, order: Sequence[str],
     x = _axis(ticks_x[0], max(ticks_x[-1], max(rates)), _LEFT, _WIDTH - _RIGHT)
     y = _axis(min(ticks_y[0], *values), max(ticks_y[-1], *values), _HEIGHT - _BOTTOM, _TOP)
     label = escape("; ".join(_point_text(mean, metric) for mean in points))
-    parts = _grid(
-        _WIDTH,
-        _HEIGHT,
-        label,
-        "kbit/s on disk",
-        {tick: x(tick) for tick in ticks_x},
-        {tick: y(tick) for tick in ticks_y},
-    )
+    parts = _grid(_WIDTH, _HEIGHT, label, "kbit/s on disk", ticks_x, x, ticks_y, y)
     for index, codec in enumerate(order):
         parts += _series(index, [mean for mean in points if mean.codec == codec], metric, x, y)
     return "".join([*parts, "</svg>"])
@@ -181,8 +172,8 @@ def code_steps(n_codes: np.ndarray, n_codebooks: int, seconds: float, index: int
     x = _axis(0.0, seconds, _LEFT, _STEPS_WIDTH - _RIGHT)
     y = _axis(0.0, ticks_y[-1], _STEPS_HEIGHT - _BOTTOM, _TOP)
     label = f"codes per frame: {n_codes.mean():.2f} on average, {n_codes.min()} to {n_codes.max()}"
-    places_x = {tick: x(tick) for tick in _ticks(0.0, seconds) if tick <= seconds}
-    parts = _grid(_STEPS_WIDTH, _STEPS_HEIGHT, label, "s", places_x, {tick: y(tick) for tick in ticks_y})
+    ticks_x = [tick for tick in _ticks(0.0, seconds) if tick <= seconds]
+    parts = _grid(_STEPS_WIDTH, _STEPS_HEIGHT, label, "s", ticks_x, x, ticks_y, y)
     edges = np.flatnonzero(np.diff(n_codes, prepend=-1, append=-1))
     points = [
         f"{x(seconds * frame / len(n_codes)):.1f},{y(n_codes[first]):.1f}"
@@ -193,17 +184,17 @@ def code_steps(n_codes: np.ndarray, n_codebooks: int, seconds: float, index: int
 
 
 def _grid(
-    width: int, height: int, label: str, unit: str, places_x: Mapping[float, float], places_y: Mapping[float, float]
+    width: int, height: int, label: str, unit: str, ticks_x: list[float], x: Axis, ticks_y: list[float], y: Axis
 ) -> list[str]:
-    """The beginning of a plot: ticks at their places, horizontal lines, and the unit of the horizontal axis."""
+    """The beginning of a plot: ticks, horizontal lines, and the unit of the horizontal axis."""
     parts = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{label}">']
-    for tick, place in places_y.items():
-        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{width - _RIGHT}" y1="{place:.1f}" y2="{place:.1f}"/>')
-        parts.append(f'<text class="tick" x="{_LEFT - 6}" y="{place:.1f}" dy=".32em" text-anchor="end">{tick:g}</text>')
-    for tick, place in places_x.items():
-        parts.append(
-            f'<text class="tick" x="{place:.1f}" y="{height - _BOTTOM + 15}" text-anchor="middle">{tick:g}</text>'
-        )
+    for tick in ticks_y:
+        place = f"{y(tick):.1f}"
+        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{width - _RIGHT}" y1="{place}" y2="{place}"/>')
+        parts.append(f'<text class="tick" x="{_LEFT - 6}" y="{place}" dy=".32em" text-anchor="end">{tick:g}</text>')
+    below = height - _BOTTOM + 15
+    for tick in ticks_x:
+        parts.append(f'<text class="tick" x="{x(tick):.1f}" y="{below}" text-anchor="middle">{tick:g}</text>')
     middle = (_LEFT + width - _RIGHT) / 2
     return [*parts, f'<text class="tick" x="{middle:.0f}" y="{height - 4}" text-anchor="middle">{unit}</text>']
 

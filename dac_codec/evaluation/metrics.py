@@ -1,10 +1,14 @@
-"""Measures of decoded audio against the original, from arrays [C, T]."""
+"""Measures of decoded audio against the original, from arrays [C, T].
+
+A measure raises a DacError if its package is not installed, a ModuleNotFoundError if that is librosa.
+"""
 
 from __future__ import annotations
 
 import math
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
@@ -32,24 +36,18 @@ SI_SDR_LIMIT = 100.0
 """Limit of |SI-SDR| in dB, the resolution of float32, which keeps means finite."""
 
 VISQOL_WORST = 1.0
-"""The lower end of ViSQOL's scale, mean opinion scores."""
+"""The lower end of ViSQOL's scale, mean opinion scores: for silence, where ViSQOL and PESQ are undefined. Leaving it
+out would raise the mean of a codec that loses hard clips."""
 
 PESQ_WORST = 0.999 + 4 / (1 + math.exp(1.3669 * 0.5 + 3.8224))
 """The lower end of PESQ-WB's scale, 1.04: the lowest raw score, -0.5, mapped as in ITU-T P.862.2."""
 
-_VISQOL_SECONDS = 0.08 + 44 * 0.02
-"""45 windows of 80 ms with a hop of 20 ms, one patch of ViSQOL."""
-
-_STOI_SAMPLES = 256 + 29 * 128
-"""At 10 kHz: 30 frames of 256 samples with a hop of 128, one segment of STOI."""
+_VISQOL_SECONDS = 0.08 + 44 * 0.02  # 45 windows of 80 ms with a hop of 20 ms, one patch of ViSQOL
+_STOI_SAMPLES = 256 + 29 * 128  # at 10 kHz: 30 frames of 256 samples with a hop of 128, one segment of STOI
 
 
 def mel_distance(decoded: Audio, original: Audio, sample_rate: int) -> float:
-    """Distance of log-mel spectrograms, as the reference's evaluation reports it; 0 for identical signals.
-
-    Raises:
-        ModuleNotFoundError: librosa is not installed.
-    """
+    """Distance of log-mel spectrograms, as the reference's evaluation reports it; 0 for identical signals."""
     estimate, reference = _tensors(decoded, original)
     return float(_mel(sample_rate)(spectral.Spectra(estimate), spectral.Spectra(reference)))
 
@@ -95,14 +93,10 @@ def si_sdr(decoded: Audio, original: Audio, sample_rate: int) -> float:
 def visqol(decoded: Audio, original: Audio, sample_rate: int) -> float:
     """ViSQOL v3 in audio mode of a clip [1, T], mean opinion score 1 to 4.73, at 48 kHz.
 
-    NaN if the original is silent or shorter than 0.96 s. A silent decoded clip gets `VISQOL_WORST`: ViSQOL is undefined
-    there, and leaving it out would raise the mean of a codec that loses hard clips.
+    NaN if the original is silent or shorter than 0.96 s; `VISQOL_WORST` for a silent decoded clip.
 
     Source: Chinen et al., "ViSQOL v3: An Open Source Production Ready Objective Speech and Audio Metric" (2020), by the
     package visqol-python, which passes the conformance tests of google/visqol.
-
-    Raises:
-        DacError: visqol-python is not installed.
     """
     return _visqol("audio", 48000, decoded, original, sample_rate)
 
@@ -111,9 +105,6 @@ def visqol_speech(decoded: Audio, original: Audio, sample_rate: int) -> float:
     """ViSQOL v3 in speech mode of a clip [1, T], mean opinion score 1 to 5, at 16 kHz, as `visqol` otherwise.
 
     The similarity is mapped to a score by the polynomial, not by the lattice network, which needs one more package.
-
-    Raises:
-        DacError: visqol-python is not installed.
     """
     return _visqol("speech", 16000, decoded, original, sample_rate)
 
@@ -127,22 +118,17 @@ def _visqol(mode: str, rate: int, decoded: Audio, original: Audio, sample_rate: 
         return math.nan
     if not _varies(decoded):
         return VISQOL_WORST
-    try:
+    with suppress(ValueError):  # too short
         return float(scorer.measure_from_arrays(reference, estimate, rate).moslqo)
-    except ValueError:  # too short
-        return math.nan
+    return math.nan
 
 
 def pesq(decoded: Audio, original: Audio, sample_rate: int) -> float:
     """Wide-band PESQ of speech [1, T], mean opinion score 1.04 to 4.64, at 16 kHz.
 
-    NaN if the original has no utterance or less than a quarter of a second. A silent decoded clip gets `PESQ_WORST`:
-    PESQ is undefined there, and leaving it out would raise the mean of a codec that loses hard clips.
+    NaN if the original has no utterance or less than a quarter of a second; `PESQ_WORST` for a silent decoded clip.
 
     Source: ITU-T P.862.2 (2007), by the package pesq.
-
-    Raises:
-        DacError: pesq is not installed.
     """
     package = _imported("pesq", "pesq")
     if not _varies(original):
@@ -165,9 +151,6 @@ def stoi(decoded: np.ndarray, original: np.ndarray, sample_rate: int) -> float:
     NaN if fewer than 30 frames (0.4 s) of the original are not silent.
 
     Source: Taal et al. (2011), by the package pystoi.
-
-    Raises:
-        DacError: pystoi is not installed.
     """
     pystoi = _imported("pystoi", "pystoi")
     if not _varies(original):
@@ -175,25 +158,17 @@ def stoi(decoded: np.ndarray, original: np.ndarray, sample_rate: int) -> float:
     signals = [audio.resample(one, sample_rate, 10000)[0] for one in (original, decoded)]
     if len(signals[0]) < _STOI_SAMPLES:
         return math.nan
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), suppress(RuntimeWarning):
         warnings.filterwarnings("error", message="Not enough STFT frames")
-        try:
-            return float(pystoi.stoi(*signals, 10000))
-        except RuntimeWarning:
-            return math.nan
+        return float(pystoi.stoi(*signals, 10000))
+    return math.nan
 
 
 def codebook_use(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Entropy and use of codebooks.
+    """Entropy of the codes of each codebook in bits [N], and the share of its entries that were used at all [N].
 
-    Entropy over bits spent is the paper's bitrate efficiency (section 4.4).
-
-    Args:
-        counts: how often each entry was used [N, codebook_size].
-
-    Returns:
-        Entropy of the codes of each codebook in bits [N], at most log2(codebook_size), and the share of its entries
-        that were used at all [N].
+    `counts` are how often each entry was used [N, codebook_size]. Entropy over bits spent is the paper's bitrate
+    efficiency (section 4.4).
     """
     odds = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     bits = 0.0 - (odds * np.log2(np.where(odds > 0, odds, 1.0))).sum(1)  # 0, not -0, for a single entry
@@ -235,6 +210,7 @@ class Metric:
 
 
 _REFERENCE = "descript-audio-codec, scripts/evaluate.py"
+_VISQOL = "visqol-python"
 
 METRICS = (
     Metric("mel_distance", "mel distance", "", False, _REFERENCE, mel_distance, package="librosa"),
@@ -242,17 +218,8 @@ METRICS = (
     Metric("log_spectral_distance", "log-spectral distance", "dB", False, "Gray & Markel 1976", log_spectral_distance),
     Metric("waveform_l1", "waveform L1", "", False, "mean absolute difference", waveform_l1),
     Metric("si_sdr", "SI-SDR", "dB", True, "Le Roux et al. 2019", si_sdr),
-    Metric("visqol", "ViSQOL, audio mode", "MOS", True, "Chinen et al. 2020", visqol, package="visqol-python"),
-    Metric(
-        "visqol_speech",
-        "ViSQOL, speech mode",
-        "MOS",
-        True,
-        "Chinen et al. 2020",
-        visqol_speech,
-        SPEECH,
-        "visqol-python",
-    ),
+    Metric("visqol", "ViSQOL, audio mode", "MOS", True, "Chinen et al. 2020", visqol, package=_VISQOL),
+    Metric("visqol_speech", "ViSQOL, speech mode", "MOS", True, "Chinen et al. 2020", visqol_speech, SPEECH, _VISQOL),
     Metric("pesq", "PESQ-WB", "MOS", True, "ITU-T P.862.2", pesq, SPEECH, "pesq"),
     Metric("stoi", "STOI", "", True, "Taal et al. 2011", stoi, SPEECH, "pystoi"),
 )
@@ -292,6 +259,6 @@ _mel = lru_cache(maxsize=4)(spectral.mel_distance)
 
 @lru_cache(maxsize=2)
 def _visqol_scorer(mode: str) -> Any:
-    scorer = _imported("visqol", "visqol-python").VisqolApi()
+    scorer = _imported("visqol", _VISQOL).VisqolApi()
     scorer.create(mode=mode, use_lattice_model=False)
     return scorer

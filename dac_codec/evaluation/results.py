@@ -17,14 +17,9 @@ from dac_codec.codec import write_bytes
 from dac_codec.evaluation.clips import Clip
 
 _FORMAT = 3
-_MOST = 2**53
-"""Above all counts and amounts: integers up to here are exact as float."""
-
-_CODES = np.dtype("<i4")
-"""Type of the codes in a file."""
-
-_MOST_ENTRIES = 2**16
-"""Of a codebook, at most: how often each is used is counted in memory."""
+_MOST = 2**53  # above all counts and amounts: integers up to here are exact as float
+_CODES = np.dtype("<i4")  # type of the codes in a file
+_MOST_ENTRIES = 2**16  # of a codebook, at most: how often each is used is counted in memory
 
 
 @dataclass(frozen=True)
@@ -32,13 +27,10 @@ class Result:
     """Measurements of one clip, codec and setting.
 
     Attributes:
-        clip, domain: names of the clip and of its domain.
         seconds: length of the clip.
-        codec, setting: names.
         n_bytes, payload_bytes, encode_seconds, decode_seconds, codebook_size, code_bits: see `Coded`.
         measures: by the metrics' names; None if undefined.
         codes: base64 of `Coded.codes` as int32, little-endian, row by row; None if there are none.
-        n_codebooks: N.
         sound: base64 of the decoded clip as 16-bit FLAC; None if the page does not play it.
         sources: of the clip.
     """
@@ -86,11 +78,7 @@ class Result:
         return np.frombuffer(base64.b64decode(self.codes, validate=True), _CODES).reshape(self.n_codebooks, -1)
 
     def save(self, path: Path) -> None:
-        """Write to a file, atomically.
-
-        Raises:
-            DacError: the file can't be written.
-        """
+        """Write to a file, atomically. Raises a DacError if the file can't be written."""
         write_bytes(path, json.dumps(asdict(self), allow_nan=False).encode())
 
     @classmethod

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import multiprocessing
-import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -12,7 +11,6 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.connection import wait
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -22,6 +20,7 @@ import torch
 import dac_codec
 from dac_codec.common.errors import DacError
 from dac_codec.common.progress import progress_bar
+from dac_codec.common.signals import follow_parent
 from dac_codec.common.threads import available_cores
 from dac_codec.evaluation.clips import Clip
 from dac_codec.evaluation.codecs import Codec, Setting
@@ -34,8 +33,7 @@ PLAYED_PER_DOMAIN = 2
 PLAYED = 12
 """Clips in all that the page can play: it embeds each with every version and its spectrogram."""
 
-_warm: set[str] = set()
-"""Fingerprints of the codecs that this worker process has warmed up."""
+_warm: set[str] = set()  # fingerprints of the codecs that this worker process has warmed up
 
 
 @dataclass(frozen=True)
@@ -86,16 +84,9 @@ def run(
     workers: int | None = None,
     progress: bool = True,
 ) -> Outcome:
-    """Code and measure all clips; results of earlier runs are reused.
+    """Code and measure all clips; results of earlier runs in the existing folder `cache` are reused.
 
-    Args:
-        clips: all at one sample rate.
-        sample_rate: in Hz.
-        codecs: with their settings.
-        metrics: to compute.
-        cache: existing folder for the results.
-        workers: number of processes; None: one per CPU; 1: only this one. Codecs always run with one PyTorch thread.
-        progress: show a progress bar (on a terminal).
+    `workers` is the number of processes; None: one per CPU; 1: only this one. Codecs always run with one thread.
 
     Raises:
         DacError: a process was killed.
@@ -278,14 +269,6 @@ def _failure_of(task: Task, warm: set[str] = _warm) -> str | None:
 
 
 def _begin() -> None:
-    """Initialize a worker process: one thread, Ctrl-C left to its parent, and an end when the parent ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Initialize a worker process."""
+    follow_parent()
     torch.set_num_threads(1)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-
-
-def _end_with(sentinel: int) -> None:
-    wait([sentinel])
-    os._exit(1)

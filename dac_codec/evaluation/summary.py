@@ -41,8 +41,6 @@ class Mean:
     """A codec at a setting in a domain.
 
     Attributes:
-        domain, codec, setting: names.
-        clips: number of clips.
         sources: number of independent sources of the clips.
         kbps: all bits of the files over the duration of all clips, in kbit/s.
         payload_kbps: the same without headers and framing.
@@ -71,7 +69,6 @@ class Difference:
     """Paired difference of a codec and another one at the nearest bitrate: the first's measure minus the other's.
 
     Attributes:
-        domain: name.
         codec, setting, kbps: the first codec; kbit/s on disk, in the domain.
         other, other_setting, other_kbps: the other codec.
         measures: by the metrics' names.

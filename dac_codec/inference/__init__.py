@@ -1,6 +1,6 @@
 """Fast inference on whole signals and on streams, with the same result."""
 
-from dac_codec.inference.batches import decode_batch, encode_batch, encode_frames_batch, encode_padded
+from dac_codec.inference.batches import decode_batch, encode_frames_batch, encode_padded
 from dac_codec.inference.blocks import (
     decode,
     decode_blocks,
@@ -36,7 +36,6 @@ __all__ = [
     "decoder_context",
     "decoder_look_ahead",
     "encode",
-    "encode_batch",
     "encode_blocks",
     "encode_frames",
     "encode_frames_batch",

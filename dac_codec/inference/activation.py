@@ -140,7 +140,7 @@ class CompiledSnake:
     it one by one, so that neither the batch size nor the strides of `out` matter.
 
     Attributes:
-        works: whether the compiler has not failed yet.
+        works: False once the compiler has failed.
     """
 
     def __init__(self) -> None:
@@ -174,12 +174,8 @@ _compiler = lru_cache(maxsize=1)(CompiledSnake)
 def compiled_snake(signal: torch.dtype, dtype: torch.dtype) -> SnakeFunction | None:
     """Snake, compiled now for all types that a network uses and the current number of threads.
 
-    Args:
-        signal: type of the signal between layers and of the activations' arithmetic.
-        dtype: type of the convolutions.
-
-    Returns:
-        None, after a warning, where it can't be compiled.
+    `signal` is the type of the signal between layers and of the activations' arithmetic, `dtype` that of the
+    convolutions. Where it can't be compiled, the result is None, after a warning.
     """
     with _compile_lock:
         function = _compiler()

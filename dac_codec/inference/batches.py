@@ -25,10 +25,11 @@ from dac_codec.model import DAC
 from dac_codec.model.checks import check_audio
 
 
-def encode_batch(
+@torch.no_grad()
+def encode_frames_batch(
     model: DAC, signals: Sequence[Tensor], n_quantizers: int | None = None, n_paths: int = 1
-) -> list[Tensor]:
-    """Codes [B, N, F] of each signal [B, 1, T], as `encode` gives them up to rounding, on the CPU.
+) -> list[Frames]:
+    """The frames of each signal [B, 1, T], as `encode_frames` gives them up to rounding.
 
     Args:
         model: any model.
@@ -39,14 +40,6 @@ def encode_batch(
     Raises:
         ValueError: a wrong shape, or `n_quantizers` or `n_paths` out of range.
     """
-    return [frames.codes for frames in encode_frames_batch(model, signals, n_quantizers, n_paths)]
-
-
-@torch.no_grad()
-def encode_frames_batch(
-    model: DAC, signals: Sequence[Tensor], n_quantizers: int | None = None, n_paths: int = 1
-) -> list[Frames]:
-    """`encode_batch`, with the errors and the power of all frames of a signal, as `encode_frames` gives them."""
     prepared = prepare_cached(model)
     network, quantizer, look_up = prepared.encoder_network, prepared.folded_quantizer, prepared.look_up(n_paths)
     n_codebooks = model.quantizer.checked(n_quantizers)
@@ -96,7 +89,7 @@ def encode_padded(
         signals = [one.reshape(1, 1, -1) if one.ndim == 1 else one.reshape(1, *one.shape) for one in audio]
     if not signals:
         raise ValueError("there are no waveforms, expected at least one")
-    codes = encode_batch(model, signals, n_quantizers)
+    codes = [frames.codes for frames in encode_frames_batch(model, signals, n_quantizers)]
     n_frames = torch.tensor([one.shape[-1] for one in codes])
     longest = int(n_frames.max())
     padded = torch.cat([F.pad(one, (0, longest - one.shape[-1])) for one in codes])
@@ -109,7 +102,7 @@ def decode_batch(model: DAC, signals: Sequence[Tensor]) -> list[Tensor]:
 
     Args:
         model: any model.
-        signals: codes of at least one frame each, with the same n; processed as in `encode_batch`.
+        signals: codes of at least one frame each, with the same n; processed as in `encode_frames_batch`.
 
     Raises:
         ValueError: a wrong shape, or a code outside its codebook.

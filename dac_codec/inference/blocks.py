@@ -52,10 +52,9 @@ def decode_range(model: DAC, codes: Tensor, first_frame: int, last_frame: int) -
     """A range of the audio that `decode` gives, decoding only the frames that it depends on.
 
     Args:
-        model: the model.
+        model: any model.
         codes: [B, n, F] of the whole signal.
-        first_frame: start of the range.
-        last_frame: end of the range, exclusive.
+        first_frame, last_frame: the range; the last frame is exclusive.
 
     Returns:
         Audio [B, 1, (last_frame - first_frame) * hop], on the CPU.
@@ -81,7 +80,7 @@ def encode_blocks(
     """Encode a signal block by block.
 
     Args:
-        model: the model.
+        model: any model.
         blocks: audio [B, 1, t], of any lengths.
         n_quantizers: codebooks to use; None means all.
         block_frames: frames per call of the network; None means the fastest number.
@@ -93,7 +92,7 @@ def encode_blocks(
     Raises:
         ValueError: a wrong shape, or `n_quantizers` or `n_paths` out of range.
     """
-    for frames in _encoded(model, blocks, n_quantizers, block_frames, n_paths, with_errors=False):
+    for frames in encode_frames(model, blocks, n_quantizers, block_frames, n_paths, with_errors=False):
         yield frames.codes
 
 
@@ -103,24 +102,13 @@ def encode_frames(
     n_quantizers: int | None = None,
     block_frames: int | None = None,
     n_paths: int = 1,
+    with_errors: bool = True,
+    n_networks: int = 1,
 ) -> Generator[Frames, None, None]:
-    """`encode_blocks`, with what a choice of the number of codes per frame needs to know.
+    """`encode_blocks`, with the errors and the power of the frames, which are empty unless `with_errors`.
 
-    Yields:
-        Frames, at least one at once.
+    `n_networks` run at once: two if a decoder takes the codes as they come.
     """
-    return _encoded(model, blocks, n_quantizers, block_frames, n_paths, with_errors=True)
-
-
-def _encoded(
-    model: DAC,
-    blocks: Iterable[Tensor],
-    n_quantizers: int | None,
-    block_frames: int | None,
-    n_paths: int,
-    with_errors: bool,
-) -> Generator[Frames, None, None]:
-    """`encode_frames`; without errors and power, these are empty."""
     quantizer = prepare_cached(model).folded_quantizer
     regrouped = _regroup(blocks, model.hop_length, model, block_frames)
     regrouped, in_threads = (regrouped, False) if block_frames is not None else _peek(regrouped, model)
@@ -147,7 +135,7 @@ def _encoded(
         return codes.cpu(), errors.cpu()
 
     power = torch.empty(len(first), 0, dtype=torch.float64)  # of frames without codes yet
-    with pipelined(steps(), [*stream.stages(), quantized], in_threads) as found:
+    with pipelined(steps(), [*stream.stages(n_networks), quantized], in_threads) as found:
         for codes, errors in found:
             n_frames = codes.shape[-1]
             while with_errors and power.shape[1] < n_frames:
@@ -161,7 +149,7 @@ def decode_blocks(model: DAC, codes: Iterable[Tensor], at_once: bool = False) ->
     """Decode codes block by block.
 
     Args:
-        model: the model.
+        model: any model.
         codes: [B, n, f], of any lengths.
         at_once: whether to decode each block as it arrives instead of collecting the fastest number of frames.
 
@@ -178,13 +166,12 @@ def decode_blocks(model: DAC, codes: Iterable[Tensor], at_once: bool = False) ->
             yield audio
 
 
-def decode_each(model: DAC, blocks: Iterable[Tensor], in_threads: bool) -> Iterator[tuple[Tensor | None, Tensor]]:
-    """Decode blocks of codes [B, n, f] as they are.
+def decode_each(
+    model: DAC, blocks: Iterable[Tensor], in_threads: bool, n_networks: int = 1
+) -> Iterator[tuple[Tensor | None, Tensor]]:
+    """Decode the blocks of codes [B, n, f] of a whole signal as they are; `in_threads` is as for `pipelined`.
 
-    Args:
-        model: the model.
-        blocks: of a whole signal.
-        in_threads: whether each block of the network gets a thread, see `pipelined`.
+    `n_networks` run at once: two if the encoder that makes the codes does.
 
     Yields:
         Each block, and the audio [B, 1, t], t >= 0, that is known by then; at last None, and the rest of the audio.
@@ -203,18 +190,18 @@ def decode_each(model: DAC, blocks: Iterable[Tensor], in_threads: bool) -> Itera
             yield stream.take(block)
         yield stream.end()
 
-    with pipelined(steps(), stream.stages(), in_threads) as found:
+    with pipelined(steps(), stream.stages(n_networks), in_threads) as found:
         for step in found:
             yield None if step.last or not taken else taken.popleft(), stream.give(step).cpu()
 
 
 def uses_threads(model: DAC, n_frames: int, batch_size: int) -> bool:
-    """Whether signals of a number of frames are worth a thread for each block of the network."""
+    """Whether signals of `n_frames` are long enough for a thread per block of the network."""
     return _has_threads(model) and n_frames * model.hop_length * batch_size >= MIN_BLOCKS * block_samples(model.device)
 
 
 def _peek(blocks: Iterator[Tensor], model: DAC) -> tuple[Iterator[Tensor], bool]:
-    """The same blocks, and whether they are worth several threads."""
+    """The same blocks, and whether there are enough of them for several threads."""
     beginning = list(islice(blocks, MIN_BLOCKS if _has_threads(model) else 0))
     return chain(beginning, blocks), len(beginning) == MIN_BLOCKS
 

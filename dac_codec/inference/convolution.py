@@ -60,7 +60,7 @@ class PackedConv:
         dtype: type of the arithmetic.
 
     Attributes:
-        is_prepacked: whether oneDNN prepacks the weights, once per input shape; use few distinct shapes.
+        is_prepacked: whether oneDNN lays out the weights, once per input shape: use few distinct shapes.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, dilation: int, dtype: torch.dtype) -> None:
@@ -112,9 +112,7 @@ class PackedConv:
 class RowConv(Conv):
     """Any convolution of the network as one of stride 1 over rows of several samples.
 
-    Args:
-        conv: the module; its weights are copied with weight norm applied.
-        dtype: type of the arithmetic.
+    The module's weights are copied with weight norm applied; `dtype` is the type of the arithmetic.
 
     Attributes:
         in_samples: samples per input row.

@@ -52,11 +52,9 @@ class Layer(ABC):
 
     @abstractmethod
     def step(self, x: Tensor, last: bool) -> Tensor:
-        """Take the next samples [B, t, C], t >= 0, and return all outputs known by then.
+        """Take the next samples [B, t, C], t >= 0, and return all outputs known by then; x may be overwritten.
 
-        Args:
-            x: input; may be overwritten.
-            last: whether the signal ends with it.
+        `last`: whether the signal ends with them.
         """
 
     def reset(self, batch_size: int) -> None:
@@ -114,10 +112,7 @@ class Convolution(Layer):
         rows           0  a  b  0
         outputs        (u v)(w x)(y z)      u and z are cut
 
-    Args:
-        conv: the module; its weights are copied.
-        activation: applied to the input first, or None.
-        dtype: type of the arithmetic.
+    The module's weights are copied; `dtype` is the type of the arithmetic.
     """
 
     context: Tensor
@@ -209,9 +204,7 @@ class Tiled(Chain):
         layer 1       2        5        8         order of the computation
         layer 2       3        6        9
 
-    Args:
-        layers: in the order of the signal path.
-        sample_bytes: bytes per sample of the input, inside the layers, where that is largest.
+    `sample_bytes` is the size of the signal inside the layers where that is largest, per sample of the input.
     """
 
     def __init__(self, layers: Sequence[Layer], sample_bytes: int) -> None:

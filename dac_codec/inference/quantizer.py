@@ -49,17 +49,13 @@ class FoldedQuantizer:
     One matrix product gives P_i z for all codebooks, and (P_i Q_j) e_j is a table look-up. (Section 3.2 of the DAC
     paper with the linear maps multiplied out.) In additive quantization, `AdditiveSearch` finds the codes.
 
-    Args:
-        quantizer: the module; its weights are copied.
-        exact: whether products in single precision never use a shorter type (`pinned_precision`).
+    The module's weights are copied; `exact` is as for `pinned_precision`.
     """
 
     def __init__(self, quantizer: ResidualVectorQuantize, exact: bool = False) -> None:
         self._device, self._is_exact = next(quantizer.parameters()).device, exact
         stages = quantizer.stages()
         self._sizes, self._is_finite_scalar = quantizer.sizes, quantizer.is_finite_scalar
-        self.n_codebooks: int = quantizer.n_codebooks
-        self.codebook_size: int = quantizer.codebook_size
         self.codebook_dim: int = quantizer.codebook_dim
         self._is_cosine = stages[0].lookup == "cosine"
         self._additive = AdditiveSearch(copy.deepcopy(quantizer)) if quantizer.is_additive else None

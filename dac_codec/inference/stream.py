@@ -15,14 +15,8 @@ class Stream:
     """An encoder or a decoder on signals that arrive in chunks.
 
     A stream uses the model's weights as they are when it is made, and its device and type. Nothing is stored on the
-    model; all streams of a prepared model (`dac_codec.inference.prepare`) share its weights.
-
-    Args:
-        network: the encoder or the decoder, for this stream alone.
-        batch_size: signals in parallel.
-
-    Raises:
-        ValueError: `batch_size` is less than 1.
+    model; all streams of a prepared model (`dac_codec.inference.prepare`) share its weights. The network's state is for
+    this stream alone.
     """
 
     def __init__(self, network: Network, batch_size: int) -> None:
@@ -64,13 +58,11 @@ class Stream:
             if isinstance(current, Tensor) != isinstance(value, Tensor):
                 raise ValueError(f"this is the state of another kind of stream: {name} is a {type(value).__name__}")
             if isinstance(current, Tensor) and isinstance(value, Tensor):
-                if value.dtype != current.dtype or (value.shape[:1], value.shape[2:]) != (
-                    current.shape[:1],
-                    current.shape[2:],
-                ):
+                shape = current.shape[:1] + current.shape[2:]
+                if value.dtype != current.dtype or value.shape[:1] + value.shape[2:] != shape:
                     raise ValueError(
                         f"this is the state of another kind of stream: {name} is {value.dtype} {list(value.shape)}, "
-                        f"expected {current.dtype} {[current.shape[0], 'any', *current.shape[2:]]}"
+                        f"expected {current.dtype} {[shape[0], 'any', *shape[1:]]}"
                     )
                 value = value.to(self.device)
             if name.startswith("layers."):
@@ -79,9 +71,9 @@ class Stream:
         self._n_taken, self._n_given = int(state["n_taken"]), int(state["n_given"])
         self._ended = bool(state["ended"])
 
-    def stages(self) -> list[Callable[[Step], Step]]:
-        """The network in parts, for `pipelined`: `push` and `flush` without what they do before and after it."""
-        return self._network.stages()
+    def stages(self, n_networks: int = 1) -> list[Callable[[Step], Step]]:
+        """`Network.stages`, for `pipelined`: `push` and `flush` without what they do before and after it."""
+        return self._network.stages(n_networks)
 
     def _check_open(self) -> None:
         if self._ended:

@@ -32,9 +32,7 @@ class WinogradConv(Conv):
     Sources: Winograd, "Arithmetic Complexity of Computations" (1980); Lavin & Gray, "Fast Algorithms for Convolutional
     Neural Networks" (2016). The factors are rounded once more than in a `RowConv`: in bfloat16 the error doubles.
 
-    Args:
-        conv: a module with seven taps; its weights are copied with weight norm applied.
-        dtype: type of the arithmetic.
+    The module's weights are copied with weight norm applied; `dtype` is the type of the arithmetic.
     """
 
     def __init__(self, conv: nn.Conv1d, dtype: torch.dtype) -> None:

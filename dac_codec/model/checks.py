@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
-from typing import SupportsIndex
 
 import torch
 from torch import Tensor
@@ -64,19 +62,3 @@ def check_whole(n_codes: int, sizes: Sequence[int]) -> None:
     """Raise a ValueError unless a frame of finite scalar quantization has all of its codes."""
     if n_codes != len(sizes):
         raise ValueError(f"finite scalar quantization needs all {len(sizes)} codes of a frame, not {n_codes}")
-
-
-def checked_quantizers(n_quantizers: SupportsIndex | None, n_codebooks: int) -> int:
-    """Return the number of codebooks to use, None meaning all; raise a ValueError unless it is in 1..n_codebooks."""
-    if n_quantizers is None:
-        return n_codebooks
-    try:
-        number = operator.index(n_quantizers)
-    except TypeError:
-        number = 0
-    if isinstance(n_quantizers, bool) or not 1 <= number <= n_codebooks:
-        raise ValueError(
-            f"n_quantizers must be an integer between 1 and {n_codebooks}, the codebooks of this model, not "
-            f"{n_quantizers!r}"
-        )
-    return number

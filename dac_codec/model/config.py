@@ -13,6 +13,9 @@ Lookup = Literal["cosine", "euclidean"]
 CodebookLearning = Literal["gradient", "moving_average"]
 QuantizerKind = Literal["residual", "grouped", "additive", "fsq"]
 
+_KINDS = {"activation": Activation, "lookup": Lookup, "codebook_learning": CodebookLearning, "quantizer": QuantizerKind}
+_CHOICES = {name: get_args(kind) for name, kind in _KINDS.items()}
+
 OURS_ONLY = (
     "activation", "lookup", "codebook_learning", "quantizer", "groups", "codebook_sizes", "causal",
     "encoder_units", "decoder_units", "max_channels",
@@ -118,9 +121,9 @@ class DACConfig:
             raise ValueError(f"decoder_dim {self.decoder_dim} can't be halved {len(self.decoder_rates)} times")
         if not 0.0 <= self.quantizer_dropout <= 1.0:
             raise ValueError(f"quantizer_dropout must be between 0 and 1, not {self.quantizer_dropout}")
-        for name, choices in _CHOICES:
-            if getattr(self, name) not in get_args(choices):
-                raise ValueError(f"{name} must be one of {get_args(choices)}, not {reprlib.repr(getattr(self, name))}")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {choices}, not {reprlib.repr(getattr(self, name))}")
         if not isinstance(self.causal, bool):
             raise ValueError(f"causal must be True or False, not {reprlib.repr(self.causal)}")
         if self.codebook_learning == "moving_average" and (
@@ -218,23 +221,12 @@ class DACConfig:
         """
         unknown = set(values) - {field.name for field in fields(cls)}
         if unknown:
-            raise ValueError(f"unknown model configuration fields: {', '.join(sorted(map(_shortened, unknown)))}")
+            names = sorted(reprlib.repr(name).strip("'") for name in unknown)
+            raise ValueError(f"unknown model configuration fields: {', '.join(names)}")
         try:
             return cls(**values)
         except TypeError as error:
             raise ValueError(f"bad model configuration: {error}") from error
-
-
-_CHOICES = (
-    ("activation", Activation),
-    ("lookup", Lookup),
-    ("codebook_learning", CodebookLearning),
-    ("quantizer", QuantizerKind),
-)
-
-
-def _shortened(name: object) -> str:
-    return reprlib.repr(name).strip("'")
 
 
 def _checked_integers(name: str, values: object, lowest: int) -> tuple[int, ...]:

@@ -36,9 +36,6 @@ class EncodedRows(NamedTuple):
 class DAC(nn.Module):
     """The Descript Audio Codec network (Kumar et al., 2023, arXiv 2306.06546).
 
-    Args:
-        config: shape of the network.
-
     Attributes:
         config: shape of the network.
         name: name of the weights; "unnamed" until they are loaded.
@@ -62,7 +59,7 @@ class DAC(nn.Module):
             CheckpointError: the model does not exist or is not valid.
             DacError: the device can't be used.
         """
-        # This package imports upwards only here and below: users expect these names on the class.
+        # This package imports from higher floors only in this class: users expect these names on it.
         from dac_codec import pretrained
 
         return pretrained.load(name_or_path, device)
@@ -178,7 +175,7 @@ class DAC(nn.Module):
         """
         if isinstance(audio, Tensor) and lengths is None:
             return self._encode(audio, n_quantizers, generator)
-        # Upwards, too: the rows need the look-ahead that `inference` computes.
+        # From a higher floor, too: the rows need the look-ahead that `inference` computes.
         from dac_codec import inference
 
         codes, mask = inference.encode_padded(self, audio, lengths, n_quantizers)
@@ -262,14 +259,7 @@ def _rebuilt(
     frozen: list[str],
     training: bool,
 ) -> DAC:
-    """A pickled model.
-
-    Args:
-        kind, config, name, training: of the model.
-        state: its state dict.
-        merged: which of its convolutions have no weight norm, as after `remove_parametrizations`.
-        frozen: its parameters that don't require a gradient.
-    """
+    """A pickled model. Convolutions with a number in `merged` have no weight norm; `frozen` parameters don't learn."""
     with torch.device("meta"):
         model = kind(config)
     for index, conv in enumerate(list(convolutions(model))):

@@ -27,7 +27,7 @@ LATENT_WEIGHT = 5.0
 
 
 class DirectSum(NamedTuple):
-    """The cost of codes as |z W^T + w - sum_j e_j M_j|^2, but for what no entry can change.
+    """The cost of codes as |z W^T + w - sum_j e_j M_j|^2, up to terms that no entry changes.
 
     Attributes:
         weight: W^T [D, R].

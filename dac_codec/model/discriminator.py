@@ -18,7 +18,6 @@ from dac_codec.model.layers import without_autocast
 BANDS = ((0.0, 0.1), (0.1, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0))
 """Bands with convolutions of their own, as shares of the spectrum."""
 
-
 _Size = tuple[int, int]
 
 

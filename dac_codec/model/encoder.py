@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 from torch import Tensor, nn
 
 from dac_codec.model.config import Activation, DACConfig
-from dac_codec.model.layers import ResidualUnit, activation, conv1d, down_sampling
+from dac_codec.model.layers import ResidualUnit, activation, conv1d
 
 
 class EncoderBlock(nn.Module):
@@ -24,7 +25,7 @@ class EncoderBlock(nn.Module):
         self.block = nn.Sequential(
             *(ResidualUnit(in_channels, 3**index, kind, causal) for index in range(units)),
             activation(kind, in_channels),
-            down_sampling(in_channels, out_channels, stride, causal),
+            conv1d(in_channels, out_channels, 2 * stride, causal, padding=math.ceil(stride / 2), stride=stride),
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -25,10 +25,7 @@ AnyConv = TypeVar("AnyConv", nn.Conv1d, nn.ConvTranspose1d)
 
 
 class Snake(nn.Module):
-    """Periodic activation x + sin^2(alpha x) / (alpha + 1e-9), with one alpha per channel.
-
-    Source: Ziyin et al., "Neural Networks Fail to Learn Periodic Functions and How to Fix It" (2020), eq. 3;
-    section 3.1 of the DAC paper.
+    """Periodic activation with one alpha per channel, see `snake`.
 
     Shapes:
         [B, C, T] -> [B, C, T]
@@ -116,12 +113,7 @@ class ResidualUnit(nn.Module):
         return x[..., trim : x.shape[-1] - trim] + y
 
 
-def down_sampling(in_channels: int, out_channels: int, stride: int, causal: bool = False) -> nn.Conv1d:
-    """The strided convolution of an encoder block: kernel 2 * stride, padding ceil(stride / 2)."""
-    return conv1d(in_channels, out_channels, 2 * stride, causal, padding=math.ceil(stride / 2), stride=stride)
-
-
-def up_sampling(in_channels: int, out_channels: int, stride: int, causal: bool = False) -> nn.ConvTranspose1d:
+def up_sampling(in_channels: int, out_channels: int, stride: int, causal: bool) -> nn.ConvTranspose1d:
     """The transposed convolution of a decoder block: kernel 2 * stride, padding ceil(stride / 2).
 
     T samples become `stride * T`, or `stride * T - 1` where the stride is odd and the layer isn't causal.

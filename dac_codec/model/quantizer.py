@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import operator
 from functools import reduce
-from typing import NamedTuple
+from typing import NamedTuple, SupportsIndex
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, distributed, nn
 
-from dac_codec.model.checks import check_codes, check_whole, checked_quantizers
+from dac_codec.model.checks import check_codes, check_whole
 from dac_codec.model.config import DACConfig, Lookup
 from dac_codec.model.layers import conv1d, without_autocast
 from dac_codec.model.search import AdditiveSearch
@@ -114,12 +115,10 @@ class VectorQuantize(nn.Module):
 
 
 class FiniteScalarQuantize(VectorQuantize):
-    """One number, bounded by tanh and rounded to the nearest of fixed values from -1 to 1 (Mentzer et al., "Finite
-    scalar quantization: VQ-VAE made simple", 2023). Only the projections learn, and there is no loss of its own.
+    """One number, bounded by tanh and rounded to the nearest of `n_values` fixed values from -1 to 1.
 
-    Args:
-        input_dim: width D of the input.
-        n_values: number of values.
+    Only the projections learn, and there is no loss of its own. Source: Mentzer et al., "Finite scalar quantization:
+    VQ-VAE made simple" (2023).
     """
 
     def __init__(self, input_dim: int, n_values: int) -> None:
@@ -331,9 +330,19 @@ class ResidualVectorQuantize(nn.Module):
         codes = torch.stack([stage.look_up(part) for stage, part in zip(self.stages(), parts, strict=False)], 1)
         return self.from_codes(codes)
 
-    def checked(self, n_quantizers: int | None) -> int:
+    def checked(self, n_quantizers: SupportsIndex | None) -> int:
         """The number of codebooks to use, None meaning all; raises a ValueError unless it is possible."""
-        number = checked_quantizers(n_quantizers, self.n_codebooks)
+        if n_quantizers is None:
+            return self.n_codebooks
+        try:
+            number = operator.index(n_quantizers)
+        except TypeError:
+            number = 0
+        if isinstance(n_quantizers, bool) or not 1 <= number <= self.n_codebooks:
+            raise ValueError(
+                f"n_quantizers must be an integer between 1 and {self.n_codebooks}, the codebooks of this model, not "
+                f"{n_quantizers!r}"
+            )
         if self.is_finite_scalar:
             check_whole(number, self.sizes)
         return number

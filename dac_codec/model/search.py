@@ -11,7 +11,7 @@ With M = 2 (Barnes, Rizvi & Nasrabadi, "Advances in Residual Vector Quantization
 A path is ranked by the squared distances of all its look-ups so far plus `LATENT_WEIGHT` times the squared error of the
 latents. The look-up alone is what the decoder was trained with, the error alone is not: docs/notes has the comparison.
 
-Nothing has the width D of the latents but one product at the start. With r the residual, e an entry, q = Q e + b its
+Only one product, at the start, has the width D of the latents. With r the residual, e an entry, q = Q e + b its
 projection to latents, P and Q the projections of a stage and c the weight, a path's cost grows at a stage by
 
     |P r - e|^2 + c (|r - q|^2 - |r|^2) = |p|^2 - 2 c b r + [|e|^2 + c |q|^2 - 2 (p e + u e)],   p = P r, u = c Q^T r
@@ -61,9 +61,6 @@ class PathSearch:
 
     With cosine look-up, the distance is that of the normalized vectors, times |p|^2, so that each stage counts by what
     it quantizes.
-
-    Args:
-        quantizer: the module.
     """
 
     def __init__(self, quantizer: ResidualVectorQuantize) -> None:
@@ -132,9 +129,7 @@ class AdditiveSearch:
     """M-search, then iterated conditional modes: each code in turn becomes the best one with the others fixed.
 
     Both minimize the cost of `DirectSum`. See `quantization.AdditiveQuantizer`; codes are not changed at random here.
-
-    Args:
-        quantizer: the module, with euclidean look-up and projections; its weights must not change.
+    The quantizer has projections and euclidean look-up; its weights must not change.
     """
 
     _PATHS, _SWEEPS = 4, 2
@@ -167,9 +162,7 @@ class AdditiveSearch:
 def largest(scores: Tensor, n: int) -> Tensor:
     """Indices [rows, n] of the n largest scores [rows, m], or of all; of equal ones the lower index comes first.
 
-    Args:
-        scores: single precision.
-        n: how many.
+    The scores have single precision.
     """
     m = scores.shape[1]
     if m > 2 * _GROUP * n and m % _GROUP == 0:

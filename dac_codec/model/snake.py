@@ -46,14 +46,9 @@ def _in_plain_operations() -> bool:
 def snake_values(
     x: Tensor, alpha: Tensor, inverse: Tensor, squared: Tensor | None = None, out: Tensor | None = None
 ) -> Tensor:
-    """x + sin^2(alpha x) * inverse, for alphas and their inverses that broadcast to x.
+    """x + sin^2(alpha x) * inverse, for alphas and inverses 1 / (alpha + 1e-9) of x's type that broadcast to x.
 
-    Args:
-        x: the input, in the type of the alphas.
-        alpha: the frequencies.
-        inverse: 1 / (alpha + 1e-9).
-        squared: scratch memory in the shape of x; None allocates it.
-        out: receives the result, may be `squared`; None allocates it.
+    `squared` is scratch memory in the shape of x; `out` receives the result, and may be `squared`. None allocates them.
     """
     squared = torch.mul(x, alpha, out=squared).sin_()
     squared.mul_(squared)

@@ -51,14 +51,8 @@ decoded = model.decode_codes(codes)
 def card(model: DAC, repository: str, license: str | None = None, report: str | os.PathLike[str] | None = None) -> str:
     """A model card: metadata (library, licence, tags, results) and a page with the model's figures and its use.
 
-    Args:
-        model: the model.
-        repository: "owner/name".
-        license: its identifier on the Hub, such as "mit"; None leaves it out.
-        report: folder or `report.json` of `dac-codec evaluate`; its first codec's results become metadata and a table.
-
-    Raises:
-        CheckpointError: the report can't be read or is not one.
+    The arguments are those of `hub.push`; the results are those of the report's first codec. Raises a CheckpointError
+    if the report can't be read or is not one.
     """
     from huggingface_hub import EvalResult, ModelCardData
 

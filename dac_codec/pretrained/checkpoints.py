@@ -40,14 +40,7 @@ _STORED_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The contents of a file, not yet checked against its configuration.
-
-    Attributes:
-        path: file of the tensors, for error messages and for its size.
-        name: the model's name.
-        config: configuration of the network.
-        tensors: the state dict of the file.
-    """
+    """The contents of a model's files, not yet checked against its configuration; `path` has the tensors."""
 
     path: Path
     name: str
@@ -96,8 +89,7 @@ def save(
 def write_folder(folder: Path, tensors: dict[str, Tensor], texts: Mapping[str, object]) -> None:
     """Write `model.safetensors` and JSON files into a folder, each file atomically, the weights first.
 
-    Raises:
-        CheckpointError: the files can't be written.
+    Raises a CheckpointError if the files can't be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -225,10 +217,8 @@ def read_pth(path: Path) -> Checkpoint:
 def unpickle(path: Path) -> Any:
     """The contents of a file that `torch.save` wrote: tensors and plain values only, on the CPU.
 
-    Only the zip layout of torch 1.6 and later is read: in older layouts a header declares how much to allocate.
-
-    Raises:
-        CheckpointError: the file is missing, damaged (its checksums are verified), or holds anything else.
+    Only the zip layout of torch 1.6 and later is read: in older layouts a header declares how much to allocate. Raises
+    a CheckpointError if the file is missing, damaged (its checksums are verified), or holds anything else.
     """
     # torch does not verify the checksums, and inflates entries that it would never have deflated.
     try:
@@ -249,7 +239,7 @@ def unpickle(path: Path) -> Any:
 
 
 def _in_one_line(found: object) -> str:
-    """What a damaged file says, for a message."""
+    """The beginning of an error in one line."""
     return " ".join(str(found).split())[:200]
 
 
@@ -343,7 +333,7 @@ class SkippedInit(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _first_names(names: Iterable[str], limit: int = 3) -> str:
-    """The first few names, for a message."""
+def _first_names(names: Iterable[str]) -> str:
+    """The first three names, for a message."""
     ordered = sorted(names)
-    return ", ".join(ordered[:limit]) + (f" and {len(ordered) - limit} more" if len(ordered) > limit else "")
+    return ", ".join(ordered[:3]) + (f" and {len(ordered) - 3} more" if len(ordered) > 3 else "")

@@ -12,8 +12,8 @@ import time
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from email.message import Message
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import platformdirs
 from filelock import FileLock, Timeout
 
 from dac_codec.common.errors import CheckpointError
-from dac_codec.common.files import atomic_write, expanded
+from dac_codec.common.files import expanded, write_file
 from dac_codec.common.progress import progress_bar
 
 _TIMEOUT_S = 30.0
@@ -40,10 +40,7 @@ def download(url: str, target: Path, check: Callable[[Path], object], progress: 
     """Fetch `url` to `target`, which appears only once it is complete and `check` has accepted it.
 
     Data is kept in a `.part` file, which a later call or another process resumes. A lock lets one process download at a
-    time.
-
-    Raises:
-        CheckpointError: the download failed, or `check` raised, in which case the data is removed.
+    time. Raises a CheckpointError if the download failed, or `check` raised, in which case the data is removed.
     """
     part = target.with_name(target.name + ".part")
     try:
@@ -84,19 +81,13 @@ def verified_digest(file: Path) -> str:
     return digest
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path) -> AbstractContextManager[object]:
     """Hold a lock; a warning says so if another process holds it for longer than `_SILENT_WAIT_S`."""
     lock = FileLock(path)
-    try:
-        lock.acquire(timeout=_SILENT_WAIT_S)
-    except Timeout:
-        warnings.warn(f"waiting for another process that downloads the same file and holds {path}", stacklevel=2)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+    with suppress(Timeout):
+        return lock.acquire(timeout=_SILENT_WAIT_S)
+    warnings.warn(f"waiting for another process that downloads the same file and holds {path}", stacklevel=2)
+    return lock.acquire()
 
 
 def check_digest(file: Path, expected: str | None) -> str:
@@ -111,7 +102,7 @@ def record_digest(file: Path, url: str, digest: str) -> None:
     """Record the SHA-256 of a cached file in a JSON file beside it, unless there is one or the cache is read-only."""
     if not _record_of(file).exists():
         with suppress(OSError):
-            _write_record(_record_of(file), {"url": url, "sha256": digest})
+            write_file(_record_of(file), json.dumps({"url": url, "sha256": digest}, indent=2) + "\n")
 
 
 def _sha256(file: Path) -> str:
@@ -140,11 +131,6 @@ def _read_record(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{file} is not a JSON object; delete it if you trust the file beside it")
     return content
-
-
-def _write_record(file: Path, content: dict[str, Any]) -> None:
-    with atomic_write(file) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _receive_with_retries(url: str, part: Path, progress: bool) -> str | None:
@@ -209,7 +195,8 @@ def _receive(url: str, part: Path, progress: bool) -> None:
             length = response.headers.get("Content-Length", "")
             have, size = 0, int(length) if length.isdecimal() else None
             part.write_bytes(b"")  # Before the record: old bytes must never be paired with a new validator.
-            _write_record(record_file, {"url": url, "size": size, "validator": validator})
+            record = {"url": url, "size": size, "validator": validator}
+            write_file(record_file, json.dumps(record, indent=2) + "\n")
         with (
             part.open("ab") as file,
             progress_bar(url.rpartition("/")[2], size, progress, initial=have, unit="B", unit_scale=True) as bar,

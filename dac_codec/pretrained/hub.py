@@ -27,11 +27,8 @@ def is_repository(name: object) -> bool:
 def fetch(repository: str, progress: bool) -> Path:
     """The folder of the cache with a repository's configuration, weights and, if it has one, context model.
 
-    They are of the commit that "main" names, or without a network of the one that is in the cache.
-
-    Args:
-        repository: "owner/name".
-        progress: show progress bars, if standard error is a terminal.
+    They are of the commit that "main" names, or without a network of the one that is in the cache. With `progress`,
+    bars are shown if standard error is a terminal.
 
     Raises:
         CheckpointError: huggingface_hub is not installed, there is no such repository, it lacks a model's files,
@@ -130,11 +127,8 @@ def push(
         folder = Path(name)
         save(model, folder, name=repository.rpartition("/")[2][:64] if model.name == "unnamed" else None)
         weights = model.weights_file
-        if (
-            weights is not None
-            and weights.name == WEIGHTS_FILE
-            and (context := weights.with_name(CONTEXT_FILE)).exists()
-        ):
+        context = weights.with_name(CONTEXT_FILE) if weights and weights.name == WEIGHTS_FILE else None
+        if context and context.exists():
             shutil.copyfile(context, folder / CONTEXT_FILE)
         text = card(model, repository, license, report)
         try:

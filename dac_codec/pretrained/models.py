@@ -99,9 +99,10 @@ def load(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu
     """Load a model, in evaluation mode, with float32 weights.
 
     Args:
-        name_or_path: a name from `available()` or `SHORT_NAMES`, a folder that `save` or transformers wrote, a `.pth`
-            file in the published layout, or "owner/name" on the Hugging Face Hub. A name takes precedence over a file
-            or folder of that name ("./44khz" means the latter), and these over the Hub.
+        name_or_path: a name from `available()` (published models are downloaded once into `cache_folder()`) or
+            `SHORT_NAMES`, a folder that `save` or transformers wrote, a `.pth` file in the published layout, or
+            "owner/name" on the Hugging Face Hub. A name takes precedence over a file or folder of that name ("./44khz"
+            means the latter), and these over the Hub.
         device: device of the parameters.
         progress: show a progress bar of a download, if standard error is a terminal.
 

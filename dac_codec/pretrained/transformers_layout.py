@@ -78,8 +78,7 @@ def module_names(config: DACConfig) -> dict[str, str]:
 def to_ours(tensors: Mapping[str, Tensor], config: DACConfig, file: Path) -> dict[str, Tensor]:
     """A state dict of transformers with our names; other names, also ours, stay as they are.
 
-    Raises:
-        CheckpointError: two names mean the same tensor.
+    Raises a CheckpointError if two names mean the same tensor.
     """
     if len(config.encoder_rates) + len(config.decoder_rates) > len(tensors):
         return dict(tensors)  # not this configuration's, which may have any number of layers

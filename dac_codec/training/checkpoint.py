@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from dac_codec import pretrained
 from dac_codec.common.errors import CheckpointError
-from dac_codec.common.files import atomic_write, expanded, remove_abandoned
+from dac_codec.common.files import atomic_write, expanded, remove_abandoned, write_file
 from dac_codec.model import DAC
 from dac_codec.model.discriminator import Discriminator
 from dac_codec.pretrained.checkpoints import unpickle
@@ -64,10 +64,11 @@ def _write_failure(error: Exception, path: Path) -> str:
 def load(path: Path) -> dict[str, Any]:
     """Read a state written by `save`, without executing code from the file.
 
-    Raises:
-        CheckpointError: there is no such file, or it is not a state.
+    Raises a CheckpointError if there is no such file, or it is not a state.
     """
-    state: dict[str, Any] = unpickle(path)
+    state = unpickle(path)
+    if not isinstance(state, dict) or type(state.get("step")) is not int:
+        raise CheckpointError(f"{path} is not a checkpoint of a training run: it has no step")
     return state
 
 
@@ -133,14 +134,9 @@ def _restore(part: nn.Module | Optimizer, state: Any) -> None:
 
 
 class Checkpoints:
-    """The checkpoints of one run.
+    """The last `keep_last` checkpoints of a run, and the best one, in a folder.
 
-    Args:
-        folder: of the checkpoints; it is created.
-        keep_last: number of checkpoints to keep besides the best one.
-
-    Raises:
-        CheckpointError: the folder cannot be created.
+    Raises a CheckpointError if the folder cannot be created.
     """
 
     def __init__(self, folder: Path, keep_last: int) -> None:
@@ -160,8 +156,7 @@ class Checkpoints:
     def find(self, resume: str) -> dict[str, Any] | None:
         """The state to resume from, if any: see `dac_codec.training.config.TrainConfig` for the values of `resume`.
 
-        Raises:
-            CheckpointError: the checkpoint cannot be read, or the folder holds a run that must not be continued.
+        Raises a CheckpointError if the checkpoint cannot be read, or the folder holds a run that must not be continued.
         """
         steps, run = self.steps(), self.folder.parent
         if resume == "never" and steps:
@@ -169,8 +164,6 @@ class Checkpoints:
         if resume in ("auto", "never"):
             return self._newest_readable()
         state = load(expanded(resume))
-        if not isinstance(state, dict) or type(state.get("step")) is not int:
-            raise CheckpointError(f"{resume} is not a checkpoint of a training run: it has no step")
         if later := [path.name for step, path in steps if step > state["step"]]:
             raise CheckpointError(
                 f"{run} has a later step than {resume}: choose another trainer.folder, or remove {', '.join(later)} "
@@ -184,8 +177,6 @@ class Checkpoints:
         for _, path in reversed(self.steps()):
             try:
                 state = load(path)
-                if not isinstance(state, dict) or type(state.get("step")) is not int:
-                    raise CheckpointError(f"{path} is not a checkpoint of a training run: it has no step")
             except CheckpointError as error:
                 damaged.append((path, error))
                 continue
@@ -223,10 +214,7 @@ def load_pretrained(model: DAC, discriminator: Discriminator | None, name_or_pat
     """Initialize networks from a pretrained model of the same configuration, and from the discriminators beside it.
 
     The name or path is as in `DAC.from_pretrained`. With `verbose`, progress is shown, and discriminators that are left
-    at random weights are logged.
-
-    Raises:
-        CheckpointError: the weights cannot be read or do not fit.
+    at random weights are logged. Raises a CheckpointError if the weights cannot be read or do not fit.
     """
     source = pretrained.load(name_or_path, progress=verbose)
     try:
@@ -246,10 +234,7 @@ def load_pretrained(model: DAC, discriminator: Discriminator | None, name_or_pat
             in_clone = f"checkpoints/{folder.name}"
             logger.warning(
                 "the installed package leaves out the discriminators of its models; where a clone of the repository "
-                "has %s/%s, trainer.init_from=%s loads them, too",
-                in_clone,
-                DISCRIMINATOR_FILE,
-                in_clone,
+                f"has {in_clone}/{DISCRIMINATOR_FILE}, trainer.init_from={in_clone} loads them, too"
             )
 
 
@@ -267,8 +252,7 @@ def save_discriminator(
     path = folder / DISCRIMINATOR_FILE
     metadata = {"format": "pt", "parts": json.dumps(list(discriminator.parts()))}
     try:
-        with atomic_write(path) as temporary:
-            temporary.write_bytes(safetensors.torch.save(tensors, metadata))
+        write_file(path, safetensors.torch.save(tensors, metadata))
     except OSError as error:
         raise CheckpointError(f"can't write {path}: {error}") from error
 

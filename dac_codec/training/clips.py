@@ -33,13 +33,7 @@ def read_clips(
 
     Domains take turns. In each, files come in random order; files that are long enough for another clip come again
     after the last one. A clip is a random part of its file, or all of a shorter file. Files that cannot be read and
-    silent parts are left out.
-
-    Args:
-        sounds: files to choose from.
-        config: number and greatest duration of the clips.
-        sample_rate: of the clips, in Hz.
-        seed: of the choice, 0 or more.
+    silent parts are left out. `config` has the number and the greatest duration of the clips.
 
     Returns:
         The clips, fewer if the sounds have no more; and the files that could not be read: path and reason of each.

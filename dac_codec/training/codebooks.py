@@ -90,7 +90,7 @@ class Usage(nn.Module):
         """Replace hardly used entries of a model in place, the same in every process, and reset the counts.
 
         Args:
-            model: the model.
+            model: its codebooks are changed.
             latents: inputs of the codebook look-ups in the current batch [B, N * codebook_dim, F].
             optimizer: of the codebooks; its moments of a replaced entry are set to zero.
             fabric: the processes of the run.

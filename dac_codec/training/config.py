@@ -52,8 +52,8 @@ class DataConfig(_Section):
         excerpt: duration of an excerpt in seconds, rounded to whole frames.
         weights: how often each domain is drawn, relative to the others; domains that are not named are never drawn.
             null: all equally often, which is the paper's balanced sampling; "by_duration": in proportion to duration.
-        quietest: LUFS; quieter excerpts are drawn again,
-        tries: until this many are drawn in all; then the loudest of them is used.
+        quietest: LUFS; a quieter excerpt is replaced by another one.
+        tries: excerpts that are drawn in all; if each is too quiet, the loudest is used.
         channel: of a file with several: "mix" is their mean, "random" one of them.
         speed: share of the excerpts that are resampled to 0.7 to 1.7 times their speed, uniformly on a log scale. Pitch
             and tempo change together.

@@ -24,7 +24,7 @@ from dac_codec.bitstream.code_model import CodeModel
 from dac_codec.codec import compress
 from dac_codec.codec.models import load_model
 from dac_codec.common.errors import DacError
-from dac_codec.common.files import atomic_write
+from dac_codec.common.files import write_file
 from dac_codec.common.manifest import Sound
 from dac_codec.common.progress import track
 from dac_codec.common.scripts import exit_status
@@ -37,6 +37,7 @@ EXCERPT_SECONDS = 30.0
 """Length of an excerpt; shorter sounds are used whole."""
 
 _LEAST_FRAMES = 8
+_DROPPED = 0.25  # share of the chunks of a step whose frames have a random number of codes
 
 Codes = npt.NDArray[np.int16]
 
@@ -60,15 +61,13 @@ def main() -> None:
     splits, unreadable = find_sounds(options.sounds, "train", "val", progress=True)
     for line in unreadable:
         print(f"context: {line}", file=sys.stderr)
-    codes = {}
-    for split, minutes in (("train", options.minutes), ("val", options.minutes / 10)):
-        codes[split] = codes_of(model, splits[split], minutes, random)
+    wanted = {"train": options.minutes, "val": options.minutes / 10}
+    codes = {split: codes_of(model, splits[split], minutes, random) for split, minutes in wanted.items()}
     network = ContextNetwork(outputs_of(model), torch.Generator().manual_seed(options.seed))
     chunk_frames = default_chunk_frames(model.sample_rate, model.hop_length)
     fit(network, [file for files in codes["train"].values() for file in files], options.steps, random, chunk_frames)
     trained = network.quantized()
-    with atomic_write(options.output) as temporary:
-        temporary.write_bytes(trained.to_bytes())
+    write_file(options.output, trained.to_bytes())
     for domain, files in codes["val"].items():
         print(f"{domain}: {share_of_bits(trained, files, model, chunk_frames):.4f} of the bits")
 
@@ -76,16 +75,9 @@ def main() -> None:
 def codes_of(
     model: DAC, sounds: Sequence[Sound], minutes: float, random: np.random.Generator
 ) -> dict[str, list[Codes]]:
-    """Encode excerpts of sounds: equally much of each domain, and of each speaker in turn.
+    """Codes [N, F] of random excerpts by domain: equally much of each domain, and of each speaker in turn.
 
-    Args:
-        model: the codec.
-        sounds: what to take excerpts of; sounds that can't be read are left out.
-        minutes: of excerpts in all, if the sounds suffice.
-        random: source of the choice.
-
-    Returns:
-        Codes [N, F] by domain.
+    There are `minutes` of excerpts in all, if the sounds suffice. Sounds that can't be read are left out.
     """
     domains: dict[str, list[Sound]] = defaultdict(list)
     for sound in sounds:
@@ -100,12 +92,8 @@ def codes_of(
                 break
             try:
                 excerpt, _ = read_excerpt(sound, model.sample_rate, length, "random", random)
-                found.append(
-                    compress((excerpt, model.sample_rate), model, effort=1, constant=True)
-                    .codes[0]
-                    .numpy()
-                    .astype(np.int16)
-                )
+                compressed = compress((excerpt, model.sample_rate), model, effort=1, constant=True)
+                found.append(compressed.codes[0].numpy().astype(np.int16))
             except DacError as error:
                 print(f"context: {error}", file=sys.stderr)
         codes[domain] = found
@@ -132,18 +120,16 @@ def fit(
     random: np.random.Generator,
     chunk_frames: int,
     learning_rate: float = 3e-3,
-    dropped: float = 0.25,
 ) -> None:
-    """Train a network on the codes [N, F] of files, in chunks.
+    """Train a network in place on the codes [N, F] of files, with about 8 random chunks in each step.
 
     Args:
         network: trained in place.
         codes: of the files.
-        n_steps: steps, each with about 8 chunks.
+        n_steps: number of steps.
         random: source of the choice.
         chunk_frames: frames of a chunk.
-        learning_rate: highest one.
-        dropped: share of the chunks whose frames have a random number of codes.
+        learning_rate: the highest one.
     """
     chunks = [chunk for chunk in chunks_of(codes, chunk_frames) if chunk.shape[1] >= _LEAST_FRAMES]
     if not chunks:
@@ -154,7 +140,7 @@ def fit(
     )
     network.train()
     for _ in track(range(n_steps), lambda _: 1, "training", n_steps, True):
-        batch = torch.from_numpy(_batch(chunks, 8 * chunk_frames, dropped, random))
+        batch = torch.from_numpy(_batch(chunks, 8 * chunk_frames, random))
         loss = network(batch).sum() / (batch >= 0).sum()
         optimizer.zero_grad()
         loss.backward()
@@ -164,7 +150,7 @@ def fit(
 
 
 def _batch(
-    chunks: Sequence[npt.NDArray[np.int32]], n_frames: int, dropped: float, random: np.random.Generator
+    chunks: Sequence[npt.NDArray[np.int32]], n_frames: int, random: np.random.Generator
 ) -> npt.NDArray[np.int64]:
     """Chunks of similar lengths, about `n_frames` in all, as codes [N, B, F]."""
     lengths = np.array([chunk.shape[1] for chunk in chunks])
@@ -176,7 +162,7 @@ def _batch(
     for row, index in enumerate(chosen):
         codes[:, row, : lengths[index]] = chunks[index]
     n_codes = random.integers(1, n_planes + 1, (len(chosen), -(-codes.shape[2] // 4))).repeat(4, 1)[:, : codes.shape[2]]
-    n_codes[random.random(len(chosen)) >= dropped] = n_planes
+    n_codes[random.random(len(chosen)) >= _DROPPED] = n_planes
     codes[np.arange(n_planes)[:, None, None] >= n_codes] = -1
     return codes
 

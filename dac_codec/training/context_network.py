@@ -1,7 +1,7 @@
 """The trainable form of a context model.
 
-It has the integer arithmetic of `bitstream.context_model` in view: weights, embeddings and hidden units are rounded in
-the forward pass, and gradients pass straight through.
+For the integer arithmetic of `bitstream.context_model`, weights, embeddings and hidden units are rounded in the forward
+pass, and gradients pass straight through.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ _INPUT_SCALE, _HIDDEN_SCALE, _LOGIT_SCALE = 32.0, 16.0, 16.0
 _WEIGHT_SCALES = {"hidden": 128.0, "features": 128.0, "first": 64.0, "second": 64.0}
 _WEIGHT_LIMIT = 127.0
 _BIAS_LIMIT = 2.0**20
+_DROPOUT = 0.15  # share of the hidden units that are 0 in training
 
 Codes = npt.NDArray[np.integer]
 
@@ -45,10 +46,8 @@ class ContextNetwork(nn.Module):
         generator: of the first weights.
         n_groups: groups of codes.
         width: of the embeddings.
-        hidden: units of the first hidden layer.
-        features: units of the second.
+        hidden, features: units of the first and the second hidden layer.
         averages: shifts of the moving averages.
-        dropout: share of the hidden units that are 0 in training.
     """
 
     def __init__(
@@ -60,13 +59,12 @@ class ContextNetwork(nn.Module):
         hidden: int = 192,
         features: int = 48,
         averages: Sequence[int] = (2, 5),
-        dropout: float = 0.15,
     ) -> None:
         super().__init__()
         n_planes, n_codes, _ = outputs.shape
         self.group_size = -(-n_codes // n_groups)
         self.n_groups = -(-n_codes // self.group_size)
-        self.averages, self.dropout = averages, dropout
+        self.averages = averages
         self.places = _places(outputs)
         self.embeddings = nn.Parameter(_projected(outputs, width, generator))
         n_inputs = (N_DIRECT + len(averages)) * width
@@ -87,9 +85,9 @@ class ContextNetwork(nn.Module):
         n_planes = codes.shape[0]
         known = codes.flatten(1) >= 0
         x = _units(self._layer("hidden", self._contexts(codes), _INPUT_SCALE, _HIDDEN_SCALE))
-        x = F.dropout(x, self.dropout, self.training)
+        x = F.dropout(x, _DROPOUT, self.training)
         x = _units(self._layer("features", x, _HIDDEN_SCALE, _HIDDEN_SCALE))
-        x = F.dropout(x, self.dropout, self.training)
+        x = F.dropout(x, _DROPOUT, self.training)
         logits = self._layer("first", x, _HIDDEN_SCALE, 1.0)
         place = self.places.gather(1, codes.flatten(1).clamp(min=0))
         group, member = place // self.group_size, place % self.group_size
@@ -112,11 +110,15 @@ class ContextNetwork(nn.Module):
         contexts += [_average(sums.detach(), shift) for shift in self.averages]
         return torch.cat(contexts, -1).flatten(1, 2)
 
-    def _layer(self, name: str, x: Tensor, scale: float, scale_after: float) -> Tensor:
-        weight, bias = getattr(self, f"{name}_weight"), getattr(self, f"{name}_bias")
+    def _integers(self, name: str, scale: float) -> tuple[Tensor, Tensor, float]:
+        """Rounded weight and bias of a layer whose inputs have a scale, and the scale of its outputs."""
         total = scale * _WEIGHT_SCALES[name]
-        product = torch.baddbmm(_rounded(bias * total, _BIAS_LIMIT), x, _rounded(weight * _WEIGHT_SCALES[name]))
-        return product * (scale_after / total)
+        weight = _rounded(getattr(self, f"{name}_weight") * _WEIGHT_SCALES[name])
+        return weight, _rounded(getattr(self, f"{name}_bias") * total, _BIAS_LIMIT), total
+
+    def _layer(self, name: str, x: Tensor, scale: float, scale_after: float) -> Tensor:
+        weight, bias, total = self._integers(name, scale)
+        return torch.baddbmm(bias, x, weight) * (scale_after / total)
 
     def _second(self, x: Tensor, rows: Tensor, segment: Tensor, n_planes: int) -> Tensor:
         """Logits [n, S] in the groups `segment` [n] of some rows of x: groups padded to equal sizes, in one product."""
@@ -126,23 +128,16 @@ class ContextNetwork(nn.Module):
         column = torch.empty_like(segment)
         column[order] = torch.arange(len(segment)) - starts[segment[order]]
         padded = x.new_zeros(len(counts), int(counts.max()), x.shape[1]).index_put((segment, column), x[rows])
-        total = _HIDDEN_SCALE * _WEIGHT_SCALES["second"]
-        logits = torch.baddbmm(
-            _rounded(self.second_bias * total, _BIAS_LIMIT).flatten(0, 1),
-            padded,
-            _rounded(self.second_weight * _WEIGHT_SCALES["second"]).flatten(0, 1),
-        )
+        weight, bias, total = self._integers("second", _HIDDEN_SCALE)
+        logits = torch.baddbmm(bias.flatten(0, 1), padded, weight.flatten(0, 1))
         return logits[segment, column] / total
 
     @torch.no_grad()
     def quantized(self) -> ContextModel:
         """The integers of the network."""
 
-        def integers(x: Tensor, limit: float = _WEIGHT_LIMIT) -> npt.NDArray[np.int32]:
-            return x.round().clamp(-limit, limit).numpy().astype(np.int32)
-
         arrays: dict[str, Codes] = {
-            "embeddings": integers(self.embeddings * _INPUT_SCALE).astype(np.int8),
+            "embeddings": _rounded(self.embeddings * _INPUT_SCALE).round().numpy().astype(np.int8),
             "averages": np.array(self.averages, np.int32),
             "places": self.places.numpy().astype(np.int32),
         }
@@ -153,19 +148,16 @@ class ContextNetwork(nn.Module):
             ("first", _HIDDEN_SCALE, _LOGIT_SCALE),
             ("second", _HIDDEN_SCALE, _LOGIT_SCALE),
         ):
-            weight, bias = getattr(self, f"{name}_weight"), getattr(self, f"{name}_bias")
-            total = scale * _WEIGHT_SCALES[name]
-            arrays[f"{name}.weight"] = integers(weight * _WEIGHT_SCALES[name]).astype(np.int8)
-            arrays[f"{name}.bias"] = integers(bias * total, _BIAS_LIMIT)[..., 0, :]
+            weight, bias, total = self._integers(name, scale)
+            arrays[f"{name}.weight"] = weight.round().numpy().astype(np.int8)
+            arrays[f"{name}.bias"] = bias.round().numpy().astype(np.int32)[..., 0, :]
             shifts.append(round(math.log2(total / scale_after)))
         return ContextModel(arrays | {"shifts": np.array(shifts[:3], np.int32)})
 
 
 def _later(x: Tensor, n_frames: int) -> Tensor:
-    """x [N, B, F, E] later by some frames, with zeros where nothing is known."""
-    if n_frames > 0:
-        return F.pad(x, (0, 0, n_frames, 0))[:, :, : x.shape[2]]
-    return F.pad(x, (0, 0, 0, -n_frames))[:, :, -n_frames:]
+    """x [N, B, F, E] later by some frames, with zeros where nothing is known; F is at least 2."""
+    return F.pad(x, (0, 0, n_frames, -n_frames))
 
 
 @torch.no_grad()

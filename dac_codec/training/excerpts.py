@@ -51,8 +51,7 @@ class ExcerptDataset(Dataset[Excerpt]):
     Args:
         sounds: files to draw from.
         config: domain weights and augmentation.
-        sample_rate: of the excerpts, in Hz.
-        length: of an excerpt, in samples.
+        sample_rate, length: of an excerpt, in Hz and in samples.
         seed: of all randomness, 0 or more.
 
     Raises:
@@ -126,8 +125,7 @@ def read_excerpt(
 
     Args:
         sound: the file.
-        sample_rate: of the excerpt, in Hz.
-        length: of the excerpt, in samples.
+        sample_rate, length: of the excerpt, in Hz and in samples.
         channel: of a file with several channels.
         random: source of the position and the channel.
         speed: at which the excerpt is played, relative to the file's.

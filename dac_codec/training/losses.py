@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -32,20 +34,15 @@ class ReconstructionLosses(nn.Module):
             estimate, reference = (Spectra(one - one.mean(-1, keepdim=True)) for one in (fake, real))
         else:
             estimate, reference = Spectra(fake), Spectra(real)
-        losses = {}
-        if self.config.mel:
-            losses["mel"] = self.mel(estimate, reference)
-        if self.config.stft:
-            losses["stft"] = multi_scale_stft(estimate, reference, self.config.stft_windows)
-        if self.config.waveform:
-            losses["waveform"] = F.l1_loss(fake, real)
-        if self.config.si_sdr:
-            losses["si_sdr"] = -si_sdr(fake, real).mean()
-        if self.config.compressed:
-            losses["compressed"] = compressed_distance(estimate, reference)
-        if self.config.envelope:
-            losses["envelope"] = envelope_distance(estimate, reference, self.sample_rate)
-        return losses
+        losses: dict[str, Callable[[], Tensor]] = {
+            "mel": lambda: self.mel(estimate, reference),
+            "stft": lambda: multi_scale_stft(estimate, reference, self.config.stft_windows),
+            "waveform": lambda: F.l1_loss(fake, real),
+            "si_sdr": lambda: -si_sdr(fake, real).mean(),
+            "compressed": lambda: compressed_distance(estimate, reference),
+            "envelope": lambda: envelope_distance(estimate, reference, self.sample_rate),
+        }
+        return {name: loss() for name, loss in losses.items() if getattr(self.config, name)}
 
 
 def discriminator_loss(fake: list[list[Tensor]], real: list[list[Tensor]]) -> Tensor:

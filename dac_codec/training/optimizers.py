@@ -63,9 +63,7 @@ class Muon(Optimizer):
 
     Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024).
 
-    Args:
-        params: weights with at least two dimensions.
-        lr: learning rate, on the scale of AdamW's.
+    The learning rate is on the scale of AdamW's, for weights with at least two dimensions.
     """
 
     TURN = 10.0

@@ -19,8 +19,7 @@ _NOT_PLOTTED = frozenset(("step", "learning_rate", "skipped_files"))
 def draw_curves(folder: Path, target: Path) -> None:
     """Plot every scalar metric of a run, and the running mean of its last 5%, to a PNG file.
 
-    Raises:
-        DacError: the folder has no readable log.
+    Raises a DacError if the folder has no readable log.
     """
     curves = {name: curve for name, curve in sorted(_read_log(folder).items()) if "codebook_" not in name}
     rows = -(-len(curves) // 3)
@@ -40,8 +39,7 @@ def draw_curves(folder: Path, target: Path) -> None:
 def draw_codebooks(folder: Path, target: Path) -> None:
     """Plot entropy and use of each codebook at each validation of a run, to a PNG file.
 
-    Raises:
-        DacError: the folder has no readable log, or the run has not validated its quantizer yet.
+    Raises a DacError if the folder has no readable log, or the run has not validated its quantizer yet.
     """
     curves = _read_log(folder)
     n_codebooks = sum(name.startswith("val/codebook_use_") for name in curves)

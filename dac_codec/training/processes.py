@@ -21,8 +21,7 @@ from dac_codec.training.config import TrainConfig
 def start(config: TrainConfig) -> Fabric:
     """Start the processes of a run; all of them return from here.
 
-    Raises:
-        DacError: this machine has no such devices, or too few.
+    Raises a DacError if this machine has no such devices, or too few.
     """
     settings = config.trainer
     parallel = settings.strategy == "ddp" or settings.devices * settings.nodes > 1

@@ -7,6 +7,7 @@ import logging
 import math
 import secrets
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from dac_codec import audio
 from dac_codec.common.errors import DacError
-from dac_codec.common.files import atomic_write
+from dac_codec.common.files import write_file
 from dac_codec.training.config import LoggerConfig
 
 logger = logging.getLogger(__name__)
@@ -23,17 +24,14 @@ logger = logging.getLogger(__name__)
 class RunLog:
     """Writes metrics to `log.jsonl`, one JSON object with "step" and the metrics a line, and settings to `config.json`.
 
-    Lines of steps after `step`, at which the run starts or resumes, are from before a crash and are removed.
-
-    Raises:
-        DacError: a file cannot be written, or Weights & Biases or TensorBoard is not installed.
+    Lines of steps after `step`, at which the run starts or resumes, are from before a crash and are removed. Raises a
+    DacError if a file cannot be written, or Weights & Biases or TensorBoard is not installed.
     """
 
     def __init__(self, folder: Path, config: LoggerConfig, settings: Mapping[str, Any], step: int) -> None:
         self.path = folder / "log.jsonl"
         try:
-            with atomic_write(folder / "config.json") as temporary:
-                temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+            write_file(folder / "config.json", json.dumps(settings, indent=2) + "\n")
             self._cut(step)
             self._file = self.path.open("a", encoding="utf-8")
         except OSError as error:
@@ -86,16 +84,14 @@ class RunLog:
         lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
         kept = [line for line in lines if line.endswith("\n") and _step_of(line) <= step]
         if len(kept) < len(lines):
-            with atomic_write(self.path) as temporary:
-                temporary.write_text("".join(kept), encoding="utf-8")
+            write_file(self.path, "".join(kept))
 
 
 def _step_of(line: str) -> float:
     """The step of a line of the log; infinity for a damaged line."""
-    try:
+    with suppress(ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        return math.inf
+    return math.inf
 
 
 def _start_wandb(folder: Path, config: LoggerConfig, settings: Mapping[str, Any]) -> Any:
@@ -110,8 +106,7 @@ def _start_wandb(folder: Path, config: LoggerConfig, settings: Mapping[str, Any]
         logger.warning("not logged in to Weights & Biases: the run stays offline; `wandb sync` uploads it")
     identity = folder / "wandb-id"
     if not identity.exists():
-        with atomic_write(identity) as temporary:
-            temporary.write_text(secrets.token_hex(4))
+        write_file(identity, secrets.token_hex(4))
     return wandb.init(
         project=config.project,
         name=folder.name,

@@ -39,19 +39,14 @@ from dac_codec.training.validation import Validation
 
 logger = logging.getLogger(__name__)
 
-_SAY_SECONDS = 60.0
-"""Time between lines of progress where standard error is no terminal."""
+_SAY_SECONDS = 60.0  # time between lines of progress where standard error is no terminal
 
 
 class Trainer:
     """One training run. A run with the same configuration continues where the last one stopped.
 
     The random numbers of a step depend only on the seed, the step and the process, so that resuming needs no random
-    state besides the step.
-
-    Args:
-        config: all settings of the run.
-        progress: whether to show progress bars.
+    state besides the step. With `progress`, bars are shown.
 
     Raises:
         DacError: there are no sounds, a checkpoint cannot be read or belongs to another network, or the folder holds a
@@ -114,8 +109,8 @@ class Trainer:
             self.critic = self.fabric.setup_module(self.discriminator)
 
         self.step = 0
-        self._said: tuple[int, float] | None = None  # step and time of the last and of the first line of progress
-        self._first_report = (0, 0.0)
+        self._said: float | None = None  # time of the last line of progress
+        self._first_report = (0, 0.0)  # step and time
         self.validated = 0
         self.best = math.inf
         if state is not None:
@@ -183,12 +178,8 @@ class Trainer:
         stack.enter_context(logging_redirect_tqdm())
         log = None
         if self.fabric.is_global_zero:
-            validations = [self.folder / "validation", *self.folder.glob("validation/*/")]
-            for folder in (
-                self.checkpoints.folder,
-                *(self.folder / name for name in ("", "best", "model")),
-                *validations,
-            ):
+            names = ("", "checkpoints", "best", "model", "validation")
+            for folder in (*(self.folder / name for name in names), *self.folder.glob("validation/*/")):
                 checkpoint.remove_temporaries(folder)
             log = RunLog(self.folder, self.config.logger, self.config.to_dict(), self.step)
             stack.callback(log.close)
@@ -371,10 +362,10 @@ class Trainer:
         """Log the losses, the speed and the time left: at the first and the last report, and once a minute."""
         now, n_steps = time.monotonic(), self.settings.n_steps
         if self._said is None:
-            self._said = self._first_report = (self.step, now)
-        elif now - self._said[1] < _SAY_SECONDS and self.step < n_steps:
+            self._first_report = (self.step, now)
+        elif now - self._said < _SAY_SECONDS and self.step < n_steps:
             return
-        self._said = (self.step, now)
+        self._said = now
         n_done, seconds = self.step - self._first_report[0], now - self._first_report[1]
         each = seconds / n_done if n_done else values["step_seconds"]
         left = timedelta(seconds=round(each * (n_steps - self.step)))

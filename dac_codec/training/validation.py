@@ -28,13 +28,10 @@ _MEASURES = ("val/mel_distance", "val/stft_distance", "val/si_sdr")
 
 
 class Validation:
-    """Validates networks on the same clips, which are divided among the processes.
+    """Validates networks on the same clips of sounds, which are divided among the processes.
 
-    Args:
-        config: of the run.
-        sounds: files to take clips from. Those that cannot be read are logged.
-        folder: for example clips: `original/NAME.flac`, and decoded with spectrograms `step-*/NAME.flac` and `.png`.
-        fabric: the processes.
+    Sounds that cannot be read are logged. The folder gets example clips: `original/NAME.flac`, and decoded with
+    spectrograms `step-*/NAME.flac` and `.png`.
     """
 
     def __init__(self, config: TrainConfig, sounds: Sequence[Sound], folder: Path, fabric: Fabric) -> None:

@@ -12,8 +12,6 @@ only one of them works at a time. Every round times every row once. OMP_NUM_THRE
 from __future__ import annotations
 
 import argparse
-import importlib.resources
-import io
 import platform
 import sys
 import tempfile
@@ -37,6 +35,7 @@ from dac_codec import audio, pretrained
 from dac_codec.common.errors import CheckpointError, DacError
 from dac_codec.common.scripts import exit_status
 from dac_codec.common.spectral import Spectra, mel_distance
+from dac_codec.evaluation.demo import clip_at
 from dac_codec.interop import save_reference
 from dac_codec.model import DAC, PRESETS, DACConfig
 from dac_codec.model.layers import convolutions
@@ -149,9 +148,7 @@ def write_network(name: str, folder: Path) -> Network:
 
 def clip(seconds: float, sample_rate: int) -> np.ndarray:
     """Return the bundled clip as mono [1, T], repeated to the length."""
-    data = importlib.resources.files("dac_codec.evaluation").joinpath("demo.flac").read_bytes()
-    waveform, rate = audio.read(io.BytesIO(data), name="demo.flac")
-    mono = audio.resample(waveform.mean(0, keepdims=True), rate, sample_rate)
+    mono = clip_at(sample_rate).mean(0)
     return np.resize(mono, (1, max(1, round(seconds * sample_rate)))).astype(np.float32)
 
 

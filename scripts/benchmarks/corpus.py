@@ -20,24 +20,13 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-from files import sounds
+from files import sounds, write_files
 from report import table
 from timing import positive
 
-from dac_codec import audio
 from dac_codec.common.scripts import exit_status
 from dac_codec.corpus import SUFFIXES, Plan, Settings, Totals, on_this_machine
 from dac_codec.pretrained import DEFAULT_MODEL
-
-SAMPLE_RATE = 44100
-
-
-def write_files(folder: Path, n_files: int, seconds: float) -> None:
-    """Write mono files of different noise."""
-    for index in range(n_files):
-        noise = np.random.default_rng(index).standard_normal((1, round(seconds * SAMPLE_RATE)))
-        audio.write(folder / f"{index:06d}.wav", (0.1 * noise).astype(np.float32), SAMPLE_RATE)
 
 
 def memory(pid: int | str) -> float:
@@ -116,7 +105,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "sounds").mkdir()
-        write_files(folder / "sounds", *arguments.files)
+        n_files, seconds = arguments.files
+        write_files(folder / "sounds", n_files, seconds, n_channels=1)
         for n_workers in arguments.workers:
             plan = Plan([str(folder / "sounds")], folder / f"corpus{n_workers}", settings, arguments.format)
             meter = Meter()

@@ -31,11 +31,11 @@ from dac_codec.pretrained import DEFAULT_MODEL
 SAMPLE_RATE = 44100
 
 
-def write_files(folder: Path, n_files: int, seconds: float) -> list[Path]:
-    """Write stereo files of different noise."""
-    paths = [folder / f"{index}.wav" for index in range(n_files)]
+def write_files(folder: Path, n_files: int, seconds: float, n_channels: int = 2) -> list[Path]:
+    """Write files of different noise."""
+    paths = [folder / f"{index:06d}.wav" for index in range(n_files)]
     for index, path in enumerate(paths):
-        noise = np.random.default_rng(index).standard_normal((2, round(seconds * SAMPLE_RATE)))
+        noise = np.random.default_rng(index).standard_normal((n_channels, round(seconds * SAMPLE_RATE)))
         audio.write(path, (0.1 * noise).astype(np.float32), SAMPLE_RATE)
     return paths
 

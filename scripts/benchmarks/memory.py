@@ -237,13 +237,8 @@ def measure(codec: Codec, sound: Path, seconds: int, channels: int) -> Row:
             excerpt = ("--start", str(seconds / 2), "--duration", str(PART_SECONDS))
             cutting = measured(*codec.decompress, *excerpt, str(compressed), codec.output, str(part))
         data = compressed.read_bytes()
-    frames, n_bytes = n_frames(data) / seconds, len(data) / seconds
+    frames, n_bytes = int(describe(data)["n_frames"]) / seconds, len(data) / seconds
     return Row(codec.name, seconds, channels, frames, n_bytes, compressing, decompressing, cutting)
-
-
-def n_frames(data: bytes) -> int:
-    """Return the number of frames in a .dac file, ours or the reference's."""
-    return int(describe(data)["n_frames"])
 
 
 def cells(row: Row, reference: Row | None) -> list[str]:

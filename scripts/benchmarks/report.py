@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dac_codec.common.files import atomic_write
+from dac_codec.common.files import atomic_write, write_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,5 +44,4 @@ def save(figure: Figure, path: Path) -> None:
 def write(path: Path, content: str | dict[str, Any]) -> None:
     """Write text, or a dict as JSON."""
     text = content if isinstance(content, str) else json.dumps(content, indent=1)
-    with atomic_write(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_file(path, text + "\n")

@@ -387,20 +387,13 @@ def test_resampling_in_blocks_equals_resampling_at_once(
     np.testing.assert_array_equal(joined, audio.resample(sound, from_rate, to_rate))
 
 
-@given(st.integers(1, 3000), CUTS, st.integers(0, 4000), st.booleans(), st.sampled_from([44100, 48000]))
+@given(st.integers(1, 3000), st.integers(0, 4000), st.sampled_from([44100, 48000]))
 @settings(max_examples=40, deadline=None)
-def test_resampler_trims_and_pads(length: int, cuts: list[int], n_samples: int, at_once: bool, to_rate: int) -> None:
+def test_resampling_trims_and_pads(length: int, n_samples: int, to_rate: int) -> None:
     sound = noise(length, 1)
-    resampler = audio.Resampler(44100, to_rate, 1, n_samples if at_once else None)
-    blocks = [resampler.push(block) for block in dealt(sound, cuts)]
-    given_ = sum(block.shape[1] for block in blocks)
-    if n_samples < given_:
-        assert not at_once
-        with pytest.raises(AudioError, match="returned already"):
-            resampler.flush(n_samples)
-        return
-    joined = np.concatenate([*blocks, resampler.flush(None if at_once else n_samples)], axis=1)
-    np.testing.assert_array_equal(joined, audio.resample(sound, 44100, to_rate, n_samples))
+    natural = audio.resample(sound, 44100, to_rate)
+    expected = np.pad(natural, ((0, 0), (0, max(0, n_samples - natural.shape[1]))))[:, :n_samples]
+    np.testing.assert_array_equal(audio.resample(sound, 44100, to_rate, n_samples), expected)
 
 
 @given(st.integers(1, 60_000), st.lists(st.integers(0, 60_000), max_size=8), st.integers(1, 6))

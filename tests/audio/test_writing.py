@@ -140,7 +140,7 @@ def test_failure_leaves_only_the_old_file(
     path = tmp_path / "a.wav"
     path.write_bytes(b"old")
 
-    def fail_after_one_block(sound: audio.Audio, _: int) -> Iterator[audio.Audio]:
+    def fail_after_one_block(sound: audio.Audio) -> Iterator[audio.Audio]:
         yield sound[:, :100]
         assert len(names(tmp_path)) == 2  # the temporary file is there, beside the target
         raise error

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dac_codec.bitstream
-from dac_codec.bitstream import MAGIC, VERSION, Header, Writer, dumps, loads
+from dac_codec.bitstream import MAGIC, Header, Writer, dumps, loads
 from dac_codec.bitstream.fields import with_crc
+from dac_codec.bitstream.header import VERSION
 from dac_codec.bitstream.positions import position_of
 from dac_codec.common.errors import BitstreamError
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from dac_codec.bitstream import pack, packed_size, unpack
+from dac_codec.bitstream.packing import pack, packed_size, unpack
 from dac_codec.common.errors import BitstreamError
 
 

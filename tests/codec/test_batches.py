@@ -206,11 +206,11 @@ def test_a_batch_is_encoded_to_codes_only(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(FoldedQuantizer, "encode", unwanted)
     monkeypatch.setattr(FoldedQuantizer, "decode", unwanted)
     monkeypatch.setattr(ResidualVectorQuantize, "forward", unwanted)
-    found = [codes for model in (MODEL, prepared) for codes in inference.encode_batch(model, signals, 2)]
+    found = [frames for model in (MODEL, prepared) for frames in inference.encode_frames_batch(model, signals, 2)]
     for mine, wanted in zip(found, expected, strict=True):
-        assert torch.equal(mine, wanted)
+        assert torch.equal(mine.codes, wanted)
     with pytest.raises(ValueError, match="between 1 and"):
-        inference.encode_batch(MODEL, signals, 0)
+        inference.encode_frames_batch(MODEL, signals, 0)
 
 
 def test_batches_are_for_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from dac_codec import audio, bitstream, pretrained
+from dac_codec import bitstream, pretrained
+from dac_codec.audio import samples
 from dac_codec.bitstream import Header
 from dac_codec.bitstream.chunks import ChunkKind, encode_codes, encode_key
 from dac_codec.bitstream.fields import CRC_BYTES, crc32c
@@ -110,7 +111,7 @@ def test_a_claimed_length_is_refused_before_decoding(model: DAC, monkeypatch: py
 
 
 def test_more_channels_than_a_sound_file_has(model: DAC) -> None:
-    channels = audio.MAX_CHANNELS + 1
+    channels = samples.MAX_CHANNELS + 1
     file = bitstream.LegacyFile(np.zeros((channels, 1, 1), np.uint16), 1, 1, -20.0, channels, 44100, True)
     with pytest.raises(BitstreamError, match="channels, expected at most"):
         decompress(file, model)

@@ -39,6 +39,7 @@ from dac_codec.bitstream.positions import checksum_prefix
 from dac_codec.codec import DacStream
 from dac_codec.common import manifest
 from dac_codec.common.errors import DacError
+from dac_codec.common.progress import progress_bar
 from dac_codec.evaluation.results import Result
 from dac_codec.model import DAC, DACConfig
 from dac_codec.model.discriminator import Discriminator
@@ -427,8 +428,13 @@ def main(arguments: list[str] | None = None) -> int:
     rounds = [name for name in READERS for _ in range(SHARES.get(name, 1))] if options.only is None else [options.only]
     counts = dict.fromkeys(READERS, 0)
     n_faults, started = 0, time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        progress_bar("inputs", options.n) as bar,
+        suppress(KeyboardInterrupt),
+    ):
         while sum(counts.values()) < options.n and time.monotonic() - started < options.seconds:
+            bar.update()
             name = rounds[sum(counts.values()) % len(rounds)]
             seed = options.seed + counts[name]
             counts[name] += 1
@@ -438,6 +444,8 @@ def main(arguments: list[str] | None = None) -> int:
                 print(f"{name} {seed}: {error!r:.300} ({where.filename}:{where.lineno})", flush=True)
     total = ", ".join(f"{name} {n}" for name, n in counts.items() if n)
     print(f"{sum(counts.values())} inputs ({total}): {n_faults} raised something else than a DacError")
+    if sum(counts.values()) < options.n and options.seconds == float("inf"):
+        return 130  # interrupted
     return int(n_faults > 0)
 
 

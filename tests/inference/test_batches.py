@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dac_codec import inference
-from dac_codec.inference import decode_batch, encode_batch, encoder_context, prepare
+from dac_codec.inference import decode_batch, encode_frames_batch, encoder_context, prepare
 from dac_codec.inference.batches import similar_lengths
 from dac_codec.model import DAC
 from tests.conftest import golden_model
@@ -34,8 +34,8 @@ def test_codes_in_a_batch_equal_those_alone(which: int, shapes: list[tuple[int, 
         noise(rows, 1, n_frames * hop - lacking % hop, seed=seed)
         for seed, (rows, n_frames, lacking) in enumerate(shapes)
     ]
-    for signal, codes in zip(signals, encode_batch(model, signals, n_quantizers), strict=True):
-        assert torch.equal(codes, model.encode(signal, n_quantizers).codes)
+    for signal, frames in zip(signals, encode_frames_batch(model, signals, n_quantizers), strict=True):
+        assert torch.equal(frames.codes, model.encode(signal, n_quantizers).codes)
 
 
 @settings(max_examples=60, deadline=None)

@@ -112,9 +112,10 @@ def test_golden_codes(name: str) -> None:
 @pytest.mark.parametrize("n_frames", [1, 199, 200, 201, 1999])
 @torch.no_grad()
 def test_number_of_frames_at_once_has_no_effect(name: str, n_frames: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    folded = FoldedQuantizer(golden_model(name).quantizer)
-    z = noise(2, folded._projection.shape[1], n_frames, dtype=torch.float32)
-    expected = folded.encode(z, folded.n_codebooks)
+    model = golden_model(name)
+    folded, n_codebooks = FoldedQuantizer(model.quantizer), model.n_codebooks
+    z = noise(2, model.config.latent_width, n_frames, dtype=torch.float32)
+    expected = folded.encode(z, n_codebooks)
     monkeypatch.setattr(quantizer, "_FRAMES_AT_ONCE", 100)
     largest = []
     argmax = torch.argmax
@@ -124,7 +125,7 @@ def test_number_of_frames_at_once_has_no_effect(name: str, n_frames: int, monkey
         return argmax(scores, *arguments, **options)
 
     monkeypatch.setattr(torch, "argmax", counting)
-    found = folded.encode(z, folded.n_codebooks)
+    found = folded.encode(z, n_codebooks)
     for mine, wanted in zip(found, expected, strict=True):
         assert torch.equal(mine, wanted)
     assert max(largest) <= 100

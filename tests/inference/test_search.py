@@ -126,8 +126,8 @@ def test_blocks_equal_the_whole(model: DAC, n_paths: int) -> None:
         assert torch.equal(torch.cat(found, -1), whole)
     if n_paths == 1 or model is MOVING_AVERAGE:
         assert torch.equal(whole, model.encode(audio, 2).codes)
-    batch = inference.encode_batch(model, [audio[:1], audio[1:, :, :300]], 2, n_paths)
-    assert torch.equal(batch[0], whole[:1])
+    batch = inference.encode_frames_batch(model, [audio[:1], audio[1:, :, :300]], 2, n_paths)
+    assert torch.equal(batch[0].codes, whole[:1])
 
 
 @pytest.mark.parametrize("model", [EUCLIDEAN, COSINE, MOVING_AVERAGE])

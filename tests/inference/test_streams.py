@@ -242,7 +242,7 @@ def test_integer_samples_are_refused() -> None:
     with pytest.raises(ValueError, match=r"torch\.int16, .* \(32768 for 16 bit\)"):
         stream.push(torch.zeros(1, 1, 50, dtype=torch.int16))
     assert stream.flush().shape[-1] == 0
-    for encode in (inference.encode, lambda model, audio: inference.encode_batch(model, [audio])):
+    for encode in (inference.encode, lambda model, audio: inference.encode_frames_batch(model, [audio])):
         with pytest.raises(ValueError, match=r"torch\.int16"):
             encode(NETWORKS[(4,), False], torch.zeros(1, 1, 50, dtype=torch.int16))
 

@@ -7,7 +7,6 @@ import hashlib
 import http.server
 import json
 import os
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from dac_codec import CheckpointError, pretrained
 from dac_codec.interop import save_transformers
 from dac_codec.model import DAC
 from dac_codec.pretrained import hub, models
+from tests.processes import python
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SCRIPT = """
@@ -194,14 +194,9 @@ def run(server: Server, tmp_path: Path, script: str, *arguments: str, **environm
     """What a script prints in a process of its own: huggingface_hub reads its settings when it is imported."""
     settings = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "hf")}
     settings |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "no_proxy": "127.0.0.1"}
-    result = subprocess.run(
-        [sys.executable, "-c", script, *arguments],
-        env={**os.environ, **settings, **environment},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    file = tmp_path / "script.py"
+    file.write_text(script, encoding="utf-8")
+    result = python(file, *arguments, cwd=tmp_path, env={**os.environ, **settings, **environment})
     assert result.returncode == 0, result.stderr
     return result.stdout.strip()
 

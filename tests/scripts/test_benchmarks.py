@@ -42,6 +42,14 @@ class DAC(OurDAC):
         return super().decode(z) + 0.001
 """
 
+# Without warm-up. One thread, as its processes are forks of it.
+ONCE = """
+import compare, sys, torch
+torch.set_num_threads(1)
+compare.WARM_UP = 0
+sys.exit(compare.main())
+"""
+
 
 @pytest.fixture
 def benchmark() -> ModuleType:
@@ -86,34 +94,26 @@ def test_the_operations_are_those_that_torch_counts(benchmark: ModuleType, name:
 
 
 @pytest.mark.slow
-def test_a_run_leaves_tables_and_a_picture(
-    tmp_path: Path,
-    model: DAC,
-    benchmark: ModuleType,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_run_leaves_tables_and_a_picture(tmp_path: Path, model: DAC) -> None:
     """All rows beside a double of the reference, in one run, as its processes take most of the time."""
     package = tmp_path / "others" / "dac"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text(DOUBLE)
+    (tmp_path / "once.py").write_text(ONCE)
     rows = ["plain", "exact", *PACKAGES, "command-line"]
     options = ["--models", "tiny", "--rows", *rows, "--batch", "1", "2", "--file-seconds", "0.5", "--rounds", "1"]
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "others"), *sys.path]))
-    monkeypatch.setattr(sys, "argv", ["compare.py", *COMMON, *options])
-    monkeypatch.setattr(benchmark, "WARM_UP", 0)
-    assert benchmark.main() == 0
-    shown = capsys.readouterr()
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(package.parent), str(SCRIPTS), *sys.path])}
+    done = python(tmp_path / "once.py", *COMMON, *options, cwd=tmp_path, env=environment, fork_children=True)
+    assert done.returncode == 0, done.stderr
     assert {path.name for path in (tmp_path / "report").iterdir()} == {"report.json", "report.md", "speed.svg"}
-    assert (tmp_path / "report" / "report.md").read_text() == shown.out
+    assert (tmp_path / "report" / "report.md").read_text() == done.stdout
     report = read(tmp_path)
     missing = {module for module in PACKAGES.values() if importlib.util.find_spec(module) is None} - {"dac"}
     left_out = [sentence for sentence in report["left_out"] if "command line" not in sentence]
     assert {sentence.split()[-1] for sentence in left_out} == missing
     for sentence in report["left_out"]:
-        assert sentence in shown.err
-        assert sentence in shown.out
+        assert sentence in done.stderr
+        assert sentence in done.stdout
     assert report["peak_gflops"].keys() == {"float32", "bfloat16"}
     assert report["machine"]["ours"]["threads"] == report["machine"]["others"]["threads"]
     check_speeds(report)
@@ -122,7 +122,7 @@ def test_a_run_leaves_tables_and_a_picture(
     assert row["title"] == "dac-codec"
     for operation in ("compress", "decompress"):
         assert row[operation]["real_time"] == pytest.approx(0.5 / row[operation]["median"])
-    assert "| dac-codec |" in shown.out
+    assert "| dac-codec |" in done.stdout
 
 
 def check_speeds(report: dict[str, Any]) -> None:
@@ -189,7 +189,8 @@ def test_interleaved_times_and_paired_ratios() -> None:
 @pytest.mark.slow
 def test_this_checkout_is_compared_with_itself(tmp_path: Path, model: DAC) -> None:
     options = ["--model", "tiny", "--rounds", "1", "--warm-up", "0", "--seconds", "0.1", "--file-seconds", "0.1"]
-    done = python(SCRIPTS / "before_after.py", "--before", SCRIPTS.parents[1], *options, cwd=tmp_path)
+    arguments = ("--before", SCRIPTS.parents[1], *options)
+    done = python(SCRIPTS / "before_after.py", *arguments, cwd=tmp_path, fork_children=True)
     assert done.returncode == 0, done.stderr
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()[2:8]]
     names = ["encode, exact", "decode, exact", "encode, default", "decode, default"]

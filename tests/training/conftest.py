@@ -77,7 +77,7 @@ def small_run(folder: Path, manifest: Path, **changes: Any) -> TrainConfig:
             "n_codebooks": 3,
             "codebook_size": 32,
         },
-        "discriminator": {"periods": [], "fft_sizes": [128]},
+        "discriminator": {"periods": [], "fft_sizes": [128], "bands": [(0.0, 1.0)]},
         "data": {"sounds": str(manifest), "excerpt": 0.05, "validation_clips": 2, "validation_seconds": 0.5},
         "loss": {"mel": 1.0, "waveform": 20.0},
         "trainer": {

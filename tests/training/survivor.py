@@ -2,7 +2,7 @@
 
     python -m tests.training.survivor CONFIG.json KILLS SEED
 
-Each start is a process that gets SIGKILL: every fourth while it starts, the others up to 50 ms after a save.
+Each start is a process that gets SIGKILL: every fourth while it starts, the others up to 30 ms after a save.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ def main() -> int:
     while len(survived) <= int(sys.argv[2]):
         child = fork(config)
         if len(survived) % 4 == 0:
-            time.sleep(chance.uniform(0.0, 0.3))
+            time.sleep(chance.uniform(0.0, 0.2))
         else:
             while newest(checkpoints) == survived[-1] and os.waitpid(child, os.WNOHANG) == (0, 0):
                 time.sleep(0.01)
-            time.sleep(chance.uniform(0.0, 0.05))
+            time.sleep(chance.uniform(0.0, 0.03))
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         if not os.WIFSIGNALED(status):

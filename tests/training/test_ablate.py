@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.conftest import SCRIPTS, load_script
-from tests.processes import python
+from tests.processes import python, started
 from tests.training.test_config import config_of
 from tests.training.test_experiments import NARROW
 
@@ -35,7 +32,7 @@ def test_a_table_of_variants(tmp_path: Path, manifest: Path) -> None:
     variants = tmp_path / "variants.yaml"
     variants.write_text(VARIANTS)
     command = [ABLATE, variants, *SMALL, f"data.sounds={manifest}", "--output", tmp_path / "out"]
-    done = python(*command)
+    done = python(*command, fork_children=True)
     assert done.returncode == 1
     _, _, *lines = done.stdout.splitlines()
     assert [line.split(" | ")[:3] for line in lines] == [["| as-it-is", "", "2"], ["| louder", "`loss.mel=4`", "2"]]
@@ -45,14 +42,14 @@ def test_a_table_of_variants(tmp_path: Path, manifest: Path) -> None:
     # A row with a wrong value has not trained anything, so that it can be corrected; the others can't be changed.
     logs = {name: (tmp_path / "out" / name / "log.jsonl").read_text() for name in ("as-it-is", "louder")}
     variants.write_text(VARIANTS.replace("loss.mel=4", "loss.mel=3").replace("loss.mel=-1", "loss.mel=1"))
-    changed = python(*command)
+    changed = python(*command, fork_children=True)
     assert changed.returncode == 1
     assert "ablate: louder: " in changed.stderr
     assert "was trained with other settings" in changed.stderr
     assert [line.split(" | ")[0] for line in changed.stdout.splitlines()[2:]] == ["| as-it-is", "| impossible"]
 
     variants.write_text(VARIANTS.replace("loss.mel=-1", "loss.mel=1"))
-    corrected = python(*command)
+    corrected = python(*command, fork_children=True)
     assert corrected.returncode == 0, corrected.stderr
     assert len(corrected.stdout.splitlines()) == 5
     assert corrected.stdout.startswith(done.stdout)
@@ -69,14 +66,16 @@ def test_ctrl_c_saves_running_variants_and_starts_no_others(tmp_path: Path, mani
         'common: [experiment=mini, "trainer.phases=[{until: 9999, adversarial: false}]"]\n'
         "rows: {a: [], b: [trainer.seed=1]}\n"
     )
-    command = [sys.executable, str(ABLATE), str(variants), *SMALL, f"data.sounds={manifest}"]
-    restore: dict[str, Any] = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
-    with subprocess.Popen([*command, "--output", str(out), "--jobs", "1"], start_new_session=True, **restore) as run:
+    said = tmp_path / "output"
+    arguments = (variants, *SMALL, f"data.sounds={manifest}", "--output", out, "--jobs", "1")
+    with started(ABLATE, *arguments, streams=[said, said], fork_children=True) as run:
         while not (out / "a" / "log.jsonl").exists() or not (out / "a" / "log.jsonl").read_text():
-            assert run.poll() is None
+            assert run.is_alive()
             time.sleep(0.05)
+        assert run.pid is not None
         os.killpg(run.pid, signal.SIGINT)  # as a terminal does
-        assert run.wait(timeout=60) == 130
+        run.join(60)
+    assert run.exitcode == 130, said.read_text()
     assert list((out / "a" / "checkpoints").glob("step-*.pt"))
     assert not (out / "b").exists()
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import soundfile
@@ -18,7 +17,7 @@ from dac_codec.training import checkpoint
 from dac_codec.training.checkpoint import Checkpoints
 from dac_codec.training.trainer import Trainer
 from tests.conftest import SCRIPTS
-from tests.processes import python
+from tests.processes import python, started
 from tests.training.conftest import assert_equal, log_of, small_run
 from tests.training.test_config import config_of
 
@@ -47,18 +46,13 @@ TINY = (
 )
 
 
-def command(*overrides: str) -> list[str]:
-    return [sys.executable, str(TRAIN), *TINY, *overrides]
-
-
 def survive(folder: Path, manifest: Path, kills: int) -> list[int]:
     """Kill a run `kills` times, then let it end. Returns the last saved step at each kill."""
     settings = {"phases": [{"until": 60}], "save_every": 1, "keep_last": 2, "validate_every": 50, "batch_size": 1}
-    smaller = {"data": {"excerpt": 0.02}, "discriminator": {"bands": [(0.0, 1.0)]}}
+    one_block: dict[str, Any] = {"data": {"excerpt": 0.02}, "model": {"encoder_rates": [32], "decoder_rates": [32]}}
     config = folder.with_suffix(".json")
-    config.write_text(json.dumps(small_run(folder, manifest, **smaller, trainer=settings).to_dict()))
-    driver = [sys.executable, "-m", "tests.training.survivor", str(config), str(kills), "0"]
-    done = subprocess.run(driver, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+    config.write_text(json.dumps(small_run(folder, manifest, **one_block, trainer=settings).to_dict()))
+    done = python("tests.training.survivor", config, kills, 0, cwd=ROOT, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr
     survived: list[int] = json.loads(done.stdout)
     return survived
@@ -111,24 +105,17 @@ def test_a_signal_saves_the_state_and_stops(
     tmp_path: Path, manifest: Path, number: signal.Signals, workers: int
 ) -> None:
     overrides = (f"data.sounds={manifest}", "trainer.folder=run", "trainer.batch_size=1", f"trainer.workers={workers}")
-    arguments = command(*overrides)
-    process = subprocess.Popen(
-        arguments,
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=ENVIRONMENT,
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
-    )
-    log = tmp_path / "run" / "log.jsonl"
-    deadline = time.monotonic() + 120
-    while not (log.exists() and log.read_text()) and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.2)
-    process.send_signal(number)
-    process.send_signal(number)  # as `timeout` does
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 128 + number, output.decode()
-    assert b"the same command with resume=auto continues" in output
+    log, output = tmp_path / "run" / "log.jsonl", tmp_path / "output"
+    with started(TRAIN, *TINY, *overrides, streams=[output, output], cwd=tmp_path) as process:
+        assert process.pid is not None
+        deadline = time.monotonic() + 120
+        while not (log.exists() and log.read_text()) and time.monotonic() < deadline and process.is_alive():
+            time.sleep(0.2)
+        os.kill(process.pid, number)
+        os.kill(process.pid, number)  # as `timeout` does
+        process.join(60)
+    assert process.exitcode == 128 + number, output.read_text()
+    assert "the same command with resume=auto continues" in output.read_text()
     _, latest = Checkpoints(tmp_path / "run" / "checkpoints", 2).steps()[-1]
     assert checkpoint.load(latest)["step"] == log_of(tmp_path / "run")[-1]["step"]
 
@@ -197,13 +184,8 @@ def test_the_log_of_a_run_is_plotted(tmp_path: Path, manifest: Path) -> None:
 def test_weights_and_biases_offline(tmp_path: Path, manifest: Path) -> None:
     """The files of an offline run hold curves, audio and spectrograms."""
     overrides = (f"data.sounds={manifest}", "trainer.phases=[{until: 2}]", "trainer.batch_size=2", "logger=wandb")
-    done = subprocess.run(
-        command(*overrides, "trainer.folder=run", "trainer.validation_examples=1"),
-        cwd=tmp_path,
-        env=ENVIRONMENT | {"WANDB_MODE": "offline"},
-        capture_output=True,
-        text=True,
-    )
+    overrides += ("trainer.folder=run", "trainer.validation_examples=1")
+    done = python(TRAIN, *TINY, *overrides, cwd=tmp_path, env=ENVIRONMENT | {"WANDB_MODE": "offline"})
     assert done.returncode == 0, done.stderr
     lines = log_of(tmp_path / "run")
     assert len(lines) == 3

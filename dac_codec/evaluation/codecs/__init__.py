@@ -36,13 +36,8 @@ NAMES = (*_OURS, "dac", *(codec.name for codec in _FIXED))
 def make_codecs(names: Sequence[str], model: str, device: str) -> tuple[list[Codec], list[str]]:
     """The codecs of these names, and a line for each that is not installed.
 
-    Args:
-        names: from `NAMES`.
-        model: name, folder or file of the model of "ours" and its variants.
-        device: "auto", "cpu" or "cuda", for the models of this package.
-
-    Raises:
-        DacError: an unknown name, or the model can't be loaded.
+    The model is that of "ours" and its variants, the device that of all models of this package. Raises a DacError if a
+    name is unknown, or the model can't be loaded.
     """
     codecs: list[Codec] = []
     missing = []
@@ -62,7 +57,7 @@ def _make(name: str, model: str, device: str) -> Codec:
     if name in _OURS:
         return Ours(name, model, device, *_OURS[name])
     if name == "dac":
-        return published(name, "44khz", device)
+        return published(device)
     codec = next(one for one in _FIXED if one.name == name)
     codec.check()
     return codec

@@ -104,8 +104,7 @@ def _run(command: list[str]) -> None:
 def ogg_payload(data: bytes, n_headers: int) -> int:
     """Bytes of an Ogg file (RFC 3533) without page headers and without the first `n_headers` packets.
 
-    Raises:
-        DacError: not an Ogg file, or a truncated one.
+    Raises a DacError if they are no Ogg file, or a truncated one.
     """
     position, n_packets, payload = 0, 0, 0
     while position < len(data):

@@ -62,11 +62,7 @@ class Coded:
 
 @dataclass(frozen=True)
 class Codec(ABC):
-    """A codec. It can be pickled, since it is used in other processes.
-
-    Attributes:
-        name: in tables.
-    """
+    """A codec, by its `name` in tables. It can be pickled, since it is used in other processes."""
 
     name: str
 
@@ -89,19 +85,11 @@ class Codec(ABC):
 
     @abstractmethod
     def code(self, clip: Audio, sample_rate: int, setting: Setting) -> Coded:
-        """Encode and decode a clip [1, T].
-
-        Raises:
-            DacError: the codec failed.
-        """
+        """Encode and decode a clip [1, T]. Raises a DacError if the codec fails."""
 
 
 def computed_by(device: str) -> str:
-    """What results and speed of a network depend on besides its weights, for a fingerprint.
-
-    Args:
-        device: "auto", "cpu" or "cuda".
-    """
+    """What results and speed of a network on a device depend on besides its weights, for a fingerprint."""
     chosen = best_device() if device == "auto" else torch.device(device)
     name = f" {torch.cuda.get_device_name(chosen)}" if chosen.type == "cuda" and torch.cuda.is_available() else ""
     return f"{chosen}{name}, torch {torch.__version__}, 1 thread"

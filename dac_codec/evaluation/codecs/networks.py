@@ -25,11 +25,7 @@ _SNAC_REPOSITORY = "hubertsiuzdak/snac_44khz"
 
 @dataclass(frozen=True)
 class Encodec(Codec):
-    """EnCodec (Défossez et al., 2022), without its entropy coder.
-
-    Args:
-        khz: 24 (mono) or 48 (stereo; mono clips are duplicated).
-    """
+    """EnCodec (Défossez et al., 2022) without its entropy coder: 24 kHz (mono), or 48 kHz (two equal channels)."""
 
     khz: int
 
@@ -42,13 +38,8 @@ class Encodec(Codec):
         return f"{super().fingerprint} {_ENCODEC_FILES[self.khz]} {computed_by('cpu')}"
 
     def check(self) -> None:
-        if find_spec("encodec") is None:
-            raise MissingCodecError("the package encodec is not installed: pip install encodec")
-        if not Path(torch.hub.get_dir(), "checkpoints", _ENCODEC_FILES[self.khz]).exists():
-            call = f"EncodecModel.encodec_model_{self.khz}khz()"
-            raise MissingCodecError(
-                f"its weights are not downloaded: python -c 'from encodec import EncodecModel; {call}' downloads them"
-            )
+        weights = Path(torch.hub.get_dir(), "checkpoints", _ENCODEC_FILES[self.khz])
+        _check("encodec", weights.exists(), "EncodecModel", f"encodec_model_{self.khz}khz()")
 
     def settings(self, bitrates: Sequence[float]) -> list[Setting]:
         possible = _encodec(self.khz).target_bandwidths
@@ -89,13 +80,7 @@ class Snac(Codec):
         return f"{super().fingerprint} {_snac_folder()} {computed_by('cpu')}"
 
     def check(self) -> None:
-        if find_spec("snac") is None:
-            raise MissingCodecError("the package snac is not installed: pip install snac")
-        if _snac_folder() is None:
-            call = f'SNAC.from_pretrained("{_SNAC_REPOSITORY}")'
-            raise MissingCodecError(
-                f"its weights are not downloaded: python -c 'from snac import SNAC; {call}' downloads them"
-            )
+        _check("snac", _snac_folder() is not None, "SNAC", f'from_pretrained("{_SNAC_REPOSITORY}")')
 
     @torch.no_grad()
     def code(self, clip: Audio, sample_rate: int, setting: Setting) -> Coded:
@@ -113,6 +98,15 @@ class Snac(Codec):
             encode_seconds=encode_seconds,
             decode_seconds=decode_seconds,
         )
+
+
+def _check(package: str, has_weights: bool, name: str, call: str) -> None:
+    """Raise a MissingCodecError without the package, or without the weights, which `call` of class `name` downloads."""
+    if find_spec(package) is None:
+        raise MissingCodecError(f"the package {package} is not installed: pip install {package}")
+    if not has_weights:
+        script = f"from {package} import {name}; {name}.{call}"
+        raise MissingCodecError(f"its weights are not downloaded: python -c '{script}' downloads them")
 
 
 def _like_clip(decoded: torch.Tensor, rate: int, clip: Audio, sample_rate: int) -> Audio:

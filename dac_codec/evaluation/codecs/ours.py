@@ -111,18 +111,13 @@ def _code_bits(data: bytes, codes: np.ndarray) -> list[float]:
     return [(bits or 0.0) * n for bits, n in zip(per_code, (codes >= 0).sum(1).tolist(), strict=True)]
 
 
-def published(name: str, model: str, device: str) -> Ours:
-    """The reference's published weights, whose codes this package reproduces.
-
-    Raises:
-        MissingCodecError: they were not downloaded yet.
-    """
-    where = {info.name: info.where for info in pretrained.available()}[model]
-    if where == "downloadable":
+def published(device: str) -> Ours:
+    """The reference's published weights at 44.1 kHz. Raises a MissingCodecError if they were not downloaded yet."""
+    if any((info.name, info.where) == ("44khz", "downloadable") for info in pretrained.available()):
         raise MissingCodecError(
-            f"its weights are not downloaded: `dac-codec compress --model {model}` of any file downloads them"
+            "its weights are not downloaded: `dac-codec compress --model 44khz` of any file downloads them"
         )
-    return Ours(name, model, device)
+    return Ours("dac", "44khz", device)
 
 
 @lru_cache(maxsize=2)

@@ -34,10 +34,7 @@ def page(
 ) -> str:
     """The page, as HTML. It needs no network, and its Content-Security-Policy forbids access to it.
 
-    Args:
-        facts, means, differences, metrics: see `report`.
-        clips: those to play, at `sample_rate` in Hz.
-        results: with the sound of each of these clips.
+    The facts are those of `report`. The clips can be played; the results have the sound of each of them.
     """
     pictures = figures.no_spectrograms() is None
     order = [codec["name"] for codec in facts["codecs"]]

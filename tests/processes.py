@@ -77,15 +77,16 @@ def python(script: Path | str, *arguments: object, **options: Any) -> subprocess
 
 def _main(command: list[str], cwd: Path, env: dict[str, str], streams: Sequence[Path], fork_children: bool) -> None:
     """Run a Python command in this process."""
-    os.setsid()
+    if hasattr(os, "setsid"):
+        os.setsid()
     for descriptor, stream in zip((1, 2), streams, strict=True):
         os.dup2(os.open(stream, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
     os.chdir(cwd)
     # As in a new interpreter; where tests run, some may be ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-    if fork_children:
+    for name in {"SIGTERM", "SIGHUP"} & set(dir(signal)):
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
+    if fork_children and sys.platform == "linux":
         subprocess.Popen = _Fork  # type: ignore[misc]
     _execute(command, env)
 

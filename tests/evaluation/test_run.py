@@ -34,6 +34,7 @@ from tests.conftest import golden_model
 from tests.evaluation import anchors
 from tests.evaluation.sounds import RATE, noisy, speech_like
 from tests.evaluation.test_metrics import PERFECT
+from tests.processes import started
 
 QUICK = METRICS[:5]
 ROOT = Path(__file__).parents[2]
@@ -398,12 +399,11 @@ def test_the_error_of_a_folder_that_cannot_be_written(clips: list[Clip], tmp_pat
 def test_a_killed_run_is_resumed(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     cache.mkdir()
-    process = subprocess.Popen([*ANCHORS, cache, "3000"], cwd=ROOT, start_new_session=True)
-    deadline = time.monotonic() + 120
-    while len(list(cache.glob("*.json"))) < 5 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    output = tmp_path / "output"
+    with started("tests.evaluation.anchors", cache, 3000, streams=[output, output], cwd=ROOT):
+        deadline = time.monotonic() + 120
+        while len(list(cache.glob("*.json"))) < 5 and time.monotonic() < deadline:
+            time.sleep(0.02)  # It is killed then.
     done = _settled(cache)
     assert 5 <= done < 3000
     left = list(cache.iterdir())

@@ -190,7 +190,7 @@ def test_interleaved_times_and_paired_ratios() -> None:
 def test_this_checkout_is_compared_with_itself(tmp_path: Path, model: DAC) -> None:
     options = ["--model", "tiny", "--rounds", "1", "--warm-up", "0", "--seconds", "0.1", "--file-seconds", "0.1"]
     arguments = ("--before", SCRIPTS.parents[1], *options)
-    done = python(SCRIPTS / "before_after.py", *arguments, cwd=tmp_path, fork_children=True)
+    done = python(SCRIPTS / "before_after.py", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()[2:8]]
     names = ["encode, exact", "decode, exact", "encode, default", "decode, default"]

@@ -19,7 +19,7 @@ NARROW = (
     "trainer.batch_size=2",
     "trainer.compile=false",
     "trainer.init_from=null",
-    "trainer.codebook_batches=90",
+    "trainer.codebook_batches=16",
     "trainer.log_every=1",
     "trainer.validation_examples=0",
     "data.excerpt=0.1",
@@ -30,6 +30,7 @@ NARROW = (
     "model.encoder_dim=2",
     "model.latent_dim=16",
     "model.decoder_dim=64",
+    "model.codebook_size=128",
 )
 
 

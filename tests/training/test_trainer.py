@@ -29,7 +29,7 @@ ALONE = {"quantize": False, "adversarial": False}
 
 @pytest.mark.slow
 def test_phases_lead_to_a_model_that_loads(tmp_path: Path, manifest: Path) -> None:
-    phases = [{"until": 60} | ALONE, {"until": 100, "adversarial": False}, {"until": 102}]
+    phases = [{"until": 30} | ALONE, {"until": 50, "adversarial": False}, {"until": 52}]
     run = Trainer(small_run(tmp_path, manifest, trainer={"phases": phases}))
     run.run()
     steps = [line for line in log_of(tmp_path) if "mel" in line]

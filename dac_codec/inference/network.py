@@ -103,12 +103,10 @@ class Network:
     def stages(self, n_networks: int = 1) -> list[Callable[[Step], Step]]:
         """`step` as functions to be called one after the other, each with one block of the network.
 
-        With `n_networks` running at once, and no more threads than that, it is a single one: fewer threads than there
-        are functions would share the caches.
+        With `n_networks` running at once, and no more threads than that, there is one function: more of them than
+        threads would compete for the caches.
         """
-        if torch.get_num_threads() <= n_networks:
-            return [self.step]
-        parts = self.layers.parts()
+        parts = self.layers.parts() if torch.get_num_threads() > n_networks else [self.layers]
         return [partial(self._step, part, part is parts[0], part is parts[-1]) for part in parts]
 
     @torch.no_grad()

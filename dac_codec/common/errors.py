@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import reprlib
+from collections.abc import Iterable
+
+_MOST_NAMES = 10
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = 60
+
 
 class DacError(Exception):
     """Base class of all errors that dac_codec raises deliberately."""
@@ -25,6 +32,13 @@ class AudioError(DacError):
 
 class CheckpointError(DacError):
     """Weights can't be found, downloaded, read or trusted."""
+
+
+def first_names(names: Iterable[object]) -> str:
+    """The first of some names from a file, shortened, and how many more there are: for a message of one sentence."""
+    found = [_SHORT.repr(str(name))[1:-1] for name in names]
+    more = f" and {len(found) - _MOST_NAMES} more" if len(found) > _MOST_NAMES else ""
+    return ", ".join(found[:_MOST_NAMES]) + more
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:

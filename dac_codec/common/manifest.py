@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from dac_codec.common.errors import AudioError
+from dac_codec.common.errors import AudioError, first_names
 from dac_codec.common.files import expanded
 
 Place: TypeAlias = str | os.PathLike[str]
@@ -75,7 +75,7 @@ def read_split(manifest: Place, split: str, least_bandwidth: float = 0.0) -> lis
     """
     splits = read(expanded(manifest), least_bandwidth)
     if split not in splits:
-        raise AudioError(f"{manifest} has no files in its {split} split, expected one of: {', '.join(splits) or '-'}")
+        raise AudioError(f"{manifest} has no files in its {split} split, expected one of: {first_names(splits) or '-'}")
     return splits[split]
 
 

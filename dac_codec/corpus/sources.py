@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dac_codec import audio
-from dac_codec.common.errors import AudioError, DacError
+from dac_codec.common.errors import AudioError, DacError, first_names
 
 _SAMPLE_MEMBER = re.compile(r"((?:.*/)?[^/.]+)\.([^/]+)")
 """Key and extension of a WebDataset member: the name up to the first dot of its last part, and the rest."""
@@ -362,7 +362,7 @@ def _open_parquet(path: Path, audio_column: str) -> ParquetRows:
         schema = file.schema_arrow
         if audio_column not in schema.names:
             raise AudioError(
-                f"{path}: no column {audio_column!r}, expected one of {', '.join(schema.names)} (--audio-column)"
+                f"{path}: no column {audio_column!r}, expected one of {first_names(schema.names)} (--audio-column)"
             )
         columns = {field.name: field.type for field in schema if field.name not in (audio_column, "id")}
         return ParquetRows(str(path), audio_column, 0, file.metadata.num_rows, columns=columns)

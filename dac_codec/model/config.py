@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
+from dac_codec.common.errors import first_names
+
 Activation = Literal["snake", "relu"]
 Lookup = Literal["cosine", "euclidean"]
 CodebookLearning = Literal["gradient", "moving_average"]
@@ -221,8 +223,7 @@ class DACConfig:
         """
         unknown = set(values) - {field.name for field in fields(cls)}
         if unknown:
-            names = sorted(reprlib.repr(name).strip("'") for name in unknown)
-            raise ValueError(f"unknown model configuration fields: {', '.join(names)}")
+            raise ValueError(f"unknown model configuration fields: {first_names(sorted(unknown, key=repr))}")
         try:
             return cls(**values)
         except TypeError as error:

@@ -14,7 +14,7 @@ import os
 import reprlib
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from dac_codec.common.errors import CheckpointError
+from dac_codec.common.errors import CheckpointError, first_names
 from dac_codec.common.files import expanded
 from dac_codec.model import DAC, DACConfig
 from dac_codec.pretrained import transformers_layout
@@ -266,9 +266,11 @@ def build(checkpoint: Checkpoint) -> DAC:
     if len(found) < len(checkpoint.tensors):
         raise CheckpointError(f"{path} has the same tensor twice, under weight norm's old and new names")
     if missing := expected.keys() - found.keys():
-        raise CheckpointError(f"{path} lacks tensors that its configuration needs: {_first_names(missing)}")
+        raise CheckpointError(f"{path} lacks tensors that its configuration needs: {first_names(sorted(missing))}")
     if unexpected := found.keys() - expected.keys():
-        raise CheckpointError(f"{path} has tensors that its configuration does not have: {_first_names(unexpected)}")
+        raise CheckpointError(
+            f"{path} has tensors that its configuration does not have: {first_names(sorted(unexpected))}"
+        )
     for name, tensor in found.items():
         if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.dtype not in _STORED_TYPES:
             raise CheckpointError(f"{path}: {name} is not a tensor of floating-point numbers")
@@ -331,9 +333,3 @@ class SkippedInit(TorchFunctionMode):
             tensor, _, kept = args
             return tensor.new_empty([size if dim == kept else 1 for dim, size in enumerate(tensor.shape)])
         return func(*args, **kwargs)
-
-
-def _first_names(names: Iterable[str]) -> str:
-    """The first three names, for a message."""
-    ordered = sorted(names)
-    return ", ".join(ordered[:3]) + (f" and {len(ordered) - 3} more" if len(ordered) > 3 else "")

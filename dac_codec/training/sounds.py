@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from dac_codec import audio
 from dac_codec.common import manifest
-from dac_codec.common.errors import AudioError
+from dac_codec.common.errors import AudioError, first_names
 from dac_codec.common.files import expanded
 from dac_codec.common.manifest import Place, Sound
 from dac_codec.common.progress import progress_bar
@@ -69,7 +69,7 @@ def find_sounds(
     _check_apart(sounds)
     if missing := next((split for split in splits if not sounds.get(split)), None):
         places = ", ".join(f"{domain}: {places}" for domain, places in source.items())
-        others = ", ".join(f"{len(group)} in {name!r}" for name, group in sounds.items()) or "none in others"
+        others = first_names(f"{len(group)} in {name!r}" for name, group in sounds.items()) or "none in others"
         reason = f", the first is {unreadable[0]}" if unreadable else ""
         raise AudioError(
             f"data set ({places}): no sound files in the split {missing!r}, {others}, {len(unreadable)} can't be read"

@@ -303,13 +303,14 @@ def test_another_layout(tmp_path: Path, content: object) -> None:
     ("change", "message"),
     [
         ({"frobnicate": True, "attn_window": 3}, "model.pth: unknown .*: attn_window, frobnicate"),
+        ({f"a{i:03}" * 100: 1 for i in range(100)}, "^.{,900}and 90 more$"),
         ({"codebook_dim": [8, 8, 8, 8, 8, 8, 8, 8, 4]}, "same width for each codebook"),
         ({"codebook_dim": [8]}, "same width for each codebook"),
         ({"codebook_dim": [], "n_codebooks": 0}, "same width for each codebook"),
         ({"latent_dim": 64}, "block.6.* has the shape .* needs"),
         ({"latent_dim": 10**9}, r"has the shape .* needs \[1000000000"),  # 1.5 TB, if it were allocated
         ({"latent_dim": 10**30}, "impossible sizes"),
-        ({"n_codebooks": 8}, "does not have: quantizer.quantizers.8.*and 4 more"),
+        ({"n_codebooks": 7}, "does not have: quantizer.quantizers.7.*and 4 more"),
         ({"n_codebooks": 10}, "lacks tensors .*: quantizer.quantizers.9"),
         ({"n_codebooks": 10**9}, "301 tensors, too few"),
         ({"encoder_rates": [2] * 10_000, "decoder_rates": [2] * 10_000}, "too few|halved"),

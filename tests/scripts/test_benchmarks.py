@@ -103,7 +103,7 @@ def test_a_run_leaves_tables_and_a_picture(tmp_path: Path, model: DAC) -> None:
     rows = ["plain", "exact", *PACKAGES, "command-line"]
     options = ["--models", "tiny", "--rows", *rows, "--batch", "1", "2", "--file-seconds", "0.5", "--rounds", "1"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(package.parent), str(SCRIPTS), *sys.path])}
-    done = python(tmp_path / "once.py", *COMMON, *options, cwd=tmp_path, env=environment, fork_children=True)
+    done = python(tmp_path / "once.py", *COMMON, *options, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
     assert {path.name for path in (tmp_path / "report").iterdir()} == {"report.json", "report.md", "speed.svg"}
     assert (tmp_path / "report" / "report.md").read_text() == done.stdout

@@ -32,7 +32,7 @@ def test_a_table_of_variants(tmp_path: Path, manifest: Path) -> None:
     variants = tmp_path / "variants.yaml"
     variants.write_text(VARIANTS)
     command = [ABLATE, variants, *SMALL, f"data.sounds={manifest}", "--output", tmp_path / "out"]
-    done = python(*command, fork_children=True)
+    done = python(*command)
     assert done.returncode == 1
     _, _, *lines = done.stdout.splitlines()
     assert [line.split(" | ")[:3] for line in lines] == [["| as-it-is", "", "2"], ["| louder", "`loss.mel=4`", "2"]]
@@ -42,14 +42,14 @@ def test_a_table_of_variants(tmp_path: Path, manifest: Path) -> None:
     # A row with a wrong value has not trained anything, so that it can be corrected; the others can't be changed.
     logs = {name: (tmp_path / "out" / name / "log.jsonl").read_text() for name in ("as-it-is", "louder")}
     variants.write_text(VARIANTS.replace("loss.mel=4", "loss.mel=3").replace("loss.mel=-1", "loss.mel=1"))
-    changed = python(*command, fork_children=True)
+    changed = python(*command)
     assert changed.returncode == 1
     assert "ablate: louder: " in changed.stderr
     assert "was trained with other settings" in changed.stderr
     assert [line.split(" | ")[0] for line in changed.stdout.splitlines()[2:]] == ["| as-it-is", "| impossible"]
 
     variants.write_text(VARIANTS.replace("loss.mel=-1", "loss.mel=1"))
-    corrected = python(*command, fork_children=True)
+    corrected = python(*command)
     assert corrected.returncode == 0, corrected.stderr
     assert len(corrected.stdout.splitlines()) == 5
     assert corrected.stdout.startswith(done.stdout)
@@ -68,7 +68,7 @@ def test_ctrl_c_saves_running_variants_and_starts_no_others(tmp_path: Path, mani
     )
     said = tmp_path / "output"
     arguments = (variants, *SMALL, f"data.sounds={manifest}", "--output", out, "--jobs", "1")
-    with started(ABLATE, *arguments, streams=[said, said], fork_children=True) as run:
+    with started(ABLATE, *arguments, streams=[said, said]) as run:
         while not (out / "a" / "log.jsonl").exists() or not (out / "a" / "log.jsonl").read_text():
             assert run.is_alive()
             time.sleep(0.05)

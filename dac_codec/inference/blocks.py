@@ -190,7 +190,7 @@ def decode_each(
             yield stream.take(block)
         yield stream.end()
 
-    with pipelined(steps(), stream.stages(n_networks), in_threads) as found:
+    with pipelined(steps(), stream.stages(n_networks), in_threads, tries_layers=n_networks == 1) as found:
         for step in found:
             yield None if step.last or not taken else taken.popleft(), stream.give(step).cpu()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -95,6 +96,7 @@ def test_a_thread_for_each_block_of_the_network(
         return threads.pipeline(*arguments)
 
     monkeypatch.setattr(network, "pipeline", pipeline)
+    monkeypatch.setattr(network, "_IDLE", 1e9)
     audio = noise(2, 1, n_samples)
     found = list(inference.encode_frames(model, pieces(audio, [700]), n_paths=2))
     codes = torch.cat([frames.codes for frames in found], -1)
@@ -123,6 +125,26 @@ def test_threads_within_operations(
         assert list(found) == [[expected] * 2] * 2
         assert torch.get_num_threads() == n_threads
     torch.set_num_threads(2)
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize(("waits_at", "expected"), [(2, [2, 2, 2, 1, 1]), (9, [2] * 5)])
+def test_threads_within_operations_until_they_wait(
+    waits_at: int, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wall, processor = 0.0, 0.0
+    clocks = SimpleNamespace(perf_counter=lambda: wall, process_time=lambda: processor)
+    monkeypatch.setattr(network, "time", clocks)
+    monkeypatch.setattr(network, "available_cores", lambda: 2)
+
+    def work(item: int) -> int:
+        nonlocal wall, processor
+        wall += 1.0
+        processor += 1.5 if item == waits_at else 1.9
+        return torch.get_num_threads()
+
+    with network.pipelined(range(5), [work], True, tries_layers=True) as found:
+        assert list(found) == expected
 
 
 @pytest.mark.usefixtures("short_blocks", "two_threads")

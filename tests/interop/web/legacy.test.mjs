@@ -123,6 +123,8 @@ test("the length is that of the original at the model's rate", async () => {
   assert.notEqual(channels[0].at(-46), 0);
   const slow = new LegacyDecoder(fileOf(1500, true, { sampleRate: 4000, originalLength: 30000 }), model, graph, network);
   assert.deepEqual([slow.length, slow.file.duration], [60000, 7.5]);
+  const hostile = new LegacyDecoder(fileOf(1500, true, { sampleRate: 1, originalLength: 87 }), model, graph, network);
+  assert.deepEqual([hostile.length, hostile.file.duration], [60080, 87]);
 });
 
 test("files that the model can't have written are refused", async () => {

@@ -57,7 +57,8 @@ export class LegacyDecoder {
       throw new Error("This file is too long for this page: a file of descript-audio-codec is decoded as a whole.");
     const header = { channels, codebooks, sampleRate, levels: null };
     this.file = { header, size, duration: originalLength / sampleRate, problems: [], complete: true, constant: true };
-    this.length = Math.round((originalLength * model.sampleRate) / sampleRate);
+    const length = Math.round((originalLength * model.sampleRate) / sampleRate);
+    this.length = Math.min(length, (frames + 2) * this.hop); // low rates let a file ask for more than its codes give
     this.blockFrames = Math.max(1, Math.round((BLOCK_SECONDS * model.sampleRate) / this.hop));
     this.blocks = this.ready = Math.ceil(this.length / (this.blockFrames * this.hop));
   }

@@ -155,24 +155,23 @@ def test_versions_of_the_npy_header(version: tuple[int, int]) -> None:
     assert_same(read_legacy(stream.getvalue()), EXPECTED)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"input_db": -20.25},
-        {"input_db": np.float32(-20.25)},
-        {"input_db": np.float64(-20.25)},
-        {"input_db": np.array(-20.25)},
-        {"input_db": np.array([-20.25], dtype=">f8")},
-        {"original_length": np.int64(2000)},
-        {"chunk_length": np.array(4)},
-        {"channels": np.uint8(2)},
-        {"padding": np.bool_(True)},
-        {"codes": np.arange(24).reshape(2, 3, 4)},
-        {"codes": np.arange(24, dtype=">i2").reshape(2, 3, 4)},
-        {"codes": np.asfortranarray(np.arange(24, dtype=np.uint16).reshape(2, 3, 4))},
-    ],
-    ids=repr,
-)
+OTHER_TYPES: list[dict[str, Any]] = [
+    {"input_db": -20.25},
+    {"input_db": np.float32(-20.25)},
+    {"input_db": np.float64(-20.25)},
+    {"input_db": np.array(-20.25)},
+    {"input_db": np.array([-20.25], dtype=">f8")},
+    {"original_length": np.int64(2000)},
+    {"chunk_length": np.array(4)},
+    {"channels": np.uint8(2)},
+    {"padding": np.bool_(True)},
+    {"codes": np.arange(24).reshape(2, 3, 4)},
+    {"codes": np.arange(24, dtype=">i2").reshape(2, 3, 4)},
+    {"codes": np.asfortranarray(np.arange(24, dtype=np.uint16).reshape(2, 3, 4))},
+]
+
+
+@pytest.mark.parametrize("changes", OTHER_TYPES, ids=repr)
 def test_other_types_for_the_same_values(changes: dict[str, Any]) -> None:
     for protocol in (2, 3, 4):
         assert_same(read_legacy(saved(artifacts(**changes), protocol)), EXPECTED)
@@ -185,46 +184,46 @@ def test_other_version_strings() -> None:
 # --- invalid contents -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"codes": np.zeros((2, 3), dtype=np.uint16)}, "codes"),
-        ({"codes": np.zeros((2, 3, 0), dtype=np.uint16)}, "codes"),
-        ({"codes": np.zeros((2, 3, 4, 1), dtype=np.uint16)}, "shape"),
-        ({"codes": np.zeros((2, 3, 4), dtype=np.float32)}, "codes"),
-        ({"codes": np.zeros((2, 3, 4), dtype=bool)}, "codes"),
-        ({"codes": np.full((2, 3, 4), -1)}, "codes"),
-        ({"codes": np.full((2, 3, 4), 65536)}, "codes"),
-        ({"codes": np.zeros((2, 3, 4), dtype="c8")}, "a call that NumPy does not write"),
-        ({"codes": np.full((2, 3, 4), None)}, "O8"),
-        ({"codes": [[[1]]]}, "codes"),
-        ({"channels": 1}, "channels"),
-        ({"channels": 2.0}, "channels"),
-        ({"chunk_length": 0}, "chunk_length"),
-        ({"chunk_length": 5}, "chunk_length"),
-        ({"original_length": 0}, "original_length"),
-        ({"original_length": -1}, "original_length"),
-        ({"original_length": 2**63}, "original_length"),
-        ({"original_length": float("inf")}, "original_length"),
-        ({"original_length": True}, "original_length"),
-        ({"original_length": None}, "original_length"),
-        ({"sample_rate": 0}, "sample_rate"),
-        ({"sample_rate": 1 << 24}, "sample_rate"),
-        ({"sample_rate": "44100"}, "sample_rate"),
-        ({"input_db": float("nan")}, "input_db"),
-        ({"input_db": np.array([float("-inf")], dtype=np.float32)}, "input_db"),
-        ({"input_db": np.array([1.0, 2.0, 3.0])}, "input_db"),
-        ({"input_db": 1e39}, "input_db"),
-        ({"input_db": "-16"}, "input_db"),
-        ({"padding": 1}, "padding"),
-        ({"padding": None}, "padding"),
-        ({"dac_version": 1.0}, "dac_version"),
-        ({"dac_version": None}, "dac_version"),
-        ({"dac_version": "1.0.0\n"}, "dac_version"),
-        ({"dac_version": "latest"}, "dac_version"),
-        ({"extra": 1}, "extra"),
-    ],
-)
+INVALID: list[tuple[dict[str, Any], str]] = [
+    ({"codes": np.zeros((2, 3), dtype=np.uint16)}, "codes"),
+    ({"codes": np.zeros((2, 3, 0), dtype=np.uint16)}, "codes"),
+    ({"codes": np.zeros((2, 3, 4, 1), dtype=np.uint16)}, "shape"),
+    ({"codes": np.zeros((2, 3, 4), dtype=np.float32)}, "codes"),
+    ({"codes": np.zeros((2, 3, 4), dtype=bool)}, "codes"),
+    ({"codes": np.full((2, 3, 4), -1)}, "codes"),
+    ({"codes": np.full((2, 3, 4), 65536)}, "codes"),
+    ({"codes": np.zeros((2, 3, 4), dtype="c8")}, "a call that NumPy does not write"),
+    ({"codes": np.full((2, 3, 4), None)}, "O8"),
+    ({"codes": [[[1]]]}, "codes"),
+    ({"channels": 1}, "channels"),
+    ({"channels": 2.0}, "channels"),
+    ({"chunk_length": 0}, "chunk_length"),
+    ({"chunk_length": 5}, "chunk_length"),
+    ({"original_length": 0}, "original_length"),
+    ({"original_length": -1}, "original_length"),
+    ({"original_length": 2**63}, "original_length"),
+    ({"original_length": float("inf")}, "original_length"),
+    ({"original_length": True}, "original_length"),
+    ({"original_length": None}, "original_length"),
+    ({"sample_rate": 0}, "sample_rate"),
+    ({"sample_rate": 1 << 24}, "sample_rate"),
+    ({"sample_rate": "44100"}, "sample_rate"),
+    ({"input_db": float("nan")}, "input_db"),
+    ({"input_db": np.array([float("-inf")], dtype=np.float32)}, "input_db"),
+    ({"input_db": np.array([1.0, 2.0, 3.0])}, "input_db"),
+    ({"input_db": 1e39}, "input_db"),
+    ({"input_db": "-16"}, "input_db"),
+    ({"padding": 1}, "padding"),
+    ({"padding": None}, "padding"),
+    ({"dac_version": 1.0}, "dac_version"),
+    ({"dac_version": None}, "dac_version"),
+    ({"dac_version": "1.0.0\n"}, "dac_version"),
+    ({"dac_version": "latest"}, "dac_version"),
+    ({"extra": 1}, "extra"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), INVALID)
 def test_refuses_contents(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(BitstreamError, match=message):
         read_legacy(saved(artifacts(**changes)))

@@ -113,26 +113,26 @@ def test_no_code_runs(tmp_path: Path, protocol: int, function: Any) -> None:
     assert trace.exists()  # so the attack is effective
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "os\nsystem",
-        "posix\nsystem",
-        "builtins\neval",
-        "builtins\ngetattr",
-        "builtins\nbytearray",
-        "numpy\nload",
-        "numpy\nfromfile",
-        "numpy\nndarray.tofile",
-        "numpy\ncore.multiarray._reconstruct",
-        "numpy.core.multiarray\nfromfile",
-        "numpy.core.multiarray\n_reconstruct.__globals__",
-        "_codecs\ndecode",
-        "_codecs\nregister",
-        "copyreg\n_reconstructor",
-        "dac_codec.bitstream.pickles\nArray",
-    ],
-)
+NAMES = [
+    "os\nsystem",
+    "posix\nsystem",
+    "builtins\neval",
+    "builtins\ngetattr",
+    "builtins\nbytearray",
+    "numpy\nload",
+    "numpy\nfromfile",
+    "numpy\nndarray.tofile",
+    "numpy\ncore.multiarray._reconstruct",
+    "numpy.core.multiarray\nfromfile",
+    "numpy.core.multiarray\n_reconstruct.__globals__",
+    "_codecs\ndecode",
+    "_codecs\nregister",
+    "copyreg\n_reconstructor",
+    "dac_codec.bitstream.pickles\nArray",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_names_outside_of_the_allow_list(name: str) -> None:
     module, attribute = name.split("\n")
     for named in (f"c{name}\n".encode(), text(module) + text(attribute) + b"\x93"):
@@ -141,26 +141,26 @@ def test_names_outside_of_the_allow_list(name: str) -> None:
             refuse(NPY_HEADER + pickled(version=attack), f"names '{re.escape(module)}.* NumPy does not write")
 
 
-@pytest.mark.parametrize(
-    "call",
-    [
-        b"cnumpy\nndarray\n" + integer(1 << 40) + b"\x85\x85R",
-        b"cnumpy\nndarray\n)R",
-        b"cnumpy\ndtype\n" + text("u2") + b"\x85R",
-        b"cnumpy\ndtype\n(" + text("S1000000000") + b"\x89\x88tR",
-        b"cnumpy\ndtype\n(" + text("V9") + b"\x89\x88tR",
-        RECONSTRUCT + b"(cnumpy\nndarray\n" + integer(1 << 40) + b"\x85C\x01btR",
-        RECONSTRUCT + b"(cnumpy\ndtype\nK\x00\x85C\x01btR",
-        RECONSTRUCT + b"(cnumpy\nndarray\nK\x00\x85C\x02O8tR",
-        RECONSTRUCT + b")R",
-        b"cnumpy.core.multiarray\nscalar\n(" + DTYPE_O8 + b"]K\x01atR",
-        b"c_codecs\nencode\n(" + text("a") + text("hex") + b"tR",
-        b"c_codecs\nencode\n(C\x01a" + text("latin1") + b"tR",
-        text("no function") + b")R",
-        b"K\x01)R",
-        DTYPE_U2 + b")R",
-    ],
-)
+CALLS = [
+    b"cnumpy\nndarray\n" + integer(1 << 40) + b"\x85\x85R",
+    b"cnumpy\nndarray\n)R",
+    b"cnumpy\ndtype\n" + text("u2") + b"\x85R",
+    b"cnumpy\ndtype\n(" + text("S1000000000") + b"\x89\x88tR",
+    b"cnumpy\ndtype\n(" + text("V9") + b"\x89\x88tR",
+    RECONSTRUCT + b"(cnumpy\nndarray\n" + integer(1 << 40) + b"\x85C\x01btR",
+    RECONSTRUCT + b"(cnumpy\ndtype\nK\x00\x85C\x01btR",
+    RECONSTRUCT + b"(cnumpy\nndarray\nK\x00\x85C\x02O8tR",
+    RECONSTRUCT + b")R",
+    b"cnumpy.core.multiarray\nscalar\n(" + DTYPE_O8 + b"]K\x01atR",
+    b"c_codecs\nencode\n(" + text("a") + text("hex") + b"tR",
+    b"c_codecs\nencode\n(C\x01a" + text("latin1") + b"tR",
+    text("no function") + b")R",
+    b"K\x01)R",
+    DTYPE_U2 + b")R",
+]
+
+
+@pytest.mark.parametrize("call", CALLS)
 def test_calls_outside_of_the_allow_list(call: bytes) -> None:
     for attack in (pickled(codes=call), pickled(version=call)):
         refuse(NPY_HEADER + attack, "makes a call that NumPy does not write")
@@ -174,25 +174,25 @@ def test_calls_with_the_wrong_bytes() -> None:
     refuse(NPY_HEADER + pickled(version=encode + text("\u0100") + latin1), "not Latin-1")
 
 
-@pytest.mark.parametrize(
-    ("build", "reason"),
-    [
-        (b"}}b", "an object that has none"),  # would set attributes of a dict
-        (b"]Nb", "an object that has none"),
-        (b"cnumpy\nndarray\n}b", "an object that has none"),  # would set attributes of a class
-        (text("1.0.0") + b"}b", "an object that has none"),
-        (DTYPE_U2 + b"(K\x03" + text(">") + b"NNNK\x00K\x00K\x00tb", "state of a dtype"),  # a second state
-        (CODES + b"(K\x01K\x01K\x02K\x03\x87" + DTYPE_U2 + b"\x89C\x0c" + bytes(12) + b"tb", "state of an array"),
-        (BLANK_ARRAY + b"Nb", "state of an array"),
-        (BLANK_ARRAY + b"(K\x01)N\x89Ntb", "state of an array"),
-        (BLANK_ARRAY + b"(K\x01)" + DTYPE_U2 + b"NNtb", "state of an array"),
-        (BLANK_ARRAY, "dtype O8"),
-        (BLANK_ARRAY + b"(K\x01)" + DTYPE_U2 + b"\x89Ntb", "no data"),
-        (BLANK_ARRAY + b"(K\x01)" + UNORDERED_U2 + b"\x89C\x02\x00\x00tb", "dtype u2"),
-        (UNORDERED_U2 + b"(K\x03" + text("|") + b"NNNK\x00K\x00K\x00tb", "byte order"),
-        (UNORDERED_U2 + b"(K\x03" + b"]" + b"NNNK\x00K\x00K\x00tb", "byte order"),
-    ],
-)
+STATES = [
+    (b"}}b", "an object that has none"),  # would set attributes of a dict
+    (b"]Nb", "an object that has none"),
+    (b"cnumpy\nndarray\n}b", "an object that has none"),  # would set attributes of a class
+    (text("1.0.0") + b"}b", "an object that has none"),
+    (DTYPE_U2 + b"(K\x03" + text(">") + b"NNNK\x00K\x00K\x00tb", "state of a dtype"),  # a second state
+    (CODES + b"(K\x01K\x01K\x02K\x03\x87" + DTYPE_U2 + b"\x89C\x0c" + bytes(12) + b"tb", "state of an array"),
+    (BLANK_ARRAY + b"Nb", "state of an array"),
+    (BLANK_ARRAY + b"(K\x01)N\x89Ntb", "state of an array"),
+    (BLANK_ARRAY + b"(K\x01)" + DTYPE_U2 + b"NNtb", "state of an array"),
+    (BLANK_ARRAY, "dtype O8"),
+    (BLANK_ARRAY + b"(K\x01)" + DTYPE_U2 + b"\x89Ntb", "no data"),
+    (BLANK_ARRAY + b"(K\x01)" + UNORDERED_U2 + b"\x89C\x02\x00\x00tb", "dtype u2"),
+    (UNORDERED_U2 + b"(K\x03" + text("|") + b"NNNK\x00K\x00K\x00tb", "byte order"),
+    (UNORDERED_U2 + b"(K\x03" + b"]" + b"NNNK\x00K\x00K\x00tb", "byte order"),
+]
+
+
+@pytest.mark.parametrize(("build", "reason"), STATES)
 def test_states_outside_of_the_allow_list(build: bytes, reason: str) -> None:
     refuse(NPY_HEADER + pickled(codes=build), reason)
 
@@ -200,21 +200,21 @@ def test_states_outside_of_the_allow_list(build: bytes, reason: str) -> None:
 # --- memory and time --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "shape",
-    [
-        integer(1 << 40) + b"K\x01K\x01\x87",
-        (integer(1 << 62)) * 3 + b"\x87",
-        b"K\x00" + integer(1 << 62) * 2 + b"\x87",
-        b"K\x01K\x02K\x04\x87",
-        b"K\x01K\x02K\x02\x87",
-        b"J\xff\xff\xff\xffK\x02J\xfd\xff\xff\xff\x87",
-        b"(" + b"K\x01" * 200 + b"t",
-        b"\x88K\x02K\x03\x87",
-        b"G" + struct.pack(">d", 1.0) + b"K\x02K\x03\x87",
-        b"K\x06",
-    ],
-)
+SHAPES = [
+    integer(1 << 40) + b"K\x01K\x01\x87",
+    (integer(1 << 62)) * 3 + b"\x87",
+    b"K\x00" + integer(1 << 62) * 2 + b"\x87",
+    b"K\x01K\x02K\x04\x87",
+    b"K\x01K\x02K\x02\x87",
+    b"J\xff\xff\xff\xffK\x02J\xfd\xff\xff\xff\x87",
+    b"(" + b"K\x01" * 200 + b"t",
+    b"\x88K\x02K\x03\x87",
+    b"G" + struct.pack(">d", 1.0) + b"K\x02K\x03\x87",
+    b"K\x06",
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
 def test_shapes_without_the_bytes(shape: bytes) -> None:
     refuse(NPY_HEADER + pickled(codes=array(shape, b"C\x0c" + bytes(12))))
 

@@ -106,7 +106,8 @@ def _page_files() -> dict[str, bytes]:
 
 
 def _description(model: DAC, context: bytes | None) -> dict[str, Any]:
-    """The properties of a model that the page needs."""
+    """The properties of a model that the page needs; `reference`: whether descript-audio-codec has such models."""
+    config = model.config
     return {
         "name": model.name,
         "fingerprint": fingerprint(model)[:_FINGERPRINT_BYTES].hex(),  # as in the header of files
@@ -114,7 +115,8 @@ def _description(model: DAC, context: bytes | None) -> dict[str, Any]:
         "hopLength": model.hop_length,
         "codebooks": model.n_codebooks,
         "codebookSize": model.codebook_size,
-        "codebookSizes": list(model.config.sizes),
+        "codebookSizes": list(config.sizes),
+        "reference": config.quantizer == "residual" and not (config.causal or config.codebook_sizes),
         "encoder": encoder_context(model)._asdict(),
         "decoder": decoder_context(model)._asdict(),
         "context": None if context is None else context.hex(),

@@ -11,7 +11,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import pytest
 import soundfile
 
 from dac_codec import DAC, DacStream, compress, compress_stream, decompress
-from dac_codec.bitstream import Order, thin
+from dac_codec.bitstream import LegacyFile, Order, read_legacy, thin, write_legacy
 from dac_codec.bitstream.chunks import ChunkKind
 from dac_codec.bitstream.fields import FieldReader
 from dac_codec.codec import DacFile
@@ -328,8 +328,9 @@ def test_a_bad_file_does_not_stop_the_one_before_and_the_keyboard_plays_it(
     browser.page.wait(f"{text('name')} === 'mono.dac'")
     browser.drop(bad)
     browser.decoded("mono.dac")
-    browser.drop(GOLDEN / "legacy_44khz_mono_48k_nq4.dac")
-    browser.page.wait(f"{text('status')}.includes('descript-audio-codec')")
+    bad.write_bytes((GOLDEN / "legacy_44khz_mono_48k_nq4.dac").read_bytes()[:-1])
+    browser.drop(bad)
+    browser.page.wait(f"{text('status')} === 'the file ends early, within its pickle'")
     press = "document.body.dispatchEvent(new KeyboardEvent('keydown', { key: ' ', bubbles: true, cancelable: true }))"
     browser.page.evaluate(press)
     browser.page.wait(f"{text('play')} === 'Pause'")
@@ -361,6 +362,55 @@ def test_a_damaged_file(browser: Open, mono: Path, model: DAC, tmp_path: Path) -
     path.write_text("no sound")
     browser.drop(path)
     browser.page.wait(f"{text('status')}.startsWith('This is neither')")
+
+
+def reference_files() -> dict[str, LegacyFile]:
+    """Files of descript-audio-codec for models like the bundled one."""
+    stereo, windows = (
+        read_legacy((GOLDEN / f"legacy_44khz_{name}.dac").read_bytes()) for name in ("stereo_unchunked", "mono_chunked")
+    )
+    codes = np.random.default_rng(0).integers(0, 1024, (2, 4, 400))
+    return {
+        "reference-stereo": stereo,
+        "reference-windows": replace(windows, original_length=90_000),  # the golden model gives more
+        "reference-window": LegacyFile(codes, 400, 190_000, (-20.0, -33.0), 2, RATE, False),
+    }
+
+
+def test_a_long_file_of_the_reference_ends_when_another_comes(browser: Open, mono: Path, tmp_path: Path) -> None:
+    codes = np.random.default_rng(0).integers(0, 1024, (1, 9, 40_000))
+    path = tmp_path / "long.dac"
+    path.write_bytes(write_legacy(LegacyFile(codes, 40_000, 40_000 * 512, -20.0, 1, RATE, True)))
+    browser.drop(path)
+    browser.page.wait(f"/^Decoding: [1-9][0-9]?%$/.test({text('status')}) && {text('name')} === 'long.dac'")
+    browser.drop(mono)
+    browser.decoded("mono.dac")
+    time.sleep(0.5)
+    browser.decoded("mono.dac")
+
+
+@pytest.mark.parametrize(("name", "begin"), [("stereo", 0.0), ("windows", 0.0), ("window", 3.0)])
+def test_a_file_of_the_reference(browser: Open, model: DAC, tmp_path: Path, name: str, begin: float) -> None:
+    file = reference_files()[f"reference-{name}"]
+    path = tmp_path / f"reference-{name}.dac"
+    path.write_bytes(write_legacy(file))
+    expected = decompress(path, model=model)[0].numpy()
+    browser.drop(path)
+    browser.decoded(path.name)
+    if begin:
+        browser.seek(begin)
+    played = browser.play(file.original_length / RATE - begin)
+    assert played.shape == (file.channels, file.original_length - round(begin * RATE))
+    assert np.abs(played - expected[:, round(begin * RATE) :]).max() < 1e-4
+    assert browser.page.evaluate(text("facts")).startswith(f"Duration{file.original_length / RATE:.2f} s")
+
+
+def test_a_file_that_no_such_model_wrote(browser: Open, tmp_path: Path) -> None:
+    file = reference_files()["reference-stereo"]
+    path = tmp_path / "reference.dac"
+    path.write_bytes(write_legacy(replace(file, codes=file.codes.astype(np.int64) + 1000)))
+    browser.drop(path)
+    browser.page.wait(f"{text('status')}.includes('dac-mini-44khz has 9 of 1024')")
 
 
 def test_a_sound_is_compressed_as_python_compresses_it(browser: Open, model: DAC, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from dac_codec.common.errors import DacError
 from dac_codec.interop.web import site, write_site
 from dac_codec.pretrained import fingerprint
 from tests.cli.shell import run
+from tests.inference.networks import TINY
 
 WEB = Path(site.__file__).parent
 
@@ -54,6 +56,7 @@ def test_the_site_is_complete(model: DAC, graphs: Path, runtime: Path, tmp_path:
     description = json.loads((folder / "model/model.json").read_text())
     assert description["fingerprint"] == fingerprint(model)[:8].hex()
     assert (description["hopLength"], description["codebooks"], description["sampleRate"]) == (512, 9, 44100)
+    assert description["reference"]
     bundled = WEB.parents[2] / "checkpoints/dac-mini-44khz/context.safetensors"
     assert len((folder / "model/context.safetensors").read_bytes()) == bundled.stat().st_size
     # Every module that a module imports, and every file that the page names, is there.
@@ -62,6 +65,13 @@ def test_the_site_is_complete(model: DAC, graphs: Path, runtime: Path, tmp_path:
             assert (script.parent / name).is_file(), name
     for name in re.findall(r'(?:src|href)="(page/.*?)"', (folder / "index.html").read_text(encoding="utf-8")):
         assert (folder / name).is_file(), name
+
+
+def test_models_that_the_reference_does_not_have() -> None:
+    assert site._description(DAC(TINY), None)["reference"]
+    grouped = {"quantizer": "grouped", "groups": 3}
+    for changes in ({"causal": True}, {"codebook_size": 16, "codebook_sizes": (16, 8, 4)}, grouped):
+        assert not site._description(DAC(replace(TINY, **changes)), None)["reference"]
 
 
 def test_the_page_asks_no_other_host() -> None:

@@ -12,7 +12,7 @@ const player = new Player(
 );
 const calls = new Map();
 let nCalls = 0;
-const FIRST_BYTES = [0x8a, 0x93]; // of .dac files and of those of descript-audio-codec, which the reader refuses
+const FIRST_BYTES = [0x8a, 0x93]; // of .dac files and of those of descript-audio-codec
 const KEPT_SAMPLES = 60e6; // decoded sound in memory, in samples of all channels
 
 let session = 0; // counts the files that were to be shown
@@ -45,6 +45,10 @@ worker.onmessage = ({ data }) => {
     fail(data.message);
   } else if (data.type === "opened" && [session, shown?.id].includes(data.id)) opened(data.id, data.info);
   else if (data.type === "block" && data.id === shown?.id) block(data);
+  else if (data.type === "share" && data.id === shown?.id) {
+    shown.done = data.done;
+    report();
+  }
 };
 worker.onerror = () => fail("The page could not be started: its worker failed. Is the site complete?");
 

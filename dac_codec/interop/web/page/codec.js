@@ -2,11 +2,11 @@
 // worker of the page and under Node.
 import { FFT, LevelFilter } from "../reader/src/index.js";
 
-const BLOCK_SECONDS = 2;
+export const BLOCK_SECONDS = 2;
 const STOP_BAND_DB = 80;
 const TRANSITION_HZ = 500;
 const MOST_REACH = 2048;
-const MOST_CHANNELS = 32; // of sound in a browser
+export const MOST_CHANNELS = 32; // of sound in a browser
 const FADE_SECONDS = 0.005; // around frames that are missing
 const TAIL_SECONDS = 0.01; // of a block, behind its end
 
@@ -20,6 +20,7 @@ const TAIL_SECONDS = 0.01; // of a block, behind its end
  * @property {number} codebooks
  * @property {number} codebookSize entries of the largest codebook
  * @property {number[]} codebookSizes entries of each codebook
+ * @property {boolean} reference whether descript-audio-codec has such models
  * @property {{before: number, after: number}} encoder frames around a frame that its codes depend on
  * @property {{before: number, after: number}} decoder frames around a frame that its samples depend on
  */

@@ -2,6 +2,8 @@
 import * as ort from "../runtime/ort.wasm.min.mjs";
 import { ArrivingFile, ContextModel, encodeChunks, writeChunks } from "../reader/src/index.js";
 import { Decoder, encode } from "./codec.js";
+import { withoutPadding } from "./graph.js";
+import { ArrivingLegacy, LegacyDecoder } from "./legacy.js";
 import { gainOf } from "./loudness.js";
 import { view } from "./view.js";
 
@@ -10,8 +12,10 @@ ort.env.wasm.numThreads = self.crossOriginIsolated ? navigator.hardwareConcurren
 
 const folder = new URL("../model/", import.meta.url);
 const MOST_CODED = 64; // codebooks that FORMAT.md allows with coding 1
+const LEGACY = 0x93; // the first byte of files of descript-audio-codec
 const networks = {};
 let model;
+let graph; // of the decoder: see `withoutPadding`; `unpadded` is a Blob, which takes no memory of the worker
 let contextModel = null;
 const incoming = new Map(); // files that arrive, by id: the one that is shown, and newer ones
 let current = null; // the file that is decoded
@@ -33,9 +37,19 @@ async function fetched(name) {
   return new Uint8Array(await response.arrayBuffer());
 }
 
-/** The session of encoder_model or decoder_model; fetched once. */
+async function content(name) {
+  if (name === "unpadded") return new Uint8Array(await graph.unpadded.arrayBuffer());
+  const bytes = await fetched(`${name}.onnx`);
+  if (name === "decoder_model") {
+    graph = withoutPadding(bytes);
+    graph.unpadded = new Blob([graph.unpadded]);
+  }
+  return bytes;
+}
+
+/** The session of encoder_model, decoder_model or unpadded; made once. */
 function session(name) {
-  networks[name] ??= fetched(`${name}.onnx`).then((bytes) => ort.InferenceSession.create(bytes));
+  networks[name] ??= content(name).then((bytes) => ort.InferenceSession.create(bytes));
   return networks[name];
 }
 
@@ -46,9 +60,11 @@ async function load() {
   return { model };
 }
 
-async function decodeFrames(codes, codebooks, frames) {
-  const tensor = new ort.Tensor("int64", BigInt64Array.from(codes, BigInt), [1, codebooks, frames]);
-  const { audio_values: audio } = await run("decoder_model", { audio_codes: tensor });
+/** Sound of codes [B, N, F]. */
+async function decodeFrames(codes, codebooks, frames, padding = true) {
+  const shape = [codes.length / (codebooks * frames), codebooks, frames];
+  const tensor = new ort.Tensor("int64", BigInt64Array.from(codes, BigInt), shape);
+  const { audio_values: audio } = await run(padding ? "decoder_model" : "unpadded", { audio_codes: tensor });
   return audio.data;
 }
 
@@ -60,6 +76,26 @@ async function encodeFrames(sound) {
 
 /** Begins to decode a file. */
 function open(id, file) {
+  const decoder = file.inputDb ? legacyDecoder(id, file) : decoderOf(file);
+  if (!decoder.length) throw new Error("This file holds no sound.");
+  encoding++;
+  current = { id, decoder, wanted: [], done: new Map(), kept: new Set(), next: 0, told: 0, idle: true };
+  return current;
+}
+
+/** The decoder of a file of descript-audio-codec, which ends when another file is decoded. */
+function legacyDecoder(id, file) {
+  const network = async (...batch) => {
+    await pause();
+    if (current?.id !== id) throw new Error("another file came");
+    return decodeFrames(...batch);
+  };
+  return new LegacyDecoder(file, model, graph, network, () => {
+    if (current?.id === id) postMessage({ type: "share", id, done: share(current) });
+  });
+}
+
+function decoderOf(file) {
   const { header } = file;
   if (header.fingerprint !== model.fingerprint)
     throw new Error(
@@ -69,16 +105,15 @@ function open(id, file) {
     if (!contextModel) throw new Error("This file needs a context model, which this page does not have.");
     file.setContextModel(contextModel);
   }
-  const decoder = new Decoder(file, model, decodeFrames);
-  if (!decoder.length) throw new Error("This file holds no sound.");
-  encoding++;
-  current = { id, decoder, wanted: [], done: new Map(), kept: new Set(), next: 0, told: 0, idle: true };
-  return current;
+  return new Decoder(file, model, decodeFrames);
 }
 
 /** Takes the next bytes of a file, or none at its end. */
 function part({ id, bytes }) {
-  if (!incoming.has(id)) incoming.set(id, { arriving: new ArrivingFile(), job: null });
+  if (!incoming.has(id)) {
+    const arriving = bytes?.[0] === LEGACY ? new ArrivingLegacy() : new ArrivingFile();
+    incoming.set(id, { arriving, job: null });
+  }
   const one = incoming.get(id);
   const file = bytes ? one.arriving.push(bytes) : one.arriving.end();
   const isNew = !one.job;
@@ -105,11 +140,12 @@ function isDone({ decoder, done, kept }, index) {
   return kept.has(index) ? done.get(index) >= decoder.layers(index) : done.has(index);
 }
 
-/** The share of the blocks that are done. */
+/** The share of the work that is done. */
 function share(job) {
   let count = 0;
-  for (let index = 0; index < job.decoder.ready; index++) if (isDone(job, index)) count++;
-  return count / job.decoder.blocks;
+  const { done = 0, ready, blocks } = job.decoder;
+  for (let index = 0; index < ready; index++) if (isDone(job, index)) count++;
+  return done + ((1 - done) * count) / blocks;
 }
 
 /** The block to decode next: a wanted one, else one without sound, else one that gets better; those from `next` on first. */
@@ -154,7 +190,7 @@ async function sweep(job) {
       postMessage({ type: "block", id: job.id, index, channels, tails, shown, done: share(job), problems }, transfer);
     }
   } catch (error) {
-    postMessage({ type: "failed", id: job.id, message: error.message });
+    if (job === current) postMessage({ type: "failed", id: job.id, message: error.message });
   }
 }
 

@@ -1,9 +1,9 @@
 import { ByteReader } from "./bytes.js";
 import { crc32c } from "./crc32c.js";
 import { DacFormatError, EndOfBytes } from "./errors.js";
+import { isLegacy } from "./legacy.js";
 
 const MAGIC = [0x8a, 0x44, 0x41, 0x43];
-const NUMPY = [0x93, 0x4e, 0x55, 0x4d]; // files of descript-audio-codec
 const MAX_RATE = 2 ** 24 - 1;
 
 /** @returns {never} */
@@ -105,8 +105,7 @@ export function hex(bytes) {
  * @returns {{header: import("./index.js").Header, end: number}}
  */
 export function readHeader(bytes) {
-  if (NUMPY.every((b, i) => bytes[i] === b))
-    throw new DacFormatError("this is a file of descript-audio-codec; `dac-codec convert` makes a readable one of it");
+  if (isLegacy(bytes)) throw new DacFormatError("this is a file of descript-audio-codec, which readLegacy reads");
   if (MAGIC.some((b, i) => i < bytes.length && bytes[i] !== b)) throw new DacFormatError("this is no .dac file");
   const start = new ByteReader(bytes, 4);
   let end;

@@ -127,6 +127,32 @@ export class ArrivingFile {
   end(): DacFile;
 }
 
+/** A file of the reference implementation, descript-audio-codec. */
+export interface LegacyFile {
+  /** [C, N, F]. */
+  codes: Uint16Array;
+  channels: number;
+  codebooks: number;
+  frames: number;
+  /** Frames of each window, which is decoded on its own; 1 to `frames`. */
+  chunkLength: number;
+  /** Samples per channel of the original. Unverified: the codes may give fewer. */
+  originalLength: number;
+  /** LUFS of each decoded channel. */
+  inputDb: number[];
+  /** Hz, of the original. */
+  sampleRate: number;
+  /** Whether the convolutions of the decoder are padded. False if windows overlap: their sound is then shorter. */
+  padding: boolean;
+  dacVersion: string;
+}
+
+/** Whether bytes, at least the first 6 of a file, are of a file for `readLegacy`. */
+export function isLegacy(bytes: Uint8Array): boolean;
+
+/** Reads a file of descript-audio-codec, without executing its pickle. */
+export function readLegacy(data: Uint8Array | ArrayBuffer): LegacyFile;
+
 /** Applies band levels to the output of the network: LEVELS.md, section 4. */
 export class LevelFilter {
   constructor(header: Header);

@@ -6,6 +6,7 @@ import { expectedFrames, readHeader } from "./header.js";
 export { ContextModel } from "./context.js";
 export { DacFormatError } from "./errors.js";
 export { FFT } from "./fft.js";
+export { isLegacy, readLegacy } from "./legacy.js";
 export { LevelFilter } from "./levels.js";
 export { encodeChunks, write, writeChunks } from "./writer.js";
 

@@ -57,6 +57,6 @@ def test_the_speech_network_fits_into_8_mib() -> None:
     assert config.sample_rate == 16000
 
 
-@pytest.mark.parametrize("experiment", ["mini", "mini-gpu"])
+@pytest.mark.parametrize("experiment", ["mini", "mini-gpu", "mini-decoder"])
 def test_the_bundled_weights_have_the_mini_network(experiment: str) -> None:
     assert config_of(f"experiment={experiment}").model == DAC.from_pretrained("dac-mini-44khz").config

@@ -25,7 +25,7 @@ from dac_codec.corpus.sources import Source
 
 _WORKERS_PER_GPU = 2  # one reads while the other one computes
 _GROUPS_PER_WORKER = 4  # submitted and not yet written: workers stay busy behind a slow group
-_RETRIES = 3  # how often Ray starts a group again whose worker was lost
+_GROUPS_PER_ACTOR = 2  # one waits while the other one is encoded
 _CONNECTION_SECONDS = 10.0
 
 _device = "cpu"  # device of this worker process
@@ -139,27 +139,60 @@ def on_this_machine(settings: Settings, n_workers: int | None = None) -> Iterato
 # Ray ------------------------------------------------------------------------------------------------------------------
 
 
+class _Worker:
+    """An actor. It loads the model with its first group."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def encode(self, group: Source) -> list[Outcome]:
+        return encode(self._settings, group)
+
+
 class _Ray:
+    """Actors. Each lost one is replaced by another, which starts on any machine that has room.
+
+    Behind each group, its actor is asked whether it is ready; it gets another group when it has answered.
+    """
+
     def __init__(self, ray: Any, settings: Settings) -> None:
         resources = ray.cluster_resources()
         n_gpus = 0 if settings.device == "cpu" else int(resources.get("GPU", 0))
         self.settings = replace(settings, device="cuda" if n_gpus else "cpu")
         self.n_workers = n_gpus * _WORKERS_PER_GPU or max(1, int(resources.get("CPU", 1)))
         share = {"num_gpus": 1 / _WORKERS_PER_GPU} if n_gpus else {}
-        self._ray, self._encode = ray, ray.remote(num_cpus=1, max_retries=_RETRIES, **share)(encode)
-        errors = ray.exceptions
-        self._lost = errors.WorkerCrashedError, errors.NodeDiedError, errors.OutOfMemoryError, errors.ObjectLostError
+        self._ray, self._errors = ray, ray.exceptions
+        self._worker = ray.remote(num_cpus=1, **share)(_Worker)
+        self._ask([self._worker.remote(self.settings) for _ in range(self.n_workers)] * _GROUPS_PER_ACTOR)
+
+    def _ask(self, actors: Iterable[Any]) -> None:
+        self._asked = {actor.__ray_ready__.remote(): actor for actor in actors}
 
     def submit(self, group: Source) -> Any:
-        return self._encode.remote(self.settings, group)
+        while True:
+            (ready,), _ = self._ray.wait(list(self._asked))
+            actor = self._asked[ready]
+            try:
+                self._ray.get(ready)
+            except self._errors.RayActorError as error:
+                if error.actor_init_failed:  # such as: this package is not installed there
+                    raise DacError(f"a worker of Ray can't start: {str(error).splitlines()[-1]}") from error
+                new = self._worker.remote(self.settings)
+                self._ask([new if other is actor else other for other in self._asked.values()])
+                continue
+            del self._asked[ready]
+            submitted = actor.encode.remote(group)
+            self._asked[actor.__ray_ready__.remote()] = actor
+            return submitted
 
     def result(self, submitted: Any) -> list[Outcome]:
         try:
             found: list[Outcome] = self._ray.get(submitted)
             return found
-        except self._lost as error:
+        except (self._errors.RayActorError, self._errors.OutOfMemoryError, self._errors.ObjectLostError) as error:
+            self._ask(self._asked.values())  # an answer may be older than the loss
             raise WorkerLostError from error
-        except self._ray.exceptions.RayTaskError as error:
+        except self._errors.RayTaskError as error:
             raise error.cause from error
 
 

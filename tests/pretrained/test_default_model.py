@@ -50,7 +50,8 @@ def test_it_beats_silence_and_its_first_codebook() -> None:
     original, rate = demo()
     file = compress((original, rate), model)
     assert file.bitrate / file.channels <= 8000
-    assert len(file.to_bytes()) * 8 / file.duration <= 1.05 * file.bitrate  # with band levels
+    side = 1000 * file.channels  # bit/s of band levels, numbers of codes and headers
+    assert len(file.to_bytes()) * 8 / file.duration <= 0.9 * file.bitrate + side
     whole = decompress(file, model)[0].numpy()
     one = decompress(compress((original, rate), model, n_quantizers=1), model)[0].numpy()
     decoded = (whole, one, np.zeros_like(original))
@@ -74,8 +75,9 @@ def test_its_discriminators_separate_decoded_from_original() -> None:
         real, fake = (
             [maps[-1] for maps in discriminator(one[:, None])] for one in (torch.from_numpy(original), decoded)
         )
-    for original_logits, decoded_logits in zip(real, fake, strict=True):
-        assert original_logits.mean() > decoded_logits.mean() + 0.01  # untrained: a thousandth apart
+    margins = [float(one.mean() - other.mean()) for one, other in zip(real, fake, strict=True)]
+    assert min(margins) > 0
+    assert sum(margins) > 0.06  # untrained: a thousandth each
     # In the paper's discriminators, these are loaded, and the others keep their initial values.
     assert checkpoint.load_discriminator(Discriminator(), folder) == [f"period {period}" for period in (2, 3, 5, 7, 11)]
 

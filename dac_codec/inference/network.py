@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial, reduce
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -48,8 +48,13 @@ def pipelined(
     `tries_layers`: PyTorch's threads are the faster ones on idle cores, and take the items until they have to wait.
     """
     n_threads = torch.get_num_threads()
+    if n_threads == 1 or not in_threads:
+        for function in functions:
+            items = map(function, items)
+        yield iter(items)
+        return
+
     n_each = max(1, min(n_threads, available_cores()) // 2)
-    in_threads = in_threads and n_threads > 1
 
     def start() -> None:
         torch.get_num_threads()  # else the first operation would replace the number of this thread
@@ -59,15 +64,16 @@ def pipelined(
         return time.process_time() - _IDLE * n_threads * time.perf_counter()
 
     def outputs(left: Iterator[Any]) -> Iterator[Any]:
-        are_idle = tries_layers or not in_threads
-        for item in left if are_idle else ():
+        is_idle = tries_layers
+        for item in left if is_idle else ():
             before = lead()
-            output = reduce(lambda value, function: function(value), functions, item)
-            are_idle = not in_threads or lead() >= before
-            yield output
-            if not are_idle:
+            for function in functions:
+                item = function(item)
+            is_idle = lead() >= before
+            yield item
+            if not is_idle:
                 break
-        if not are_idle:
+        if not is_idle:
             found = stack.enter_context(pipeline(left, functions, start))
             torch.set_num_threads(n_threads)  # of the process again
             yield from found

@@ -160,8 +160,7 @@ class DacStream:
 
         Args:
             model: the model for this file.
-            start, duration, progress: as for `decompress`.
-            conceal: whether to decode past damage. None: only past damaged layers.
+            conceal: whether to decode past damage. None: only past damaged layers. The others are as for `decompress`.
 
         Yields:
             Waveforms [C, t], float32, at the file's rate; concatenated, the result of `decompress`.

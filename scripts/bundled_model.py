@@ -17,6 +17,7 @@ from pathlib import Path
 
 from dac_codec.common.errors import DacError
 from dac_codec.common.scripts import exit_status
+from dac_codec.common.signals import handled_signals
 
 TRIAL = ("trainer.max_steps=2", "trainer.batch_size=2", "trainer.compile=false", "trainer.workers=0")
 
@@ -41,6 +42,14 @@ def stages(sounds: Path, folder: Path, settings: list[str], trial: bool) -> Iter
     yield context, ["dac_codec.training.context", str(last[0]), "--sounds", str(sounds), "-o", str(context), *few]
 
 
+def status_of(command: list[str]) -> int:
+    """Exit status of a module, which signals are passed on to: a run of training then saves its state."""
+    process = subprocess.Popen([sys.executable, "-m", *command])
+    with handled_signals(process.send_signal, "SIGINT", "SIGTERM", "SIGHUP"):
+        status = process.wait()
+    return status if status >= 0 else 128 - status
+
+
 def main() -> None:
     """Run the stages that are not done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -48,13 +57,13 @@ def main() -> None:
     parser.add_argument("settings", nargs="*", help="of training: trainer.accelerator=cuda, for example")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of all stages")
     parser.add_argument("--trial", action="store_true", help="a few steps of each stage")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()  # settings follow options
     for made, command in stages(options.sounds, options.output, options.settings, options.trial):
         if made.exists():
             continue
         print("python -m", *command, flush=True)
-        status = subprocess.run([sys.executable, "-m", *command], check=False).returncode
-        if status in (130, 143):
+        status = status_of(command)
+        if status > 128:
             sys.exit(status)
         if status:
             raise DacError(f"{made} was not made")

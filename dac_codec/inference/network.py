@@ -21,7 +21,7 @@ from dac_codec.inference.precision import pinned_precision
 from dac_codec.model.layers import convolutions
 
 _IDLE = 0.85
-"""Share of the time that PyTorch's threads work if no other program takes their cores.
+"""Share of the time for which PyTorch's threads work, at least, if no other program takes their cores.
 
 With the bundled model on two cores it is 0.91 or more in a block if these are idle, 0.77 or less beside a busy program.
 """

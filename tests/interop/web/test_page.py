@@ -460,6 +460,16 @@ def test_the_newest_file_wins(browser: Open, mono: Path, tmp_path: Path) -> None
     browser.decoded("mono.dac")
 
 
+def test_a_file_dropped_before_the_model_is_there_is_opened(browser: Open, mono: Path, tmp_path: Path) -> None:
+    with opened(tmp_path / "profile") as page:
+        page.send("Page.navigate", url=browser.url)
+        page.wait("document.getElementById('drop') && document.readyState === 'complete'")
+        early = replace(browser, page=page)
+        early.drop(mono)
+        assert page.evaluate(text("model")) == "being loaded"
+        early.decoded("mono.dac")
+
+
 def test_the_microphone(browser: Open) -> None:
     browser.page.evaluate("document.getElementById('record').click()")
     browser.page.wait(f"{text('status')} === 'Recording.'")

@@ -21,6 +21,7 @@ let coming = null; // the newest file whose bytes go to the worker
 let shown = null; // { id, file, info, done, url }; url when all of the file is there
 let source = null; // { name, channels, sizes } of a sound that was compressed here; sizes are bytes of each codebook
 let recorder = null;
+let early = null; // a file that was dropped while the model was loaded
 let frame; // the request of the frame in which the position is shown next
 let version = "compressed";
 
@@ -113,6 +114,11 @@ async function* partsOf({ body }) {
   } finally {
     reader.cancel().catch(() => {});
   }
+}
+
+/** Opens a file that was dropped or chosen. */
+function openFile(file) {
+  replace((id) => take(file.name, contentOf(file), file.size, id));
 }
 
 /** Opens a link to a file on this site. */
@@ -394,7 +400,7 @@ $("record").onclick = () => attempt(record);
 $("file").onchange = () => {
   const [file] = $("file").files;
   $("file").value = "";
-  if (file) replace((id) => take(file.name, contentOf(file), file.size, id));
+  if (file) openFile(file);
 };
 $("link").onsubmit = (event) => {
   event.preventDefault();
@@ -424,7 +430,12 @@ for (const type of ["dragover", "dragleave", "drop"])
     event.preventDefault();
     $("drop").classList.toggle("over", type === "dragover");
     const [file] = type === "drop" ? event.dataTransfer.files : [];
-    if (file && model && !recorder) replace((id) => take(file.name, contentOf(file), file.size, id));
+    if (!file || recorder) return;
+    if (model) openFile(file);
+    else {
+      early = file;
+      say(`Loading the model, then ${file.name}…`);
+    }
   });
 
 $("file").disabled = true;
@@ -438,7 +449,8 @@ attempt(async () => {
   progress(null);
   say("Ready.");
   const link = new URLSearchParams(location.search).get("file");
-  if (link) {
+  if (early) openFile(early);
+  else if (link) {
     $("url").value = link;
     replace((id) => follow(link, id));
   }

@@ -296,6 +296,12 @@ def web(
 @click.option("--codebook-size", metavar="K", type=click.IntRange(2, 65536), help="[default: that of the model]")
 @click.option("--groups", metavar="G", type=click.IntRange(min=2), help="Parts of the latents, with grouped.")
 @click.option(
+    "--sample-rate",
+    metavar="HZ",
+    type=click.IntRange(min=1),
+    help="Of the sounds that the network takes from now on, at the same cost of a sample. [default: the model's]",
+)
+@click.option(
     "--sounds",
     metavar="DATA",
     required=True,
@@ -329,6 +335,7 @@ def refit(
     codebooks: int | None,
     codebook_size: int | None,
     groups: int | None,
+    sample_rate: int | None,
     sounds: Path,
     output: str,
     minutes: float,
@@ -341,10 +348,11 @@ def refit(
 ) -> None:
     """Fit the quantizer of a trained model to sounds, in minutes.
 
-    MODEL is a model as --model of the other commands takes it. By default all of its codebooks are fitted jointly, for
-    the search that compress uses. A quantizer of another kind, number or size replaces them. The encoder stays as it
-    is, and without --finetune the decoder. The new model is used as any other, --model FOLDER; files of the old one
-    need the old one. Needs pip install 'dac_codec[train]'.
+    MODEL is a model as --model of the other commands takes it. By default all of its codebooks are fitted jointly,
+    for the search that compress uses. A quantizer of another kind, number or size replaces them. The encoder stays as
+    it is, and without --finetune the decoder, also at another sample rate, where they have to be trained on. The new
+    model is used as any other, --model FOLDER; files of the old one need the old one. Needs pip install
+    'dac_codec[train]'.
     """
     target = Path(output)
     _check_target(target, force)
@@ -353,7 +361,9 @@ def refit(
 
     refitting = running.training_module("refit")
     shape = refitting.Shape(quantizer, groups, codebooks, codebook_size)
-    fitted = refitting.refit_model(source, sounds, shape, minutes, rounds, paths, steps, seed, progress=not quiet)
+    fitted = refitting.refit_model(
+        source, sounds, shape, minutes, rounds, paths, steps, seed, progress=not quiet, sample_rate=sample_rate
+    )
     pretrained.save(fitted.model, target)
     for line in fitted.unreadable:
         warnings.warn(f"left out: {line}", stacklevel=1)

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from threading import Event
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -84,10 +84,7 @@ class Shape(NamedTuple):
             given["lookup"] = "euclidean"
         if config.quantizer == "fsq":
             given["codebook_dim"] = 8
-        try:
-            return replace(config, **given)
-        except ValueError as error:
-            raise DacError(str(error)) from error
+        return _replaced(config, **given)
 
 
 class Refitted(NamedTuple):
@@ -119,6 +116,7 @@ def refit_model(
     steps: int = 0,
     seed: int = 0,
     progress: bool = False,
+    sample_rate: int | None = None,
 ) -> Refitted:
     """Fit the codebooks of a model to sounds, or a quantizer of another shape, from k-means on; see `refit`.
 
@@ -131,6 +129,7 @@ def refit_model(
         steps: of fine-tuning the decoder on all sounds afterwards; 0: it stays as it is.
         seed: of the choice of sounds.
         progress: whether to show progress bars.
+        sample_rate: at which the network's weights are used, in Hz; None for the model's.
 
     Raises:
         CheckpointError: the model can't be loaded.
@@ -139,6 +138,7 @@ def refit_model(
     loaded = model if isinstance(model, DAC) else pretrained.load(model, progress=progress)
     shape = shape or Shape()
     original = copy.deepcopy(loaded).cpu().float().eval()
+    original.config = _replaced(original.config, sample_rate=sample_rate or original.sample_rate)
     is_finite_scalar = (shape.quantizer or loaded.config.quantizer) == "fsq"
     if is_finite_scalar and shape[1:] != (None, None, None):
         raise DacError("finite scalars get the bits of the model: leave out groups, codebooks and their size")
@@ -158,6 +158,13 @@ def refit_model(
     after = {n: latents_snr(fitted.quantizer, held_out, n) for n in PATHS}
     mel_distances = finetune(fitted, sounds, steps, seed, progress) if steps else None
     return Refitted(fitted, before, after, mel_distances, len(z) / fitted.config.frame_rate / 60, unreadable)
+
+
+def _replaced(config: DACConfig, **changes: Any) -> DACConfig:
+    try:
+        return replace(config, **changes)
+    except ValueError as error:
+        raise DacError(str(error)) from error
 
 
 def finetune(model: DAC, sounds: Source, steps: int, seed: int = 0, progress: bool = False) -> tuple[float, float]:

@@ -154,6 +154,7 @@ def test_the_command_writes_a_model(
     [
         (("--quantizer", "grouped", "--groups", 2, "--codebooks", 4), {"quantizer": "grouped", "groups": 2}),
         (("--codebooks", 4, "--codebook-size", 16), {"codebook_size": 16}),
+        (("--codebooks", 4, "--sample-rate", 22050), {"sample_rate": 22050}),
     ],
 )
 def test_another_shape(

@@ -388,7 +388,7 @@ def with_coding(
         return header, None
     context = pretrained.context_model(model)
     fingerprint = None if context is None else context.fingerprint
-    levels = level_parameters(header.model_sample_rate, header.bandwidth) if rate.levels else None
+    levels = level_parameters(header.model_sample_rate, header.hop_length, header.bandwidth) if rate.levels else None
     return replace(header, coding=bitstream.Coding.LAYERED, context_fingerprint=fingerprint, levels=levels), context
 
 

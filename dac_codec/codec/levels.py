@@ -33,13 +33,17 @@ TOP = 16000
 BANDS = 40
 """Number of bands up to `TOP`; proportionally fewer for sounds of lower bandwidth."""
 
+HOP_SECONDS = 0.046
+"""Time from one window to the next, in whole frames as near to it as possible."""
+
 _CORNER = 1960  # Hz, of the Bark scale
 
 
-def level_parameters(sample_rate: int, bandwidth: int | None) -> LevelParameters:
-    """The parameters of the encoder for a model's rate in Hz and a sound's bandwidth: bands of one width up to it."""
+def level_parameters(sample_rate: int, hop_length: int, bandwidth: int | None) -> LevelParameters:
+    """The parameters of the encoder for a model and a sound's bandwidth in Hz: bands of one width up to it."""
     top = min(TOP, sample_rate // 2, bandwidth or TOP)
-    return LevelParameters(bands=max(1, round(BANDS * bark_share(top))), top=top)
+    hop = min(64, max(1, round(HOP_SECONDS * sample_rate / hop_length)))
+    return LevelParameters(hop, bands=max(1, min(round(BANDS * bark_share(top)), 16 * hop)), top=top)
 
 
 def bark_share(frequency: int) -> float:

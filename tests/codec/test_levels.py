@@ -141,10 +141,23 @@ def test_the_choice_does_not_depend_on_the_blocks(size: int) -> None:
     np.testing.assert_array_equal(analysed(original, decoded, size, 0.01), analysed(original, decoded, 333, 0.01))
 
 
-@pytest.mark.parametrize(("bandwidth", "expected"), [(None, (40, 16000)), (4000, (30, 4000)), (20000, (40, 16000))])
-def test_parameters_of_the_encoder(bandwidth: int | None, expected: tuple[int, int]) -> None:
-    parameters = level_parameters(44100, bandwidth)
-    assert (parameters.bands, parameters.top) == expected
+@pytest.mark.parametrize(
+    ("sample_rate", "hop_length", "bandwidth", "expected"),
+    [
+        (44100, 512, None, (4, 40, 16000)),
+        (44100, 512, 4000, (4, 30, 4000)),
+        (44100, 512, 20000, (4, 40, 16000)),
+        (24000, 512, None, (2, 32, 12000)),  # 16 bands for each frame of the hop at most
+        (24000, 320, None, (3, 39, 12000)),
+        (16000, 320, None, (2, 32, 8000)),
+        (8000, 1024, None, (1, 16, 4000)),
+    ],
+)
+def test_parameters_of_the_encoder(
+    sample_rate: int, hop_length: int, bandwidth: int | None, expected: tuple[int, int, int]
+) -> None:
+    parameters = level_parameters(sample_rate, hop_length, bandwidth)
+    assert (parameters.hop, parameters.bands, parameters.top) == expected
 
 
 # Files -----------------------------------------------------------------------------------------------------
@@ -209,7 +222,7 @@ def test_files_and_pipes_with_levels(model: DAC, wish: dict[str, Any], bit_weigh
     """The levels of a stream are those of a file, and are the choice for what its codes decode to."""
     sound = noise(2, 100_001)
     file = compress((sound, 44100), model, effort=0, levels=True, **wish)
-    assert file.header.levels == level_parameters(44100, file.header.bandwidth)
+    assert file.header.levels == level_parameters(44100, file.header.hop_length, file.header.bandwidth)
     assert file.levels is not None
     assert bool((file.levels != 0).any())
     assert file.codes.shape[-1] == 196

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dac_codec.common.manifest import read_split
 from tests.conftest import SCRIPTS, load_script
 from tests.processes import started
 from tests.training.test_ablate import SMALL
@@ -32,6 +33,28 @@ def test_the_stages_of_the_bundled_model(tmp_path: Path, trial: bool) -> None:
             assert arguments[arguments.index("-o") + 1] == str(result)
         made = result
     assert made == folder / "decoder" / "model" / "context.safetensors"
+
+
+def test_the_stages_of_the_model_for_speech(tmp_path: Path, manifest: Path) -> None:
+    made, folder, sounds = "mini", tmp_path / "runs", []
+    mixed = manifest.with_name("mixed.csv")
+    mixed.write_text(manifest.read_text().replace(",tones,", ",speech,"))
+    for result, (module, *arguments) in stages(mixed, folder, [], False, made):
+        if module == "dac_codec.training":
+            config = config_of(*arguments)
+            assert Path(config.trainer.folder) / "model" == result
+            assert config.trainer.init_from == made
+            assert (config.model.sample_rate, config.model.n_codebooks) == (24000, 16)
+        else:
+            assert made in arguments
+            assert arguments[arguments.index("-o") + 1] == str(result)
+            sounds.append(Path(arguments[arguments.index("--sounds") + 1]))
+        made = str(result)
+    assert made == str(folder / "speech-end" / "model" / "context.safetensors")
+    assert sounds == [folder / "speech.csv"] * 3
+    speech = [one for one in read_split(mixed, "train") if one.domain == "speech"]
+    assert 0 < len(speech) < len(read_split(mixed, "train"))
+    assert read_split(sounds[0], "train") == speech
 
 
 @pytest.mark.parametrize(("send", "number"), [(os.killpg, signal.SIGINT), (os.kill, signal.SIGTERM)])

@@ -80,6 +80,13 @@ class PreparedDAC(DAC):
         """The prepared quantizer."""
         return self._part("quantizer", lambda: FoldedQuantizer(self.quantizer, self._exact))
 
+    @property
+    def approximate(self) -> PreparedDAC:
+        """The model itself, or if it is exact and bfloat16 is faster, one whose convolutions are in bfloat16."""
+        if not self._exact or self.dtype != torch.float32 or not _has_bfloat16(self.device):
+            return self
+        return self._part("approximate", lambda: prepare(self))
+
     def look_up(self, n_paths: int = 1) -> LookUp:
         """How codes are found: greedily with one path, otherwise by the search of `PathSearch`.
 

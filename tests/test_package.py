@@ -87,7 +87,9 @@ def test_a_wheel_works_outside_the_repository(wheel: Path, site: Path, tmp_path:
     assert wheel.stat().st_size < 16 * 2**20
     names = zipfile.ZipFile(wheel).namelist()
     models = {name for name in names if name.startswith("dac_codec/checkpoints/")}
-    assert {f"dac_codec/checkpoints/dac-mini-44khz/{file}" for file in ("config.json", "model.safetensors")} <= models
+    for name in ("dac-mini-44khz", "dac-mini-speech"):
+        files = ("config.json", "model.safetensors", "context.safetensors")
+        assert {f"dac_codec/checkpoints/{name}/{file}" for file in files} <= models
     assert not [name for name in models if "discriminator" in name]
     assert "dac_codec/py.typed" in names
     assert {"page/index.html", "page/style.css", "page/worker.js", "reader/package.json", "reader/src/index.d.ts"} <= {

@@ -18,7 +18,7 @@ from report import table
 from dac_codec.common.scripts import exit_status
 from dac_codec.inference import decoder_look_ahead, encoder_look_ahead
 from dac_codec.model import DAC, PRESETS, DACConfig
-from dac_codec.pretrained import DEFAULT_MODEL
+from dac_codec.pretrained.models import DEFAULT_MODEL, SHORT_NAMES
 
 
 def row(name: str, config: DACConfig) -> list[str]:
@@ -36,7 +36,8 @@ def row(name: str, config: DACConfig) -> list[str]:
 def main() -> None:
     """Print the table."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    configs = {**PRESETS, DEFAULT_MODEL: DAC.from_pretrained(DEFAULT_MODEL).config}
+    bundled = {name: DAC.from_pretrained(name).config for name in (DEFAULT_MODEL, *SHORT_NAMES.values())}
+    configs = {**PRESETS, **bundled}
     causal = {f"{name}, causal": replace(config, causal=True) for name, config in configs.items()}
     rows = [row(name, config) for name, config in (configs | causal).items()]
     print(table(["model", "frame", "encoder look-ahead", "decoder look-ahead", "total"], rows))

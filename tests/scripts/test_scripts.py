@@ -100,7 +100,7 @@ def test_the_latency_table() -> None:
     # 3733 and 4757 are verified in tests/inference/test_look_ahead.py.
     assert "| 44khz | 512 (11.6 ms) | 3733 (84.6 ms) | 4757 (107.9 ms) | 204.1 ms |" in lines
     assert "| 44khz, causal | 512 (11.6 ms) | 0 (0.0 ms) | 0 (0.0 ms) | 11.6 ms |" in lines
-    assert len(lines) == 2 + 2 * 5
+    assert len(lines) == 2 + 2 * 6
 
 
 def test_each_optimization_is_disabled_and_restored() -> None:

@@ -1,0 +1,28 @@
+"""The bundled models on the bundled clip."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dac_codec import DAC, compress, decompress
+from dac_codec.common import spectral
+from dac_codec.evaluation.demo import clip_at
+from dac_codec.pretrained import available, folder_of
+
+
+def test_two_models_are_bundled() -> None:
+    assert [info.name for info in available() if info.where == "bundled"] == ["dac-mini-44khz", "dac-mini-speech"]
+    assert folder_of("speech") == folder_of("dac-mini-speech")
+
+
+@pytest.mark.parametrize(("name", "least_sdr", "most_kbps"), [("dac-mini-44khz", 12.0, 6.0), ("speech", 10.0, 6.0)])
+def test_a_file_as_it_is_by_default(name: str, least_sdr: float, most_kbps: float) -> None:
+    model = DAC.from_pretrained(name)
+    sound = clip_at(model.sample_rate)[:1]
+    file = compress((sound, model.sample_rate), model)
+    assert file.header.context_fingerprint is not None
+    decoded, rate = decompress(file, model)
+    assert (rate, decoded.shape) == (model.sample_rate, sound.shape)
+    assert float(spectral.si_sdr(decoded[None], torch.from_numpy(sound)[None])) > least_sdr
+    assert 8 * len(file.to_bytes(model)) / file.duration / 1000 < most_kbps

@@ -65,9 +65,9 @@ def speech_of(sounds: Path, target: Path) -> Path:
         return sounds
     with sounds.open(encoding="utf-8", newline="") as file:
         rows = csv.DictReader(file)
-        speech = [
-            row | {"path": str(sounds.parent.absolute() / row["path"])} for row in rows if row["domain"] == "speech"
-        ]
+        speech = [row for row in rows if row["domain"] == "speech"]
+    for row in speech:
+        row["path"] = str(sounds.parent.absolute() / row["path"])
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, rows.fieldnames or ())
@@ -93,8 +93,8 @@ def main() -> None:
     parser.add_argument("--speech", metavar="MODEL", help="make the model for speech, from the weights of MODEL")
     parser.add_argument("--trial", action="store_true", help="a few steps of each stage")
     options = parser.parse_intermixed_args()  # settings follow options
-    todo = stages(options.sounds, options.output, options.settings, options.trial, options.speech)
-    for made, command in todo:
+    folder, settings = options.output, options.settings
+    for made, command in stages(options.sounds, folder, settings, options.trial, options.speech):
         if made.exists():
             continue
         print("python -m", *command, flush=True)

@@ -299,7 +299,7 @@ def web(
     "--sample-rate",
     metavar="HZ",
     type=click.IntRange(min=1),
-    help="Of the sounds that the network takes from now on, at the same cost of a sample. [default: the model's]",
+    help="Sample rate of the new model; the weights of its network stay as they are. [default: the model's]",
 )
 @click.option(
     "--sounds",
@@ -350,9 +350,8 @@ def refit(
 
     MODEL is a model as --model of the other commands takes it. By default all of its codebooks are fitted jointly,
     for the search that compress uses. A quantizer of another kind, number or size replaces them. The encoder stays as
-    it is, and without --finetune the decoder, also at another sample rate, where they have to be trained on. The new
-    model is used as any other, --model FOLDER; files of the old one need the old one. Needs pip install
-    'dac_codec[train]'.
+    it is, and without --finetune the decoder; after a change of the sample rate, train both on. The new model is used
+    as any other, --model FOLDER; files of the old one need the old one. Needs pip install 'dac_codec[train]'.
     """
     target = Path(output)
     _check_target(target, force)

@@ -74,7 +74,7 @@ def with_levels(
     nothing = torch.zeros(header.channels, header.n_codebooks, 0, dtype=torch.int64)
     n_frames = 0 if header.n_samples is None else header.expected_frames(header.n_samples)
     in_threads = inference.uses_threads(model, n_frames, header.channels)
-    # Its rounding is 50 dB below the sound, far below steps of 3 dB.
+    # bfloat16 changes a few levels in a hundred, and no measure of the sound (docs/notes/2026-11-band-levels.md).
     decoder = inference.prepare_cached(model).approximate
     for block, decoded in inference.decode_each(decoder, codes, in_threads, n_networks):
         next_block = next_block or original()

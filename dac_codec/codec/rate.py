@@ -34,7 +34,7 @@ EFFORT_PATHS = (1, 4, 16, 64)
 """Paths through the codebooks that each effort searches; 0 is the greedy look-up."""
 
 DEFAULT_QUALITY = 4.7
-"""With band levels and effort 1, the bundled model has a better mel distance, PESQ and STOI than greedy codes of all
+"""With band levels and effort 1, dac-mini-44khz has a better mel distance, PESQ and STOI than greedy codes of all
 codebooks in every frame, and about their SI-SDR, in 2/3 of the bytes."""
 
 DEFAULT_WITHOUT_LEVELS = 8.5

@@ -129,7 +129,7 @@ def refit_model(
         steps: of fine-tuning the decoder on all sounds afterwards; 0: it stays as it is.
         seed: of the choice of sounds.
         progress: whether to show progress bars.
-        sample_rate: at which the network's weights are used, in Hz; None for the model's.
+        sample_rate: of the new model, in Hz; None for the model's. The network's weights stay as they are.
 
     Raises:
         CheckpointError: the model can't be loaded.
@@ -161,6 +161,7 @@ def refit_model(
 
 
 def _replaced(config: DACConfig, **changes: Any) -> DACConfig:
+    """`dataclasses.replace`. Raises a DacError for an invalid value."""
     try:
         return replace(config, **changes)
     except ValueError as error:

@@ -227,11 +227,13 @@ def test_files_and_pipes_with_levels(model: DAC, wish: dict[str, Any], bit_weigh
     assert bool((file.levels != 0).any())
     assert file.codes.shape[-1] == 196
     assert file.levels.shape == (2, 40, 49)
-    decoded = inference.decode(inference.prepare_cached(model).approximate, file.codes)[:, 0].numpy()
-    original = np.pad(sound * 10 ** (file.header.gain_db / 20), ((0, 0), (0, decoded.shape[1] - sound.shape[1])))
-    analyzer = LevelAnalyzer(file.header, bit_weight)
-    expected = np.concatenate((analyzer.push(original.astype(np.float32), decoded), analyzer.flush()), -1)
-    assert (file.levels.numpy() == expected).mean() > 0.99  # rounding of the network
+    exact = inference.prepare_cached(model)
+    for decoder, least in ((exact.approximate, 0.99), (exact, 0.9)):  # rounding of the network
+        decoded = inference.decode(decoder, file.codes)[:, 0].numpy()
+        original = np.pad(sound * 10 ** (file.header.gain_db / 20), ((0, 0), (0, decoded.shape[1] - sound.shape[1])))
+        analyzer = LevelAnalyzer(file.header, bit_weight)
+        expected = np.concatenate((analyzer.push(original.astype(np.float32), decoded), analyzer.flush()), -1)
+        assert (file.levels.numpy() == expected).mean() > least
     if "bitrate" in wish:
         return
     target = io.BytesIO()

@@ -299,6 +299,10 @@ def test_auto_depends_on_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
         assert prepare(model).dtype == (torch.bfloat16 if answer else torch.float32)
         assert prepare(model, exact=True).dtype == torch.float32
         assert prepare(model, dtype="bfloat16").dtype == torch.bfloat16
+        exact = prepare(model, exact=True)
+        assert exact.approximate.dtype == (torch.bfloat16 if answer else torch.float32)
+        assert exact.approximate is exact.approximate
+        assert exact.approximate.approximate is exact.approximate
 
 
 def test_exact_with_another_type() -> None:

@@ -90,12 +90,22 @@ def _create_owned(folder: Path) -> tuple[Path, int | None]:
         temporary.touch(exist_ok=False)
         if fcntl is None:
             return temporary, None
-        descriptor = os.open(temporary, os.O_RDONLY)
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(descriptor).st_nlink:
-            return temporary, descriptor
-        os.close(descriptor)  # removed by another process before it was locked
+        with suppress(FileNotFoundError):  # until it is locked, another process may remove it as abandoned
+            descriptor = os.open(temporary, os.O_RDONLY)
+            if _lock(descriptor) and os.fstat(descriptor).st_nlink:
+                return temporary, descriptor
+            os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock a file, where the file system has locks. Returns whether no other process has locked it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def _partial(target: Path) -> tuple[Path, int | None]:

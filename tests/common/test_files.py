@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,31 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_n
         living.communicate("")
     assert {path.name for path in tmp_path.iterdir()} == {"b", "c", ".mine.tmp"}
     assert (tmp_path / "b").read_text() == "half"
+
+
+@pytest.mark.skipif(files.fcntl is None, reason="needs file locks")
+def test_a_file_that_another_process_takes_for_abandoned_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one locks the new file before this one does, and removes it a moment later."""
+    lock = files.fcntl.flock
+    taken: list[Path] = []
+
+    def flock(descriptor: int, operation: int) -> None:
+        if not taken:
+            (path,) = tmp_path.glob(".*.tmp")
+            taken.append(path)
+            other = stack.enter_context(path.open())
+            lock(other.fileno(), operation)
+        lock(descriptor, operation)
+
+    with ExitStack() as stack:
+        monkeypatch.setattr(files.fcntl, "flock", flock)
+        with atomic_write(tmp_path / "target") as temporary:
+            temporary.write_text("whole")
+            taken[0].unlink()
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]
+    assert (tmp_path / "target").read_text() == "whole"
 
 
 def test_a_recording_that_is_killed_has_the_name_of_its_target(tmp_path: Path) -> None:

@@ -34,8 +34,8 @@ EFFORT_PATHS = (1, 4, 16, 64)
 """Paths through the codebooks that each effort searches; 0 is the greedy look-up."""
 
 DEFAULT_QUALITY = 4.7
-"""With band levels and effort 1, dac-mini-44khz has a better mel distance, PESQ and STOI than greedy codes of all
-codebooks in every frame, and about their SI-SDR, in 2/3 of the bytes."""
+"""With band levels and effort 1, the bundled models have about the SI-SDR of greedy codes of all codebooks in every
+frame, and a better mel distance, PESQ and STOI, in 2/3 of the bytes."""
 
 DEFAULT_WITHOUT_LEVELS = 8.5
 """The default without band levels, chosen for the mel distance of greedy codes of all codebooks."""
@@ -43,8 +43,8 @@ DEFAULT_WITHOUT_LEVELS = 8.5
 _MOST_QUALITY = 100
 """Far beyond the qualities at which every frame gets all codes, or one."""
 
-_LAMBDA_AT_5 = 0.017
-"""Lambda of quality 5; one step of quality halves or doubles it."""
+_LAMBDA_AT_5 = 0.0459
+"""Lambda of quality 5 in units of `Frames.errors`; one step of quality halves or doubles it."""
 
 _LEVELS_EXPONENT, _MOST_FOR_LEVELS = 0.7, 8.0
 """Above the default quality, the cost of a bit of band levels falls as lambda to this power, up to this quality."""

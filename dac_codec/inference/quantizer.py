@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import NamedTuple
 
 import torch
@@ -127,8 +128,8 @@ class FoldedQuantizer:
 
     @property
     def scale(self) -> float:
-        """Mean square of the latents that the first codebook alone gives: a unit of errors for any model."""
-        return float(self._outputs(0)[: self._sizes[0]].square().sum(1).mean())
+        """A unit of errors for any model: geometric mean of the mean squares that the first and last codebook add."""
+        return math.sqrt(math.prod(float(self._outputs(i)[: self._sizes[i]].square().sum(1).mean()) for i in (0, -1)))
 
     def _outputs(self, index: int) -> Tensor:
         """What each entry of a codebook adds to the latents, [K, D] or more rows."""

@@ -63,7 +63,7 @@ def test_a_quality(quality: float, n_frames: int, size: int, seed: int) -> None:
     found = torch.cat(list(rate.at_quality(in_blocks(whole, size), quality)), -1)
     counts = (found >= 0).sum(1)
     assert torch.equal(found, rate.limited(whole.codes, counts))
-    lagrange = 0.017 * 2 ** (5 - quality)
+    lagrange = 0.0459 * 2 ** (5 - quality)
     weights = (whole.power + 1e-4) ** 0.3
     for channel, frame in np.ndindex(2, n_frames):
         costs = [
@@ -74,8 +74,7 @@ def test_a_quality(quality: float, n_frames: int, size: int, seed: int) -> None:
 
 def test_a_higher_quality_takes_more_codes() -> None:
     counts = [
-        int((torch.cat(list(rate.at_quality([frames(200)], quality)), -1) >= 0).sum())
-        for quality in (-6, 2.5, 3.5, 5.5, 30)
+        int((torch.cat(list(rate.at_quality([frames(200)], quality)), -1) >= 0).sum()) for quality in (-6, 4, 5, 7, 30)
     ]
     assert counts == sorted(set(counts))
     assert (counts[0], counts[-1]) == (2 * 200, 2 * 200 * 5)

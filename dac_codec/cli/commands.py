@@ -363,8 +363,8 @@ def demo(output: Path, model: str | None, device: str, as_json: bool) -> None:
     metavar="NAMES",
     default="ours,opus,mp3,vorbis",
     callback=options.codec_names,
-    help="Codecs to measure; the first is the one that the others are compared with. Also dac, encodec24, encodec48, "
-    "snac, and the reference points original, anchor, noise, silence.",
+    help="Codecs to measure; the first is the one that the others are compared with. ours has constant codes, "
+    "ours-default what `compress` writes. Also dac, encodec24, encodec48, snac, original, anchor, noise, silence.",
 )
 @click.option(
     "--bitrates",

@@ -34,7 +34,7 @@ def _part(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, 
     "fmt",
     type=click.Choice(["parquet", "webdataset", "npz", "dac"]),
     default="parquet",
-    help="Format of the shards; dac: tars of .dac files, which are smallest.",
+    help="Format of the shards; dac: tars of .dac files.",
 )
 @options.model
 @click.option("--quantizers", metavar="N", type=click.IntRange(min=1), help="Codebooks to use. [default: all]")

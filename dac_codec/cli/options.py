@@ -48,14 +48,14 @@ effort = click.option(
     "--effort",
     metavar="0..3",
     type=click.IntRange(0, 3),
-    help="How long to search for better codes, at the same size. [default: 1; 0 if the number of codes is constant]",
+    help="Search 1, 4, 16 or 64 paths for better codes. 0 and 1 turn band levels off, unless --levels is given. "
+    "[default: 1 with band levels; 0 if the number of codes is constant]",
 )
 quality = click.option(
     "--quality",
     metavar="Q",
     type=float,
-    help="Larger is better: each step halves or doubles the error that a code has to save. [default: 4.7; 8.5 without "
-    "band levels]",
+    help="Larger is better: each step halves the error that a code must remove. [default: 4.7; 8.5 without levels]",
 )
 skip_existing = click.option(
     "--skip-existing", is_flag=True, help="Leave out inputs whose output exists, as when a run is continued."

@@ -72,7 +72,7 @@ def encode_padded(
         n_quantizers: codebooks to use; None means all.
 
     Returns:
-        Codes [B, N, F] with zeros behind each signal's end, and a mask [B, F] that is True before it, on the CPU.
+        Codes [B, N, F] with zeros after each signal's end, and a mask [B, F] that is True before it, on the CPU.
 
     Raises:
         ValueError: a wrong shape, a length out of range, or `n_quantizers` out of range.

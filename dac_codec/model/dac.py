@@ -25,7 +25,7 @@ class EncodedRows(NamedTuple):
     """Result of `DAC.encode` for waveforms of different lengths.
 
     Attributes:
-        codes: [B, N, F] of the longest, int64, zeros behind a row's end.
+        codes: [B, N, F] of the longest, int64, zeros after a row's end.
         mask: which frames are a row's [B, F], bool.
     """
 

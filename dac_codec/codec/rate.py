@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import BinaryIO
 
 import numpy as np
@@ -49,8 +51,8 @@ _LAMBDA_AT_5 = 0.0459
 _LEVELS_EXPONENT, _MOST_FOR_LEVELS = 0.7, 8.0
 """Above the default quality, the cost of a bit of band levels falls as lambda to this power, up to this quality."""
 
-_LEAST_CODES_FOR_LEVELS = 2.5
-"""Band levels take about as much as one code per frame: below this mean of codes, they are not the default."""
+_LEAST_BITRATE_FOR_LEVELS = 2150.0
+"""Band levels take about 700 bit/s: below this bitrate, they are not the default."""
 
 _POWER_EXPONENT, _POWER_FLOOR = 0.3, 1e-4
 """Weight of a frame: (its power + the floor) ** the exponent. A floor 24 dB below the mean of the network's input."""
@@ -66,6 +68,9 @@ _CODES_AT_5, _LAMBDA_PER_CODE = 5, 0.8
 
 _TOLERANCE = 0.005
 """Share by which the size of a file may miss its bitrate."""
+
+_NOTABLE = 0.01
+"""Share above its bitrate from which on the size of a file is warned of."""
 
 _MOST_TRIES = 6
 """A file of few frames may have no lambda within the tolerance."""
@@ -118,7 +123,7 @@ def choose_rate(
     Raises:
         DacError: arguments that exclude each other, or one is out of range.
     """
-    if effort is not None and (isinstance(effort, bool) or effort not in range(len(EFFORT_PATHS))):
+    if effort is not None and (type(effort) is not int or effort not in range(len(EFFORT_PATHS))):
         raise DacError(f"effort must be between 0 and {len(EFFORT_PATHS) - 1}, not {effort!r}")
     if quality is not None and not -_MOST_QUALITY <= quality <= _MOST_QUALITY:
         raise DacError(f"quality must be between {-_MOST_QUALITY} and {_MOST_QUALITY}, not {quality:g}")
@@ -137,7 +142,7 @@ def choose_rate(
         choose_quantizers(model, None, bitrate)  # checks that a codebook fits
     n_most = choose_quantizers(model, n_quantizers, None)
     if levels is None:
-        fits = bitrate is None or bitrate * model.n_codebooks >= _LEAST_CODES_FOR_LEVELS * model.config.bitrate()
+        fits = bitrate is None or bitrate >= _LEAST_BITRATE_FOR_LEVELS
         levels = not live and effort not in (0, 1) and fits
     if bitrate is None and quality is None:
         quality = DEFAULT_QUALITY if levels else DEFAULT_WITHOUT_LEVELS
@@ -243,19 +248,27 @@ def at_size(
     def with_counts(counts: Tensor) -> Iterator[Tensor]:
         return (limited(block.long(), part) for (block, _), part in zip(kept, counts.split(sizes, -1), strict=True))
 
-    best: tuple[float, Tensor, float] | None = None
+    tried: list[tuple[float, float, Tensor, float]] = []
+    mean = size = 0.0
     for _ in range(_MOST_TRIES):
         quality = _quality_for(errors, codes_per_frame)
         counts = n_codes(errors, _lagrange(quality))
+        mean_before, size_before = mean, size
         mean = float(counts.double().mean())
-        ratio = n_bytes / size_of(with_counts(counts), mean, quality)
-        if best is None or abs(ratio - 1) < best[0]:
-            best = abs(ratio - 1), counts, quality
-        if best[0] <= _TOLERANCE or mean == (1 if ratio < 1 else errors.shape[1]):
+        size = size_of(with_counts(counts), mean, quality)
+        excess = size / n_bytes - 1
+        tried.append((abs(excess), excess, counts, quality))
+        if abs(excess) <= _TOLERANCE or mean in (mean_before, 1.0 if excess > 0 else errors.shape[1]):
             break
-        codes_per_frame = min(max(mean * ratio, 1.0), float(errors.shape[1]))
-    assert best is not None
-    return with_counts(best[1]), best[2]
+        slope = (size - size_before) / (mean - mean_before)
+        wanted = mean + (n_bytes - size) / (slope if slope > 0 else size / mean)
+        codes_per_frame = min(max(wanted, 1.0), float(errors.shape[1]))
+    _, excess, counts, quality = min(tried, key=itemgetter(0))
+    if excess > _NOTABLE:
+        warnings.warn(
+            f"the file is {excess:.0%} larger than its bitrate: each frame has at least one code", stacklevel=2
+        )
+    return with_counts(counts), quality
 
 
 def weighted_errors(frames: Frames) -> Tensor:

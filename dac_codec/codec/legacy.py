@@ -41,6 +41,10 @@ def to_legacy(file: DacFile, model: DAC) -> LegacyFile:
         raise BitstreamError(
             "the number of codes varies from frame to frame, which the format of descript-audio-codec does not allow"
         )
+    if file.levels is not None:
+        raise BitstreamError(
+            "the format of descript-audio-codec has no band levels: leave them out first (--no-levels)"
+        )
     with network_errors():
         decoded = inference.decode(model, file.codes)[:, 0].numpy()
     loudness = [audio.loudness(channel[None], model.sample_rate) for channel in decoded]

@@ -100,14 +100,11 @@ class Writer:
         """
         if self._closed:
             raise ValueError("write to a closed Writer")
-        self._check_codes(codes)
+        check_codes(self.header, codes)
         if self._chunks.n_frames + self._n_pending + codes.shape[-1] > self.header.max_frames():
             raise BitstreamError(f"more frames than the {self.header.n_samples} samples in the header take")
         if levels is not None:
-            if (parameters := self.header.levels) is None:
-                raise BitstreamError("levels are given, but the header has no parameters for them")
-            shape = self.header.channels, parameters.bands
-            _check_array("levels", levels, shape, "w", parameters.lowest, parameters.highest)
+            check_levels(self.header, levels)
             self._levels.append(levels.astype(np.int8))
             self._n_windows += levels.shape[-1]
         # A copy, because the caller may reuse the array before the chunk is full.
@@ -161,15 +158,6 @@ class Writer:
             self.close()
         self._closed = True
 
-    def _check_codes(self, codes: npt.NDArray[np.integer[Any]]) -> None:
-        header = self.header
-        lowest = -1 if header.coding is Coding.LAYERED else 0
-        shape = header.channels, header.n_codebooks
-        _check_array("codes", codes, shape, "F", lowest, header.codebook_size - 1)
-        check_below(header, codes)
-        if lowest and ((codes[:, 1:] >= 0) & (codes[:, :-1] < 0)).any():
-            raise BitstreamError("codes must be those of the first codebooks in each frame, found one after a -1")
-
     def _write_pending(self, *, whole_chunks_only: bool) -> None:
         n_ready = self._n_pending
         if self.header.levels is not None:
@@ -212,6 +200,24 @@ class Writer:
     def _repeat_last(self) -> None:
         if self._redundancy and self._last is not None:
             self._chunks.write(ChunkKind.ANCILLARY, encode_repeat(self._last))
+
+
+def check_codes(header: Header, codes: npt.NDArray[Any]) -> None:
+    """Raise a BitstreamError unless codes [C, N, F] are those of a file with this header."""
+    lowest = -1 if header.coding is Coding.LAYERED else 0
+    shape = header.channels, header.n_codebooks
+    _check_array("codes", codes, shape, "F", lowest, header.codebook_size - 1)
+    check_below(header, codes)
+    if lowest and ((codes[:, 1:] >= 0) & (codes[:, :-1] < 0)).any():
+        raise BitstreamError("codes must be those of the first codebooks in each frame, found one after a -1")
+
+
+def check_levels(header: Header, levels: npt.NDArray[Any]) -> None:
+    """Raise a BitstreamError unless band levels [C, bands, w] are those of a file with this header."""
+    if (parameters := header.levels) is None:
+        raise BitstreamError("levels are given, but the header has no parameters for them")
+    shape = header.channels, parameters.bands
+    _check_array("levels", levels, shape, "w", parameters.lowest, parameters.highest)
 
 
 def _check_array(

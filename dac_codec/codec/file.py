@@ -17,11 +17,12 @@ from torch import Tensor
 
 from dac_codec import bitstream
 from dac_codec.bitstream import Chunk, Header, LegacyFile
-from dac_codec.bitstream.chunks import check_below
+from dac_codec.bitstream.container import check_codes, check_levels
 from dac_codec.codec.models import find_context, model_id
 from dac_codec.common.errors import BitstreamError, DacError
 from dac_codec.common.files import atomic_write, is_device
 from dac_codec.common.streams import PathOrFile as PathOrFile
+from dac_codec.common.streams import write_all
 from dac_codec.model import DAC
 
 
@@ -158,12 +159,14 @@ class MemoryReader:
 
     def __init__(self, file: DacFile) -> None:
         self.header, self.n_samples = file.header, file.n_samples
-        self._codes, self._first_frame = file.codes.numpy().astype(np.int32), 0
-        self._levels = None if file.levels is None else file.levels.numpy()
-        low, high, size = int(self._codes.min(initial=0)), int(self._codes.max(initial=0)), file.header.codebook_size
-        if not -1 <= low <= high < size:
-            raise BitstreamError(f"codes must be in -1..{size - 1}, found {low}..{high}")
-        check_below(file.header, self._codes)
+        codes, self._first_frame = np.asarray(file.codes), 0
+        check_codes(file.header, codes)
+        self._codes = codes.astype(np.int32)
+        self._levels = None if file.levels is None else np.asarray(file.levels)
+        if self._levels is not None:
+            check_levels(file.header, self._levels)
+        elif file.header.levels is not None:
+            raise BitstreamError("the levels of the file are missing")
         n_samples, n_frames = file.header.n_samples, self._codes.shape[-1]
         if n_samples is not None and n_frames < min(file.header.possible_frames(n_samples)):
             file.header.check_length(n_samples, n_frames)
@@ -238,7 +241,7 @@ def write_bytes(target: PathOrFile, data: bytes) -> None:
         DacError: it can't be written; nothing is left behind.
     """
     with open_for_writing(target) as stream:
-        stream.write(data)
+        write_all(stream, data)
 
 
 @contextmanager

@@ -338,9 +338,17 @@ def test_inconsistent_files(model: DAC) -> None:
         ({"model_sample_rate": 44101}, ModelMismatchError, "44101 Hz and 512 samples"),
     ):
         with pytest.raises(kind, match=message):
-            decompress(DacFile(replace(file.header, **changes), file.codes), model)
+            decompress(replace(file, header=replace(file.header, **changes)), model)
+    for codes, message in (
+        (file.codes.float(), "must be integers"),
+        (file.codes + 2**32, "must be in"),
+        (file.codes[:, :1], "must have shape"),
+        (file.codes[0], "must have shape"),
+    ):
+        with pytest.raises(BitstreamError, match=message):
+            decompress(replace(file, codes=codes), model)
     with pytest.raises(BitstreamError, match="5000 samples per channel at 44100 Hz take 10 frames, found 5"):
-        decompress(DacFile(file.header, file.codes[..., :5]), model)
+        decompress(replace(file, codes=file.codes[..., :5]), model)
     crowd = DacFile(replace(file.header, channels=1025), file.codes.expand(1025, -1, -1))
     with pytest.raises(BitstreamError, match="1025 channels, expected at most 1024"):
         decompress(crowd, model)

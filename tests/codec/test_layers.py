@@ -20,6 +20,7 @@ from dac_codec.codec import DacFile, DacStream, compress, decompress, decompress
 from dac_codec.common.errors import BitstreamError, DacError, ModelMismatchError, TruncatedBitstreamError
 from dac_codec.model import DAC
 from tests.codec.test_streams import Pipe, noise
+from tests.common.test_streams import Trickle
 from tests.conftest import GOLDEN, golden_model
 
 HOP, N_FRAMES, CHUNK = 512, 60, 12
@@ -270,6 +271,9 @@ def test_thinning_files(file: DacFile, tmp_path: Path) -> None:
     target = io.BytesIO()
     codec.thin(io.BytesIO(file.to_bytes()), target, bitrate=3000, order="layers")
     assert DacFile.from_bytes(target.getvalue()).codes.shape[1] == 3
+    slow = Trickle()
+    codec.thin(io.BytesIO(file.to_bytes()), slow, bitrate=3000, order="layers")
+    assert slow.outgoing.getvalue() == target.getvalue()
     with pytest.raises(DacError, match="not both"):
         codec.thin(tmp_path / "a.dac", tmp_path / "c.dac", 4, 3000)
     with pytest.raises(BitstreamError, match="descript-audio-codec"):

@@ -16,10 +16,20 @@ from hypothesis import strategies as st
 
 from dac_codec import audio, bitstream, inference
 from dac_codec.bitstream import Coding, Header, LevelParameters
-from dac_codec.codec import DacFile, DacStream, choose_rate, compress, compress_stream, decompress, load_model
+from dac_codec.codec import (
+    DacFile,
+    DacStream,
+    choose_rate,
+    compress,
+    compress_stream,
+    decompress,
+    load_model,
+    to_legacy,
+)
 from dac_codec.codec.level_analysis import LevelAnalyzer
 from dac_codec.codec.levels import LevelFilter, band_edges, level_parameters
 from dac_codec.common import spectral
+from dac_codec.common.errors import BitstreamError
 from dac_codec.model import DAC
 from tests.conftest import golden_model
 
@@ -268,6 +278,20 @@ def test_a_part_is_a_slice_of_the_whole(model: DAC, with_levels: DacFile, start:
     first = round(start * 44100)
     last = None if duration is None else first + round(duration * 44100)
     np.testing.assert_allclose(part, whole[:, first:last], atol=1e-5)
+
+
+def test_inconsistent_levels(model: DAC, with_levels: DacFile) -> None:
+    assert with_levels.levels is not None
+    for levels, message in (
+        (None, "the levels of the file are missing"),
+        (with_levels.levels.long() + 100, "levels must be in"),
+        (with_levels.levels[:, :3], "levels must have shape"),
+    ):
+        with pytest.raises(BitstreamError, match=message):
+            decompress(replace(with_levels, levels=levels), model)
+    constant = replace(with_levels, codes=with_levels.codes.clamp(min=0))
+    with pytest.raises(BitstreamError, match="has no band levels: leave them out first"):
+        to_legacy(constant, model)
 
 
 def test_chunks_without_their_levels_are_decoded(model: DAC, with_levels: DacFile) -> None:

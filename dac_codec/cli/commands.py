@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     "--levels/--no-levels",
     default=None,
     help="Send band levels: less noise for 0.7 kbit/s. [default: yes; no for a pipe, with --constant, if --effort 0 or "
-    "1 is given, and at a --bitrate below 2.5 codes per frame]",
+    "1 is given, and at a --bitrate below 2.15]",
 )
 @click.option(
     "--chunk-frames",
@@ -257,11 +257,13 @@ def decompress(
     running.check_memory()
     if raw is not None and any(job.target is not None for job in jobs.jobs):
         raise click.UsageError("--raw only applies to standard output; use -o -")
-    if progressive and (start is not None or duration is not None or any(job.target is None for job in jobs.jobs)):
-        raise click.UsageError("--progressive writes whole files, and not to standard output")
+    part = start is not None or duration is not None or conceal or allow_gaps or allow_truncated
+    if progressive and (part or any(job.target is None for job in jobs.jobs)):
+        raise click.UsageError("--progressive writes whole files without damage, and not to standard output")
     from dac_codec import audio, codec
     from dac_codec.bitstream.describe import format_size
     from dac_codec.codec import batches
+    from dac_codec.codec.decoding import write_blocks
 
     running.check_device(device)
     subtype = None if raw is None else audio.RAW_ENCODINGS[raw]
@@ -306,12 +308,9 @@ def decompress(
         def work_progressively(job: Job) -> str:
             with codec.DacStream(job.input()) as stream:
                 loaded = stream.model(model_for(stream.header), device, show_progress)
-                n_samples = 0
                 for waveform in stream.passes(loaded):
-                    audio.write(job.output(), waveform, stream.sample_rate)
-                    n_samples = waveform.shape[1]
-            job.figures |= {"input_bytes": job.input_size(), "duration": n_samples / stream.sample_rate}
-            return f"{format_size(job.input_size())} -> {job.figures['duration']:.2f} s"
+                    result = write_blocks(stream, [waveform], job.output(), waveform.shape[1])
+            return summary(job, result)
 
         def read(job: Job) -> ShortFile | None:
             with codec.DacStream(job.input()) as stream:

@@ -6,15 +6,16 @@ import io
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 
-from dac_codec import audio, bitstream
+from dac_codec import bitstream
 from dac_codec.bitstream import Coding, Reader, Writer
-from dac_codec.codec import DacFile
+from dac_codec.codec import DacFile, DacStream, Decompressed, decoding
 from tests.bitstream.test_layers import CODES, HEADER, LEVELS, random_levels
 from tests.cli.shell import LEGACY, errors_of, files_below, run, write_dac
 
@@ -98,15 +99,17 @@ def test_convert_reorders(layered: DacFile, model: Path) -> None:
 
 
 def test_progressive_output(layered: DacFile, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_dac("a.dac", replace(layered, header=replace(layered.header, channel_mask=0x600)))  # side left and right
     assert run("convert", "a.dac", "-o", "l.dac", "--order", "layers").exit_code == 0
     sounds = []
-    write = audio.write
+    write = decoding.write_blocks
 
-    def noted(target: Path, *arguments: object) -> None:
-        write(target, *arguments)  # type: ignore[arg-type]
+    def noted(stream: DacStream, blocks: Any, target: Path, *rest: Any) -> Decompressed:
+        result = write(stream, blocks, target, *rest)
         sounds.append(target.read_bytes())
+        return result
 
-    monkeypatch.setattr(audio, "write", noted)
+    monkeypatch.setattr(decoding, "write_blocks", noted)
     result = run("decompress", "l.dac", "-o", "p.wav", "--model", model, "--progressive")
     assert result.exit_code == 0
     assert "-> 0.46 s" in result.stderr
@@ -115,7 +118,8 @@ def test_progressive_output(layered: DacFile, model: Path, monkeypatch: pytest.M
     expected, _ = soundfile.read("a.wav")
     found, _ = soundfile.read("p.wav")
     np.testing.assert_allclose(found, expected, atol=1e-4)
-    for arguments in (("-o", "-"), ("-o", "q.wav", "--start", "1")):
+    assert Path("p.wav").read_bytes()[:60] == Path("a.wav").read_bytes()[:60]
+    for arguments in (("-o", "-"), ("-o", "q.wav", "--start", "1"), ("--conceal",)):
         assert "--progressive writes whole files" in run("decompress", "l.dac", *arguments, "--progressive").stderr
 
 

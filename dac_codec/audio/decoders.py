@@ -67,6 +67,8 @@ class PcmDecoder:
             if whole:
                 yield pcm.decode(data[:whole], self._layout.subtype, self.channels)
             data = data[whole:]
+        if data and self._n_bytes is None:
+            self.note = f"the last {len(data)} bytes are no sample of every channel, and are left out"
         if remaining == 0:
             with stream_errors(self._name):
                 if wav.has_second_file(self._stream, self._n_bytes or 0):

@@ -26,7 +26,8 @@ _PIECE_BYTES = 2**16
 
 def name_of(source: PathOrFile) -> str:
     """What messages call a path or a stream."""
-    return os.fspath(source) if isinstance(source, str | os.PathLike) else str(getattr(source, "name", "<stream>"))
+    name = os.fspath(source) if isinstance(source, str | os.PathLike) else getattr(source, "name", None)
+    return name if isinstance(name, str) else "<stream>"  # the name of an unnamed file is its descriptor
 
 
 def read_some(stream: BinaryIO, size: int) -> bytes:

@@ -118,6 +118,12 @@ def test_closed_streams_are_named(tmp_path: Path) -> None:
         next(blocks)
 
 
+def test_a_part_of_a_sample_is_said() -> None:
+    with pytest.warns(UserWarning, match="the last 3 bytes are no sample of every channel, and are left out"):
+        blocks = list(audio.Reader.raw(io.BytesIO(bytes(4003)), 8000, 2))
+    assert sum(block.shape[1] for block in blocks) == 1000
+
+
 def test_streams_are_named_in_messages(tmp_path: Path) -> None:
     with pytest.raises(AudioError, match=r"^<stream>: empty"):
         audio.read(io.BytesIO())

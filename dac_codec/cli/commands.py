@@ -308,8 +308,14 @@ def decompress(
         def work_progressively(job: Job) -> str:
             with codec.DacStream(job.input()) as stream:
                 loaded = stream.model(model_for(stream.header), device, show_progress)
-                for waveform in stream.passes(loaded):
-                    result = write_blocks(stream, [waveform], job.output(), waveform.shape[1])
+                result = None
+                try:
+                    for waveform in stream.passes(loaded):
+                        result = write_blocks(stream, [waveform], job.output(), waveform.shape[1])
+                except BitstreamError as error:
+                    kept = "" if result is None else f"; {job.target_name} contains a coarser version"
+                    raise type(error)(f"{error}{kept}") from error
+            assert result is not None
             return summary(job, result)
 
         def read(job: Job) -> ShortFile | None:

@@ -17,7 +17,6 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import BinaryIO
 
 import numpy as np
@@ -68,9 +67,6 @@ _CODES_AT_5, _LAMBDA_PER_CODE = 5, 0.8
 
 _TOLERANCE = 0.005
 """Share by which the size of a file may miss its bitrate."""
-
-_NOTABLE = 0.01
-"""Share above its bitrate from which on the size of a file is warned of."""
 
 _MOST_TRIES = 6
 """A file of few frames may have no lambda within the tolerance."""
@@ -248,7 +244,7 @@ def at_size(
     def with_counts(counts: Tensor) -> Iterator[Tensor]:
         return (limited(block.long(), part) for (block, _), part in zip(kept, counts.split(sizes, -1), strict=True))
 
-    tried: list[tuple[float, float, Tensor, float]] = []
+    tried: list[tuple[float, Tensor, float]] = []
     mean = size = 0.0
     for _ in range(_MOST_TRIES):
         quality = _quality_for(errors, codes_per_frame)
@@ -257,14 +253,14 @@ def at_size(
         mean = float(counts.double().mean())
         size = size_of(with_counts(counts), mean, quality)
         excess = size / n_bytes - 1
-        tried.append((abs(excess), excess, counts, quality))
+        tried.append((excess, counts, quality))
         if abs(excess) <= _TOLERANCE or mean in (mean_before, 1.0 if excess > 0 else errors.shape[1]):
             break
         slope = (size - size_before) / (mean - mean_before)
         wanted = mean + (n_bytes - size) / (slope if slope > 0 else size / mean)
         codes_per_frame = min(max(wanted, 1.0), float(errors.shape[1]))
-    _, excess, counts, quality = min(tried, key=itemgetter(0))
-    if excess > _NOTABLE:
+    excess, counts, quality = min(tried, key=lambda one: abs(one[0]))
+    if excess > 2 * _TOLERANCE:
         warnings.warn(
             f"the file is {excess:.0%} larger than its bitrate: each frame has at least one code", stacklevel=2
         )

@@ -119,6 +119,12 @@ def test_progressive_output(layered: DacFile, model: Path, monkeypatch: pytest.M
     found, _ = soundfile.read("p.wav")
     np.testing.assert_allclose(found, expected, atol=1e-4)
     assert Path("p.wav").read_bytes()[:60] == Path("a.wav").read_bytes()[:60]
+    data = Path("l.dac").read_bytes()
+    Path("cut.dac").write_bytes(data[: len(data) * 3 // 4])
+    cut = run("decompress", "cut.dac", "--model", model, "--progressive")
+    assert cut.exit_code == 1
+    assert "cut.wav contains a coarser version" in errors_of(cut)[0]
+    assert soundfile.info("cut.wav").frames == len(found)
     for arguments in (("-o", "-"), ("-o", "q.wav", "--start", "1"), ("--conceal",)):
         assert "--progressive writes whole files" in run("decompress", "l.dac", *arguments, "--progressive").stderr
 

@@ -26,3 +26,11 @@ def test_a_file_as_it_is_by_default(name: str, least_sdr: float, most_kbps: floa
     assert (rate, decoded.shape) == (model.sample_rate, sound.shape)
     assert float(spectral.si_sdr(decoded[None], torch.from_numpy(sound)[None])) > least_sdr
     assert 8 * len(file.to_bytes(model)) / file.duration / 1000 < most_kbps
+
+
+@pytest.mark.parametrize("name", ["dac-mini-44khz", "speech"])
+def test_silence_has_no_offset(name: str) -> None:
+    model = DAC.from_pretrained(name)
+    silence = torch.zeros(1, model.sample_rate)
+    decoded, _ = decompress(compress((silence, model.sample_rate), model, constant=True), model)
+    assert float(decoded.abs().mean()) < 1e-3

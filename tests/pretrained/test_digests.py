@@ -66,7 +66,7 @@ def test_weights_with_another_digest_are_refused(server: Server, cache: Path, mo
 @pytest.mark.filterwarnings("ignore:.*not verified")
 def test_a_file_starts_no_download(server: Server, tiny: DAC) -> None:
     file = compress(([[0.1, -0.1] * 2000], 44100), tiny)  # type: ignore[arg-type]
-    file = type(file)(replace(file.header, model_name="44khz"), file.codes)
+    file = replace(file, header=replace(file.header, model_name="44khz"))
     with pytest.raises(CheckpointError, match=r"about 300 MB.*pass the model '44khz' to download"):
         decompress(file)
     assert server.requests == []

@@ -97,7 +97,7 @@ class LegacyFile:
 
 def is_legacy(prefix: bytes) -> bool:
     """Whether `prefix`, at least the first 6 bytes of a file, belongs to a file for `read_legacy`."""
-    return bytes(prefix[: len(LEGACY_MAGIC)]).startswith(LEGACY_MAGIC)
+    return bytes(prefix[: len(LEGACY_MAGIC)]) == LEGACY_MAGIC
 
 
 def read_legacy(data: bytes) -> LegacyFile:

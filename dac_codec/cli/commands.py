@@ -257,8 +257,8 @@ def decompress(
     running.check_memory()
     if raw is not None and any(job.target is not None for job in jobs.jobs):
         raise click.UsageError("--raw only applies to standard output; use -o -")
-    part = start is not None or duration is not None or conceal or allow_gaps or allow_truncated
-    if progressive and (part or any(job.target is None for job in jobs.jobs)):
+    excluded = (start is not None, duration is not None, conceal, allow_gaps, allow_truncated)
+    if progressive and (any(excluded) or any(job.target is None for job in jobs.jobs)):
         raise click.UsageError("--progressive writes whole files without damage, and not to standard output")
     from dac_codec import audio, codec
     from dac_codec.bitstream.describe import format_size

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     "--levels/--no-levels",
     default=None,
     help="Send band levels: less noise for 0.7 kbit/s. [default: yes; no for a pipe, with --constant, if --effort 0 or "
-    "1 is given, and at a --bitrate below 2.15]",
+    "1 is given, or at a --bitrate below 2.15]",
 )
 @click.option(
     "--chunk-frames",

@@ -111,7 +111,7 @@ def compress(
         levels: whether to send band levels, which `decompress` filters the decoded audio with: less noise, for about
             0.7 kbit/s per channel, more above the default quality. Encoding decodes for it, which takes twice the time,
             and more with a `bitrate`. None: yes, but not with an `effort` of 0 or 1, `constant`, or a `bitrate` below
-            2150.
+            2150 bit/s.
 
     Raises:
         AudioError: the audio can't be read, is empty, or is not finite.

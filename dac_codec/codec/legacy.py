@@ -43,7 +43,7 @@ def to_legacy(file: DacFile, model: DAC) -> LegacyFile:
         )
     if file.levels is not None:
         raise BitstreamError(
-            "the format of descript-audio-codec has no band levels: leave them out first (--no-levels)"
+            "the format of descript-audio-codec has no band levels: remove them first (convert --no-levels)"
         )
     with network_errors():
         decoded = inference.decode(model, file.codes)[:, 0].numpy()

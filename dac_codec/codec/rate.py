@@ -262,7 +262,7 @@ def at_size(
     excess, counts, quality = min(tried, key=lambda one: abs(one[0]))
     if excess > 2 * _TOLERANCE:
         warnings.warn(
-            f"the file is {excess:.0%} larger than its bitrate: each frame has at least one code", stacklevel=2
+            f"the file is {excess:.0%} larger than the bitrate asks for: no closer size was found", stacklevel=2
         )
     return with_counts(counts), quality
 

@@ -128,7 +128,7 @@ class FoldedQuantizer:
 
     @property
     def scale(self) -> float:
-        """A unit of errors for any model: geometric mean of the mean squares that the first and last codebook add."""
+        """Unit of errors for any model: geometric mean of the mean squares of the first and last codebook's outputs."""
         return math.sqrt(math.prod(float(self._outputs(i)[: self._sizes[i]].square().sum(1).mean()) for i in (0, -1)))
 
     def _outputs(self, index: int) -> Tensor:

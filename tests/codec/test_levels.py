@@ -290,7 +290,7 @@ def test_inconsistent_levels(model: DAC, with_levels: DacFile) -> None:
         with pytest.raises(BitstreamError, match=message):
             decompress(replace(with_levels, levels=levels), model)
     constant = replace(with_levels, codes=with_levels.codes.clamp(min=0))
-    with pytest.raises(BitstreamError, match="has no band levels: leave them out first"):
+    with pytest.raises(BitstreamError, match="has no band levels: remove them first"):
         to_legacy(constant, model)
 
 

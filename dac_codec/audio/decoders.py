@@ -68,7 +68,7 @@ class PcmDecoder:
                 yield pcm.decode(data[:whole], self._layout.subtype, self.channels)
             data = data[whole:]
         if data and self._n_bytes is None:
-            self.note = f"the last {len(data)} bytes are an incomplete sample and are left out"
+            self.note = "an incomplete sample at the end is left out"
         if remaining == 0:
             with stream_errors(self._name):
                 if wav.has_second_file(self._stream, self._n_bytes or 0):

@@ -81,6 +81,7 @@ def successes(outputs: Sequence[Any]) -> list[Any]:
     return list(outputs)
 
 
+@pytest.mark.filterwarnings("ignore:.*the file is .* larger")
 @settings(max_examples=20, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 3), st.integers(1, MOST // 12 - HOP)), min_size=1, max_size=8),

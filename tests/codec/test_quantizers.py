@@ -69,6 +69,7 @@ def test_a_constant_number_of_codes(model: DAC) -> None:
     assert file.header.bitrate == pytest.approx(2 * model.config.bitrate())
 
 
+@pytest.mark.filterwarnings("ignore:.*the file is .* larger")
 @pytest.mark.parametrize("options", [{}, {"bitrate": 100_000.0}, {"quality": 2.0}, {"n_quantizers": 2}, {"effort": 2}])
 @pytest.mark.parametrize("name", ["grouped", "product", "sizes", "additive"])
 def test_a_number_of_codes_that_varies(name: str, options: dict[str, Any]) -> None:

@@ -82,8 +82,9 @@ class PreparedDAC(DAC):
 
     @property
     def approximate(self) -> PreparedDAC:
-        """The model itself, or if it is exact and bfloat16 is faster, one whose convolutions are in bfloat16."""
-        if not self._exact or self.dtype != torch.float32 or not _has_bfloat16(self.device):
+        """The model itself, or if it is exact and a shorter type is faster, one whose convolutions compute in that."""
+        has_shorter = self.device.type == "cuda" or _has_bfloat16(self.device)
+        if not self._exact or self.dtype != torch.float32 or not has_shorter:
             return self
         return self._part("approximate", lambda: prepare(self))
 
@@ -188,8 +189,8 @@ def prepare(
     Args:
         model: any model; unchanged.
         device: where to compute; None means where the model is.
-        dtype: type of the convolutions. "auto" means bfloat16 where the device has instructions for it and the model
-            is in single precision, else the model's type. The signal between layers, activations and quantizer keep
+        dtype: type of the convolutions. "auto" means bfloat16 on a CPU that has instructions for it, for a model in
+            single precision, else the model's type. The signal between layers, activations and quantizer keep
             the model's precision.
         compile: whether to compile activations with `torch.compile`, on CPUs only. It takes some ten seconds and a C++
             compiler, once per number of threads (`torch.set_num_threads`). Where it fails or the model is on another
@@ -256,9 +257,7 @@ def is_on(model: DAC, device: str | torch.device) -> bool:
 
 
 def _has_bfloat16(device: torch.device) -> bool:
-    """Whether matrix products in bfloat16 are a device's fastest."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
+    """Whether a device computes faster in bfloat16. A GPU does not, beside TensorFloat-32, which needs no conversions."""
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     checks = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]

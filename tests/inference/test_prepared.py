@@ -303,6 +303,8 @@ def test_auto_depends_on_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
         assert exact.approximate.dtype == (torch.bfloat16 if answer else torch.float32)
         assert exact.approximate is exact.approximate
         assert exact.approximate.approximate is exact.approximate
+    monkeypatch.undo()
+    assert not inference.prepared._has_bfloat16(torch.device("cuda"))
 
 
 def test_exact_with_another_type() -> None:
@@ -398,5 +400,6 @@ def test_on_a_gpu() -> None:
     assert model.device.type == "cpu"
     assert (exact.encode(audio.cuda()).codes.cpu() == codes).float().mean() > 0.999
     assert torch.allclose(exact.decode_codes(codes.cuda()).cpu(), model.decode_codes(codes), atol=1e-4)
+    assert exact.approximate is not exact
     near = prepare(model, "cuda").decode_codes(codes.cuda()).cpu()
     assert torch.allclose(near, model.decode_codes(codes), atol=0.05)

@@ -42,7 +42,7 @@ device = click.option(
 fast = click.option(
     "--fast",
     is_flag=True,
-    help="Compute in bfloat16, or on a GPU in TensorFloat-32, where that is faster: close to the exact result, not equal.",
+    help="Compute in bfloat16 (TensorFloat-32 on a GPU) where that is faster: close to the exact result, not equal.",
 )
 effort = click.option(
     "--effort",

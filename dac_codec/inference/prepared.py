@@ -257,7 +257,7 @@ def is_on(model: DAC, device: str | torch.device) -> bool:
 
 
 def _has_bfloat16(device: torch.device) -> bool:
-    """Whether a device computes faster in bfloat16. A GPU does not, beside TensorFloat-32, which needs no conversions."""
+    """Whether a device is fastest in bfloat16. A GPU is not: TensorFloat-32 needs no conversions between layers."""
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     checks = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]

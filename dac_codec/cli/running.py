@@ -5,6 +5,7 @@ This is the only module of the command line that handles signals.
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -422,6 +423,10 @@ def error_line(name: str, error: Exception, target: str | None = None) -> str:
     """The message of an error, prefixed with the name of its file unless it contains it or is about the output."""
     show_traceback(error)
     text = one_line(error)
+    if target is not None and isinstance(error, OSError) and (error.errno, error.filename) == (errno.ENOSPC, None):
+        text = f"can't write {target}: {text}"  # standard output
+    elif target is not None and text.startswith("<stream>: can't be written"):
+        text = text.replace("<stream>", target, 1)
     of_output = target is not None and text.startswith((f"{target}: can't be written", f"can't write {target}:"))
     return text if of_output or f"{name}:" in text else f"{name}: {text}"
 

@@ -39,6 +39,21 @@ def test_standard_output_on_a_full_disk(arguments: list[str], compressed: DacFil
     assert (shell.returncode, lines_of(messages)) == (1, ["Error: No space left on device"])
 
 
+@pytest.mark.parametrize("command", ["compress", "decompress"])
+def test_sound_on_standard_output_on_a_full_disk(command: str, compressed: DacFile, model: Path) -> None:
+    soundfile.write("a.wav", noise(3000), 44100)
+    write_dac("a.dac", compressed)
+    source = {"compress": "a.wav", "decompress": "a.dac"}[command]
+    with (
+        Path("/dev/full").open("wb") as full,
+        process(command, source, "-o", "-", "--model", model, stdout=full) as shell,
+    ):
+        _, messages = shell.communicate(timeout=60)
+    (line,) = lines_of(messages)
+    assert shell.returncode == 1
+    assert line.startswith(("Error: can't write <stdout>: No space", "Error: <stdout>: can't be written (No space"))
+
+
 @pytest.mark.parametrize("name", ["ü.dac", "\u30c6.dac", os.fsdecode(b"\xff.dac")])
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_names_outside_the_encoding_of_standard_output(name: str, encoding: str, compressed: DacFile) -> None:

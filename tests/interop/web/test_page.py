@@ -11,6 +11,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,7 @@ from dac_codec.bitstream.fields import FieldReader
 from dac_codec.codec import DacFile
 from dac_codec.common.errors import DacError
 from dac_codec.interop.web import server, site, write_site
-from tests.conftest import GOLDEN
+from tests.conftest import GOLDEN, golden_model
 from tests.interop.web.browser import CHROMIUM, Page, opened
 
 pytest.importorskip("onnx")
@@ -87,6 +88,7 @@ class Open:
     url: str
     folder: Path
     """Where downloads go."""
+    rate: int = RATE
 
     def follow(self, link: str) -> None:
         """Open a link."""
@@ -118,14 +120,14 @@ class Open:
     def play(self, seconds: float) -> npt.NDArray[np.float32]:
         """Play from the position on, and return what was handed to the sound system [C, T]."""
         self.page.evaluate("window.played = []; document.getElementById('play').click()")
-        self.page.wait(f"{played_samples()} >= {round(seconds * RATE)}")
+        self.page.wait(f"{played_samples()} >= {round(seconds * self.rate)}")
         self.page.wait(f"{text('play')} === 'Play'")
         return self.played()
 
     def played(self) -> npt.NDArray[np.float32]:
         parts: list[dict[str, Any]] = self.page.evaluate("window.played")
         for before, after in itertools.pairwise(parts):
-            samples = (after["when"] - before["when"]) * RATE
+            samples = (after["when"] - before["when"]) * self.rate
             assert samples == pytest.approx(len(before["channels"][0]), abs=1e-6)
         return np.concatenate([np.array(part["channels"], np.float32) for part in parts], axis=1)
 
@@ -163,17 +165,14 @@ def model() -> DAC:
     return DAC.from_pretrained("dac-mini-44khz")
 
 
-@pytest.fixture(scope="module")
-def browser(model: DAC, compressed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Open]:
-    folder = tmp_path_factory.mktemp("web")
-    try:
-        write_site(model, folder / "site")
-    except DacError as error:
-        pytest.skip(str(error))
+@contextmanager
+def opened_site(
+    folder: Path, rate: int, query: str = "", handler: type[site._Handler] = site._Handler
+) -> Iterator[Open]:
+    """The page of a site folder/"site", served on loopback. Its browser and its downloads are in `folder`."""
     (folder / "downloads").mkdir()
-    shutil.copy(compressed, folder / "site")
     host = server(folder / "site", 0)
-    host.RequestHandlerClass = partial(Slow, directory=str(folder / "site"))
+    host.RequestHandlerClass = partial(handler, directory=str(folder / "site"))
     thread = threading.Thread(target=host.serve_forever)
     thread.start()
     try:
@@ -181,22 +180,37 @@ def browser(model: DAC, compressed: Path, tmp_path_factory: pytest.TempPathFacto
             page.send("Page.addScriptToEvaluateOnNewDocument", source=RECORD_PLAYED)
             page.send("Page.setDownloadBehavior", behavior="allow", downloadPath=str(folder / "downloads"))
             url = f"http://127.0.0.1:{host.server_address[1]}/"
-            page.send("Page.navigate", url=f"{url}?file={compressed.name}")
+            page.send("Page.navigate", url=url + query)
             page.wait("document.getElementById('open') && !document.getElementById('open').disabled", 120)
-            page.events.clear()
-            opened_page = Open(page, url, folder / "downloads")
-            opened_page.decoded(compressed.name)
-            yield opened_page
-            errors = [event["params"] for event in page.events if event["method"] in ERRORS]
-            assert [event for event in errors if url + "slow/" not in event.get("entry", {}).get("url", "")] == []
-            # Nothing is fetched after the model but the links that are opened, from any host.
-            asked = [event["params"]["request"]["url"] for event in page.events if event["method"] == REQUEST]
-            known = ("blob:", url + "page/recorder.js", url + "slow/", url + compressed.name)
-            assert [name for name in asked if not name.startswith(known)] == []
+            yield Open(page, url, folder / "downloads", rate)
     finally:
         host.shutdown()
         thread.join()
         host.server_close()
+
+
+def write_site_or_skip(model: DAC, folder: Path) -> None:
+    try:
+        write_site(model, folder)
+    except DacError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def browser(model: DAC, compressed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Open]:
+    folder = tmp_path_factory.mktemp("web")
+    write_site_or_skip(model, folder / "site")
+    shutil.copy(compressed, folder / "site")
+    with opened_site(folder, RATE, f"?file={compressed.name}", Slow) as browser:
+        browser.page.events.clear()
+        browser.decoded(compressed.name)
+        yield browser
+        errors = [event["params"] for event in browser.page.events if event["method"] in ERRORS]
+        assert [event for event in errors if browser.url + "slow/" not in event.get("entry", {}).get("url", "")] == []
+        # Nothing is fetched after the model but the links that are opened, from any host.
+        asked = [event["params"]["request"]["url"] for event in browser.page.events if event["method"] == REQUEST]
+        known = ("blob:", browser.url + "slow/", browser.url + compressed.name)
+        assert [name for name in asked if not name.startswith(known)] == []
 
 
 @pytest.fixture(scope="module")
@@ -480,6 +494,42 @@ def test_the_microphone(browser: Open) -> None:
     assert file.channels == 1
     assert 1 < file.duration < 30
     assert len(np.unique(file.codes[0, 0])) > 5  # the beeps of the fake microphone
+
+
+def test_the_microphone_is_released_after_an_error(browser: Open) -> None:
+    browser.page.evaluate(
+        """{
+          const [devices, worklet] = [navigator.mediaDevices, AudioWorklet.prototype];
+          const [getUserMedia, addModule] = [devices.getUserMedia.bind(devices), worklet.addModule];
+          devices.getUserMedia = async (...given) => (window.stream = await getUserMedia(...given));
+          worklet.addModule = async () => {
+            Object.assign(worklet, { addModule });
+            throw new Error("no recorder");
+          };
+          document.getElementById("record").click();
+        }"""
+    )
+    browser.page.wait(f"{text('status')}.includes('no recorder')")
+    assert browser.page.evaluate("window.stream.getTracks()[0].readyState") == "ended"
+
+
+@pytest.mark.parametrize("name", ["44khz", "24khz"])
+def test_golden_files(tmp_path: Path, name: str) -> None:
+    """Files of the reference, with their models, at the model's rate, which the page plays at."""
+    model = golden_model(name)
+    write_site_or_skip(model, tmp_path / "site")
+    with opened_site(tmp_path, model.sample_rate) as browser:
+        for path in sorted(GOLDEN.glob(f"legacy_{name}_*.dac")):
+            file = read_legacy(path.read_bytes())
+            n_samples = round(file.original_length * model.sample_rate / file.sample_rate)
+            same = replace(file, sample_rate=model.sample_rate, original_length=n_samples)
+            expected, _ = decompress(io.BytesIO(write_legacy(same)), model=model)
+            browser.drop(path)
+            browser.decoded(path.name)
+            played = browser.play(n_samples / model.sample_rate)
+            assert abs(played.shape[1] - expected.shape[1]) <= 1, path.name
+            length = min(played.shape[1], expected.shape[1])
+            assert np.abs(played[:, :length] - expected[:, :length].numpy()).max() < 1e-4, path.name
 
 
 @pytest.mark.parametrize(("width", "height", "mobile"), [(1280, 900, False), (390, 844, True), (320, 640, True)])

@@ -26,6 +26,11 @@ async function resampled(samples, from, to) {
   return (await context.startRendering()).getChannelData(0);
 }
 
+// Fetched with the page, which needs no network afterwards.
+const recorderModule = fetch(new URL("recorder.js", import.meta.url)).then(async (response) =>
+  URL.createObjectURL(await response.blob()),
+);
+
 /** Records the microphone until it is stopped. */
 export class Recorder {
   async start() {
@@ -33,7 +38,12 @@ export class Recorder {
     const plain = { echoCancellation: false, noiseSuppression: false, autoGainControl: false };
     this.stream = await navigator.mediaDevices.getUserMedia({ audio: plain });
     this.context = new AudioContext();
-    await this.context.audioWorklet.addModule(new URL("recorder.js", import.meta.url));
+    try {
+      await this.context.audioWorklet.addModule(await recorderModule);
+    } catch (error) {
+      this.release();
+      throw error;
+    }
     this.node = new AudioWorkletNode(this.context, "recorder", { numberOfOutputs: 0 });
     this.parts = [];
     this.node.port.onmessage = ({ data }) => this.parts.push(data);
@@ -42,9 +52,8 @@ export class Recorder {
 
   /** @param {number} rate @returns {Promise<Float32Array[]>} one channel */
   async stop(rate) {
-    this.stream.getTracks().forEach((track) => track.stop());
     const { sampleRate } = this.context;
-    await this.context.close();
+    await this.release();
     const samples = new Float32Array(this.parts.reduce((n, part) => n + part.length, 0));
     let at = 0;
     for (const part of this.parts) {
@@ -53,5 +62,10 @@ export class Recorder {
     }
     if (!at) throw new Error("Nothing was recorded.");
     return [await resampled(samples, sampleRate, rate)];
+  }
+
+  release() {
+    this.stream.getTracks().forEach((track) => track.stop());
+    return this.context.close();
   }
 }

@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ def fetch(repository: str, progress: bool) -> Path:
     """The folder of the cache with a repository's configuration, weights and, if it has one, context model.
 
     They are of the commit that "main" names, or without a network of the one that is in the cache. With `progress`,
-    bars are shown if standard error is a terminal.
+    bars are shown if standard error is a terminal. For a repository without a configuration, the path of its `.pth`
+    file, the layout of the reference.
 
     Raises:
         CheckpointError: huggingface_hub is not installed, there is no such repository, it lacks a model's files,
@@ -41,11 +43,22 @@ def fetch(repository: str, progress: bool) -> Path:
     if silenced:
         utils.disable_progress_bars()
     try:
-        folder = Path(hub.hf_hub_download(repository, CONFIG_FILE)).parent
+        try:
+            folder = _download(repository, CONFIG_FILE).parent
+        except utils.EntryNotFoundError as error:  # there is none, or no network
+            if (cached := cached_weights(repository)) is not None and cached.suffix == ".pth":
+                return cached
+            if isinstance(error, utils.LocalEntryNotFoundError):
+                raise
+            return _fetch_reference(repository)
         commit = folder.name
-        hub.hf_hub_download(repository, WEIGHTS_FILE, revision=commit)
+        _download(repository, WEIGHTS_FILE, commit)
         if hub.try_to_load_from_cache(repository, CONTEXT_FILE, revision=commit) is None:  # not known to be absent
-            _fetch_context(repository, commit)
+            try:
+                _download(repository, CONTEXT_FILE, commit)
+            except utils.EntryNotFoundError as error:
+                if isinstance(error, utils.LocalEntryNotFoundError):  # no network
+                    raise
     except Exception as error:  # of huggingface_hub, httpx or requests, and the file system
         found = " ".join(str(error).split())[:300]
         raise CheckpointError(
@@ -57,14 +70,50 @@ def fetch(repository: str, progress: bool) -> Path:
     return folder
 
 
+def _fetch_reference(repository: str) -> Path:
+    """The `.pth` file of a repository: `weights.pth`, or the only one."""
+    import huggingface_hub as hub
+
+    info = hub.HfApi().model_info(repository)
+    found = [file.rfilename for file in info.siblings or () if file.rfilename.endswith(".pth")]
+    chosen = ["weights.pth"] if "weights.pth" in found else found
+    if len(chosen) != 1:
+        raise CheckpointError(
+            f"it has no {CONFIG_FILE}, and {', '.join(found) or 'no .pth file'}: expected one .pth file"
+        )
+    return _download(repository, chosen[0], info.sha)
+
+
+def _download(repository: str, name: str, revision: str | None = None) -> Path:
+    """The path of a file of a repository in the cache, which is downloaded if need be; up to two errors are retried."""
+    import huggingface_hub as hub
+    from huggingface_hub.utils import EntryNotFoundError, HfHubHTTPError
+
+    for _ in range(2):
+        try:
+            return Path(hub.hf_hub_download(repository, name, revision=revision))
+        except (EntryNotFoundError, HfHubHTTPError):
+            raise
+        except Exception:  # a broken connection, which releases before 1.0 do not continue: of httpx or requests
+            continue
+    return Path(hub.hf_hub_download(repository, name, revision=revision))
+
+
 def cached_weights(repository: str) -> Path | None:
     """The weights of a repository in the cache, of its newest commit there; None if there are none."""
     try:
         from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.constants import HF_HUB_CACHE
     except ImportError:
         return None
     found = try_to_load_from_cache(repository, WEIGHTS_FILE)
-    return Path(found) if isinstance(found, str) else None
+    if isinstance(found, str):
+        return Path(found)
+    folder = Path(HF_HUB_CACHE, f"models--{repository.replace('/', '--')}")
+    with suppress(OSError):
+        files = sorted((folder / "snapshots" / (folder / "refs/main").read_text()).glob("*.pth"))
+        return files[0] if len(files) == 1 else None
+    return None
 
 
 def cached_repositories() -> dict[str, Path]:
@@ -77,20 +126,8 @@ def cached_repositories() -> dict[str, Path]:
         folder.name.replace("--", "/").partition("/")[2] for folder in Path(HF_HUB_CACHE).glob("models--*--*")
     )
     found = {name: cached_weights(name) for name in names if is_repository(name)}
-    return {name: weights.parent for name, weights in found.items() if weights is not None}
-
-
-def _fetch_context(repository: str, commit: str) -> None:
-    """Download the context model, which a repository may not have."""
-    import huggingface_hub as hub
-    from huggingface_hub import errors
-
-    try:
-        hub.hf_hub_download(repository, CONTEXT_FILE, revision=commit)
-    except errors.LocalEntryNotFoundError:  # no network
-        raise
-    except errors.EntryNotFoundError:
-        return
+    folders = {name: weights.parent for name, weights in found.items() if weights is not None}
+    return {name: folder for name, folder in folders.items() if (folder / CONFIG_FILE).exists()}
 
 
 def push(

@@ -162,10 +162,11 @@ def _load(name_or_path: str | os.PathLike[str], progress: bool) -> DAC:
     if path.is_file():
         return build(read_pth(path))
     if hub.is_repository(name_or_path):
-        folder = hub.fetch(str(name_or_path), progress)
-        checkpoint = read_folder(folder)
-        # transformers keeps no name for a model, and the folder has the commit's.
-        name = str(name_or_path).rpartition("/")[2] if checkpoint.name == folder.name else checkpoint.name
+        found = hub.fetch(str(name_or_path), progress)
+        checkpoint = read_folder(found) if found.is_dir() else read_pth(found)
+        # transformers and the reference keep no name for a model, and the folder has the commit's.
+        is_named = found.is_dir() and checkpoint.name != found.name
+        name = checkpoint.name if is_named else str(name_or_path).rpartition("/")[2]
         return build(replace(checkpoint, name=name))
     names = [info.name for info in available()]
     close = difflib.get_close_matches(str(name_or_path), names, 1)

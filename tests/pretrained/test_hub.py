@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from dac_codec import CheckpointError, pretrained
-from dac_codec.interop import save_transformers
+from dac_codec.interop import save_reference, save_transformers
 from dac_codec.model import DAC
 from dac_codec.pretrained import hub, models
 from tests.processes import python
@@ -129,9 +129,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def answer(self, body: bool) -> None:
         self.server.requests.append(f"{self.command} {self.path}")
         if self.path.startswith("/api/models/"):
-            self.reply(
-                200, {"Content-Type": "application/json"}, json.dumps({"sha": COMMIT, "siblings": []}).encode(), body
-            )
+            folder = self.server.root.joinpath(*self.path.split("?")[0].split("/")[3:5])
+            if not folder.is_dir():
+                self.reply(404, {"X-Error-Code": "RepoNotFound"}, b"", body)
+                return
+            files = [{"rfilename": path.name} for path in folder.iterdir()]
+            found = {"id": f"{folder.parent.name}/{folder.name}", "sha": COMMIT, "siblings": files}
+            self.reply(200, {"Content-Type": "application/json"}, json.dumps(found).encode(), body)
             return
         owner, name, *_, file = self.path.strip("/").removeprefix("storage/").split("/")
         path = self.server.root / owner / name / file
@@ -238,6 +242,21 @@ def test_a_broken_connection_is_no_error(server: Server, tiny: DAC, tmp_path: Pa
     server.breaks = True
     assert load(server, "someone/ours", tmp_path).startswith(f"my-model {pretrained.fingerprint(tiny).hex()} ")
     assert sum(request.startswith("GET /storage/") for request in server.requests) == 2
+
+
+def test_the_layout_of_the_reference(server: Server, tiny: DAC, tmp_path: Path) -> None:
+    """The files of a repository without a configuration are listed; without a network, the cache is used."""
+    folder = server.root / "someone" / "reference"
+    folder.mkdir(parents=True)
+    save_reference(tiny, folder / "weights.pth")
+    expected = f"reference {pretrained.fingerprint(tiny).hex()} ['weights.pth']"
+    assert load(server, "someone/reference", tmp_path) == expected
+    assert load(server, "someone/reference", tmp_path, HF_HUB_OFFLINE="1") == expected
+    (folder / "weights.pth").rename(folder / "one.pth")
+    (folder / "other.pth").write_bytes(b"")
+    found = load(server, "someone/reference", tmp_path, HF_HOME=str(tmp_path / "empty"))
+    assert found.startswith("CheckpointError")
+    assert "it has no config.json, and one.pth, other.pth: expected one .pth file" in found
 
 
 def test_what_is_not_there(server: Server, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Model folders and `.pth` files: read with every check, built into a `DAC`, and saved.
 
 A folder has `config.json` and `model.safetensors`, ours or those of transformers. A `.pth` file has the layout of the
-published weights, `{"state_dict": ..., "metadata": {"kwargs": ...}}`.
+published weights, `{"state_dict": ..., "metadata": {"kwargs": ...}}`; a `.safetensors` file alone has the same tensors.
 
 Files are not trusted: pickles are read with `weights_only=True`, and the names, shapes and values of all tensors are
 checked against the configuration on the meta device before a network is allocated.
@@ -27,7 +27,7 @@ from torch.overrides import TorchFunctionMode
 
 from dac_codec.common.errors import CheckpointError, first_names
 from dac_codec.common.files import expanded
-from dac_codec.model import DAC, DACConfig
+from dac_codec.model import DAC, PRESETS, DACConfig
 from dac_codec.pretrained import transformers_layout
 
 CONFIG_FILE = "config.json"
@@ -186,11 +186,32 @@ def read_folder(folder: Path) -> Checkpoint:
     file = folder / WEIGHTS_FILE
     if not file.is_file():
         raise CheckpointError(f"{folder} has no {WEIGHTS_FILE} beside its {CONFIG_FILE}")
+    return Checkpoint(file, name, config, transformers_layout.to_ours(_read_tensors(file), config, file))
+
+
+def _read_tensors(file: Path) -> dict[str, Tensor]:
     try:
-        tensors = safetensors.torch.load_file(file)
+        return safetensors.torch.load_file(file)
     except (safetensors.SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{file} is not a readable safetensors file: {error}") from error
-    return Checkpoint(file, name, config, transformers_layout.to_ours(tensors, config, file))
+
+
+def read_file(path: Path) -> Checkpoint:
+    """The model in a file of the published layout: `.safetensors`, or else `.pth`.
+
+    A `.safetensors` file has no configuration: its tensors must be those of a published network. Raises a
+    CheckpointError if the file is unreadable, unsafe or not of that layout.
+    """
+    if path.suffix != ".safetensors":
+        return read_pth(path)
+    tensors = _read_tensors(path)
+    shapes = {name: tensor.shape for name, tensor in canonical(tensors).items()}
+    for config in PRESETS.values():
+        checkpoint = Checkpoint(path, _fitting_name(path.stem), config, tensors)
+        if {name: one.shape for name, one in canonical(_blueprint(checkpoint).state_dict()).items()} == shapes:
+            return checkpoint
+    known = ", ".join(PRESETS)
+    raise CheckpointError(f"{path} has no {CONFIG_FILE} beside it, and its tensors are not those of {known}")
 
 
 def read_pth(path: Path) -> Checkpoint:

@@ -18,6 +18,8 @@ from dac_codec.pretrained.card import card
 from dac_codec.pretrained.checkpoints import CONFIG_FILE, WEIGHTS_FILE, save
 
 _CARD_FILE = "README.md"
+_REFERENCE = (".pth", ".safetensors")
+"""Ends of names of files in the layout of the reference."""
 
 
 def is_repository(name: object) -> bool:
@@ -29,8 +31,8 @@ def fetch(repository: str, progress: bool) -> Path:
     """The folder of the cache with a repository's configuration, weights and, if it has one, context model.
 
     They are of the commit that "main" names, or without a network of the one that is in the cache. With `progress`,
-    bars are shown if standard error is a terminal. For a repository without a configuration, the path of its `.pth`
-    file, the layout of the reference.
+    bars are shown if standard error is a terminal. For a repository without a configuration, the path of its file
+    in the layout of the reference.
 
     Raises:
         CheckpointError: huggingface_hub is not installed, there is no such repository, it lacks a model's files,
@@ -46,7 +48,7 @@ def fetch(repository: str, progress: bool) -> Path:
         try:
             folder = _download(repository, CONFIG_FILE).parent
         except utils.EntryNotFoundError as error:  # there is none, or no network
-            if (cached := cached_weights(repository)) is not None and cached.suffix == ".pth":
+            if (cached := cached_weights(repository)) is not None and _is_alone(cached):
                 return cached
             if isinstance(error, utils.LocalEntryNotFoundError):
                 raise
@@ -71,16 +73,15 @@ def fetch(repository: str, progress: bool) -> Path:
 
 
 def _fetch_reference(repository: str) -> Path:
-    """The `.pth` file of a repository: `weights.pth`, or the only one."""
+    """The weights of a repository without a configuration: `weights.pth`, or the only `.pth` or `.safetensors` file."""
     import huggingface_hub as hub
 
     info = hub.HfApi().model_info(repository)
-    found = [file.rfilename for file in info.siblings or () if file.rfilename.endswith(".pth")]
+    found = [file.rfilename for file in info.siblings or () if file.rfilename.endswith(_REFERENCE)]
     chosen = ["weights.pth"] if "weights.pth" in found else found
     if len(chosen) != 1:
-        raise CheckpointError(
-            f"it has no {CONFIG_FILE}, and {', '.join(found) or 'no .pth file'}: expected one .pth file"
-        )
+        listed = ", ".join(found) or "no weights"
+        raise CheckpointError(f"it has no {CONFIG_FILE}, and {listed}: expected one file {' or '.join(_REFERENCE)}")
     return _download(repository, chosen[0], info.sha)
 
 
@@ -111,9 +112,14 @@ def cached_weights(repository: str) -> Path | None:
         return Path(found)
     folder = Path(HF_HUB_CACHE, f"models--{repository.replace('/', '--')}")
     with suppress(OSError):
-        files = sorted((folder / "snapshots" / (folder / "refs/main").read_text()).glob("*.pth"))
+        snapshot = folder / "snapshots" / (folder / "refs/main").read_text()
+        files = [file for file in snapshot.iterdir() if file.suffix in _REFERENCE]
         return files[0] if len(files) == 1 else None
     return None
+
+
+def _is_alone(weights: Path) -> bool:
+    return not (weights.parent / CONFIG_FILE).exists()
 
 
 def cached_repositories() -> dict[str, Path]:

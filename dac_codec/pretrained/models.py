@@ -18,7 +18,15 @@ from dac_codec.common.errors import CheckpointError, DacError
 from dac_codec.common.files import expanded
 from dac_codec.model import DAC, PRESETS, DACConfig
 from dac_codec.pretrained import hub
-from dac_codec.pretrained.checkpoints import CONFIG_FILE, WEIGHTS_FILE, build, read_config, read_folder, read_pth
+from dac_codec.pretrained.checkpoints import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    build,
+    read_config,
+    read_file,
+    read_folder,
+    read_pth,
+)
 from dac_codec.pretrained.download import cache_folder, check_digest, download, record_digest, verified_digest
 
 DEFAULT_MODEL = "dac-mini-44khz"
@@ -130,7 +138,7 @@ def folder_of(name_or_path: str | os.PathLike[str]) -> Path | None:
             return None
     path = expanded(name_or_path)
     try:
-        if path.name in (CONFIG_FILE, WEIGHTS_FILE) and path.is_file():
+        if path.name in (CONFIG_FILE, WEIGHTS_FILE) and path.is_file() and (path.parent / CONFIG_FILE).is_file():
             return path.parent
         return path if path.is_dir() else None
     except OSError as error:
@@ -160,10 +168,10 @@ def _load(name_or_path: str | os.PathLike[str], progress: bool) -> DAC:
         return _load_published(name_or_path, progress)
     path = expanded(name_or_path)
     if path.is_file():
-        return build(read_pth(path))
+        return build(read_file(path))
     if hub.is_repository(name_or_path):
         found = hub.fetch(str(name_or_path), progress)
-        checkpoint = read_folder(found) if found.is_dir() else read_pth(found)
+        checkpoint = read_folder(found) if found.is_dir() else read_file(found)
         # transformers and the reference keep no name for a model, and the folder has the commit's.
         is_named = found.is_dir() and checkpoint.name != found.name
         name = checkpoint.name if is_named else str(name_or_path).rpartition("/")[2]

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from dac_codec.common.errors import CheckpointError
-from dac_codec.model import DAC, DACConfig
+from dac_codec.model import DAC, PRESETS, DACConfig
 from dac_codec.pretrained import canonical, fingerprint, load, save
 from dac_codec.pretrained.checkpoints import SkippedInit
 from tests.pretrained.weights import GOLDEN, TINY, TINY_BYTES, TINY_CONFIG, published
@@ -203,6 +203,21 @@ def test_unknown_dtype(tiny: DAC, tmp_path: Path) -> None:
 
 
 # Refused --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "model.safetensors"])
+def test_tensors_without_a_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Those of a published network have its configuration."""
+    file = tmp_path / name
+    config = dataclasses.replace(TINY_CONFIG, n_codebooks=TINY_CONFIG.n_codebooks + 1)
+    file.write_bytes(safetensors.torch.save(canonical(DAC(config).state_dict())))
+    with pytest.raises(CheckpointError, match=r"no config.json beside it, and its tensors are not those of 44khz, "):
+        load(file)
+    monkeypatch.setitem(PRESETS, "other", config)
+    assert load(file).config == config
+    file.write_bytes(b"PK")
+    with pytest.raises(CheckpointError, match="not a readable safetensors file"):
+        load(file)
 
 
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])

@@ -256,7 +256,7 @@ def test_the_layout_of_the_reference(server: Server, tiny: DAC, tmp_path: Path) 
     (folder / "other.pth").write_bytes(b"")
     found = load(server, "someone/reference", tmp_path, HF_HOME=str(tmp_path / "empty"))
     assert found.startswith("CheckpointError")
-    assert "it has no config.json, and one.pth, other.pth: expected one .pth file" in found
+    assert "it has no config.json, and one.pth, other.pth: expected one file .pth or .safetensors" in found
 
 
 def test_what_is_not_there(server: Server, tmp_path: Path) -> None:

@@ -242,6 +242,8 @@ def test_the_real_transformers(tmp_path: Path, config: DACConfig) -> None:
         decoded, expected = model.decode_codes(encoded.codes), theirs.decode(audio_codes=encoded.codes).audio_values
         # transformers returns a few samples less where a stride is odd.
         torch.testing.assert_close(decoded[:, 0, : expected.shape[-1]], expected, atol=1e-5, rtol=0)
+        unpadded = model.quantizer(model.encoder(audio[None, None])).codes
+        assert torch.equal(unpadded, theirs.encode(audio[None, None]).audio_codes)
 
     theirs.save_pretrained(tmp_path / "saved")
     assert_equal_weights(model, DAC.from_pretrained(tmp_path / "saved"))
@@ -271,6 +273,7 @@ def test_the_real_reference(tmp_path: Path, name: str) -> None:
         expected = theirs.decode(z)  # a few samples less where a stride is odd
         decoded = model.decode_codes(codes)[..., : expected.shape[-1]]
         torch.testing.assert_close(decoded, expected, atol=1e-5, rtol=0)
+        assert torch.equal(model.quantizer(model.encoder(audio)).codes, theirs.encode(audio)[1])  # unpadded
 
 
 def test_a_model_of_transformers_gives_its_codes_here(tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ class Plan:
                 "sources": _digest(sources),
             },
         )
-        self._describe()
+        self._check()
         mine = range(part[0] - 1, len(self._shards), part[1])
         self._known = {number: record for number, record in self.corpus.records() if number in mine}
         done = {number for number, record in self._known.items() if not (retry_failed and record["failed"])}
@@ -136,20 +136,24 @@ class Plan:
         record = self._known.get(number, {"failed": [], "seconds": 0.0})
         return Totals(sum(map(len, self._shards[number])), len(record["failed"]), record["seconds"])
 
-    def _describe(self) -> None:
-        """Write corpus.json, or check that it is the same."""
+    def _check(self) -> None:
+        """Check that a corpus.json that is there describes this corpus."""
         path = self.corpus.folder / _DESCRIPTION
-        if path.exists():
-            found = Corpus.open(self.corpus.folder).description
-            for name, value in self.corpus.description.items():
-                if found.get(name) != value:
-                    raise DacError(
-                        f"{path} has {name} {found.get(name)!r}, and this run {value!r}: it is another corpus; choose "
-                        "another folder"
-                    )
-            return
+        found = Corpus.open(self.corpus.folder).description if path.exists() else self.corpus.description
+        for name, value in self.corpus.description.items():
+            if found.get(name) != value:
+                raise DacError(
+                    f"{path} has {name} {found.get(name)!r}, and this run {value!r}: it is another corpus; choose "
+                    "another folder"
+                )
+
+    def _describe(self) -> None:
+        """Write corpus.json, if another job has not done it."""
+        self._check()
         (self.corpus.folder / _INDEX).mkdir(parents=True, exist_ok=True)
-        write_file(path, json.dumps(self.corpus.description, indent=2))
+        path = self.corpus.folder / _DESCRIPTION
+        if not path.exists():
+            write_file(path, json.dumps(self.corpus.description, indent=2))
 
     def groups(self, number: int, size: int) -> Iterator[Source]:
         """The groups of a shard's sounds that workers get."""
@@ -166,6 +170,7 @@ class Plan:
         Raises:
             DacError: a file can't be written, or a worker can't load the model.
         """
+        self._describe()
         size = engine.settings.group_size
         outcomes = run(engine, (group for number in self.numbers for group in self.groups(number, size)))
         try:
@@ -203,15 +208,18 @@ class Plan:
         self._known[number] = record
 
     def _write_tables(self) -> None:
-        """Write index.csv and failed.csv for all shards that are there."""
-        done, failed = [], [("", name, reason) for name, reason in self.failures]
-        for number, record in self.corpus.records():
-            name = self.corpus.shard(number).name
-            n_failed = len(record["failed"])
-            done.append((name, record["rows"], record["frames"], f"{record['seconds']:.3f}", n_failed))
-            failed.extend((name, *failure) for failure in record["failed"])
-        _write_table(self.corpus.folder / "index.csv", ("shard", "rows", "frames", "seconds", "failed"), done)
-        _write_table(self.corpus.folder / "failed.csv", ("shard", "id", "reason"), failed)
+        """Write index.csv and failed.csv for all shards that are there, again if another job has ended meanwhile."""
+        written = None
+        while (records := list(self.corpus.records())) != written:
+            done, failed = [], [("", name, reason) for name, reason in self.failures]
+            for number, record in records:
+                name = self.corpus.shard(number).name
+                n_failed = len(record["failed"])
+                done.append((name, record["rows"], record["frames"], f"{record['seconds']:.3f}", n_failed))
+                failed.extend((name, *failure) for failure in record["failed"])
+            _write_table(self.corpus.folder / "index.csv", ("shard", "rows", "frames", "seconds", "failed"), done)
+            _write_table(self.corpus.folder / "failed.csv", ("shard", "id", "reason"), failed)
+            written = records
 
 
 def _digest(sources: Iterable[Source]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from dac_codec import codec
 from dac_codec.codec import DacFile, batches
 from dac_codec.common.errors import DacError
-from dac_codec.corpus import SUFFIXES, Settings
+from dac_codec.corpus import SUFFIXES, Plan, Settings, tokenization
 from dac_codec.corpus.encoding import Outcome, Tokens, encode
 from dac_codec.corpus.shards import read_shard
 from dac_codec.corpus.sources import Source, open_sources
@@ -111,6 +112,23 @@ def test_jobs_of_an_array_give_the_shards_of_one(fmt: str, sounds: Path, tokeniz
     assert content(tmp_path / "parts") == content(tmp_path / "out")
 
 
+def test_jobs_that_end_at_once_are_all_in_the_index(
+    sounds: Path, tokenize: Tokenize, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second job ends while the first one writes its tables."""
+    write, other = tokenization._write_table, iter([2])
+
+    def slowly(path: Path, names: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+        for job in other:
+            tokenize(sounds, part=(job, 2))
+        write(path, names, rows)
+
+    monkeypatch.setattr(tokenization, "_write_table", slowly)
+    tokenize(sounds, part=(1, 2))
+    lines = (tmp_path / "out" / "index.csv").read_text().splitlines()
+    assert [line.partition(",")[0] for line in lines[1:]] == [f"shard-00000{n}.parquet" for n in range(3)]
+
+
 def test_failures_are_tried_again_if_requested(sounds: Path, tokenize: Tokenize, tmp_path: Path) -> None:
     (tmp_path / "mixed").mkdir()
     for path in sounds.glob("*.wav"):
@@ -136,6 +154,11 @@ def test_another_corpus_is_refused(sounds: Path, tokenize: Tokenize, tmp_path: P
     with pytest.raises(DacError, match=r"corpus\.json has sources"):
         tokenize(sounds / "sub", *sorted(sounds.glob("*.wav")))
     assert content(tmp_path / "out") == before
+
+
+def test_nothing_is_written_before_the_workers_have_started(sounds: Path, model: str, tmp_path: Path) -> None:
+    Plan([str(sounds)], tmp_path / "out", Settings(model, N_QUANTIZERS, "cpu"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_sources_without_sound(tokenize: Tokenize, tmp_path: Path) -> None:

@@ -318,8 +318,7 @@ def check_memory() -> None:
     try:
         subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=_LOADING_SECONDS, check=True)
     except subprocess.SubprocessError:
-        limited = f"it is limited to {limit // 2**20} MiB (ulimit -v), which is too little"
-        raise DacError(f"not enough memory: {limited}") from None
+        raise DacError(f"not enough memory: it is limited to {limit // 2**20} MiB (ulimit -v), too little") from None
 
 
 def files_of(names: Sequence[str], failures: list[str]) -> Iterator[str]:
@@ -422,12 +421,10 @@ def finish(failures: list[str]) -> None:
 def error_line(name: str, error: Exception, target: str | None = None) -> str:
     """The message of an error, prefixed with the name of its file unless it contains it or is about the output."""
     show_traceback(error)
-    text = one_line(error)
+    text = one_line(error).replace("<stream>: can't be written", f"{target or '<stream>'}: can't be written")
     if target is not None and isinstance(error, OSError) and (error.errno, error.filename) == (errno.ENOSPC, None):
         text = f"can't write {target}: {text}"  # standard output
-    elif target is not None and text.startswith("<stream>: can't be written"):
-        text = text.replace("<stream>", target, 1)
-    of_output = target is not None and text.startswith((f"{target}: can't be written", f"can't write {target}:"))
+    of_output = text.startswith((f"{target}: can't be written", f"can't write {target}:"))
     return text if of_output or f"{name}:" in text else f"{name}: {text}"
 
 

@@ -50,7 +50,7 @@ def stages(sounds: Path, folder: Path, settings: list[str], trial: bool, start: 
         yield (last := train("mini-decoder", refitted[0]))
     else:
         fitted_to = speech_of(sounds, folder / "speech.csv")
-        yield (other := refit(start, "start", fitted_to, "--sample-rate", "24000", "--codebooks", "16"))
+        yield (other := refit(start, "start", fitted_to, "--sample-rate", "24000", "--codebooks", "18"))
         yield (first := train("speech", other[0]))
         yield (refitted := refit(first[0], "refitted", fitted_to))
         yield (last := train("speech-end", refitted[0]))

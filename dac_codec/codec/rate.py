@@ -44,7 +44,7 @@ DEFAULT_WITHOUT_LEVELS = 8.5
 _MOST_QUALITY = 100
 """Far beyond the qualities at which every frame gets all codes, or one."""
 
-_LAMBDA_AT_5 = 0.0459
+_LAMBDA_AT_5 = 0.06042
 """Lambda of quality 5 in units of `Frames.errors`; one step of quality halves or doubles it."""
 
 _LEVELS_EXPONENT, _MOST_FOR_LEVELS = 0.7, 8.0

@@ -128,8 +128,10 @@ class FoldedQuantizer:
 
     @property
     def scale(self) -> float:
-        """Unit of errors for any model: geometric mean of the mean squares of the first and last codebook's outputs."""
-        return math.sqrt(math.prod(float(self._outputs(i)[: self._sizes[i]].square().sum(1).mean()) for i in (0, -1)))
+        """Unit of errors of any model: a^0.4 b^0.6 for variances a, b of the outputs of the first and last codebook."""
+        outputs = [self._outputs(index)[: self._sizes[index]].double() for index in (0, -1)]
+        first, last = (float((one - one.mean(0)).square().sum(1).mean()) for one in outputs)
+        return math.pow(first, 0.4) * math.pow(last, 0.6) or 1.0
 
     def _outputs(self, index: int) -> Tensor:
         """What each entry of a codebook adds to the latents, [K, D] or more rows."""

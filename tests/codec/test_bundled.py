@@ -16,7 +16,7 @@ def test_two_models_are_bundled() -> None:
     assert folder_of("speech") == folder_of("dac-mini-speech")
 
 
-@pytest.mark.parametrize(("name", "least_sdr", "most_kbps"), [("dac-mini-44khz", 12.0, 6.0), ("speech", 15.5, 6.8)])
+@pytest.mark.parametrize(("name", "least_sdr", "most_kbps"), [("dac-mini-44khz", 12.0, 6.0), ("speech", 15.5, 8.4)])
 def test_a_file_as_it_is_by_default(name: str, least_sdr: float, most_kbps: float) -> None:
     model = DAC.from_pretrained(name)
     sound = clip_at(model.sample_rate)[:1]

@@ -63,7 +63,7 @@ def test_a_quality(quality: float, n_frames: int, size: int, seed: int) -> None:
     found = torch.cat(list(rate.at_quality(in_blocks(whole, size), quality)), -1)
     counts = (found >= 0).sum(1)
     assert torch.equal(found, rate.limited(whole.codes, counts))
-    lagrange = 0.0459 * 2 ** (5 - quality)
+    lagrange = 0.06042 * 2 ** (5 - quality)
     weights = (whole.power + 1e-4) ** 0.3
     for channel, frame in np.ndindex(2, n_frames):
         costs = [

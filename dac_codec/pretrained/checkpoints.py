@@ -246,11 +246,14 @@ def unpickle(path: Path) -> Any:
         with zipfile.ZipFile(path) as archive:
             inflated = sum(entry.file_size for entry in archive.infolist())
             damaged = archive.testzip() if inflated <= path.stat().st_size else "its size"
+            is_package = any(name.endswith("/.data/extern_modules") for name in archive.namelist())
     except Exception as error:  # zipfile raises half a dozen types, depending on where the damage is.
         raise CheckpointError(f"{path} is not a readable PyTorch checkpoint: {_in_one_line(error)}") from error
     if damaged:
         found = _in_one_line(damaged)
         raise CheckpointError(f"{path} is not a readable PyTorch checkpoint: {found} is wrong; fetch it again")
+    if is_package:
+        raise CheckpointError(f"{path} was refused: torch.package wrote it, with code; save it with package=False")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # A malformed pickle can raise anything.

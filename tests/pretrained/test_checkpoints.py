@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+import torch.package
 from torch import Tensor
 
 from dac_codec.common.errors import CheckpointError
@@ -203,6 +204,14 @@ def test_unknown_dtype(tiny: DAC, tmp_path: Path) -> None:
 
 
 # Refused --------------------------------------------------------------------------------------------------------
+
+
+def test_an_archive_with_code(tmp_path: Path) -> None:
+    """`dac.DAC.save` writes one by default."""
+    with torch.package.PackageExporter(tmp_path / "weights.pth") as archive:
+        archive.save_pickle("dac", "dac.pth", {"weights": [1.0]})
+    with pytest.raises(CheckpointError, match=r"torch\.package wrote it, with code; save it with package=False"):
+        load(tmp_path / "weights.pth")
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "model.safetensors"])

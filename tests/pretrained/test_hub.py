@@ -127,7 +127,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         return content
 
     def answer(self, body: bool) -> None:
-        self.server.requests.append(f"{self.command} {self.path}")
+        self.server.requests.append(f"{self.command} {self.path} {self.headers['Range'] or ''}".strip())
         if self.path.startswith("/api/models/"):
             folder = self.server.root.joinpath(*self.path.split("?")[0].split("/")[3:5])
             if not folder.is_dir():
@@ -238,10 +238,15 @@ def test_both_layouts(server: Server, tiny: DAC, tmp_path: Path) -> None:
 
 
 def test_a_broken_connection_is_no_error(server: Server, tiny: DAC, tmp_path: Path) -> None:
+    """The download continues where it broke off, to a whole number of pieces of huggingface_hub, here small ones."""
     pretrained.save(tiny, server.root / "someone" / "ours", name="my-model")
     server.breaks = True
-    assert load(server, "someone/ours", tmp_path).startswith(f"my-model {pretrained.fingerprint(tiny).hex()} ")
-    assert sum(request.startswith("GET /storage/") for request in server.requests) == 2
+    script = f"from huggingface_hub import constants\nconstants.DOWNLOAD_CHUNK_SIZE = 4096\n{SCRIPT}"
+    found = run(server, tmp_path, script, "someone/ours")
+    assert found.startswith(f"my-model {pretrained.fingerprint(tiny).hex()} ")
+    first, second = (request for request in server.requests if request.startswith("GET /storage/"))
+    assert not first.endswith("-")
+    assert int(second.partition(" bytes=")[2].removesuffix("-")) >= 4096
 
 
 def test_the_layout_of_the_reference(server: Server, tiny: DAC, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_the_stages_of_the_model_for_speech(tmp_path: Path, manifest: Path) -> N
             config = config_of(*arguments)
             assert Path(config.trainer.folder) / "model" == result
             assert config.trainer.init_from == made
-            assert (config.model.sample_rate, config.model.n_codebooks) == (24000, 16)
+            assert (config.model.sample_rate, config.model.n_codebooks) == (24000, 18)
         else:
             assert made in arguments
             assert arguments[arguments.index("-o") + 1] == str(result)

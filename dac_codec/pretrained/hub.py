@@ -48,7 +48,8 @@ def fetch(repository: str, progress: bool) -> Path:
         try:
             folder = _download(repository, CONFIG_FILE).parent
         except utils.EntryNotFoundError as error:  # there is none, or no network
-            if (cached := cached_weights(repository)) is not None and _is_alone(cached):
+            cached = cached_weights(repository)
+            if cached is not None and not (cached.parent / CONFIG_FILE).exists():
                 return cached
             if isinstance(error, utils.LocalEntryNotFoundError):
                 raise
@@ -116,10 +117,6 @@ def cached_weights(repository: str) -> Path | None:
         files = [file for file in snapshot.iterdir() if file.suffix in _REFERENCE]
         return files[0] if len(files) == 1 else None
     return None
-
-
-def _is_alone(weights: Path) -> bool:
-    return not (weights.parent / CONFIG_FILE).exists()
 
 
 def cached_repositories() -> dict[str, Path]:

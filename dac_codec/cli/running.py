@@ -421,7 +421,7 @@ def finish(failures: list[str]) -> None:
 def error_line(name: str, error: Exception, target: str | None = None) -> str:
     """The message of an error, prefixed with the name of its file unless it contains it or is about the output."""
     show_traceback(error)
-    text = one_line(error).replace("<stream>: can't be written", f"{target or '<stream>'}: can't be written")
+    text = one_line(error)
     if target is not None and isinstance(error, OSError) and (error.errno, error.filename) == (errno.ENOSPC, None):
         text = f"can't write {target}: {text}"  # standard output
     of_output = text.startswith((f"{target}: can't be written", f"can't write {target}:"))

@@ -18,7 +18,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO, cast
 
 _MOST_BYTES = 2**16
 
@@ -107,6 +107,7 @@ def _copied(name: str, descriptor: int) -> Iterator[bool]:
             errors=original.errors,
             buffering=1 if name == "stderr" or original.isatty() else -1,
         )
+        cast(Any, copy.buffer).raw.name = f"<{name}>"  # instead of the descriptor
     except (AttributeError, OSError, ValueError):  # not a file, as in tests
         yield False
         return

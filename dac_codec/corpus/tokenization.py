@@ -137,9 +137,11 @@ class Plan:
         return Totals(sum(map(len, self._shards[number])), len(record["failed"]), record["seconds"])
 
     def _check(self) -> None:
-        """Check that a corpus.json that is there describes this corpus."""
+        """Check that corpus.json, if there is one, describes this corpus."""
         path = self.corpus.folder / _DESCRIPTION
-        found = Corpus.open(self.corpus.folder).description if path.exists() else self.corpus.description
+        if not path.exists():
+            return
+        found = Corpus.open(self.corpus.folder).description
         for name, value in self.corpus.description.items():
             if found.get(name) != value:
                 raise DacError(
@@ -148,7 +150,7 @@ class Plan:
                 )
 
     def _describe(self) -> None:
-        """Write corpus.json, if another job has not done it."""
+        """Write corpus.json, unless another job has."""
         self._check()
         (self.corpus.folder / _INDEX).mkdir(parents=True, exist_ok=True)
         path = self.corpus.folder / _DESCRIPTION
@@ -208,7 +210,7 @@ class Plan:
         self._known[number] = record
 
     def _write_tables(self) -> None:
-        """Write index.csv and failed.csv for all shards that are there, again if another job has ended meanwhile."""
+        """Write index.csv and failed.csv for all shards that are there; again if another job adds one meanwhile."""
         written = None
         while (records := list(self.corpus.records())) != written:
             done, failed = [], [("", name, reason) for name, reason in self.failures]

@@ -94,7 +94,7 @@ class PackedConv:
         return convolved
 
     def _by_columns(self, rows: Tensor) -> Tensor:
-        """Convolve rows [B, T, C], each column of the image by itself; the last row of the image is filled up."""
+        """Convolve rows [B, T, C], each column of the image by itself; zeros complete the last row of the image."""
         width, n_rows = self._dilation[1], rows.shape[1]
         if missing := -n_rows % width:
             rows = F.pad(rows, (0, 0, 0, missing))

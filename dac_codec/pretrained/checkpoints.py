@@ -207,9 +207,8 @@ def read_file(path: Path) -> Checkpoint:
     tensors = _read_tensors(path)
     shapes = {name: tensor.shape for name, tensor in canonical(tensors).items()}
     for config in PRESETS.values():
-        checkpoint = Checkpoint(path, _fitting_name(path.stem), config, tensors)
-        if {name: one.shape for name, one in canonical(_blueprint(checkpoint).state_dict()).items()} == shapes:
-            return checkpoint
+        if {name: one.shape for name, one in canonical(_on_meta(config).state_dict()).items()} == shapes:
+            return Checkpoint(path, _fitting_name(path.stem), config, tensors)
     known = ", ".join(PRESETS)
     raise CheckpointError(f"{path} has no {CONFIG_FILE} beside it, and its tensors are not those of {known}")
 
@@ -330,10 +329,14 @@ def _blueprint(checkpoint: Checkpoint) -> DAC:
     ):
         raise CheckpointError(f"{path} has {len(checkpoint.tensors)} tensors, too few for its configuration")
     try:
-        with torch.device("meta"), SkippedInit():
-            return DAC(config)
+        return _on_meta(config)
     except (RuntimeError, TypeError, OverflowError) as error:
         raise CheckpointError(f"{path} has a configuration with impossible sizes: {config}") from error
+
+
+def _on_meta(config: DACConfig) -> DAC:
+    with torch.device("meta"), SkippedInit():
+        return DAC(config)
 
 
 class SkippedInit(TorchFunctionMode):

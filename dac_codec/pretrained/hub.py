@@ -19,7 +19,7 @@ from dac_codec.pretrained.checkpoints import CONFIG_FILE, WEIGHTS_FILE, save
 
 _CARD_FILE = "README.md"
 _REFERENCE = (".pth", ".safetensors")
-"""Ends of names of files in the layout of the reference."""
+"""Suffixes of files in the layout of the reference."""
 
 
 def is_repository(name: object) -> bool:
@@ -46,22 +46,18 @@ def fetch(repository: str, progress: bool) -> Path:
         utils.disable_progress_bars()
     try:
         try:
-            folder = _download(repository, CONFIG_FILE).parent
-        except utils.EntryNotFoundError as error:  # there is none, or no network
-            cached = cached_weights(repository)
-            if cached is not None and not (cached.parent / CONFIG_FILE).exists():
-                return cached
-            if isinstance(error, utils.LocalEntryNotFoundError):
+            config = _download_if_there(repository, CONFIG_FILE)
+        except utils.LocalEntryNotFoundError:  # no network
+            if (cached := cached_weights(repository)) is None:
                 raise
+            return cached
+        if config is None:
             return _fetch_reference(repository)
+        folder = config.parent
         commit = folder.name
         _download(repository, WEIGHTS_FILE, commit)
         if hub.try_to_load_from_cache(repository, CONTEXT_FILE, revision=commit) is None:  # not known to be absent
-            try:
-                _download(repository, CONTEXT_FILE, commit)
-            except utils.EntryNotFoundError as error:
-                if isinstance(error, utils.LocalEntryNotFoundError):  # no network
-                    raise
+            _download_if_there(repository, CONTEXT_FILE, commit)
     except Exception as error:  # of huggingface_hub, httpx or requests, and the file system
         found = " ".join(str(error).split())[:300]
         raise CheckpointError(
@@ -87,7 +83,7 @@ def _fetch_reference(repository: str) -> Path:
 
 
 def _download(repository: str, name: str, revision: str | None = None) -> Path:
-    """The path of a file of a repository in the cache, which is downloaded if need be; up to two errors are retried."""
+    """The path of a repository's file in the cache, downloaded if it is not there; a broken connection is retried."""
     import huggingface_hub as hub
     from huggingface_hub.utils import EntryNotFoundError, HfHubHTTPError
 
@@ -96,9 +92,21 @@ def _download(repository: str, name: str, revision: str | None = None) -> Path:
             return Path(hub.hf_hub_download(repository, name, revision=revision))
         except (EntryNotFoundError, HfHubHTTPError):
             raise
-        except Exception:  # a broken connection, which releases before 1.0 do not continue: of httpx or requests
+        except Exception:  # of httpx or requests; huggingface_hub 0.36 does not retry by itself
             continue
     return Path(hub.hf_hub_download(repository, name, revision=revision))
+
+
+def _download_if_there(repository: str, name: str, revision: str | None = None) -> Path | None:
+    """As `_download`; None if the repository has no such file."""
+    from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        return _download(repository, name, revision)
+    except LocalEntryNotFoundError:  # no network; it is an EntryNotFoundError too
+        raise
+    except EntryNotFoundError:
+        return None
 
 
 def cached_weights(repository: str) -> Path | None:

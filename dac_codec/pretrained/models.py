@@ -18,15 +18,7 @@ from dac_codec.common.errors import CheckpointError, DacError
 from dac_codec.common.files import expanded
 from dac_codec.model import DAC, PRESETS, DACConfig
 from dac_codec.pretrained import hub
-from dac_codec.pretrained.checkpoints import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    build,
-    read_config,
-    read_file,
-    read_folder,
-    read_pth,
-)
+from dac_codec.pretrained.checkpoints import CONFIG_FILE, WEIGHTS_FILE, build, read_config, read_file, read_folder
 from dac_codec.pretrained.download import cache_folder, check_digest, download, record_digest, verified_digest
 
 DEFAULT_MODEL = "dac-mini-44khz"
@@ -228,7 +220,7 @@ def _load_published(name: str, progress: bool) -> DAC:
 
 def _build_published(file: Path, name: str) -> DAC:
     """The published model `name` from a file that must hold that model."""
-    checkpoint = read_pth(file)
+    checkpoint = read_file(file)
     # Quantizer dropout only matters in training.
     found, expected = (replace(config, quantizer_dropout=0.0) for config in (checkpoint.config, PRESETS[name]))
     if found != expected:

@@ -58,6 +58,10 @@ class DataConfig(_Section):
         speed: share of the excerpts that are resampled to 0.7 to 1.7 times their speed, uniformly on a log scale. Pitch
             and tempo change together.
         rotate_phase: rotate all phases of an excerpt by a uniformly random angle.
+        background: share of the excerpts to which another one is added, 5 to 30 dB below it.
+        reverberation: share of the excerpts that get the echoes of a random room of 0.1 to 0.8 s.
+        tilt: share of the excerpts that are amplified or attenuated by up to 4 dB per octave.
+        clipping: share of the excerpts that are clipped, 1 to 15 dB below their peak.
         low_pass: share of the excerpts that are low-pass filtered at a random cutoff, as lossy codecs and lower sample
             rates do. A model trained without such sounds adds noise above their cutoff.
         attenuation: half of the excerpts are attenuated by up to this many dB, since whole files have quiet passages.
@@ -75,7 +79,11 @@ class DataConfig(_Section):
     channel: Literal["mix", "random"] = "mix"
     speed: Share = 0.0
     rotate_phase: bool = True
+    background: Share = 0.0
+    reverberation: Share = 0.0
+    tilt: Share = 0.0
     low_pass: Share = 0.0
+    clipping: Share = 0.0
     attenuation: NonNegativeFloat = 0.0
     silence: Share = 0.0
     distinct: PositiveInt | None = None

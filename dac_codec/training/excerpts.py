@@ -28,6 +28,11 @@ _CONTEXT = 128  # samples at the lower of the two rates that are read on either 
 _SPEEDS = (0.7, 1.7)  # range of playback speeds
 _CUTOFFS = (0.07, 0.47)  # range of low-pass cutoffs, in shares of the sample rate
 _WIDTHS = (0.001, 0.025)  # range of low-pass transition widths, in shares of the sample rate
+_BACKGROUNDS = (-30.0, -5.0)  # range of levels of another excerpt that is added, in dB
+_DECAYS = (0.1, 0.8)  # range of reverberation times, in seconds
+_ROOMS = (-20.0, 0.0)  # range of the energy of a room's echoes, relative to the sound that reaches the ear first, in dB
+_SLOPES = (-4.0, 4.0)  # range of spectral tilts, in dB per octave
+_CLIPPED = (1.0, 15.0)  # range of what clipping takes from the peak, in dB
 
 
 class Excerpt(NamedTuple):
@@ -41,9 +46,9 @@ class ExcerptDataset(Dataset[Excerpt]):
     """Endless random mono excerpts [1, T]; every index from 0 on is valid.
 
     A domain is drawn by its weight, a file by its duration, a position uniformly. Only that part of the file is read.
-    The steps are, in this order: one channel, speed, sample rate, loudness, low-pass filter, peak (at most 1.0),
-    phase rotation, peak, attenuation, silence. A file shorter than an excerpt is padded with zeros at a random
-    position.
+    The steps are, in this order: one channel, speed, sample rate, loudness, another excerpt in the background,
+    reverberation, tilt, low-pass filter, clipping, peak (at most 1.0), phase rotation, peak, attenuation, silence. A
+    file shorter than an excerpt is padded with zeros at a random position.
 
     A file that cannot be read, has non-finite samples, or has fewer samples than its header says is skipped: another
     one is drawn, and the excerpt names the file.
@@ -74,17 +79,31 @@ class ExcerptDataset(Dataset[Excerpt]):
     def __getitem__(self, index: int) -> Excerpt:
         config = self.config
         random = np.random.default_rng([self.seed, index % config.distinct if config.distinct else index])
-        changed = config.speed and random.random() < config.speed
-        speed = math.exp(random.uniform(*np.log(_SPEEDS))) if changed else 1.0
+
+        def happens(share: float) -> bool:
+            return share > 0 and random.random() < share
+
+        speed = math.exp(random.uniform(*np.log(_SPEEDS))) if happens(config.speed) else 1.0
         excerpt, skipped = self._draw(random, speed)
-        if config.low_pass and random.random() < config.low_pass:
+        if happens(config.background):
+            other, also_skipped = self._draw(random, speed)
+            excerpt = excerpt + audio.apply_gain(other, random.uniform(*_BACKGROUNDS))
+            skipped += also_skipped
+        if happens(config.reverberation):
+            room = random.uniform(*_DECAYS), random.uniform(*_ROOMS)
+            excerpt = transforms.reverberate(excerpt, self.sample_rate, *room, random)
+        if happens(config.tilt):
+            excerpt = transforms.tilt(excerpt, self.sample_rate, random.uniform(*_SLOPES))
+        if happens(config.low_pass):
             excerpt = transforms.low_pass(excerpt, random.uniform(*_CUTOFFS), random.uniform(*_WIDTHS))
+        if happens(config.clipping):
+            excerpt = transforms.clip(excerpt, random.uniform(*_CLIPPED))
         excerpt = transforms.limit_peak(excerpt)
         if config.rotate_phase:
             excerpt = transforms.limit_peak(transforms.rotate_phase(excerpt, random.uniform(-math.pi, math.pi)))
         if config.attenuation and random.random() < 0.5:
             excerpt = audio.apply_gain(excerpt, -config.attenuation * random.random())
-        if config.silence and random.random() < config.silence:
+        if happens(config.silence):
             excerpt = transforms.silence_part(excerpt, random)
         return Excerpt(torch.from_numpy(excerpt), skipped)
 

@@ -90,6 +90,34 @@ def low_pass(audio: Audio, cutoff: float, width: float) -> Audio:
     return filtered
 
 
+def tilt(audio: Audio, sample_rate: int, slope: float) -> Audio:
+    """Amplify audio [C, T] by `slope` dB for each octave above 1 kHz, and attenuate it below; constant below 100 Hz."""
+    n_fft = fft.next_fast_len(2 * audio.shape[-1], real=True)  # what the filter spreads must not come round
+    octaves = np.log2(np.maximum(fft.rfftfreq(n_fft, 1 / sample_rate), 100.0) / 1000.0)
+    gains = np.power(10.0, slope / 20.0 * octaves).astype(np.float32)
+    return np.ascontiguousarray(fft.irfft(fft.rfft(audio, n_fft) * gains, n_fft)[:, : audio.shape[-1]])
+
+
+def reverberate(audio: Audio, sample_rate: int, decay: float, level: float, random: np.random.Generator) -> Audio:
+    """Add the echoes of a room to audio [C, T].
+
+    The room's response is a single sample, and noise that falls by 60 dB in `decay` seconds and whose energy is `level`
+    dB above that sample's.
+    """
+    times = np.arange(1, max(1, round(decay * sample_rate)) + 1) / (decay * sample_rate)
+    response = random.standard_normal(len(times)) * 10.0 ** (-3.0 * times)
+    response *= 10.0 ** (level / 20.0) / np.linalg.norm(response)
+    echoes = fftconvolve(torch.from_numpy(audio), torch.from_numpy(response.astype(np.float32))[None])
+    heard: Audio = audio + echoes[:, : audio.shape[-1]].numpy()
+    return heard
+
+
+def clip(audio: Audio, amount: float) -> Audio:
+    """Clip audio [C, T] at `amount` dB below its peak."""
+    limit = np.abs(audio).max() * np.float32(10.0 ** (-amount / 20.0))
+    return np.clip(audio, -limit, limit)
+
+
 def silence_part(audio: Audio, random: np.random.Generator) -> Audio:
     """Replace a random part at the beginning or end of audio [C, T] by digital silence: 1 to T samples."""
     n_samples = audio.shape[-1]

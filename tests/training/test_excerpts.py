@@ -25,7 +25,7 @@ from tests.training.conftest import RATE, dataset, garbled, noise
 
 def test_an_excerpt_depends_on_seed_and_index_alone(sounds: list[Sound]) -> None:
     options: dict[str, Any] = {"rotate_phase": True, "attenuation": 20.0, "silence": 0.5, "channel": "random"}
-    options |= {"low_pass": 0.5, "speed": 0.5}
+    options |= {"low_pass": 0.5, "speed": 0.5, "background": 0.5, "reverberation": 0.5, "tilt": 0.5, "clipping": 0.5}
     first, second, other = dataset(sounds, **options), dataset(sounds, **options), dataset(sounds, seed=6, **options)
     for index in (7, 0, 3, 10**12):
         assert torch.equal(first[index].audio, second[index].audio)
@@ -223,6 +223,38 @@ def test_a_share_is_low_pass_filtered(tmp_path: Path) -> None:
     assert 10 < len(cutoffs) < 30
     assert 0.05 < min(cutoffs) < 0.2
     assert max(cutoffs) > 0.3
+
+
+@pytest.mark.parametrize("change", ["background", "reverberation", "tilt", "clipping"])
+def test_a_share_is_changed_like_a_recording(sounds: list[Sound], change: str) -> None:
+    changed, plain = dataset(sounds, **{change: 0.5}), dataset(sounds)
+    differences = []
+    for index in range(30):
+        excerpt = changed[index].audio
+        assert excerpt.shape == (1, 8192)
+        assert excerpt.dtype == torch.float32
+        assert float(excerpt.abs().max()) <= 1.0
+        differences.append(float((excerpt - plain[index].audio).abs().max()))
+    # Unchanged ones are those of the plain set: what follows the draw changes no random number before it.
+    assert 6 < sum(difference > 1e-4 for difference in differences) < 24
+
+
+def test_the_background_is_quieter(tmp_path: Path) -> None:
+    tones = []
+    for frequency in (500.0, 2000.0):
+        path, times = tmp_path / f"{frequency:.0f}.wav", np.arange(RATE) / RATE
+        soundfile.write(path, 0.1 * np.sin(2 * np.pi * frequency * times), RATE, subtype="FLOAT")
+        tones.append(Sound(path, "tones", 1.0))
+    mixed = dataset(tones, background=1.0)
+    levels = []
+    for index in range(40):
+        spectrum = torch.fft.rfft(mixed[index].audio[0] * torch.hann_window(8192)).abs()
+        one, other = (float(spectrum[round(hz * 8192 / RATE) + torch.arange(-3, 4)].max()) for hz in (500.0, 2000.0))
+        if min(one, other) > 0.01 * max(one, other):  # else both are of the same file
+            levels.append(20 * math.log10(min(one, other) / max(one, other)))
+    assert 10 < len(levels) < 30
+    assert -34 < min(levels) < -20
+    assert -12 < max(levels) < -1
 
 
 def test_half_are_attenuated(sounds: list[Sound]) -> None:

@@ -109,6 +109,49 @@ def test_a_low_pass_keeps_low_frequencies_and_removes_high_ones(seed: int, cutof
     assert after[above].max() < 1e-4 * before.max()
 
 
+@pytest.mark.parametrize("slope", [-4.0, 3.0])
+def test_a_tilt_amplifies_each_octave(slope: float) -> None:
+    times = np.arange(RATE)[None] / RATE
+    levels = []
+    for frequency in (50.0, 100.0, 500.0, 1000.0, 2000.0, 8000.0):
+        tone = np.sin(2 * np.pi * frequency * times).astype(np.float32)
+        tilted = transforms.tilt(tone, RATE, slope)
+        assert tilted.shape == tone.shape
+        assert tilted.dtype == np.float32
+        middle = slice(RATE // 4, -RATE // 4)
+        levels.append(20 * math.log10(np.std(tilted[:, middle]) / np.std(tone[:, middle])))
+    lowest = slope * math.log2(0.1)
+    assert levels == pytest.approx([lowest, lowest, -slope, 0.0, slope, 3 * slope], abs=0.05)
+
+
+@settings(max_examples=10, deadline=None)
+@given(SEEDS, st.floats(0.05, 0.5), st.floats(-20.0, 0.0))
+def test_the_echoes_of_a_room(seed: int, decay: float, level: float) -> None:
+    pulse = np.zeros((1, RATE), np.float32)
+    pulse[0, 100] = 1.0
+    heard = transforms.reverberate(pulse, RATE, decay, level, np.random.default_rng(seed))
+    assert heard.shape == pulse.shape
+    assert heard.dtype == np.float32
+    assert np.abs(heard[0, :100]).max() < 1e-6
+    echoes = (heard - pulse)[0, 100:]
+    assert 10 * math.log10(np.square(echoes).sum()) == pytest.approx(level, abs=0.1)
+    assert np.abs(echoes[round(decay * RATE) + 1 :]).max() < 1e-6
+    half = round(decay * RATE / 2)
+    first, last = (np.square(part).mean() for part in (echoes[: half // 4], echoes[half : half + half // 4]))
+    assert 10 * math.log10(first / last) == pytest.approx(30.0, abs=3.0)
+
+
+@given(SEEDS, st.floats(0.0, 20.0))
+def test_clipping_takes_from_the_peak(seed: int, amount: float) -> None:
+    audio = noise(seed, 1000)
+    clipped = transforms.clip(audio, amount)
+    limit = np.abs(audio).max() * 10 ** (-amount / 20)
+    assert np.abs(clipped).max() == pytest.approx(limit, rel=1e-5)
+    inside = np.abs(audio) < limit * 0.999
+    np.testing.assert_array_equal(clipped[inside], audio[inside])
+    assert clipped.dtype == np.float32
+
+
 @given(SEEDS, st.integers(1, 50))
 def test_a_silenced_part_is_at_an_end(seed: int, n_samples: int) -> None:
     audio = np.ones((1, n_samples), np.float32)

@@ -46,9 +46,9 @@ def clip(seconds: float) -> bytes:
     return stream.getvalue()
 
 
-def work_of(sound: bytes, wishes: dict[str, dict[str, Any]]) -> dict[tuple[str, str], Work]:
+def work_of(sound: bytes, wishes: dict[str, dict[str, Any]], device: str) -> dict[tuple[str, str], Work]:
     """Return functions that encode and decode a sound with the arguments of `compress_stream`, by their names."""
-    model = codec.load_model(DEFAULT_MODEL, "cpu")
+    model = codec.load_model(DEFAULT_MODEL, device)
     found: dict[tuple[str, str], Work] = {}
     for name, wish in wishes.items():
 
@@ -123,6 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=30.0, help="of sound [%(default)s]")
     parser.add_argument("--efforts", nargs="*", type=int, choices=range(4), default=[0, 1], metavar="0..3")
+    parser.add_argument("--device", default="cpu", help="of the model [%(default)s]")
     parser.add_argument("--busy", action="store_true", help="beside other programs")
     parser.add_argument("--rounds", type=positive, default=5, help="counted rounds [%(default)s]")
     arguments = parser.parse_args()
@@ -130,9 +131,10 @@ def main() -> None:
     for effort in arguments.efforts:
         wishes[f"constant, effort {effort}"] = {"effort": effort, "constant": True}
         wishes[f"variable, effort {effort}"] = {"effort": effort}
-    works = work_of(clip(arguments.seconds), wishes)
+    works = work_of(clip(arguments.seconds), wishes, arguments.device)
     print((beside_others if arguments.busy else by_effort)(works, arguments.seconds, arguments.rounds))
-    print(f"\n{DEFAULT_MODEL}, {arguments.seconds:g} s, torch {torch.__version__}, {torch.get_num_threads()} threads")
+    where = f"{torch.get_num_threads()} threads, {arguments.device}"
+    print(f"\n{DEFAULT_MODEL}, {arguments.seconds:g} s, torch {torch.__version__}, {where}")
 
 
 if __name__ == "__main__":

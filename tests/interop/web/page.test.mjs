@@ -120,6 +120,15 @@ test("a block is decoded with the layers that have come", async () => {
   assert.equal(decoder.problems.size, 0);
 });
 
+test("a block is decoded with the first codebooks, then with all", async () => {
+  const layered = new DacFile(new Uint8Array(readFileSync(`${folder}/layers.dac`)));
+  const all = layered.decodeAll().codes;
+  const decoder = new Decoder(layered, model, decodeFrames);
+  const coarse = all.map((code, n) => (n < frames ? code : -1));
+  closest((await decoder.block(0, 1)).channels[0], (await decodeFrames(coarse, 2, frames)).subarray(0, 400 * 40), 1e-6);
+  closest((await decoder.block(0)).channels[0], (await decodeFrames(all, 2, frames)).subarray(0, 400 * 40), 1e-6);
+});
+
 test("a file that does not fit the model is refused", () => {
   const file = new DacFile(data);
   for (const other of [{ hopLength: 80 }, { sampleRate: 16000 }, { codebookSize: 32 }, { codebooks: 1 }])
@@ -140,8 +149,8 @@ test("missing frames are silent", async () => {
   assert.ok(sounds[0].subarray(from, from + 1000).every((sample) => sample === 0));
 });
 
-test("a block that differs is faded in, and one after a seek is not", () => {
-  const played = [];
+/** A player in an audio context without sound; `played` gets [samples of channel 1, node, when] of each node. */
+function playerOf(blocks, played) {
   globalThis.AudioContext = class {
     currentTime = 0;
     resume() {}
@@ -152,22 +161,55 @@ test("a block that differs is faded in, and one after a seek is not", () => {
   };
   globalThis.AudioBufferSourceNode = class {
     constructor(_, { buffer }) {
-      played.push(buffer.data);
+      this.samples = buffer.data[0];
     }
     connect() {}
-    start() {}
-    stop() {}
+    start(when) {
+      played.push([this.samples, this, when]);
+    }
+    stop(when) {
+      this.end = when;
+    }
   };
   globalThis.setInterval = () => {};
-  const blocks = [0, 1].map((v) => ({ channels: [new Float32Array(100).fill(v)], tails: [new Float32Array(10).fill(v)] }));
   const player = new Player((index) => blocks[index], () => {});
   player.open(1000, 200, 100);
+  return player;
+}
+
+const blockOf = (v) => ({ channels: [new Float32Array(100).fill(v)], tails: [new Float32Array(10).fill(v)] });
+
+test("a block that differs is faded in, and one after a seek is not", () => {
+  const played = [];
+  const player = playerOf([0, 1].map(blockOf), played);
   player.play();
   player.seek(0.15);
   const [first, second, third] = played.map(([x]) => x);
   assert.ok(first.every((y) => y === 0));
   closest(second, Float32Array.from({ length: 100 }, (_, n) => Math.min(1, n / 10)), 1e-6);
   closest(third, new Float32Array(50).fill(1), 0);
+});
+
+test("a finer block replaces what is scheduled of a coarser one", () => {
+  const played = [];
+  const blocks = [2, 3].map(blockOf);
+  const [coarse, next] = blocks;
+  const player = playerOf(blocks, played);
+  player.play();
+  player.context.currentTime = 0.05 + 0.02; // 20 samples have been heard
+  blocks[0] = blockOf(1);
+  player.arrived(0, coarse);
+  const [, , [x, , when], [y, , after]] = played; // from 50 ms later on
+  closest(x, Float32Array.from({ length: 30 }, (_, n) => 2 - Math.min(1, n / 10)), 1e-6);
+  assert.ok(Math.abs(when - 0.12) < 1e-9 && Math.abs(after - 0.15) < 1e-9);
+  assert.deepEqual(played.map(([, node]) => node.end), [when, when, undefined, undefined]);
+  closest(y, Float32Array.from({ length: 100 }, (_, n) => 1 + 2 * Math.min(1, n / 10)), 1e-6);
+  blocks[1] = blockOf(5);
+  player.arrived(1, next); // before it is heard
+  closest(played[4][0], Float32Array.from({ length: 100 }, (_, n) => 1 + 4 * Math.min(1, n / 10)), 1e-6);
+  player.context.currentTime = 0.24;
+  player.arrived(1, blocks[1]); // too late
+  assert.equal(played.length, 5);
 });
 
 test("encoding in blocks is that of the whole", async () => {

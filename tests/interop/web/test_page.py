@@ -39,14 +39,16 @@ RATE = 44100
 ERRORS = ("Runtime.exceptionThrown", "Log.entryAdded")
 REQUEST = "Network.requestWillBeSent"
 SECONDS = 2.5  # of sounds: two blocks of the page, and what the first one depends on
-# Keeps the samples that are handed to the sound system, and counts the blocks that are decoded.
+# Keeps the samples that are handed to the sound system, and the indices of blocks that are decoded. `hold` stops the
+# clock of the sound system when it gets the next samples.
 RECORD_PLAYED = """
 window.played = [];
-window.blocks = 0;
+window.blocks = [];
+window.hold = false;
 window.Worker = class extends Worker {
   set onmessage(handle) {
     super.onmessage = (event) => {
-      if (event.data.type === "block") window.blocks++;
+      if (event.data.type === "block") window.blocks.push(event.data.index);
       handle(event);
     };
   }
@@ -55,6 +57,8 @@ const start = AudioBufferSourceNode.prototype.start;
 AudioBufferSourceNode.prototype.start = function (when = 0, ...rest) {
   const indices = Array.from({ length: this.buffer.numberOfChannels }, (_, c) => c);
   window.played.push({ when, channels: indices.map((c) => Array.from(this.buffer.getChannelData(c))) });
+  if (window.hold) this.context.suspend();
+  window.hold = false;
   return start.call(this, when, ...rest);
 };
 """
@@ -140,6 +144,17 @@ class Open:
                 data = path.read_bytes()
                 path.unlink()
                 return DacFile.from_bytes(data), data
+        raise TimeoutError("no download")
+
+    def wav(self) -> npt.NDArray[np.float32]:
+        """Download the decoded sound [C, T]."""
+        self.page.evaluate("document.getElementById('wav').click()")
+        for _ in range(100):
+            time.sleep(0.1)
+            for path in self.folder.glob("*.wav"):
+                samples: npt.NDArray[np.float32] = soundfile.read(path, dtype="float32", always_2d=True)[0].T
+                path.unlink()
+                return samples
         raise TimeoutError("no download")
 
 
@@ -231,6 +246,14 @@ def mono(model: DAC, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def long(model: DAC, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of 15.5 seconds: 8 blocks of the page, in chunks of 3.5 seconds, each of three layers and band levels."""
+    path = tmp_path_factory.mktemp("files") / "long.dac"
+    compress_stream((sound(15.5)[:, 0], RATE), path, model=model)
+    return path
+
+
 def chunks_of(data: bytes) -> list[tuple[ChunkKind, int]]:
     """Kind and end of each chunk of a file."""
     fields = FieldReader(data, "a file")
@@ -264,14 +287,14 @@ def test_a_file_ordered_by_layers_gets_better_while_it_arrives(browser: Open, mo
     passes = list(DacStream(io.BytesIO(data)).passes(model))
     assert (len(passes), len(chunks)) == (4, 4 * n_chunks + 1)
     Slow.size = len(data)
-    browser.page.evaluate("window.blocks = 0")
+    browser.page.evaluate("window.blocks = []")
     browser.follow("slow/layers.dac")
     start = 0
     for number, expected in enumerate(passes, 1):
         end = ends[number * n_chunks - 1] if number < len(passes) else len(data)
         Slow.pieces.put(data[start:end])
         start = end
-        browser.page.wait(f"window.blocks === {2 * number}")
+        browser.page.wait(f"window.blocks.length === {2 * number}")
         if number in (1, 3):
             assert browser.page.evaluate(text("status")) == f"Loading: {round(100 * end / len(data))}%"
             assert np.abs(browser.play(SECONDS) - expected).max() < 1e-4
@@ -279,12 +302,71 @@ def test_a_file_ordered_by_layers_gets_better_while_it_arrives(browser: Open, mo
     browser.decoded("layers.dac")
     assert np.abs(browser.play(SECONDS) - passes[-1]).max() < 1e-4
     assert browser.download()[1] == data
-    assert browser.page.evaluate("window.blocks") == 2 * len(passes)
+    assert browser.page.evaluate("window.blocks.length") == 2 * len(passes)
+
+
+@pytest.mark.parametrize("order", list(Order))
+def test_a_dropped_file_is_heard_coarse_then_refined(
+    browser: Open, long: Path, model: DAC, tmp_path: Path, order: Order
+) -> None:
+    path = tmp_path / f"{order.name}.dac"
+    path.write_bytes(thin(long.read_bytes(), order=order))
+    layers = DacFile.load(path).header.layers
+    coarse = decompress(thin(long.read_bytes(), layers[0]), model=model)[0].numpy()
+    expected = decompress(long, model=model)[0].numpy()
+    # Plays as soon as the file is shown; the clock of the sound system stops there.
+    browser.page.evaluate(
+        """{
+          Object.assign(window, { played: [], blocks: [], hold: true });
+          const observer = new MutationObserver(() => {
+            observer.disconnect();
+            document.getElementById("play").click();
+          });
+          observer.observe(document.getElementById("name"), { childList: true });
+        }"""
+    )
+    browser.drop(path)
+    browser.page.wait("window.played.length === 2")
+    assert browser.page.evaluate("window.blocks")[:3] == [0, 1, 0]
+    first, second = browser.page.evaluate("window.played")
+    block = first["channels"][0]
+    assert len(block) == 172 * 512
+    assert np.abs(block - coarse[0, : len(block)]).max() < 1e-4
+    assert np.abs(coarse - expected)[0, : len(block)].max() > 0.01
+    # The finer sound replaces it in its place, in 10 ms.
+    begin, fade = round((second["when"] - first["when"]) * RATE), 441
+    assert 0 < begin < len(block)
+    assert begin + len(second["channels"][0]) == len(block)
+    assert np.abs(second["channels"][0][fade:] - expected[0, begin + fade : len(block)]).max() < 1e-4
+    assert abs(second["channels"][0][0] - coarse[0, begin]) < 1e-4
+    browser.page.evaluate("document.getElementById('play').click()")
+    browser.decoded(path.name)
+    assert sorted(browser.page.evaluate("window.blocks")) == [0, *range(8)]
+    assert np.abs(browser.wav() - expected).max() < 1e-4 + 0.5 / 32768
+
+
+def test_seeking_decodes_there_first(browser: Open, long: Path, model: DAC) -> None:
+    expected = decompress(long, model=model)[0].numpy()
+    browser.page.evaluate("document.getElementById('name').textContent = ''; window.blocks = []")
+    browser.drop(long)
+    browser.page.wait("window.blocks.length > 0")
+    before = browser.page.evaluate(
+        "{ const seek = document.getElementById('seek'); seek.value = 12.5; seek.oninput(); window.blocks.length; }"
+    )
+    assert before < 4
+    browser.decoded(long.name)
+    blocks = browser.page.evaluate("window.blocks")
+    there = blocks.index(6)
+    assert there <= before + 2  # of those before, one may have been decoded and one begun
+    assert blocks[there : there + 3] == [6, 7, 6]  # coarse, with the next one, then refined
+    played = browser.play(3)
+    assert np.abs(played - expected[:, round(12.5 * RATE) :]).max() < 1e-4
+    assert np.abs(browser.wav() - expected).max() < 1e-4 + 0.5 / 32768
 
 
 def test_a_file_in_order_of_time_plays_while_it_arrives(browser: Open, mono: Path, model: DAC, tmp_path: Path) -> None:
-    data = mono.read_bytes()
-    expected = decompress(mono, model=model)[0].numpy()
+    data = thin(mono.read_bytes(), 3)  # one layer: no coarse sound comes first
+    expected = decompress(data, model=model)[0].numpy()
     ends = [end for _, end in chunks_of(data)]
     Slow.size = len(data)
     browser.follow("slow/time.dac")

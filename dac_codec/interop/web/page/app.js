@@ -281,8 +281,9 @@ function addProblems(texts) {
 function block({ index, channels, tails, shown: columns, done, problems }) {
   scope.add(columns);
   addProblems(problems);
+  const before = decoded.get(index);
   decoded.set(index, { channels, tails });
-  player.arrived();
+  if (version === "compressed") player.arrived(index, before);
   const most = KEPT_SAMPLES / (channels.length * shown.info.blockSamples);
   if (decoded.size > most) forget();
   shown.done = done;

@@ -149,9 +149,10 @@ export class Decoder {
    * One block of sound at the model's rate, for each channel, and some samples behind its end as they are with the same
    * layers, so that a player can fade into a next block that has more layers.
    * @param {number} index
+   * @param {number} [codebooks] decode only the first ones
    * @returns {Promise<{start: number, channels: Float32Array[], tails: Float32Array[]}>}
    */
-  async block(index) {
+  async block(index, codebooks = Infinity) {
     const { hop, filter, lowPass } = this;
     const total = this.frames * hop;
     const { start, end, first, last } = this.#place(index);
@@ -159,10 +160,10 @@ export class Decoder {
     const [from, to] = [start - lowPass.reach, end + lowPass.reach];
     const [channels, tails] = [[], []];
     for (let c = 0; c < this.file.header.channels; c++) {
-      let x = await this.#decoded(c, first, last);
+      let x = await this.#decoded(c, first, last, codebooks);
       if (filter) {
         const [a, b] = [Math.max(0, from), Math.min(total, to)];
-        x = filter.apply(x, first * hop, a, b, (window) => this.#levels(c, window));
+        x = filter.apply(x, first * hop, a, b, (window) => this.#levels(c, window, codebooks));
         x = padded(x, a - from, to - b);
       } else {
         x = padded(x, Math.max(0, -from), Math.max(0, to - total)).subarray(Math.max(0, from - first * hop));
@@ -185,14 +186,14 @@ export class Decoder {
   }
 
   /** The network's output for the frames first .. last-1 of a channel. */
-  async #decoded(channel, first, last) {
+  async #decoded(channel, first, last, codebooks) {
     const { before, after } = this.model.decoder;
     const { codebooks: N } = this.file.header;
     const from = Math.max(0, first - before);
     const to = Math.min(this.frames, last + after);
     const codes = new Int32Array(N * (to - from)).fill(-1);
     const missing = new Uint8Array(to - from).fill(1);
-    for (const chunk of this.#chunksOf(from, to)) {
+    for (const chunk of this.#chunksOf(from, to, codebooks)) {
       const [a, b] = [Math.max(from, chunk.start), Math.min(to, chunk.start + chunk.frames)];
       missing.fill(0, a - from, b - from);
       for (let i = 0; i < N; i++) {
@@ -233,34 +234,35 @@ export class Decoder {
     return found;
   }
 
-  /** The decoded chunks that have some of the frames from .. to-1. */
-  #chunksOf(from, to) {
-    return this.#indices(from, to).map((index) => this.#chunk(index)).filter((chunk) => chunk);
+  /** The chunks that have some of the frames from .. to-1, decoded with the first codebooks or more. */
+  #chunksOf(from, to, codebooks) {
+    return this.#indices(from, to).map((index) => this.#chunk(index, codebooks)).filter((chunk) => chunk);
   }
 
-  #chunk(index) {
+  #chunk(index, codebooks) {
     const { layers } = this.file.chunks[index];
-    if (this.chunks.get(index)?.layers !== layers) {
+    const known = this.chunks.get(index);
+    if (known?.layers !== layers || known.codebooks < codebooks) {
       let chunk = null;
       try {
-        chunk = this.file.decode(index);
+        chunk = this.file.decode(index, { codebooks });
         chunk.problems.forEach((text) => this.problems.add(text));
       } catch (error) {
         this.problems.add(`part ${index + 1} is left out: ${error.message}`);
       }
-      this.chunks.set(index, { layers, chunk });
+      this.chunks.set(index, { layers, codebooks, chunk });
       if (this.chunks.size > 64) this.chunks.delete(this.chunks.keys().next().value);
     }
     return this.chunks.get(index).chunk;
   }
 
   /** The levels of a window, or null. The window after the last one has those of the last one. */
-  #levels(channel, window) {
+  #levels(channel, window, codebooks) {
     const { hop, bands } = this.file.header.levels;
     const windows = Math.ceil(this.frames / hop);
     const j = Math.min(window, windows - 1);
     if (j < 0) return null;
-    const [chunk] = this.#chunksOf(j * hop, j * hop + 1);
+    const [chunk] = this.#chunksOf(j * hop, j * hop + 1, codebooks);
     if (!chunk || !chunk.levels) return null;
     const { first, windows: count, values } = chunk.levels;
     const at = (channel * count + j - first) * bands;

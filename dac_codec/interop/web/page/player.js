@@ -1,6 +1,7 @@
 // Plays blocks of sound without gaps, as they arrive.
 const AHEAD = 1.5; // seconds scheduled before they are heard
 const DELAY = 0.05;
+const FADE = 0.01; // seconds in which finer sound replaces coarse sound
 
 export class Player {
   /**
@@ -27,9 +28,27 @@ export class Player {
     Object.assign(this, { rate, length, blockSamples, position: 0 });
   }
 
-  /** Says that a block has arrived. */
-  arrived() {
+  /**
+   * Says that a block has arrived.
+   * @param {number} index
+   * @param {{channels: Float32Array[]}} [before] the coarser block that it replaces, also where that is scheduled
+   */
+  arrived(index, before) {
+    if (before && this.playing && !this.waiting) this.#replace(index, before);
     if (this.waiting) this.#schedule();
+  }
+
+  /** Schedules a block again, from the position on, and what comes after it. */
+  #replace(index, before) {
+    const start = index * this.blockSamples;
+    const from = Math.max(start, Math.ceil(this.#now() + DELAY * this.rate));
+    const offset = from - start;
+    if (from >= this.scheduled || offset >= before.channels[0].length) return;
+    for (const node of this.nodes) node.stop(this.began + (from - this.position) / this.rate);
+    const fade = Math.round(FADE * this.rate);
+    this.tails = offset ? before.channels.map((x) => x.subarray(offset, offset + fade)) : (this.blockOf(index - 1)?.tails ?? []);
+    this.scheduled = from;
+    this.#schedule();
   }
 
   /** Seconds. */

@@ -148,7 +148,7 @@ function share(job) {
   return done + ((1 - done) * count) / blocks;
 }
 
-/** The block to decode next: a wanted one, else one without sound, else one that gets better; those from `next` on first. */
+/** The block to decode next: a wanted one, else that at `next` or the one after it without sound, else one that gets better. */
 function choose(job) {
   const { decoder, done, kept, next } = job;
   const { ready } = decoder;
@@ -156,13 +156,20 @@ function choose(job) {
   job.wanted = [];
   if (wanted !== undefined) return wanted;
   const order = Array.from({ length: ready }, (_, n) => (Math.min(next, ready) + n) % ready);
-  return order.find((index) => !done.has(index)) ?? order.find((index) => !isDone(job, index));
+  return order.slice(0, 2).find((index) => !done.has(index)) ?? order.find((index) => !isDone(job, index));
 }
 
 function wake(job) {
   if (!job.idle) return;
   job.idle = false;
   sweep(job);
+}
+
+/** The codebooks of layer 1 if a block is to be decoded with these first, as it is waited for; else undefined. */
+function coarse({ decoder, done, next }, index) {
+  const first = decoder.file.header.layers?.[0];
+  const isPart = first < decoder.file.header.codebooks && decoder.layers(index) > 1;
+  return isPart && index === next && !done.has(index) ? first : undefined;
 }
 
 /** Decodes all blocks that have come. */
@@ -177,9 +184,10 @@ async function sweep(job) {
         job.idle = true; // a message wakes it
         return;
       }
-      const layers = decoder.layers(index);
+      const codebooks = coarse(job, index);
+      const layers = codebooks ? 0 : decoder.layers(index); // 0: to be decoded once more
       const { frames } = decoder;
-      const { start, channels, tails } = await decoder.block(index);
+      const { start, channels, tails } = await decoder.block(index, codebooks);
       if (frames !== decoder.frames) continue; // the file has come to another end
       job.done.set(index, layers);
       job.kept.add(index);

@@ -33,15 +33,15 @@ def info(files: tuple[str, ...], as_json: bool) -> None:
 
 
 @click.command()
+@click.option("--hub", is_flag=True, help="Also list models on the Hugging Face Hub whose library is dac_codec.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array with an object for each model.")
-def models(as_json: bool) -> None:
+def models(hub: bool, as_json: bool) -> None:
     """List the models that have a name, and those of the Hugging Face Hub that are in its cache."""
     running.check_memory()
     from dac_codec import pretrained
 
-    rows = [
-        {**asdict(model), "default": model.name == pretrained.DEFAULT_MODEL} for model in pretrained.available(True)
-    ]
+    found = pretrained.available(True, online=hub)
+    rows = [{**asdict(model), "default": model.name == pretrained.DEFAULT_MODEL} for model in found]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return

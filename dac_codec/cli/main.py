@@ -40,16 +40,14 @@ class _Commands(click.Group):
         except BrokenPipeError:
             drop_output()
             raise click.exceptions.Exit(_PIPE_CLOSED) from None
-        except (DacError, OSError, MemoryError, ImportError) as error:
+        except (DacError, OSError, MemoryError, ImportError, RuntimeError) as error:
+            is_memory = is_out_of_memory(error)
+            if isinstance(error, RuntimeError) and not is_memory:
+                raise
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EIO):
                 drop_output()
             show_traceback(error)
-            raise click.ClickException(one_line(error)) from error
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            show_traceback(error)
-            raise click.ClickException(one_line(MemoryError())) from error
+            raise click.ClickException(one_line(MemoryError() if is_memory else error)) from error
 
 
 def drop_output() -> None:

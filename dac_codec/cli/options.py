@@ -114,10 +114,7 @@ def seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> fl
         return None
     if not re.fullmatch(r"(\d+:){0,2}\d+(\.\d*)?", value, re.ASCII):
         raise click.BadParameter(f"{value!r} is not a time in seconds or h:m:s", ctx, param)
-    total = 0.0
-    for part in value.split(":"):
-        total = 60 * total + float(part)
-    return total
+    return sum(60.0**power * float(part) for power, part in enumerate(reversed(value.split(":"))))
 
 
 def codec_names(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:

@@ -41,6 +41,11 @@ def first_names(names: Iterable[object]) -> str:
     return ", ".join(found[:_MOST_NAMES]) + more
 
 
+def in_one_line(error: object) -> str:
+    """The beginning of another package's message in one line."""
+    return " ".join(str(error).split())[:300]
+
+
 def is_out_of_memory(error: BaseException | None) -> bool:
     """Whether an error of PyTorch or of the interpreter is for a lack of memory."""
     texts = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from dac_codec.common.errors import CheckpointError
-from dac_codec.common.files import atomic_write, expanded
+from dac_codec.common.files import expanded, write_file
 from dac_codec.common.spectral import Spectra, mel_distance
 from dac_codec.inference import prepare_cached
 from dac_codec.interop.transformers import EXTRACTOR_FILE, config_of, extractor_of
@@ -135,8 +136,7 @@ def export_onnx(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
-            with atomic_write(folder / name) as temporary:
-                temporary.write_bytes(content)
+            write_file(folder / name, content)
     except OSError as error:
         raise CheckpointError(f"{folder} can't be written: {error}") from error
     return agreement
@@ -190,13 +190,8 @@ def _compare(model: DAC, encoder: bytes, decoder: bytes, clip: np.ndarray) -> Ag
     found = run(encoder, audio.numpy())
     difference = float((run(decoder, codes.numpy()) - decoded).abs().max())
     round_trip = run(decoder, found.numpy())
-    try:
-        distance = mel_distance(model.sample_rate)
-    except ModuleNotFoundError:
-        before = after = None
-    else:
-        original = Spectra(audio)
-        before, after = (
-            float(distance(Spectra(one[..., : audio.shape[-1]]), original)) for one in (decoded, round_trip)
-        )
-    return Agreement((found == codes).float().mean().item(), difference, before, after)
+    distances: list[float | None] = [None, None]
+    with suppress(ModuleNotFoundError):  # librosa
+        distance, original = mel_distance(model.sample_rate), Spectra(audio)
+        distances = [float(distance(Spectra(one[..., : audio.shape[-1]]), original)) for one in (decoded, round_trip)]
+    return Agreement((found == codes).float().mean().item(), difference, *distances)

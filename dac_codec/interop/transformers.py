@@ -17,8 +17,6 @@ WeightNorm = Literal["merged", "parametrizations", "weight_g"]
 
 EXTRACTOR_FILE = "preprocessor_config.json"
 
-_FACTORS = {".weight_g": ".parametrizations.weight.original0", ".weight_v": ".parametrizations.weight.original1"}
-
 
 def save_transformers(model: DAC, folder: str | os.PathLike[str], weight_norm: WeightNorm = "merged") -> None:
     """Write a model to a folder in the layout of transformers' `DacModel`, in float32.
@@ -49,13 +47,11 @@ def save_transformers(model: DAC, folder: str | os.PathLike[str], weight_norm: W
         if weight_norm == "merged":
             state[name] = torch._weight_norm(state.pop(f"{name}_v"), state.pop(f"{name}_g"), 0)
         elif weight_norm == "parametrizations":
-            for part in ("_g", "_v"):
-                renamed = name.removesuffix(".weight") + _FACTORS[f".weight{part}"]
-                state[renamed] = state.pop(f"{name}{part}")
+            new = f"{name.removesuffix('.weight')}.parametrizations.weight.original"
+            state[f"{new}0"], state[f"{new}1"] = state.pop(f"{name}_g"), state.pop(f"{name}_v")
     tensors = {name: tensor.contiguous() for name, tensor in transformers_layout.to_theirs(state, config).items()}
-    write_folder(
-        expanded(folder).absolute(), tensors, {EXTRACTOR_FILE: extractor_of(model), CONFIG_FILE: config_of(model)}
-    )
+    texts = {EXTRACTOR_FILE: extractor_of(model), CONFIG_FILE: config_of(model)}
+    write_folder(expanded(folder).absolute(), tensors, texts)
 
 
 def config_of(model: DAC) -> dict[str, Any]:

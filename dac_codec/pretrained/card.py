@@ -12,6 +12,7 @@ from dac_codec.common.files import expanded
 from dac_codec.model import DAC
 from dac_codec.pretrained.fingerprint import fingerprint
 
+LIBRARY = "dac_codec"  # in cards, with which the Hub tags their models
 _TAGS = ["audio", "audio-codec", "neural-codec", "dac"]
 _TASK = "audio-to-audio"
 
@@ -23,9 +24,9 @@ the Python package dac_codec.
 
 | | |
 |---|---|
-| sample rate | {sample_rate} Hz |
-| frames | {frame_rate:.1f} per second, {hop_length} samples each |
-| codebooks | {n_codebooks} of {codebook_size} entries |
+| sample rate | {config.sample_rate} Hz |
+| frames | {config.frame_rate:.1f} per second, {config.hop_length} samples each |
+| codebooks | {config.n_codebooks} of {config.codebook_size} entries |
 | bitrate of a channel | up to {kbps:.2f} kbit/s |
 | parameters | {millions:.1f} million |
 | fingerprint | `{fingerprint}` |
@@ -42,7 +43,7 @@ dac-codec decompress song.dac --model {repository}
 from dac_codec import DAC
 
 model = DAC.from_pretrained("{repository}")
-codes = model.encode(audio).codes  # [B, 1, T] at {sample_rate} Hz -> [B, {n_codebooks}, F]
+codes = model.encode(audio).codes  # [B, 1, T] at {config.sample_rate} Hz -> [B, {config.n_codebooks}, F]
 decoded = model.decode_codes(codes)
 ```
 {evaluation}"""
@@ -58,7 +59,7 @@ def card(model: DAC, repository: str, license: str | None = None, report: str | 
 
     rows = [] if report is None else _results(report)
     data = ModelCardData(
-        library_name="dac_codec",
+        library_name=LIBRARY,
         license=license,
         tags=_TAGS,
         pipeline_tag=_TASK,
@@ -80,11 +81,7 @@ def card(model: DAC, repository: str, license: str | None = None, report: str | 
     text = _TEMPLATE.format(
         name=repository.rpartition("/")[2] if model.name == "unnamed" else model.name,
         kind="causal variant" if config.causal else "network",
-        sample_rate=config.sample_rate,
-        frame_rate=config.frame_rate,
-        hop_length=config.hop_length,
-        n_codebooks=config.n_codebooks,
-        codebook_size=config.codebook_size,
+        config=config,
         kbps=config.bitrate() / 1000,
         millions=sum(parameter.numel() for parameter in model.parameters()) / 1e6,
         fingerprint=fingerprint(model).hex(),

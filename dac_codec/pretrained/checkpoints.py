@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from dac_codec.common.errors import CheckpointError, first_names
+from dac_codec.common.errors import CheckpointError, first_names, in_one_line
 from dac_codec.common.files import expanded
 from dac_codec.model import DAC, PRESETS, DACConfig
 from dac_codec.pretrained import transformers_layout
@@ -122,11 +122,8 @@ def _fitting_name(stem: str) -> str:
 
 def canonical(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict with the names of the published weights: `weight_g` and `weight_v` for weight norm's tensors."""
-    renamed = {}
-    for name, tensor in tensors.items():
-        name = str(name).replace(".parametrizations.weight.original0", ".weight_g")
-        renamed[name.replace(".parametrizations.weight.original1", ".weight_v")] = tensor
-    return renamed
+    new = ".parametrizations.weight.original"
+    return {str(name).replace(f"{new}0", ".weight_g").replace(f"{new}1", ".weight_v"): x for name, x in tensors.items()}
 
 
 def canonical_state(model: DAC) -> dict[str, Tensor]:
@@ -247,9 +244,9 @@ def unpickle(path: Path) -> Any:
             damaged = archive.testzip() if inflated <= path.stat().st_size else "its size"
             is_package = any(name.endswith("/.data/extern_modules") for name in archive.namelist())
     except Exception as error:  # zipfile raises half a dozen types, depending on where the damage is.
-        raise CheckpointError(f"{path} is not a readable PyTorch checkpoint: {_in_one_line(error)}") from error
+        raise CheckpointError(f"{path} is not a readable PyTorch checkpoint: {in_one_line(error)}") from error
     if damaged:
-        found = _in_one_line(damaged)
+        found = in_one_line(damaged)
         raise CheckpointError(f"{path} is not a readable PyTorch checkpoint: {found} is wrong; fetch it again")
     if is_package:
         raise CheckpointError(f"{path} was refused: torch.package wrote it, with code; save it with package=False")
@@ -259,11 +256,6 @@ def unpickle(path: Path) -> Any:
         raise CheckpointError(
             f"{path} was refused: it is damaged, or holds more than tensors and plain values, which could run code"
         ) from error
-
-
-def _in_one_line(found: object) -> str:
-    """The beginning of an error in one line."""
-    return " ".join(str(found).split())[:200]
 
 
 def _parse_config(values: dict[str, Any], file: Path) -> DACConfig:

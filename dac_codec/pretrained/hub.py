@@ -7,14 +7,15 @@ import re
 import shutil
 import sys
 import tempfile
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from dac_codec.bitstream.context_model import FILE as CONTEXT_FILE
-from dac_codec.common.errors import CheckpointError
+from dac_codec.common.errors import CheckpointError, in_one_line
 from dac_codec.model import DAC
-from dac_codec.pretrained.card import card
+from dac_codec.pretrained.card import LIBRARY, card
 from dac_codec.pretrained.checkpoints import CONFIG_FILE, WEIGHTS_FILE, save
 
 _CARD_FILE = "README.md"
@@ -59,9 +60,8 @@ def fetch(repository: str, progress: bool) -> Path:
         if hub.try_to_load_from_cache(repository, CONTEXT_FILE, revision=commit) is None:  # not known to be absent
             _download_if_there(repository, CONTEXT_FILE, commit)
     except Exception as error:  # of huggingface_hub, httpx or requests, and the file system
-        found = " ".join(str(error).split())[:300]
         raise CheckpointError(
-            f"There is no file or folder {repository!r}, and no model of the Hub could be loaded: {found}"
+            f"There is no file or folder {repository!r}, and no model of the Hub could be loaded: {in_one_line(error)}"
         ) from error
     finally:
         if silenced:
@@ -128,17 +128,35 @@ def cached_weights(repository: str) -> Path | None:
 
 
 def cached_repositories() -> dict[str, Path]:
-    """The folders of repositories in the cache that have the files of a model, which need not be of this package."""
+    """The folders of repositories in the cache that have weights, which need not be of this package."""
     try:
         from huggingface_hub.constants import HF_HUB_CACHE
     except ImportError:
         return {}
-    names = sorted(
-        folder.name.replace("--", "/").partition("/")[2] for folder in Path(HF_HUB_CACHE).glob("models--*--*")
-    )
+    folders = Path(HF_HUB_CACHE).glob("models--*--*")
+    names = [folder.name.removeprefix("models--").replace("--", "/") for folder in folders]
     found = {name: cached_weights(name) for name in names if is_repository(name)}
-    folders = {name: weights.parent for name, weights in found.items() if weights is not None}
-    return {name: folder for name, folder in folders.items() if (folder / CONFIG_FILE).exists()}
+    return {name: weights.parent for name, weights in found.items() if weights is not None}
+
+
+def listed_repositories() -> dict[str, Path]:
+    """The folders in the cache of the Hub's models whose cards name this package as their library.
+
+    Only their configurations are downloaded; a warning says which model is left out, as its can't be. Raises a
+    CheckpointError if huggingface_hub is not installed or the Hub can't be reached.
+    """
+    hub = _imported("To list the models of the Hugging Face Hub")
+    try:
+        names = [model.id for model in hub.HfApi().list_models(filter=LIBRARY)]
+    except Exception as error:  # of huggingface_hub, httpx or requests
+        raise CheckpointError(f"The models of the Hugging Face Hub can't be listed: {in_one_line(error)}") from error
+    folders = {}
+    for name in names:
+        try:
+            folders[name] = _download(name, CONFIG_FILE).parent
+        except Exception as error:  # also of a model for which the user has no permission
+            warnings.warn(f"{name} is left out: {in_one_line(error)}", stacklevel=2)
+    return folders
 
 
 def push(
@@ -187,8 +205,7 @@ def push(
                 (folder / _CARD_FILE).write_text(text, encoding="utf-8")
             return str(api.upload_folder(repo_id=repository, folder_path=folder, commit_message=message).commit_url)
         except Exception as error:  # of huggingface_hub, httpx or requests, and the file system
-            found = " ".join(str(error).split())[:300]
-            raise CheckpointError(f"{repository} could not be uploaded to the Hub: {found}") from error
+            raise CheckpointError(f"{repository} could not be uploaded to the Hub: {in_one_line(error)}") from error
 
 
 def _imported(purpose: str) -> Any:

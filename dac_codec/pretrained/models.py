@@ -64,10 +64,11 @@ class ModelInfo:
     verified: bool = False
 
 
-def available(with_hub: bool = False) -> list[ModelInfo]:
+def available(with_hub: bool = False, online: bool = False) -> list[ModelInfo]:
     """The models that `load` knows by name: bundled ones first, then the published ones.
 
-    With `with_hub`, those of the Hugging Face Hub that are in its cache follow.
+    With `with_hub`, those of the Hugging Face Hub that are in its cache follow, and with `online` also those on the Hub
+    whose cards name this package as their library. Raises a CheckpointError if these can't be listed.
     """
 
     def info(name: str, config: DACConfig, where: Literal["bundled", "cached", "downloadable"]) -> ModelInfo:
@@ -75,16 +76,17 @@ def available(with_hub: bool = False) -> list[ModelInfo]:
         return ModelInfo(name, config.sample_rate, config.bitrate(), config.n_codebooks, where, verified)
 
     digests = published_digests()
-
     models = []
     for name, folder in _bundled_folders().items():
         with suppress(CheckpointError):  # `load` reports what is wrong with it; a list should not fail.
             models.append(info(name, read_config(folder)[1], "bundled"))
     for name in PUBLISHED:
         models.append(info(name, PRESETS[name], "cached" if _cached_file(name).exists() else "downloadable"))
-    for name, folder in hub.cached_repositories().items() if with_hub else ():
+    listed = hub.listed_repositories() if online else {}
+    cached = hub.cached_repositories() if with_hub else {}
+    for name, folder in sorted({**listed, **cached}.items()):
         with suppress(CheckpointError):  # another kind of model
-            models.append(info(name, read_config(folder)[1], "cached"))
+            models.append(info(name, read_config(folder)[1], "cached" if name in cached else "downloadable"))
     return models
 
 

@@ -58,8 +58,7 @@ def parse(content: Mapping[str, Any], file: Path) -> dict[str, Any]:
 def module_names(config: DACConfig) -> dict[str, str]:
     """The name of each layer of encoder and decoder -> its name in transformers; the quantizer's are the same."""
     names = {}
-    ends = (("encoder.block", config.encoder_rates), ("decoder.model", config.decoder_rates))
-    for ours, rates in ends:
+    for ours, rates in (("encoder.block", config.encoder_rates), ("decoder.model", config.decoder_rates)):
         theirs = ours.partition(".")[0]
         first_unit, own = (0, {3: "snake1", 4: "conv1"}) if theirs == "encoder" else (2, {0: "snake1", 1: "conv_t1"})
         names[f"{ours}.0"] = f"{theirs}.conv1"

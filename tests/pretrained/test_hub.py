@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import threading
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from dac_codec import CheckpointError, pretrained
 from dac_codec.interop import save_reference, save_transformers
 from dac_codec.model import DAC
 from dac_codec.pretrained import hub, models
+from dac_codec.pretrained.card import card
 from tests.processes import python
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -44,10 +46,24 @@ except CheckpointError as error:
 """
 
 
+LIST = """
+import sys, warnings
+from dac_codec import CheckpointError, pretrained
+try:
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        print([(model.name, model.where) for model in pretrained.available(True, online=True) if "/" in model.name])
+    print(*(warning.message for warning in said))
+except CheckpointError as error:
+    print("CheckpointError", error)
+"""
+
+
 class Server(http.server.ThreadingHTTPServer):
     """Repositories as folders of `root`; weights are redirected, and with `breaks` they break off once.
 
-    Uploads become files when they are committed. With `refuses`, repositories can't be created.
+    Models are listed by the library that their cards name. Uploads become files when they are committed. With
+    `refuses`, repositories can't be created, nor models listed.
     """
 
     daemon_threads = True
@@ -128,6 +144,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def answer(self, body: bool) -> None:
         self.server.requests.append(f"{self.command} {self.path} {self.headers['Range'] or ''}".strip())
+        url = urllib.parse.urlsplit(self.path)
+        if url.path == "/api/models":
+            if self.server.refuses:
+                self.reply(403, {"X-Error-Message": "no access"}, b"{}", body)
+                return
+            (library,) = urllib.parse.parse_qs(url.query)["filter"]
+            cards = sorted(self.server.root.glob("*/*/README.md"))
+            named = [path.parent for path in cards if f"library_name: {library}\n" in path.read_text(encoding="utf-8")]
+            listed = [{"id": f"{folder.parent.name}/{folder.name}"} for folder in named]
+            self.reply(200, {"Content-Type": "application/json"}, json.dumps(listed).encode(), body)
+            return
         if self.path.startswith("/api/models/"):
             folder = self.server.root.joinpath(*self.path.split("?")[0].split("/")[3:5])
             if not folder.is_dir():
@@ -326,6 +353,38 @@ def test_uploads_that_fail(server: Server, tmp_path: Path) -> None:
     assert not server.root.exists()
 
 
+def test_models_of_the_hub_are_listed(server: Server, tiny: DAC, tmp_path: Path) -> None:
+    """Those of this library, with their figures; one whose configuration is missing is left out with a warning."""
+    for name in ("ours", "theirs", "empty"):
+        folder = server.root / "someone" / name
+        pretrained.save(tiny, folder, name="my-model")
+        text = card(tiny, f"someone/{name}")
+        other = text.replace("library_name: dac_codec", "library_name: transformers")
+        (folder / "README.md").write_text(other if name == "theirs" else text, encoding="utf-8")
+    (server.root / "someone/empty/config.json").unlink()
+    command = "from dac_codec.__main__ import run; run()"
+    rows = {row["name"]: row for row in json.loads(run(server, tmp_path, command, "models", "--hub", "--json"))}
+    assert {name for name in rows if "/" in name} == {"someone/ours"}
+    expected = {"sample_rate": tiny.sample_rate, "n_codebooks": tiny.n_codebooks, "where": "downloadable"}
+    assert rows["someone/ours"].items() >= expected.items()
+    assert not any(request.endswith(".safetensors") for request in server.requests)
+    (line,) = [line for line in run(server, tmp_path, command, "models", "--hub").splitlines() if "/ours" in line]
+    assert line.endswith("downloadable, not verified")
+    load(server, "someone/ours", tmp_path)
+    listed, warning = run(server, tmp_path, LIST).splitlines()
+    assert listed == "[('someone/ours', 'cached')]"
+    assert warning.startswith("someone/empty is left out: ")
+
+
+def test_a_hub_that_does_not_answer(server: Server, tmp_path: Path) -> None:
+    server.refuses = True
+    for offline in ("0", "1"):
+        found = run(server, tmp_path, LIST, HF_HUB_OFFLINE=offline)
+        assert found.startswith("CheckpointError The models of the Hugging Face Hub can't be listed: ")
+        assert "\n" not in found
+    assert len(server.requests) == 1
+
+
 def test_without_huggingface_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     assert models.weights_file("someone/model") is None
@@ -333,6 +392,8 @@ def test_without_huggingface_hub(monkeypatch: pytest.MonkeyPatch) -> None:
         DAC.from_pretrained("someone/model")
     with pytest.raises(CheckpointError, match=r"To upload a model, install dac_codec\[hub\]"):
         DAC.from_pretrained(pretrained.DEFAULT_MODEL).push_to_hub("someone/model")
+    with pytest.raises(CheckpointError, match=r"To list the models of the Hugging Face Hub, install dac_codec\[hub\]"):
+        pretrained.available(online=True)
     with pytest.raises(ValueError, match="the repository must be 'owner/name'"):
         DAC.from_pretrained(pretrained.DEFAULT_MODEL).push_to_hub("model")
 

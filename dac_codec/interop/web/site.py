@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dac_codec.common.errors import DacError
-from dac_codec.common.files import atomic_write, expanded
+from dac_codec.common.files import expanded, write_file
 from dac_codec.inference.look_ahead import decoder_context, encoder_context
 from dac_codec.interop.onnx import export_onnx
 from dac_codec.model import DAC
@@ -66,8 +66,7 @@ def write_site(
     try:
         for name, content in files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            with atomic_write(folder / name) as temporary:
-                temporary.write_bytes(content)
+            write_file(folder / name, content)
     except OSError as error:
         raise DacError(f"{folder} can't be written: {error}") from error
 

@@ -70,7 +70,7 @@ verbose = click.option(
     "--verbose",
     is_flag=True,
     expose_value=False,
-    callback=lambda ctx, param, value: ctx.meta.update(verbose=value),
+    callback=lambda ctx, param, value: ctx.meta.update(verbose=value or ctx.meta.get("verbose")),
     help="Show the traceback of each error.",
 )
 

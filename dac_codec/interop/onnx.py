@@ -164,7 +164,10 @@ def _check(agreement: Agreement | None, precision: Precision) -> None:
                 "int8 is only written after a comparison of mel distances, which takes a clip and librosa (pip install "
                 "librosa)"
             )
-    elif not after - before <= MAX_MEL_INCREASE:
+    elif not np.isfinite(before + after):
+        whose = f"graphs in {precision}" if np.isfinite(before) else "model"
+        raise CheckpointError(f"the output of the {whose} for the clip is not finite")
+    elif after - before > MAX_MEL_INCREASE:
         raise CheckpointError(
             f"in {precision} the mel distance to the original grows from {before:.3f} to {after:.3f}, by more than "
             f"{MAX_MEL_INCREASE}"

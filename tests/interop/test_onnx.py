@@ -299,6 +299,19 @@ def test_a_large_mel_distance_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(list((tmp_path / "folder").iterdir())) == 6
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+@pytest.mark.parametrize(
+    ("precision", "value", "whose"), [("int8", torch.nan, "model"), ("fp16", 1e5, "graphs in fp16")]
+)
+def test_output_that_is_not_finite_is_refused(tmp_path: Path, precision: Any, value: float, whose: str) -> None:
+    model = MODELS["mini"]()
+    with torch.no_grad():
+        next(convolutions(model.decoder)).bias.fill_(value)
+    with pytest.raises(CheckpointError, match=f"^the output of the {whose} for the clip is not finite$"):
+        interop.export_onnx(model, tmp_path / "folder", precision, clip=noise(8000).numpy())
+    assert not (tmp_path / "folder").exists()
+
+
 def test_without_librosa(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Mel distances need it: only int8 is refused."""
     monkeypatch.setitem(sys.modules, "librosa", None)

@@ -4,7 +4,7 @@
     python scripts/bundled_model.py data/manifest.csv -o runs/speech --speech runs/bundled/decoder/model
 
 The first one is made from random weights, the one for speech from the weights of the first. The model, with its
-context model, is in the folder "decoder/model" or "speech-end/model". Settings at the end are those of `dac-codec
+context model, is in the folder "decoder/model" or "refitted". Settings at the end are those of `dac-codec
 train`, and hold in each stage that trains. The same command continues where it was stopped. With `--trial`, each stage
 takes a few steps, to see that it runs.
 """
@@ -52,8 +52,7 @@ def stages(sounds: Path, folder: Path, settings: list[str], trial: bool, start: 
         fitted_to = speech_of(sounds, folder / "speech.csv")
         yield (other := refit(start, "start", fitted_to, "--sample-rate", "24000", "--codebooks", "18"))
         yield (first := train("speech", other[0]))
-        yield (refitted := refit(first[0], "refitted", fitted_to))
-        yield (last := train("speech-end", refitted[0]))
+        yield (last := refit(first[0], "refitted", fitted_to))
     context = last[0] / "context.safetensors"
     few = [*minutes, "--steps", "2"] * trial
     yield context, ["dac_codec.training.context", str(last[0]), "--sounds", str(fitted_to), "-o", str(context), *few]

@@ -50,7 +50,7 @@ def test_the_stages_of_the_model_for_speech(tmp_path: Path, manifest: Path) -> N
             assert arguments[arguments.index("-o") + 1] == str(result)
             sounds.append(Path(arguments[arguments.index("--sounds") + 1]))
         made = str(result)
-    assert made == str(folder / "speech-end" / "model" / "context.safetensors")
+    assert made == str(folder / "refitted" / "context.safetensors")
     assert sounds == [folder / "speech.csv"] * 3
     speech = [one for one in read_split(mixed, "train") if one.domain == "speech"]
     assert 0 < len(speech) < len(read_split(mixed, "train"))

@@ -55,7 +55,7 @@ quality = click.option(
     "--quality",
     metavar="Q",
     type=float,
-    help="Larger is better: each step halves the error that a code must remove. [default: 4.7; 8.5 without levels]",
+    help="Larger is better: each step halves the error that a code must remove. [default: 4.55; 8.5 without levels]",
 )
 skip_existing = click.option(
     "--skip-existing", is_flag=True, help="Leave out inputs whose output exists, as when a run is continued."

@@ -106,7 +106,7 @@ def compress(
         effort: how many paths through the codebooks are searched, 0 to 3: 1, 4, 16 or 64. None: 1, and 0 with
             `constant`.
         quality: each step up halves the error that a code must remove to be sent: frames get more codes where they
-            save more. None: 4.7, and 8.5 without band levels, unless there is a bitrate.
+            save more. None: 4.55, and 8.5 without band levels, unless there is a bitrate.
         constant: whether every frame has `n_quantizers` codes, packed without entropy coding.
         levels: whether to send band levels, which `decompress` filters the decoded audio with: less noise, for about
             0.7 kbit/s per channel, more above the default quality. Encoding decodes for it, which takes twice the time,

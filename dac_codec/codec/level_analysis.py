@@ -16,10 +16,10 @@ from dac_codec.bitstream.levels import Levels, first_counts
 from dac_codec.codec.levels import band_edges, bark_share, root_hann
 from dac_codec.model import DAC
 
-NOISE_WEIGHT = 3.0
+NOISE_WEIGHT = 8.0
 """Cost in dB of raising the squared error by its mean."""
 
-BIT_WEIGHT = 0.015
+BIT_WEIGHT = 0.02
 """Cost of a bit in dB, where no other is given."""
 
 _MEMORY = 128

@@ -221,11 +221,11 @@ def test_levels_bring_the_sound_closer() -> None:
 @pytest.mark.parametrize(
     ("wish", "bit_weight"),
     [
-        ({"quality": 3.0}, 0.015),
-        ({"quality": 6.7}, 0.015 * 2**-1.4),
-        ({"quality": 30.0}, 0.015 * 2**-2.31),
-        ({"bitrate": 5000.0}, 0.015 * 2**-2.31),
-        ({"constant": True}, 0.015),
+        ({"quality": 3.0}, 0.02),
+        ({"quality": 6.55}, 0.02 * 2**-1.58),
+        ({"quality": 30.0}, 0.02 * 2**-2.7255),
+        ({"bitrate": 5000.0}, 0.02 * 2**-2.7255),
+        ({"constant": True}, 0.02),
     ],
 )
 def test_files_and_pipes_with_levels(model: DAC, wish: dict[str, Any], bit_weight: float) -> None:

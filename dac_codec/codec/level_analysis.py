@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +16,6 @@ from dac_codec.bitstream import Header
 from dac_codec.bitstream.levels import Levels, first_counts
 from dac_codec.codec.levels import band_edges, bark_share, root_hann
 from dac_codec.model import DAC
-
-NOISE_WEIGHT = 8.0
-"""Cost in dB of raising the squared error by its mean."""
-
-BIT_WEIGHT = 0.02
-"""Cost of a bit in dB, where no other is given."""
 
 _MEMORY = 128
 """Windows over which the mean squared error is taken: 6 s at 44.1 kHz."""
@@ -42,12 +37,28 @@ Blocks = Generator[tuple[Tensor, Levels | None], None, None]
 """Blocks of codes [C, N, f], and the band levels [C, bands, w] that come with them if the file has any."""
 
 
+class Costs(NamedTuple):
+    """What a level costs, in dB.
+
+    Attributes:
+        bit: of a bit.
+        noise: of raising the squared error by its mean.
+    """
+
+    bit: float
+    noise: float
+
+
+COSTS = Costs(bit=0.02, noise=8.0)
+"""At the default quality and below, and with constant codes."""
+
+
 def with_levels(
     model: DAC,
     header: Header,
     codes: Iterable[Tensor],
     original: Callable[[], NextBlock],
-    bit_weight: float = BIT_WEIGHT,
+    costs: Costs = COSTS,
     n_networks: int = 1,
 ) -> Blocks:
     """Decode codes as they come, and choose the levels of the windows that are complete, if the file has levels.
@@ -58,7 +69,7 @@ def with_levels(
         codes: of a whole sound, [C, N, f] in blocks.
         original: called once the first codes are chosen, which may read the audio until then; returns the network's
             input, at least as far as the codes are decoded.
-        bit_weight: see `LevelAnalyzer`.
+        costs: of the levels.
         n_networks: networks that run at once: two if the encoder that makes the codes does.
 
     Yields:
@@ -68,7 +79,7 @@ def with_levels(
     if header.levels is None:
         yield from ((block, None) for block in codes)
         return
-    analyzer = LevelAnalyzer(header, bit_weight)
+    analyzer = LevelAnalyzer(header, costs)
     n_missing = 0  # decoded samples whose original has not been taken
     next_block: NextBlock | None = None
     nothing = torch.zeros(header.channels, header.n_codebooks, 0, dtype=torch.int64)
@@ -94,15 +105,15 @@ class LevelAnalyzer:
     The levels of a window minimize the sum over its bands, given the levels of the window before, of
 
         share of the band * mean |level of the original - level of the decoded with the gain|, in dB
-        + NOISE_WEIGHT * change of the squared error by the gain / mean squared error of a window so far
-        + bit_weight * bits that the entropy coder takes at its first counts.
+        + cost of noise * change of the squared error by the gain / mean squared error of a window so far
+        + cost of a bit * bits that the entropy coder takes at its first counts.
 
     The levels in the first term are those of halves of the band in four short windows within the window, so that a
     gain pays only where it suits most of them. The second term attenuates what is mostly coding noise, as a Wiener
-    filter does, and prevents gains that raise it. A band's share is that of the Bark scale. `bit_weight` is in dB.
+    filter does, and prevents gains that raise it. A band's share is that of the Bark scale.
     """
 
-    def __init__(self, header: Header, bit_weight: float = BIT_WEIGHT) -> None:
+    def __init__(self, header: Header, costs: Costs = COSTS) -> None:
         assert header.levels is not None
         parameters, rate, channels = header.levels, header.model_sample_rate, header.channels
         self._bands = parameters.bands
@@ -122,7 +133,8 @@ class LevelAnalyzer:
         self._step_db = parameters.step_db * steps
         self._gains = 10 ** (self._step_db / 20)
         counts = first_counts(parameters.lowest, parameters.highest)
-        self._costs = -bit_weight * np.log2(counts / counts.sum(-1, keepdims=True))
+        self._noise_cost = costs.noise
+        self._bit_costs = -costs.bit * np.log2(counts / counts.sum(-1, keepdims=True))
         self._original = self._decoded = np.zeros((channels, hop), np.float32)  # from the beginning of a window on
         self._symbols = np.zeros((channels, parameters.bands), np.int64)  # of the window before
         self._error = np.zeros(channels)
@@ -150,7 +162,7 @@ class LevelAnalyzer:
         """The levels [C, bands, w] of the next windows."""
         last = n_windows * self._hop
         signals = np.stack((self._original[:, : last + self._hop], self._decoded[:, : last + self._hop]))
-        costs = NOISE_WEIGHT * self._error_changes(signals) + self._share * self._distances(signals)
+        costs = self._noise_cost * self._error_changes(signals) + self._share * self._distances(signals)
         self._original, self._decoded = self._original[:, last:], self._decoded[:, last:]
         levels = np.empty((*self._symbols.shape, n_windows), np.int8)
         for window in range(n_windows):
@@ -198,7 +210,7 @@ class LevelAnalyzer:
 
         Dynamic programming from band to band: the Viterbi algorithm.
         """
-        bits = self._costs[self._symbols].swapaxes(0, 1)  # [bands, C, symbol of the band below, symbol]
+        bits = self._bit_costs[self._symbols].swapaxes(0, 1)  # [bands, C, symbol of the band below, symbol]
         total = costs[:, 0] + bits[0, :, 0]
         sums = np.empty(bits[1:].shape)
         for found, own_bits, own_costs in zip(sums, bits[1:], costs.swapaxes(0, 1)[1:], strict=True):

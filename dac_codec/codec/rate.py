@@ -25,7 +25,7 @@ from torch import Tensor
 
 from dac_codec import bitstream
 from dac_codec.bitstream.levels import Levels
-from dac_codec.codec.level_analysis import BIT_WEIGHT, Blocks, NextBlock, with_levels
+from dac_codec.codec.level_analysis import COSTS, Blocks, Costs, NextBlock, with_levels
 from dac_codec.codec.models import choose_quantizers
 from dac_codec.common.errors import DacError
 from dac_codec.inference import Frames
@@ -47,8 +47,8 @@ _MOST_QUALITY = 100
 _LAMBDA_AT_5 = 0.06042
 """Lambda of quality 5 in units of `Frames.errors`; one step of quality halves or doubles it."""
 
-_LEVELS_EXPONENT, _MOST_FOR_LEVELS = 0.79, 8.0
-"""Above the default quality, the cost of a bit of band levels falls as lambda to this power, up to this quality."""
+_COST_EXPONENTS, _MOST_FOR_COSTS = Costs(bit=0.79, noise=0.41), 8.0
+"""Above the default quality, the costs of band levels fall as lambda to these powers, up to this quality."""
 
 _LEAST_BITRATE_FOR_LEVELS = 2150.0
 """Band levels take about 700 bit/s: below this bitrate, they are not the default."""
@@ -160,7 +160,7 @@ def choose_blocks(
     header = new_writer(io.BytesIO()).header
 
     def with_levels_at(codes: Iterable[Tensor], quality: float = DEFAULT_QUALITY) -> Blocks:
-        return with_levels(model, header, codes, original, _bit_weight(quality), rate.n_networks)
+        return with_levels(model, header, codes, original, _costs(quality), rate.n_networks)
 
     if rate.is_constant:
         return with_levels_at(block.codes for block in frames)
@@ -287,10 +287,11 @@ def _lagrange(quality: float) -> float:
     return _LAMBDA_AT_5 * math.pow(2, 5 - quality)
 
 
-def _bit_weight(quality: float) -> float:
-    """Cost of a bit of band levels in dB."""
-    steps = min(max(quality, DEFAULT_QUALITY), _MOST_FOR_LEVELS) - DEFAULT_QUALITY
-    return BIT_WEIGHT * math.pow(2, -_LEVELS_EXPONENT * steps)
+def _costs(quality: float) -> Costs:
+    """Costs of band levels."""
+    steps = min(max(quality, DEFAULT_QUALITY), _MOST_FOR_COSTS) - DEFAULT_QUALITY
+    falls = (math.pow(2, -exponent * steps) for exponent in _COST_EXPONENTS)
+    return Costs(*(cost * fall for cost, fall in zip(COSTS, falls, strict=True)))
 
 
 def _quality_for(errors: Tensor, codes_per_frame: float) -> float:

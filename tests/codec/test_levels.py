@@ -26,7 +26,7 @@ from dac_codec.codec import (
     load_model,
     to_legacy,
 )
-from dac_codec.codec.level_analysis import LevelAnalyzer
+from dac_codec.codec.level_analysis import COSTS, Costs, LevelAnalyzer
 from dac_codec.codec.levels import LevelFilter, band_edges, level_parameters
 from dac_codec.common import spectral
 from dac_codec.common.errors import BitstreamError
@@ -128,7 +128,7 @@ def test_the_output_is_complete_two_hops_later() -> None:
 def analysed(
     original: npt.NDArray[np.float32], decoded: npt.NDArray[np.float32], size: int, bit_weight: float = 0.0
 ) -> npt.NDArray[np.int8]:
-    analyzer = LevelAnalyzer(HEADER, bit_weight)
+    analyzer = LevelAnalyzer(HEADER, COSTS._replace(bit=bit_weight))
     levels = [
         analyzer.push(original[:, start : start + size], decoded[:, start : start + size])
         for start in range(0, decoded.shape[1], size)
@@ -219,16 +219,16 @@ def test_levels_bring_the_sound_closer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wish", "bit_weight"),
+    ("wish", "costs"),
     [
-        ({"quality": 3.0}, 0.02),
-        ({"quality": 6.55}, 0.02 * 2**-1.58),
-        ({"quality": 30.0}, 0.02 * 2**-2.7255),
-        ({"bitrate": 5000.0}, 0.02 * 2**-2.7255),
-        ({"constant": True}, 0.02),
+        ({"quality": 3.0}, Costs(0.02, 8.0)),
+        ({"quality": 6.55}, Costs(0.02 * 2**-1.58, 8.0 * 2**-0.82)),
+        ({"quality": 30.0}, Costs(0.02 * 2**-2.7255, 8.0 * 2**-1.4145)),
+        ({"bitrate": 5000.0}, Costs(0.02 * 2**-2.7255, 8.0 * 2**-1.4145)),
+        ({"constant": True}, Costs(0.02, 8.0)),
     ],
 )
-def test_files_and_pipes_with_levels(model: DAC, wish: dict[str, Any], bit_weight: float) -> None:
+def test_files_and_pipes_with_levels(model: DAC, wish: dict[str, Any], costs: Costs) -> None:
     """The levels of a stream are those of a file, and are the choice for what its codes decode to."""
     sound = noise(2, 100_001)
     file = compress((sound, 44100), model, effort=0, levels=True, **wish)
@@ -241,7 +241,7 @@ def test_files_and_pipes_with_levels(model: DAC, wish: dict[str, Any], bit_weigh
     for decoder, least in ((exact.approximate, 0.99), (exact, 0.9)):  # rounding of the network
         decoded = inference.decode(decoder, file.codes)[:, 0].numpy()
         original = np.pad(sound * 10 ** (file.header.gain_db / 20), ((0, 0), (0, decoded.shape[1] - sound.shape[1])))
-        analyzer = LevelAnalyzer(file.header, bit_weight)
+        analyzer = LevelAnalyzer(file.header, costs)
         expected = np.concatenate((analyzer.push(original.astype(np.float32), decoded), analyzer.flush()), -1)
         assert (file.levels.numpy() == expected).mean() > least
     if "bitrate" in wish:

@@ -9,11 +9,12 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dac_codec.model.layers import Snake
-from dac_codec.model.snake import TINY, snake_values
+from dac_codec.model.snake import TINY
 
 SQUARED_SINE = (0.77865517, 2.46533478)
 """c and a of sin^2(pi u) ~ 4 a (w - a w^2), w = u^2 - c u^4, with a relative error below 8.4e-4 for |u| <= 1/2.
@@ -76,9 +77,21 @@ def snake_into(x: Tensor, scales: Scales, out: Tensor) -> None:
     if out.dtype == torch.bfloat16:
         torch.addcmul(x, _rough_squared_sine(x, scales.turns, squared), scales.height, out=target)
     else:
-        snake_values(x, alpha, scales.inverse, squared, target)
+        torch.mul(x, alpha, out=squared)
+        _sine_(squared)
+        squared.mul_(squared)
+        torch.addcmul(x, squared, scales.inverse, out=target)
     if target is not out:
         out.copy_(target)
+
+
+def _sine_(x: Tensor) -> None:
+    """Replace values by their sine: on a CPU by NumPy's, which takes less than half the time of PyTorch's."""
+    if x.device.type == "cpu" and x.dtype == torch.float32:
+        with np.errstate(invalid="ignore"):
+            np.sin(x.numpy(), out=x.numpy())
+    else:
+        x.sin_()
 
 
 def _rough_squared_sine(x: Tensor, turns: Tensor, out: Tensor) -> Tensor:

@@ -43,25 +43,14 @@ def _in_plain_operations() -> bool:
     return exporting() or torch._C._get_tracing_state() is not None or torch._C._are_functorch_transforms_active()
 
 
-def snake_values(
-    x: Tensor, alpha: Tensor, inverse: Tensor, squared: Tensor | None = None, out: Tensor | None = None
-) -> Tensor:
-    """x + sin^2(alpha x) * inverse, for alphas and inverses 1 / (alpha + 1e-9) of x's type that broadcast to x.
-
-    `squared` is scratch memory in the shape of x; `out` receives the result, and may be `squared`. None allocates them.
-    """
-    squared = torch.mul(x, alpha, out=squared).sin_()
-    squared.mul_(squared)
-    return torch.addcmul(x, squared, inverse, out=out)
-
-
 class _Snake(torch.autograd.Function):
     """Snake with a gradient computed from the input alone."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, alpha: Tensor) -> Tensor:
         ctx.save_for_backward(x, alpha)
-        result = snake_values(x.to(alpha.dtype), alpha, (alpha + TINY).reciprocal())
+        x_alpha = x.to(alpha.dtype)
+        result = torch.addcmul(x_alpha, torch.mul(x_alpha, alpha).sin_().square_(), (alpha + TINY).reciprocal())
         # With a conversion to the type that it has already, torch.compile (PyTorch 2.11) returns a zero gradient.
         return result if result.dtype == x.dtype else result.to(x.dtype)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import warnings
 from collections.abc import Callable
@@ -34,6 +35,19 @@ def test_snake_into_a_part_of_a_buffer(shape: tuple[int, int, int], dtype: torch
     assert (whole[:, :2] == 7).all()
     assert (whole[:, -1] == 7).all()
     assert torch.equal(x, before)
+
+
+@pytest.mark.filterwarnings("error")
+def test_values_do_not_depend_on_their_neighbours() -> None:
+    """Streams are equal to whole signals in every bit, wherever a value lies in a vector of the processor."""
+    x, factors = 30 * signal(1, 200, 1), scales(torch.full((1,), 1.3))
+    x[0, ::50] *= 1e5
+    x[0, 7::90] = math.inf
+    whole, part = torch.empty_like(x), torch.empty_like(x)
+    snake_into(x, factors, whole)
+    for start, stop in [(0, 1), (1, 200), (3, 20), (7, 8), (50, 51), (64, 199)]:
+        snake_into(x[:, start:stop], factors, part[:, start:stop])
+        assert torch.equal(part[:, start:stop].view(torch.int32), whole[:, start:stop].view(torch.int32))
 
 
 @pytest.mark.parametrize("largest", [1e-4, 1.0, 30.0])

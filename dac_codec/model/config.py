@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import reprlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
@@ -18,14 +18,8 @@ QuantizerKind = Literal["residual", "grouped", "additive", "fsq"]
 _KINDS = {"activation": Activation, "lookup": Lookup, "codebook_learning": CodebookLearning, "quantizer": QuantizerKind}
 _CHOICES = {name: get_args(kind) for name, kind in _KINDS.items()}
 
-OURS_ONLY = (
-    "activation", "lookup", "codebook_learning", "quantizer", "groups", "codebook_sizes", "causal",
-    "encoder_units", "decoder_units", "max_channels",
-)  # fmt: skip
+OURS_ONLY = ("activation", "lookup", "codebook_learning", "quantizer", "groups", "codebook_sizes", "causal")
 """Fields that have only one value, the default, in other implementations and the published models."""
-
-MAX_UNITS = 8
-"""Most residual units of a block."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +41,6 @@ class DACConfig:
         lookup: distance for finding the nearest entry: "cosine" (the paper's L2-normalized look-up) or "euclidean".
         codebook_learning: "gradient" as in the paper, or "moving_average", the paper's baseline from SoundStream and
             EnCodec: no projections (`codebook_dim` equals `latent_dim`), euclidean look-up.
-        encoder_units, decoder_units: residual units of each block, with dilations 1, 3, 9 and so on; None means 3 in
-            each block, as in the paper. Without units in the first encoder and last decoder block, the network works
-            on patches of samples: it has few layers at the sample rate.
-        max_channels: upper limit of the channels in encoder and decoder, which double from `encoder_dim` and halve from
-            `decoder_dim`. None means no limit.
         quantizer: "residual": each codebook quantizes what the ones before it left; a single one is plain vector
             quantization. "grouped": the channels of the latents are divided into `groups`, each with residual codebooks
             of its own; codebook i is of group i modulo `groups`. As many groups as codebooks are product quantization.
@@ -86,18 +75,11 @@ class DACConfig:
     groups: int = 1
     codebook_sizes: tuple[int, ...] = ()
     causal: bool = False
-    encoder_units: tuple[int, ...] | None = None
-    decoder_units: tuple[int, ...] | None = None
-    max_channels: int | None = None
 
     def __post_init__(self) -> None:
         # With a stride of 1 an encoder block would add a sample: its kernel of 2 is padded by 1 at each end.
         for name, lowest in (("encoder_rates", 2), ("decoder_rates", 1)):
             object.__setattr__(self, name, _checked_integers(name, getattr(self, name), lowest))
-        for name, rates in (("encoder_units", self.encoder_rates), ("decoder_units", self.decoder_rates)):
-            object.__setattr__(self, name, _checked_units(name, getattr(self, name), len(rates)))
-        if self.max_channels is not None:
-            _check_positive("max_channels", self.max_channels)
         if not isinstance(self.quantizer_dropout, (int, float)):
             raise ValueError(f"quantizer_dropout must be a number, not {reprlib.repr(self.quantizer_dropout)}")
         # Published checkpoints write "no dropout" as False.
@@ -165,26 +147,12 @@ class DACConfig:
     @property
     def encoder_channels(self) -> tuple[int, ...]:
         """Channels before each encoder block and after the last."""
-        return self._limited(self.encoder_dim * 2**index for index in range(len(self.encoder_rates) + 1))
+        return tuple(self.encoder_dim * 2**index for index in range(len(self.encoder_rates) + 1))
 
     @property
     def decoder_channels(self) -> tuple[int, ...]:
         """Channels before each decoder block and after the last."""
-        return self._limited(self.decoder_dim // 2**index for index in range(len(self.decoder_rates) + 1))
-
-    def _limited(self, channels: Iterable[int]) -> tuple[int, ...]:
-        return tuple(channels if self.max_channels is None else (min(one, self.max_channels) for one in channels))
-
-    @property
-    def units(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Residual units of each encoder block and of each decoder block, with the defaults filled in."""
-        encoder, decoder = (3,) * len(self.encoder_rates), (3,) * len(self.decoder_rates)
-        return self.encoder_units or encoder, self.decoder_units or decoder
-
-    @property
-    def n_units(self) -> int:
-        """Residual units of encoder and decoder."""
-        return sum(map(sum, self.units))
+        return tuple(self.decoder_dim // 2**index for index in range(len(self.decoder_rates) + 1))
 
     @property
     def hop_length(self) -> int:
@@ -231,21 +199,11 @@ class DACConfig:
 
 
 def _checked_integers(name: str, values: object, lowest: int) -> tuple[int, ...]:
-    """Strides, or numbers of residual units, as a tuple."""
+    """Strides as a tuple."""
     found = tuple(values) if isinstance(values, Sequence) and not isinstance(values, (str, bytes)) else ()
     if not found or any(not isinstance(value, int) or isinstance(value, bool) or value < lowest for value in found):
         raise ValueError(f"{name} must be integers of at least {lowest}, one or more, not {reprlib.repr(values)}")
     return found
-
-
-def _checked_units(name: str, units: object, n_blocks: int) -> tuple[int, ...] | None:
-    """Numbers of residual units; None where all are 3, so that equal networks have equal configurations."""
-    if units is None:
-        return None
-    found = _checked_integers(name, units, 0)
-    if len(found) != n_blocks or max(found) > MAX_UNITS:
-        raise ValueError(f"{name} must be {n_blocks} numbers up to {MAX_UNITS}, one a block, not {found}")
-    return None if set(found) == {3} else found
 
 
 def _check_positive(name: str, value: object) -> None:

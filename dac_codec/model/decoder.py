@@ -21,20 +21,18 @@ def pad_to_length(audio: Tensor, n_samples: int) -> Tensor:
 
 
 class DecoderBlock(nn.Module):
-    """Activation and a transposed convolution, then residual units with dilations 1, 3, 9 and so on.
+    """Activation and a transposed convolution, then residual units with dilations 1, 3 and 9.
 
     Shapes:
         [B, in_channels, T] -> [B, out_channels, T * stride], one sample less if the stride is odd and not causal
     """
 
-    def __init__(
-        self, in_channels: int, out_channels: int, stride: int, units: int, kind: Activation, causal: bool
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int, kind: Activation, causal: bool) -> None:
         super().__init__()
         self.block = nn.Sequential(
             activation(kind, in_channels),
             up_sampling(in_channels, out_channels, stride, causal),
-            *(ResidualUnit(out_channels, 3**index, kind, causal) for index in range(units)),
+            *(ResidualUnit(out_channels, dilation, kind, causal) for dilation in (1, 3, 9)),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -53,10 +51,10 @@ class Decoder(nn.Module):
         super().__init__()
         kind, channels, causal = config.activation, config.decoder_channels, config.causal
         self.causal: bool = causal
-        blocks = zip(pairwise(channels), config.decoder_rates, config.units[1], strict=True)
+        blocks = zip(pairwise(channels), config.decoder_rates, strict=True)
         self.model: nn.Sequential = nn.Sequential(
             conv1d(config.latent_width, channels[0], 7, causal, padding=3),
-            *(DecoderBlock(*width, rate, count, kind, causal) for width, rate, count in blocks),
+            *(DecoderBlock(*width, rate, kind, causal) for width, rate in blocks),
             activation(kind, channels[-1]),
             conv1d(channels[-1], 1, 7, causal, padding=3),
             nn.Tanh(),

@@ -12,18 +12,16 @@ from dac_codec.model.layers import ResidualUnit, activation, conv1d
 
 
 class EncoderBlock(nn.Module):
-    """Residual units with dilations 1, 3, 9 and so on, an activation and a strided convolution.
+    """Residual units with dilations 1, 3 and 9, an activation and a strided convolution.
 
     Shapes:
         [B, in_channels, T] -> [B, out_channels, T / stride]
     """
 
-    def __init__(
-        self, in_channels: int, out_channels: int, stride: int, units: int, kind: Activation, causal: bool
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int, kind: Activation, causal: bool) -> None:
         super().__init__()
         self.block = nn.Sequential(
-            *(ResidualUnit(in_channels, 3**index, kind, causal) for index in range(units)),
+            *(ResidualUnit(in_channels, dilation, kind, causal) for dilation in (1, 3, 9)),
             activation(kind, in_channels),
             conv1d(in_channels, out_channels, 2 * stride, causal, padding=math.ceil(stride / 2), stride=stride),
         )
@@ -43,10 +41,10 @@ class Encoder(nn.Module):
     def __init__(self, config: DACConfig) -> None:
         super().__init__()
         kind, causal, channels = config.activation, config.causal, config.encoder_channels
-        blocks = zip(pairwise(channels), config.encoder_rates, config.units[0], strict=True)
+        blocks = zip(pairwise(channels), config.encoder_rates, strict=True)
         self.block: nn.Sequential = nn.Sequential(
             conv1d(1, channels[0], 7, causal, padding=3),
-            *(EncoderBlock(*width, rate, count, kind, causal) for width, rate, count in blocks),
+            *(EncoderBlock(*width, rate, kind, causal) for width, rate in blocks),
             activation(kind, channels[-1]),
             conv1d(channels[-1], config.latent_width, 3, causal, padding=1),
         )

@@ -316,9 +316,8 @@ def _blueprint(checkpoint: Checkpoint) -> DAC:
     """The network of a configuration on the meta device: shapes without memory."""
     config, path = checkpoint.config, checkpoint.path
     # Modules cost memory on any device, so a hostile number of them is refused before.
-    if config.n_codebooks + len(config.encoder_rates) + len(config.decoder_rates) + config.n_units > len(
-        checkpoint.tensors
-    ):
+    n_parts = config.n_codebooks + 4 * (len(config.encoder_rates) + len(config.decoder_rates))
+    if n_parts > len(checkpoint.tensors):
         raise CheckpointError(f"{path} has {len(checkpoint.tensors)} tensors, too few for its configuration")
     try:
         return _on_meta(config)

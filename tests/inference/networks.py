@@ -23,17 +23,6 @@ TINY = DACConfig(
     codebook_dim=4,
 )
 
-PATCHES = replace(
-    TINY,
-    encoder_rates=(4, 2),
-    decoder_dim=16,
-    decoder_rates=(2, 4),
-    encoder_units=(0, 2),
-    decoder_units=(2, 0),
-    max_channels=7,
-)
-"""Patches of 4 samples, and a limit of channels that is no power of 2."""
-
 
 def lively(config: DACConfig, dtype: torch.dtype = torch.float64) -> DAC:
     """A network with random weights that keep the signal's level; freshly initialized ones output almost zero."""

@@ -15,9 +15,9 @@ from dac_codec.inference import (
     encoder_look_ahead,
 )
 from dac_codec.model import DAC
-from tests.inference.networks import PATCHES, TINY, lively, noise, shape_of
+from tests.inference.networks import TINY, lively, noise, shape_of
 
-CONFIGS = [shape_of("44khz"), shape_of("24khz"), replace(TINY, encoder_rates=(3, 5), decoder_rates=(5, 3)), PATCHES]
+CONFIGS = [shape_of("44khz"), shape_of("24khz"), replace(TINY, encoder_rates=(3, 5), decoder_rates=(5, 3))]
 MODELS = [lively(replace(config, causal=causal)) for config in CONFIGS for causal in (False, True)]
 
 

@@ -16,7 +16,7 @@ from dac_codec.inference import StreamingDecoder, StreamingEncoder, convolution
 from dac_codec.inference.convolution import RowConv
 from dac_codec.model import DAC
 from tests.conftest import golden_model
-from tests.inference.networks import PATCHES, TINY, lively, noise, pieces, run, shape_of
+from tests.inference.networks import TINY, lively, noise, pieces, run, shape_of
 
 RATES = [(2, 3), (3, 5), (4,), (5, 2, 3)]
 NETWORKS = {
@@ -26,7 +26,6 @@ NETWORKS = {
     for rates in RATES
     for causal in (False, True)
 }
-NETWORKS |= {(PATCHES.encoder_rates, causal): lively(replace(PATCHES, causal=causal)) for causal in (False, True)}
 NETWORKS[(3, 1, 2), False] = lively(replace(TINY, decoder_rates=(3, 1, 2)))
 
 networks = st.sampled_from(list(NETWORKS.values()))

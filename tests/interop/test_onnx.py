@@ -22,7 +22,7 @@ from dac_codec.model import DAC, DACConfig
 from dac_codec.model.layers import convolutions
 from tests.cli.shell import run
 from tests.conftest import GOLDEN, golden_model
-from tests.inference.networks import PATCHES, TINY, lively, shape_of
+from tests.inference.networks import TINY, lively, shape_of
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -31,7 +31,6 @@ MODELS: dict[str, Callable[[], DAC]] = {
     "mini": lambda: DAC.from_pretrained(pretrained.DEFAULT_MODEL),  # looks up by distance
     "24khz": lambda: golden_model("24khz"),  # odd strides
     "causal": lambda: calm(shape_of("24khz", causal=True)),
-    "patches": lambda: calm(PATCHES),
 }
 OPERATORS = {
     *("Add", "And", "ArgMax", "Cast", "Clip", "Concat", "Conv", "ConvTranspose", "DequantizeLinear", "Div", "Gather"),
@@ -239,7 +238,6 @@ def test_every_opset_gives_the_same(tmp_path: Path, config: Any) -> None:
         {"activation": "relu"},
         {"codebook_learning": "moving_average", "lookup": "euclidean", "codebook_dim": 8},
         {"quantizer": "grouped", "groups": 2, "n_codebooks": 4},
-        {"encoder_units": [0, 3, 2, 1], "decoder_units": [1, 2, 3, 0]},
     ],
 )
 @torch.no_grad()

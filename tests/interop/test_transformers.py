@@ -118,8 +118,6 @@ def test_the_reference_layout(tmp_path: Path) -> None:
         ({"lookup": "euclidean"}, "lookup 'euclidean'"),
         ({"activation": "relu"}, "activation 'relu'"),
         ({"causal": True}, "causal True"),
-        ({"encoder_units": (0, 3), "max_channels": 8}, r"encoder_units \(0, 3\), max_channels 8"),
-        ({"decoder_units": (3, 0)}, r"decoder_units \(3, 0\)"),
         ({"quantizer": "grouped", "groups": 2, "n_codebooks": 4}, "quantizer 'grouped', groups 2"),
         ({"quantizer": "additive", "lookup": "euclidean"}, "lookup 'euclidean', quantizer 'additive'"),
         ({"codebook_sizes": (16, 8, 4)}, "codebook_sizes .16, 8, 4."),

@@ -10,7 +10,7 @@ import torch
 
 from dac_codec.inference import prepare
 from dac_codec.model import DAC, PRESETS, DACConfig
-from dac_codec.model.layers import ResidualUnit, Snake
+from dac_codec.model.layers import Snake
 from dac_codec.model.quantizer import rotated
 from tests.conftest import GOLDEN, golden_model
 from tests.inference.networks import TINY, lively, noise
@@ -239,11 +239,6 @@ def test_wrong_latents(shape: tuple[int, ...]) -> None:
         ({"codebook_size": 1}, "codebook_size"),
         ({"quantizer_dropout": 2.0}, "quantizer_dropout"),
         ({"decoder_dim": 24}, "halved"),
-        ({"encoder_units": (3, 3)}, "encoder_units must be 4 numbers up to 8"),
-        ({"encoder_units": (3, 3, 3, 9)}, "encoder_units must be 4 numbers up to 8"),
-        ({"decoder_units": (3, 3, 3, -1)}, "decoder_units must be integers of at least 0"),
-        ({"decoder_units": 3}, "decoder_units must be integers"),
-        ({"max_channels": 0}, "max_channels must be a positive integer"),
         ({"frobnicate": 1}, "frobnicate"),
         ({"sample_rate": "fast"}, "sample_rate"),
         ({"quantizer": "tree"}, "quantizer must be one of"),
@@ -400,33 +395,6 @@ def test_moving_average_codebooks_find_the_clusters() -> None:
     error = (model.quantizer(points).z - points).square().mean()
     assert error < 0.02 * points.square().mean()
     assert torch.equal(before, model.quantizer.stages()[0].codebook.weight)
-
-
-def test_units_and_channels_of_each_block() -> None:
-    model = variation(encoder_units=(0, 2), decoder_units=(4, 0), max_channels=6)
-    weights = {
-        name: list(conv.weight.shape) for name, conv in model.named_modules() if isinstance(conv, torch.nn.Conv1d)
-    }
-    weights |= {
-        name: list(conv.weight.shape)
-        for name, conv in model.named_modules()
-        if isinstance(conv, torch.nn.ConvTranspose1d)
-    }
-    encoder = [weights[name] for name in weights if name.startswith("encoder")]
-    assert encoder == [[4, 1, 7], [6, 4, 4], *2 * [[6, 6, 7], [6, 6, 1]], [6, 6, 8], [6, 6, 3]]
-    decoder = {name: shape for name, shape in weights.items() if name.startswith("decoder")}
-    assert [decoder[f"decoder.model.{index}.block.1"] for index in (1, 2)] == [[6, 4, 8], [4, 2, 4]]
-    assert len(decoder) == 2 + 2 + 4 * 2
-    dilations = [unit.block[1].dilation[0] for unit in model.modules() if isinstance(unit, ResidualUnit)]
-    assert dilations == [1, 3, 1, 3, 9, 27]
-    assert model.config.n_units == len(dilations)
-
-
-def test_three_units_in_each_block_are_the_usual_network() -> None:
-    explicit = variation(encoder_units=[3, 3], decoder_units=(3, 3), max_channels=None)
-    assert explicit.config == variation().config
-    assert explicit.config.n_units == 12
-    assert DACConfig.from_dict(variation(encoder_units=(0, 3)).config.to_dict()).encoder_units == (0, 3)
 
 
 def test_a_causal_network_has_the_same_parameters() -> None:

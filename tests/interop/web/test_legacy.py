@@ -22,7 +22,6 @@ from dac_codec.common.errors import BitstreamError
 from tests.bitstream import test_legacy_hostile as hostile
 from tests.bitstream.test_legacy import GOLDEN, INVALID, NPY_HEADER, OTHER_TYPES, artifacts, saved
 from tests.conftest import golden_model
-from tests.inference.networks import PATCHES, lively
 from tests.interop.web.test_reader import NODE
 
 pytestmark = pytest.mark.skipif(NODE is None, reason="Node.js is not installed")
@@ -123,11 +122,11 @@ def test_the_reader_agrees_with_the_python_package(tmp_path: Path) -> None:
     assert "# pass 5" in output
 
 
-@pytest.mark.parametrize(("name", "precision"), [("24khz", "fp32"), ("44khz", "fp16"), ("patches", "fp32")])
+@pytest.mark.parametrize(("name", "precision"), [("24khz", "fp32"), ("44khz", "fp16")])
 def test_the_graph_without_padding(name: str, precision: Any, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     onnx_graph = pytest.importorskip("dac_codec.interop.onnx_graph")
-    model = lively(PATCHES, torch.float32) if name == "patches" else golden_model(name)
+    model = golden_model(name)
     (tmp_path / "padded.onnx").write_bytes(onnx_graph.decoder_model(model, precision, 17).SerializeToString())
     program = f"""
       import {{ readFileSync, writeFileSync }} from "node:fs";

@@ -147,13 +147,13 @@ def listed_repositories() -> dict[str, Path]:
     """
     hub = _imported("To list the models of the Hugging Face Hub")
     try:
-        names = [model.id for model in hub.HfApi().list_models(filter=LIBRARY)]
+        commits = {model.id: model.sha for model in hub.HfApi().list_models(filter=LIBRARY, full=True)}
     except Exception as error:  # of huggingface_hub, httpx or requests
         raise CheckpointError(f"The models of the Hugging Face Hub can't be listed: {in_one_line(error)}") from error
     folders = {}
-    for name in names:
-        try:
-            folders[name] = _download(name, CONFIG_FILE).parent
+    for name, commit in commits.items():
+        try:  # by commit, as a branch in the cache may name an older one, whose weights are there
+            folders[name] = _download(name, CONFIG_FILE, commit).parent
         except Exception as error:  # also of a model for which the user has no permission
             warnings.warn(f"{name} is left out: {in_one_line(error)}", stacklevel=2)
     return folders

@@ -152,7 +152,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             (library,) = urllib.parse.parse_qs(url.query)["filter"]
             cards = sorted(self.server.root.glob("*/*/README.md"))
             named = [path.parent for path in cards if f"library_name: {library}\n" in path.read_text(encoding="utf-8")]
-            listed = [{"id": f"{folder.parent.name}/{folder.name}"} for folder in named]
+            listed = [{"id": f"{folder.parent.name}/{folder.name}", "sha": COMMIT} for folder in named]
             self.reply(200, {"Content-Type": "application/json"}, json.dumps(listed).encode(), body)
             return
         if self.path.startswith("/api/models/"):
@@ -374,6 +374,19 @@ def test_models_of_the_hub_are_listed(server: Server, tiny: DAC, tmp_path: Path)
     listed, warning = run(server, tmp_path, LIST).splitlines()
     assert listed == "[('someone/ours', 'cached')]"
     assert warning.startswith("someone/empty is left out: ")
+
+
+def test_a_listing_leaves_cached_models_usable(
+    server: Server, tiny: DAC, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a new commit, the weights of the one before are still those of the model without the network."""
+    folder = server.root / "someone" / "ours"
+    pretrained.save(tiny, folder, name="my-model")
+    (folder / "README.md").write_text(card(tiny, "someone/ours"), encoding="utf-8")
+    loaded = load(server, "someone/ours", tmp_path)
+    monkeypatch.setattr(sys.modules[__name__], "COMMIT", "f" * 40)
+    assert run(server, tmp_path, LIST).splitlines()[0] == "[('someone/ours', 'cached')]"
+    assert load(server, "someone/ours", tmp_path, HF_HUB_OFFLINE="1") == loaded
 
 
 def test_a_hub_that_does_not_answer(server: Server, tmp_path: Path) -> None:

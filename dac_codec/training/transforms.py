@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import cmath
 import math
+from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -59,7 +60,15 @@ def rotate_phase(audio: Audio, angle: float) -> Audio:
     """Rotate the phase of every frequency of audio [C, T] by an angle in radians, which is hardly audible.
 
     The result is x cos(angle) - H(x) sin(angle), where H is the Hilbert transform. An angle of 0 returns the input, pi
-    its negative. The Hilbert transform of a step is a high peak; so the waveform is extended beyond its ends:
+    its negative.
+    """
+    return _filtered(audio, lambda n_fft: np.complex64(cmath.exp(1j * angle)))
+
+
+def _filtered(audio: Audio, response: Callable[[int], np.complex64 | Audio]) -> Audio:
+    """Multiply the spectrum of audio [C, T] by a response, called with the length of the FFT.
+
+    A step at an end would become a high peak; so the waveform is extended beyond its ends:
 
         fade-in, mirrored  |  audio  |  mirrored, fade-out
     """
@@ -69,7 +78,7 @@ def rotate_phase(audio: Audio, angle: float) -> Audio:
     extended[:, :_FADE] *= fade
     extended[:, -_FADE:] *= fade[::-1]
     n_fft = fft.next_fast_len(extended.shape[-1], real=True)
-    spectrum = fft.rfft(extended, n_fft) * np.complex64(cmath.exp(1j * angle))
+    spectrum = fft.rfft(extended, n_fft) * response(n_fft)
     return np.ascontiguousarray(fft.irfft(spectrum, n_fft)[:, _FADE : _FADE + n_samples])
 
 
@@ -92,10 +101,13 @@ def low_pass(audio: Audio, cutoff: float, width: float) -> Audio:
 
 def tilt(audio: Audio, sample_rate: int, slope: float) -> Audio:
     """Amplify audio [C, T] by `slope` dB for each octave above 1 kHz, and attenuate it below; constant below 100 Hz."""
-    n_fft = fft.next_fast_len(2 * audio.shape[-1], real=True)  # what the filter spreads must not come round
-    octaves = np.log2(np.maximum(fft.rfftfreq(n_fft, 1 / sample_rate), 100.0) / 1000.0)
-    gains = np.power(10.0, slope / 20.0 * octaves).astype(np.float32)
-    return np.ascontiguousarray(fft.irfft(fft.rfft(audio, n_fft) * gains, n_fft)[:, : audio.shape[-1]])
+
+    def gains(n_fft: int) -> Audio:
+        octaves = np.log2(np.maximum(fft.rfftfreq(n_fft, 1 / sample_rate), 100.0) / 1000.0)
+        found: Audio = np.power(10.0, slope / 20.0 * octaves).astype(np.float32)
+        return found
+
+    return _filtered(audio, gains)
 
 
 def reverberate(audio: Audio, sample_rate: int, decay: float, level: float, random: np.random.Generator) -> Audio:

@@ -124,6 +124,13 @@ def test_a_tilt_amplifies_each_octave(slope: float) -> None:
     assert levels == pytest.approx([lowest, lowest, -slope, 0.0, slope, 3 * slope], abs=0.05)
 
 
+@pytest.mark.parametrize("slope", [-4.0, 4.0])
+def test_a_tilt_has_no_click_where_the_audio_begins_and_ends(slope: float) -> None:
+    tone = np.cos(2 * np.pi * 100 * np.arange(RATE)[None] / RATE).astype(np.float32)
+    tilted = np.abs(transforms.tilt(tone, RATE, slope))
+    assert tilted.max() < 1.1 * tilted[:, RATE // 4 : -RATE // 4].max()
+
+
 @settings(max_examples=10, deadline=None)
 @given(SEEDS, st.floats(0.05, 0.5), st.floats(-20.0, 0.0))
 def test_the_echoes_of_a_room(seed: int, decay: float, level: float) -> None:

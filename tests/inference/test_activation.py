@@ -50,6 +50,21 @@ def test_values_do_not_depend_on_their_neighbours() -> None:
         assert torch.equal(part[:, start:stop].view(torch.int32), whole[:, start:stop].view(torch.int32))
 
 
+def test_values_do_not_depend_on_the_threads() -> None:
+    x, factors = 3 * signal(1, 100_003, 5), scales(alphas(5))
+    one, several = torch.empty_like(x), torch.empty_like(x)
+    n_threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        snake_into(x, factors, one)
+        torch.set_num_threads(3)
+        snake_into(x, factors, several)
+    finally:
+        torch.set_num_threads(n_threads)
+    assert torch.equal(one, several)
+    assert torch.allclose(one.double(), formula(x, factors.alpha), atol=2e-6)
+
+
 @pytest.mark.parametrize("largest", [1e-4, 1.0, 30.0])
 def test_the_rough_sine_is_accurate_enough_for_bfloat16(largest: float) -> None:
     x = torch.linspace(-largest, largest, 100_000)[None, :, None]

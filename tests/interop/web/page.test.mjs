@@ -5,6 +5,7 @@ import { test } from "node:test";
 import { ArrivingFile, DacFile, write } from "../../../dac_codec/interop/web/reader/src/index.js";
 import { Decoder, LowPass, encode } from "../../../dac_codec/interop/web/page/codec.js";
 import { gainOf, loudness } from "../../../dac_codec/interop/web/page/loudness.js";
+import { FAILED, choose, coarse, share } from "../../../dac_codec/interop/web/page/order.js";
 import { Player } from "../../../dac_codec/interop/web/page/player.js";
 import { COLUMNS, ROWS, view } from "../../../dac_codec/interop/web/page/view.js";
 
@@ -210,6 +211,29 @@ test("a finer block replaces what is scheduled of a coarser one", () => {
   player.context.currentTime = 0.24;
   player.arrived(1, blocks[1]); // too late
   assert.equal(played.length, 5);
+});
+
+test("what plays is decoded first, and better while it plays", () => {
+  const decoder = { ready: 6, blocks: 6, layers: () => 3, file: { header: { layers: [3, 3, 3], codebooks: 9 } } };
+  const job = { decoder, wanted: [], done: new Map(), kept: new Set(), next: 2 };
+  const step = (...wanted) => {
+    job.wanted = wanted;
+    const index = choose(job);
+    if (index === undefined) return index;
+    const first = coarse(job, index);
+    job.done.set(index, first ? 0 : 3);
+    job.kept.add(index);
+    return first ? [index, first] : index;
+  };
+  const order = [step(0, 2), step(3), ...Array.from({ length: 7 }, () => step())]; // the newest wish, then one in advance
+  assert.deepEqual(order, [[2, 3], [3, 3], 2, 3, 4, 5, 0, 1, undefined]);
+  assert.equal(share(job), 1);
+  job.kept.delete(4);
+  assert.equal(step(), undefined);
+  assert.equal(step(4), 4);
+  job.kept.delete(4);
+  job.done.set(4, FAILED);
+  assert.equal(step(4), undefined);
 });
 
 test("encoding in blocks is that of the whole", async () => {

@@ -41,4 +41,4 @@ def test_the_modules_agree_with_the_python_package(tmp_path: Path) -> None:
     command = [str(NODE), "--test", "--test-reporter=tap", str(Path(__file__).with_name("page.test.mjs"))]
     done = subprocess.run(command, env=os.environ | {"CASES": str(tmp_path)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "# pass 13" in done.stdout
+    assert "# pass 14" in done.stdout

@@ -44,6 +44,7 @@ worker.onmessage = ({ data }) => {
   else if (data.type === "failed" && [session, shown?.id].includes(data.id)) {
     if (data.id === session) session++; // no more of it is loaded
     fail(data.message);
+    if (player.waiting) player.pause();
   } else if (data.type === "opened" && [session, shown?.id].includes(data.id)) opened(data.id, data.info);
   else if (data.type === "block" && data.id === shown?.id) block(data);
   else if (data.type === "share" && data.id === shown?.id) {
@@ -228,7 +229,8 @@ function report() {
   const percent = share === undefined ? size(loaded) : `${Math.round(100 * share)}%`;
   const ended = info.complete && done === 1;
   progress(ended ? null : share);
-  say(ended ? "Decoded." : `${info.complete ? "Decoding" : "Loading"}: ${percent}`);
+  if (ended) say("Decoded.");
+  else if (!$("status").classList.contains("error")) say(`${info.complete ? "Decoding" : "Loading"}: ${percent}`); // of another file
   $("wav").disabled = !ended || decoded.size < info.blocks;
 }
 

@@ -5,6 +5,7 @@ import { Decoder, encode } from "./codec.js";
 import { withoutPadding } from "./graph.js";
 import { ArrivingLegacy, LegacyDecoder } from "./legacy.js";
 import { gainOf } from "./loudness.js";
+import { FAILED, choose, coarse, share } from "./order.js";
 import { view } from "./view.js";
 
 ort.env.wasm.wasmPaths = new URL("../runtime/", import.meta.url).href;
@@ -135,58 +136,27 @@ function described(job) {
   return { ...info, done: share(job) };
 }
 
-/** Whether a block is decoded with all layers that have come, or was decoded and dropped by the page. */
-function isDone({ decoder, done, kept }, index) {
-  return kept.has(index) ? done.get(index) >= decoder.layers(index) : done.has(index);
-}
-
-/** The share of the work that is done. */
-function share(job) {
-  let count = 0;
-  const { done = 0, ready, blocks } = job.decoder;
-  for (let index = 0; index < ready; index++) if (isDone(job, index)) count++;
-  return done + ((1 - done) * count) / blocks;
-}
-
-/** The block to decode next: a wanted one, else that at `next` or the one after it without sound, else one that gets better. */
-function choose(job) {
-  const { decoder, done, kept, next } = job;
-  const { ready } = decoder;
-  const wanted = job.wanted.find((index) => index < ready && !kept.has(index));
-  job.wanted = [];
-  if (wanted !== undefined) return wanted;
-  const order = Array.from({ length: ready }, (_, n) => (Math.min(next, ready) + n) % ready);
-  return order.slice(0, 2).find((index) => !done.has(index)) ?? order.find((index) => !isDone(job, index));
-}
-
 function wake(job) {
   if (!job.idle) return;
   job.idle = false;
   sweep(job);
 }
 
-/** The codebooks of layer 1 if a block is to be decoded with these first, as it is waited for; else undefined. */
-function coarse({ decoder, done, next }, index) {
-  const first = decoder.file.header.layers?.[0];
-  const isPart = first < decoder.file.header.codebooks && decoder.layers(index) > 1;
-  return isPart && index === next && !done.has(index) ? first : undefined;
-}
-
 /** Decodes all blocks that have come. */
 async function sweep(job) {
   const { decoder } = job;
-  try {
-    for (;;) {
-      await pause();
-      if (job !== current) return;
-      const index = choose(job);
-      if (index === undefined) {
-        job.idle = true; // a message wakes it
-        return;
-      }
-      const codebooks = coarse(job, index);
-      const layers = codebooks ? 0 : decoder.layers(index); // 0: to be decoded once more
-      const { frames } = decoder;
+  for (;;) {
+    await pause();
+    if (job !== current) return;
+    const index = choose(job);
+    if (index === undefined) {
+      job.idle = true; // a message wakes it
+      return;
+    }
+    const codebooks = coarse(job, index);
+    const layers = codebooks ? 0 : decoder.layers(index); // 0: to be decoded once more
+    const { frames } = decoder;
+    try {
       const { start, channels, tails } = await decoder.block(index, codebooks);
       if (frames !== decoder.frames) continue; // the file has come to another end
       job.done.set(index, layers);
@@ -196,9 +166,11 @@ async function sweep(job) {
       const problems = [...decoder.problems].slice(job.told);
       job.told += problems.length;
       postMessage({ type: "block", id: job.id, index, channels, tails, shown, done: share(job), problems }, transfer);
+    } catch (error) {
+      if (job !== current) return;
+      job.done.set(index, FAILED);
+      postMessage({ type: "failed", id: job.id, message: (job.failure = error.message) });
     }
-  } catch (error) {
-    if (job === current) postMessage({ type: "failed", id: job.id, message: error.message });
   }
 }
 
@@ -243,8 +215,9 @@ onmessage = async ({ data }) => {
     else if (current?.id === id) {
       // "at" is the block that plays, "want" asks for it, and "forget" says that the page has dropped it.
       if (type === "forget") current.kept.delete(index);
-      else current.next = index;
-      if (type === "want") current.wanted.push(index);
+      else if (type === "at") current.next = index;
+      else if (current.done.get(index) === FAILED) postMessage({ type: "failed", id, message: current.failure });
+      else current.wanted.push(index);
       wake(current);
     }
   } catch (error) {

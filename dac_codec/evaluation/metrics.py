@@ -29,7 +29,7 @@ SPEECH = "speech"
 SPEECH_HIGH = "speech-high"
 """The domain of speech at other speeds, which has the same measures."""
 
-METRICS_VERSION = 6
+METRICS_VERSION = 7
 """Increased with every change of a metric's or our codec's values, so that no cached result of before is used."""
 
 SI_SDR_LIMIT = 100.0

@@ -42,12 +42,15 @@ class PcmDecoder:
     """
 
     rewindable = False
-    failure = unread = note = ""
+    failure: str = ""
+    unread: str = ""
+    note: str = ""
 
     def __init__(self, stream: BinaryIO, name: str, layout: wav.Layout, n_bytes: int | None) -> None:
-        self.sample_rate, self.channels = layout.sample_rate, layout.channels
-        self.channel_mask = useful_mask(layout.channel_mask, layout.channels)
-        self.n_samples = None if n_bytes is None else n_bytes // layout.frame_bytes
+        self.sample_rate: int = layout.sample_rate
+        self.channels: int = layout.channels
+        self.channel_mask: int | None = useful_mask(layout.channel_mask, layout.channels)
+        self.n_samples: int | None = None if n_bytes is None else n_bytes // layout.frame_bytes
         self._stream, self._name, self._layout, self._n_bytes = stream, name, layout, n_bytes
 
     def blocks(self) -> Iterator[Audio]:
@@ -75,6 +78,17 @@ class PcmDecoder:
                     self.unread = "another sound file follows"
 
 
+class _SequentialFile(soundfile.SoundFile):  # type: ignore[misc]
+    """A sound file that is not sought in after each read.
+
+    soundfile seeks to the current position after each block that it reads from a seekable file. In an mp3 that loses
+    the bit reservoir, the bits that a frame borrows from the frames before it, and zeros about 1000 samples.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
 class FileDecoder:
     """Any format that libsndfile knows, from a seekable stream. The parts of a file are decoded one after the other."""
 
@@ -82,7 +96,7 @@ class FileDecoder:
 
     def __init__(self, stream: SeekableStream, name: str) -> None:
         self._stream, self._name, self._opened = stream, name, contextlib.ExitStack()
-        self._file: libsndfile.SequentialFile | None = None
+        self._file: _SequentialFile | None = None
         self.rewind()
 
     def rewind(self) -> None:
@@ -104,8 +118,11 @@ class FileDecoder:
         self.channels: int = file.channels
         first, *others = self._contents.parts
         content = SegmentedStream(self._stream, first.segments)
-        self.channel_mask, self._order = read_channels(file, content, first.vorbis_order)
-        self.failure, self.unread, self.note = "", self._contents.unread, self._contents.note
+        mask, self._order = read_channels(file, content, first.vorbis_order)
+        self.channel_mask: int | None = mask
+        self.failure: str = ""
+        self.unread: str = self._contents.unread
+        self.note: str = self._contents.note
         self._lengths = [_length(file, first)]
         for part in others:
             try:
@@ -120,7 +137,7 @@ class FileDecoder:
         if not others:
             self._unread_part = first
         known = [length for length in self._lengths if length is not None]
-        self.n_samples = sum(known) if len(known) == len(self._lengths) and not self._contents.failure else None
+        self.n_samples: int | None = None if None in self._lengths or self._contents.failure else sum(known)
 
     def close(self) -> None:
         self._opened.close()
@@ -168,7 +185,7 @@ class FileDecoder:
             start = max(0, start - (length or 0))
         return np.concatenate(pieces, axis=1) if pieces else np.empty((self.channels, 0), np.float32)
 
-    def _open(self, part: Part) -> libsndfile.SequentialFile:
+    def _open(self, part: Part) -> _SequentialFile:
         """Open a part, and close the one before; one that is open and was not read yet is returned."""
         if part is self._unread_part and self._file is not None:
             self._unread_part = None
@@ -178,7 +195,7 @@ class FileDecoder:
         self._opened.callback(self._callbacks.close)
         try:
             with native.captured() as lines:
-                file = libsndfile.SequentialFile(self._callbacks)
+                file = _SequentialFile(self._callbacks)
             self._printed += lines
         except soundfile.SoundFileError as error:
             self._raise_interruption()
@@ -217,7 +234,7 @@ class FileDecoder:
             raise error
 
 
-def _length(file: libsndfile.SequentialFile, part: Part) -> int | None:
+def _length(file: _SequentialFile, part: Part) -> int | None:
     """Samples per channel that a part declares, or None."""
     if part.n_samples is not None:
         return part.n_samples

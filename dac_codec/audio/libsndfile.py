@@ -41,17 +41,6 @@ def reason(error: Exception) -> str:
     return str(getattr(error, "error_string", error)).removeprefix("Error : ").strip().rstrip(".")
 
 
-class SequentialFile(soundfile.SoundFile):  # type: ignore[misc]
-    """A sound file that is not sought in after each read.
-
-    soundfile seeks to the current position after each block that it reads from a seekable file. In an mp3 that loses
-    the bit reservoir, the bits that a frame borrows from the frames before it, and zeros about 1000 samples.
-    """
-
-    def seekable(self) -> bool:
-        return False
-
-
 class CallbackStream(io.BufferedReader):
     """A seekable stream that libsndfile reads through callbacks.
 

@@ -57,7 +57,8 @@ class LoudnessMeter:
 
     def __init__(self, sample_rate: int, channels: int) -> None:
         sample_rate = check_rate(sample_rate, "loudness")
-        self.peak, self.n_samples = 0.0, 0
+        self.peak: float = 0.0
+        self.n_samples: int = 0
         self._hop = max(1, sample_rate // 10)
         self._weights = np.array([1.0, 1.0, 1.0, 1.41, 1.41])[:channels] if channels <= 5 else np.ones(channels)
         self._filter = _k_weighting_filter(sample_rate)

@@ -17,7 +17,7 @@ from dac_codec.common.streams import SeekableStream, find, read_at
 
 MAGIC = b"OggS"
 
-VORBIS_ORDER = {
+VORBIS_ORDER: dict[int, tuple[int, ...]] = {
     3: (0, 2, 1),
     5: (0, 2, 1, 3, 4),
     6: (0, 2, 1, 4, 5, 3),

@@ -102,8 +102,10 @@ class WaveformReader:
     missing = ""
 
     def __init__(self, waveform: Audio, sample_rate: int) -> None:
-        self._waveform, self.sample_rate = waveform, sample_rate
-        self.channels, self.n_samples = waveform.shape
+        self._waveform = waveform
+        self.sample_rate = sample_rate
+        self.channels: int = waveform.shape[0]
+        self.n_samples: int = waveform.shape[1]
 
     def blocks(self) -> Iterator[Audio]:
         return blocks(self._waveform)

@@ -73,11 +73,12 @@ class Writer:
         subtype: str | None = None,
         channel_mask: int | None = None,
     ) -> None:
-        self.name = name_of(target)
-        self.sample_rate = check_rate(sample_rate, self.name)
+        self.name: str = name_of(target)
+        self.sample_rate: int = check_rate(sample_rate, self.name)
         if not 1 <= channels <= MAX_CHANNELS:
             raise AudioError(f"{self.name}: {channels} channels, expected 1 to {MAX_CHANNELS}")
-        self.channels, self.n_samples = channels, n_samples
+        self.channels = channels
+        self.n_samples = n_samples
         to_stream = not isinstance(target, str | os.PathLike)
         if fmt is None:
             suffix = "" if to_stream else Path(self.name).suffix

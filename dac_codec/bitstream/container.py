@@ -240,7 +240,7 @@ class ChunkWriter:
     """
 
     def __init__(self, stream: BinaryIO, header: Header) -> None:
-        self.n_frames = 0
+        self.n_frames: int = 0
         self._stream = stream
         write_all(stream, encode_header(header))
 

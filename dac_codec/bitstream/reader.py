@@ -13,7 +13,7 @@ from dac_codec.bitstream.chunks import MAX_PAYLOAD, TOO_NEW, Chunk, ChunkKind, d
 from dac_codec.bitstream.code_model import CodeModel
 from dac_codec.bitstream.coded import FindContext, code_model, decode_chunks
 from dac_codec.bitstream.fields import CRC_BYTES, StreamReader, encode_varint
-from dac_codec.bitstream.header import Coding, read_header
+from dac_codec.bitstream.header import Coding, Header, read_header
 from dac_codec.bitstream.layers import (
     CodedChunk,
     LayerPiece,
@@ -59,9 +59,9 @@ class Reader:
         self._stream = stream
         self._source = StreamReader(stream)
         self._find_context = find_context
-        self.header = read_header(self._source)
+        self.header: Header = read_header(self._source)
         self.n_samples = self.header.n_samples
-        self.complete = False
+        self.complete: bool = False
         self.skip_damaged_layers = False
         self._n_frames = 0  # before the next chunk
         seekable = getattr(stream, "seekable", None)

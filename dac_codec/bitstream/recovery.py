@@ -140,7 +140,7 @@ class Resynchronizer:
 
     def __init__(self, source: StreamReader, header: Header, position: int) -> None:
         self.n_samples = header.n_samples
-        self.complete = False
+        self.complete: bool = False
         self._header = header
         self._n_layers = n_layers(header)
         self._layered = header.coding is Coding.LAYERED

@@ -15,7 +15,7 @@ class Buffer:
         complete: whether the stream has ended.
     """
 
-    complete = False
+    complete: bool = False
 
     def __init__(self, source: StreamReader) -> None:
         self._source = source

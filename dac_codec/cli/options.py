@@ -7,18 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
+from click.decorators import FC
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 """Type of an option for a folder."""
 
-inputs = click.argument("inputs", metavar="IN...", nargs=-1, required=True, type=click.Path())
-model = click.option(
+inputs: Callable[[FC], FC] = click.argument("inputs", metavar="IN...", nargs=-1, required=True, type=click.Path())
+model: Callable[[FC], FC] = click.option(
     "--model",
     metavar="MODEL",
     help="A name (see `dac-codec models`), a folder with a saved model, also of transformers, a .pth file, or "
     "OWNER/NAME on the Hugging Face Hub.",
 )
-download = click.option(
+download: Callable[[FC], FC] = click.option(
     "--download",
     is_flag=True,
     help="Download the weights that a file names, about 300 MB, without asking; otherwise only a terminal is asked.",
@@ -32,40 +33,40 @@ def device_name(ctx: click.Context, param: click.Parameter, value: str) -> str:
     return value
 
 
-device = click.option(
+device: Callable[[FC], FC] = click.option(
     "--device",
     metavar="DEVICE",
     callback=device_name,
     default="auto",
     help="Where the network runs: auto (a GPU if there is one), cpu, cuda, cuda:1 (the second GPU) or mps.",
 )
-fast = click.option(
+fast: Callable[[FC], FC] = click.option(
     "--fast",
     is_flag=True,
     help="Compute in bfloat16 (TensorFloat-32 on a GPU) where that is faster: close to the exact result, not equal.",
 )
-effort = click.option(
+effort: Callable[[FC], FC] = click.option(
     "--effort",
     metavar="0..3",
     type=click.IntRange(0, 3),
     help="Search 1, 4, 16 or 64 paths for better codes. 0 and 1 turn band levels off, unless --levels is given. "
     "[default: 1 with band levels; 0 if the number of codes is constant]",
 )
-quality = click.option(
+quality: Callable[[FC], FC] = click.option(
     "--quality",
     metavar="Q",
     type=float,
     help="Larger is better: each step halves the error that a code must remove. [default: 4.55; 8.5 without levels]",
 )
-skip_existing = click.option(
+skip_existing: Callable[[FC], FC] = click.option(
     "--skip-existing", is_flag=True, help="Leave out inputs whose output exists, as when a run is continued."
 )
-force = click.option("--force", is_flag=True, help="Overwrite existing files.")
-as_json = click.option(
+force: Callable[[FC], FC] = click.option("--force", is_flag=True, help="Overwrite existing files.")
+as_json: Callable[[FC], FC] = click.option(
     "--json", "as_json", is_flag=True, help="Print a JSON object with the figures to standard output when done."
 )
-quiet = click.option("--quiet", is_flag=True, help="Show only warnings and errors.")
-verbose = click.option(
+quiet: Callable[[FC], FC] = click.option("--quiet", is_flag=True, help="Show only warnings and errors.")
+verbose: Callable[[FC], FC] = click.option(
     "-v",
     "--verbose",
     is_flag=True,

@@ -48,7 +48,7 @@ class Concealer:
     """
 
     def __init__(self, header: Header, context: Context) -> None:
-        self.n_frames = 0
+        self.n_frames: int = 0
         self._header = header
         self._fade = round(FADE_SECONDS * header.model_sample_rate)
         # Further frames of a gap affect neither its fade nor the sound after it.

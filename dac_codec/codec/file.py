@@ -158,7 +158,8 @@ class MemoryReader:
     complete = True
 
     def __init__(self, file: DacFile) -> None:
-        self.header, self.n_samples = file.header, file.n_samples
+        self.header: Header = file.header
+        self.n_samples: int = file.n_samples
         codes, self._first_frame = np.asarray(file.codes), 0
         check_codes(file.header, codes)
         self._codes = codes.astype(np.int32)

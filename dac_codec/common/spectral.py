@@ -83,20 +83,19 @@ class MultiScaleMel(nn.Module):
         magnitude_weight: float = 0.0,
     ) -> None:
         super().__init__()
-        self.windows = tuple(windows)
-        self.power, self.magnitude_weight = power, magnitude_weight
+        self._windows, self._power, self._magnitude_weight = tuple(windows), power, magnitude_weight
         for window, bands in zip(windows, n_mels, strict=True):
             self.register_buffer(f"filters_{window}", mel_filters(sample_rate, window, bands), persistent=False)
 
     def forward(self, estimate: Spectra, reference: Spectra) -> Tensor:
         """Scalar distance between two signals."""
         total = estimate.audio.new_zeros(())
-        for window in self.windows:
+        for window in self._windows:
             filters = self.get_buffer(f"filters_{window}")
             mels = filters @ estimate.magnitude(window), filters @ reference.magnitude(window)
-            total = total + self.power * _log_distance(*mels)
-            if self.magnitude_weight:
-                total = total + self.magnitude_weight * F.l1_loss(*mels)
+            total = total + self._power * _log_distance(*mels)
+            if self._magnitude_weight:
+                total = total + self._magnitude_weight * F.l1_loss(*mels)
         return total
 
 

@@ -119,7 +119,7 @@ class CountingWriter:
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
-        self.n_bytes = 0
+        self.n_bytes: int = 0
 
     def write(self, data: bytes | memoryview) -> int | None:
         n_written = self._stream.write(data)
@@ -136,7 +136,8 @@ class CountingReader:
     def __init__(self, stream: BinaryIO, name: str) -> None:
         self._stream: Any = stream
         self._is_reading = self._ended = False
-        self.name, self.n_bytes = name, 0
+        self.name = name
+        self.n_bytes: int = 0
 
     def seekable(self) -> bool:
         return False
@@ -203,7 +204,7 @@ class SegmentedStream(io.RawIOBase):
         self._stream, self._segments = stream, segments
         self._starts = list(accumulate(map(len, segments), initial=0))
         self._position = 0
-        self.name = getattr(stream, "name", "")
+        self.name: str = getattr(stream, "name", "")
 
     def readable(self) -> bool:
         return True

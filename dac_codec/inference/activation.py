@@ -184,7 +184,7 @@ class CompiledSnake:
 
     def __init__(self) -> None:
         self._one_pass: Callable[..., Any] = torch.compile(_one_pass, dynamic=True)
-        self.works = True
+        self.works: bool = True
 
     def __call__(self, x: Tensor, scales: Scales, out: Tensor) -> None:
         if self.works and min(x.shape[1:]) > 1:

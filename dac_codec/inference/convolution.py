@@ -71,7 +71,7 @@ class PackedConv:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, dilation: int, dtype: torch.dtype) -> None:
-        self.is_prepacked = can_prepack(weight.device, dtype)
+        self.is_prepacked: bool = can_prepack(weight.device, dtype)
         taps = weight[:, :, None] if self.is_prepacked or dilation == 1 else weight[..., None]
         self._weight = taps.to(dtype).contiguous(memory_format=torch.channels_last)
         self._bias = None if bias is None else bias.to(dtype, copy=True)
@@ -132,50 +132,44 @@ class RowConv(Conv):
     """Any convolution of the network as one of stride 1 over rows of several samples.
 
     The module's weights are copied with weight norm applied; `dtype` is the type of the arithmetic.
-
-    Attributes:
-        in_samples: samples per input row.
-        out_samples: samples per output row.
-        taps: input rows per output row, `dilation` apart.
-        dilation: in rows.
     """
 
     def __init__(self, conv: nn.Conv1d | nn.ConvTranspose1d, dtype: torch.dtype) -> None:
         assert conv.bias is not None
         weight, bias = conv.weight.detach(), conv.bias.detach()
-        stride, self.dilation = conv.stride[0], conv.dilation[0]
-        self.in_samples = self.out_samples = 1
-        self.out_channels = conv.out_channels
+        stride, self._dilation = conv.stride[0], conv.dilation[0]
+        self._in_samples = self._out_samples = 1  # samples per input row, per output row
+        self.out_channels: int = conv.out_channels
         self.dtype = dtype
         if isinstance(conv, nn.ConvTranspose1d):
             weight = rearrange(weight, "i o (k s) -> (s o) i k", s=stride).flip(2)
-            self.out_samples = stride
+            self._out_samples = stride
         elif stride > 1:
             weight = rearrange(weight, "o i (k s) -> o (s i) k", s=stride)
-            self.in_samples = stride
-        elif conv.out_channels < _NARROW and self.dilation == 1 and conv.kernel_size[0] <= _SAMPLES_PER_ROW:
+            self._in_samples = stride
+        elif conv.out_channels < _NARROW and self._dilation == 1 and conv.kernel_size[0] <= _SAMPLES_PER_ROW:
             weight = _several_samples(weight, _SAMPLES_PER_ROW)
-            self.in_samples = self.out_samples = _SAMPLES_PER_ROW
-        self.taps = weight.shape[2]
-        bias = bias.repeat(self.out_samples)
+            self._in_samples = self._out_samples = _SAMPLES_PER_ROW
+        self._taps = weight.shape[2]  # input rows per output row, `_dilation` apart
+        bias = bias.repeat(self._out_samples)
         self._linear: tuple[Tensor, Tensor] | None = None
-        if weight.shape[1] == 1 and self.dilation == 1:
+        if weight.shape[1] == 1 and self._dilation == 1:
             self._linear = weight[:, 0].to(dtype).contiguous(), bias.to(dtype)
         else:
-            self._conv = PackedConv(weight, bias, self.dilation, dtype)
+            self._conv = PackedConv(weight, bias, self._dilation, dtype)
 
     def n_inputs(self, n_outputs: int) -> int:
-        n_rows = -(-n_outputs // self.out_samples)
+        n_rows = -(-n_outputs // self._out_samples)
         if self._linear is None and self._conv.is_prepacked:
             n_rows = round_up(n_rows, 3)
-        return (n_rows + self.dilation * (self.taps - 1)) * self.in_samples
+        return (n_rows + self._dilation * (self._taps - 1)) * self._in_samples
 
     def __call__(self, x: Tensor) -> Tensor:
         batch = x.shape[0]
         if self._linear is not None:
-            y = F.linear(x.squeeze(2).unfold(1, self.taps, 1), *self._linear)
+            y = F.linear(x.squeeze(2).unfold(1, self._taps, 1), *self._linear)
         else:
-            rows = x if self.in_samples == 1 else x.reshape(batch, x.shape[1] // self.in_samples, -1)
+            rows = x if self._in_samples == 1 else x.reshape(batch, x.shape[1] // self._in_samples, -1)
             y = self._conv(rows)
         return y.reshape(batch, -1, self.out_channels)
 

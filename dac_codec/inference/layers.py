@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dac_codec.inference.activation import ActivationFunction, SnakeFunction, relu_into, signal_dtype, snake_activation
+from dac_codec.inference.convolution import Conv
 from dac_codec.inference.winograd import fastest_conv
 from dac_codec.model.decoder import Decoder, DecoderBlock
 from dac_codec.model.encoder import Encoder, EncoderBlock
@@ -121,37 +122,37 @@ class Convolution(Layer):
     def __init__(
         self, conv: nn.Conv1d | nn.ConvTranspose1d, activation: ActivationFunction | None, dtype: torch.dtype
     ) -> None:
-        self.conv = fastest_conv(conv, dtype)
+        self.conv: Conv = fastest_conv(conv, dtype)
         self.activation = activation
-        self.in_channels = conv.in_channels
-        self.device = conv.weight.device
-        self.stride, self.out_samples, self.cut = 1, 1, (0, 0)
+        self.in_channels: int = conv.in_channels
+        self.device: torch.device = conv.weight.device
+        self._stride, self._out_samples, self._cut = 1, 1, (0, 0)
         if isinstance(conv, nn.ConvTranspose1d):
-            self.out_samples = conv.stride[0]
-            self.span = conv.kernel_size[0] // conv.stride[0]
-            self.left = self.right = self.span - 1
-            self.cut = padding_of(conv)
+            self._out_samples = conv.stride[0]
+            self._span = conv.kernel_size[0] // conv.stride[0]
+            self._left = self._right = self._span - 1
+            self._cut = padding_of(conv)
         else:
-            self.stride = conv.stride[0]
-            self.span = conv.dilation[0] * (conv.kernel_size[0] - 1) + 1
-            self.left, self.right = padding_of(conv)
-        self.kept = ("context", "to_cut") if self.cut[0] else ("context",)
+            self._stride = conv.stride[0]
+            self._span = conv.dilation[0] * (conv.kernel_size[0] - 1) + 1
+            self._left, self._right = padding_of(conv)
+        self.kept: tuple[str, ...] = ("context", "to_cut") if self._cut[0] else ("context",)
 
     def reset(self, batch_size: int) -> None:
-        self.context = torch.zeros(batch_size, self.left, self.in_channels, dtype=self.conv.dtype, device=self.device)
-        self.to_cut = self.cut[0]
+        self.context = torch.zeros(batch_size, self._left, self.in_channels, dtype=self.conv.dtype, device=self.device)
+        self.to_cut = self._cut[0]
 
     def step(self, x: Tensor, last: bool) -> Tensor:
-        n_rows = self.context.shape[1] + x.shape[1] + (self.right if last else 0)
-        n_positions = max(0, (n_rows - self.span) // self.stride + 1)
-        n_used = self.conv.n_inputs(n_positions * self.out_samples) if n_positions else 0
+        n_rows = self.context.shape[1] + x.shape[1] + (self._right if last else 0)
+        n_positions = max(0, (n_rows - self._span) // self._stride + 1)
+        n_used = self.conv.n_inputs(n_positions * self._out_samples) if n_positions else 0
         rows = self._gather(x, max(n_rows, n_used))
         # A copy, as a view would keep all rows in memory.
-        self.context = rows[:, n_positions * self.stride : n_rows].clone()
+        self.context = rows[:, n_positions * self._stride : n_rows].clone()
         if n_positions == 0:
             return rows.new_empty(x.shape[0], 0, self.conv.out_channels)
-        y = self.conv(rows[:, :n_used])[:, : n_positions * self.out_samples]
-        stop = max(0, y.shape[1] - self.cut[1]) if last else y.shape[1]
+        y = self.conv(rows[:, :n_used])[:, : n_positions * self._out_samples]
+        stop = max(0, y.shape[1] - self._cut[1]) if last else y.shape[1]
         start = min(self.to_cut, stop)
         self.to_cut -= start
         return y[:, start:stop]
@@ -232,29 +233,28 @@ class Residual(Layer):
     The module's weights are copied; `dtype` is the type of the convolutions.
     """
 
-    kept = ("pending",)
+    kept: tuple[str, ...] = ("pending",)
     pending: Tensor
 
     def __init__(self, unit: ResidualUnit, dtype: torch.dtype, snake: SnakeFunction) -> None:
         dilated, pointwise = _layers(unit.block, dtype, snake)
         assert isinstance(dilated, Convolution)
-        self.children = {"dilated": dilated, "pointwise": pointwise}
-        self.in_channels, self.device = dilated.in_channels, dilated.device
-        self.dtype = _signal_dtype(unit)
+        self.children: Mapping[str, Layer] = {"dilated": dilated, "pointwise": pointwise}
+        self._in_channels, self._device, self._dtype = dilated.in_channels, dilated.device, _signal_dtype(unit)
 
     def reset(self, batch_size: int) -> None:
         super().reset(batch_size)
-        self.pending = torch.empty(batch_size, 0, self.in_channels, dtype=self.dtype, device=self.device)
+        self.pending = torch.empty(batch_size, 0, self._in_channels, dtype=self._dtype, device=self._device)
 
     def step(self, x: Tensor, last: bool) -> Tensor:
-        x = x.to(self.dtype)
+        x = x.to(self._dtype)
         y = self.children["pointwise"].step(self.children["dilated"].step(x, last), last)
         n_samples, n_pending = y.shape[1], self.pending.shape[1]
         if n_samples < n_pending:
             x = torch.cat((self.pending, x), 1)
             self.pending = x[:, n_samples:].clone()
             return x[:, :n_samples] + y
-        y = y.to(self.dtype)
+        y = y.to(self._dtype)
         n_answered = n_samples - n_pending
         y[:, :n_pending] += self.pending
         y[:, n_pending:] += x[:, :n_answered]

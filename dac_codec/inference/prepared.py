@@ -53,7 +53,8 @@ class PreparedDAC(DAC):
 
     def __init__(self, model: DAC, dtype: torch.dtype, snake: SnakeFunction | None = None, exact: bool = False) -> None:
         nn.Module.__init__(self)
-        self.config, self.name, self.weights_file = model.config, model.name, model.weights_file
+        for name in ("config", "name", "weights_file"):
+            setattr(self, name, getattr(model, name))
         shared: dict[int, object] = {id(tensor): tensor.detach() for tensor in model.buffers()}
         for parameter in model.parameters():
             shared[id(parameter)] = nn.Parameter(parameter.detach(), parameter.requires_grad)

@@ -40,7 +40,8 @@ class WinogradConv(Conv):
         assert conv.kernel_size[0] == 7
         self._direct = RowConv(conv, dtype)
         self._dilation = conv.dilation[0]
-        self.out_channels, self.dtype = conv.out_channels, dtype
+        self.out_channels: int = conv.out_channels
+        self.dtype = dtype
         weight, bias = conv.weight.detach(), conv.bias.detach()
         w0, w1, w2 = (weight[:, :, [index, 4 + index]] for index in range(3))
         self._products = [

@@ -384,10 +384,7 @@ def _model(
     content = helper.make_graph(graph.nodes, "dac", inputs, outputs, list(graph.constants.values()))
     imports = [helper.make_opsetid("", opset)]
     made = helper.make_model(
-        content,
-        producer_name="dac_codec",
-        opset_imports=imports,
-        ir_version=helper.find_min_ir_version_for(imports),
+        content, producer_name="dac_codec", opset_imports=imports, ir_version=helper.find_min_ir_version_for(imports)
     )
     onnx.checker.check_model(made, full_check=True)
     return made

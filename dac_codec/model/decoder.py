@@ -29,7 +29,7 @@ class DecoderBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, kind: Activation, causal: bool) -> None:
         super().__init__()
-        self.block = nn.Sequential(
+        self.block: nn.Sequential = nn.Sequential(
             activation(kind, in_channels),
             up_sampling(in_channels, out_channels, stride, causal),
             *(ResidualUnit(out_channels, dilation, kind, causal) for dilation in (1, 3, 9)),

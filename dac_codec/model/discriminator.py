@@ -49,14 +49,14 @@ class MultiPeriodDiscriminator(nn.Module):
 
     def __init__(self, period: int) -> None:
         super().__init__()
-        self.name = f"period {period}"
+        self.name: str = f"period {period}"
         self.period = period
         channels = (1, 32, 128, 512, 1024, 1024)
-        self.convs = nn.ModuleList(
+        self.convs: nn.ModuleList = nn.ModuleList(
             _activated(_conv2d(before, after, (5, 1), (3 if after > before else 1, 1), (2, 0)))
             for before, after in pairwise(channels)
         )
-        self.conv_post = _conv2d(1024, 1, (3, 1), padding=(1, 0))
+        self.conv_post: nn.Conv2d = _conv2d(1024, 1, (3, 1), padding=(1, 0))
 
     def forward(self, audio: Tensor) -> list[Tensor]:
         # The reference adds a whole row if the length is a multiple of the period.
@@ -75,9 +75,9 @@ class MultiScaleDiscriminator(nn.Module):
 
     def __init__(self, divisor: int) -> None:
         super().__init__()
-        self.name = f"rate 1/{divisor}"
+        self.name: str = f"rate 1/{divisor}"
         self.divisor = divisor
-        self.convs = nn.ModuleList(
+        self.convs: nn.ModuleList = nn.ModuleList(
             [
                 _activated(_conv1d(1, 16, 15)),
                 _activated(_conv1d(16, 64, 41, stride=4, groups=4)),
@@ -87,7 +87,7 @@ class MultiScaleDiscriminator(nn.Module):
                 _activated(_conv1d(1024, 1024, 5)),
             ]
         )
-        self.conv_post = _conv1d(1024, 1, 3)
+        self.conv_post: nn.Conv1d = _conv1d(1024, 1, 3)
 
     def forward(self, audio: Tensor) -> list[Tensor]:
         maps = _feature_maps(self.convs, _decimate(audio, self.divisor))
@@ -124,9 +124,9 @@ class MultiBandDiscriminator(nn.Module):
         super().__init__()
         self.window = window
         n_bins = window // 2 + 1
-        self.bands = [(int(low * n_bins), int(high * n_bins)) for low, high in bands]
-        self.name = f"window {window}, bins {', '.join(f'{low} to {high}' for low, high in self.bands)}"
-        self.band_convs = nn.ModuleList(
+        self.bands: list[_Size] = [(int(low * n_bins), int(high * n_bins)) for low, high in bands]
+        self.name: str = f"window {window}, bins {', '.join(f'{low} to {high}' for low, high in self.bands)}"
+        self.band_convs: nn.ModuleList = nn.ModuleList(
             nn.ModuleList(
                 [
                     _activated(_conv2d(2, 32, (3, 9), padding=(1, 4))),
@@ -136,7 +136,7 @@ class MultiBandDiscriminator(nn.Module):
             )
             for _ in self.bands
         )
-        self.conv_post = _conv2d(32, 1, (3, 3), padding=(1, 1))
+        self.conv_post: nn.Conv2d = _conv2d(32, 1, (3, 3), padding=(1, 1))
 
     def forward(self, audio: Tensor) -> list[Tensor]:
         spectrum = self._spectrum(audio)
@@ -196,7 +196,7 @@ class Discriminator(nn.Module):
         if not (rates or periods or fft_sizes):
             raise ValueError("there must be at least one of rates, periods and fft_sizes")
         self.sample_rate = sample_rate
-        self.discriminators = nn.ModuleList(
+        self.discriminators: nn.ModuleList = nn.ModuleList(
             [
                 *(MultiPeriodDiscriminator(period) for period in periods),
                 *(MultiScaleDiscriminator(rate) for rate in rates),

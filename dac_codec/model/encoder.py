@@ -20,7 +20,7 @@ class EncoderBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, kind: Activation, causal: bool) -> None:
         super().__init__()
-        self.block = nn.Sequential(
+        self.block: nn.Sequential = nn.Sequential(
             *(ResidualUnit(in_channels, dilation, kind, causal) for dilation in (1, 3, 9)),
             activation(kind, in_channels),
             conv1d(in_channels, out_channels, 2 * stride, causal, padding=math.ceil(stride / 2), stride=stride),

@@ -33,7 +33,7 @@ class Snake(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.alpha = nn.Parameter(torch.ones(1, channels, 1))
+        self.alpha: nn.Parameter = nn.Parameter(torch.ones(1, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         return snake(x, self.alpha)
@@ -100,7 +100,7 @@ class ResidualUnit(nn.Module):
 
     def __init__(self, channels: int, dilation: int, kind: Activation = "snake", causal: bool = False) -> None:
         super().__init__()
-        self.block = nn.Sequential(
+        self.block: nn.Sequential = nn.Sequential(
             activation(kind, channels),
             conv1d(channels, channels, 7, causal, padding=3 * dilation, dilation=dilation),
             activation(kind, channels),

@@ -63,11 +63,11 @@ class VectorQuantize(nn.Module):
         super().__init__()
         self.lookup = lookup
         first, last = channels or (0, input_dim)
-        self.margins = first, input_dim - last
+        self.margins: tuple[int, int] = first, input_dim - last
         """Channels before and after those that are quantized."""
-        self.in_proj = conv1d(last - first, codebook_dim, 1) if project else nn.Identity()
-        self.out_proj = conv1d(codebook_dim, last - first, 1) if project else nn.Identity()
-        self.codebook = nn.Embedding(codebook_size, codebook_dim)
+        self.in_proj: nn.Conv1d | nn.Identity = conv1d(last - first, codebook_dim, 1) if project else nn.Identity()
+        self.out_proj: nn.Conv1d | nn.Identity = conv1d(codebook_dim, last - first, 1) if project else nn.Identity()
+        self.codebook: nn.Embedding = nn.Embedding(codebook_size, codebook_dim)
         self.rotates = False
         """Whether the gradient is that of the rotation trick (`rotated`), instead of straight-through."""
 

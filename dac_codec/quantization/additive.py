@@ -50,12 +50,12 @@ class AdditiveQuantizer(ResidualQuantizer):
         ridge: float = 1.0,
     ) -> None:
         super().__init__(dim, sizes, beam, "interleaved", rounds, ridge, all_paths=True)
-        self.perturbations, self.sweeps = perturbations, sweeps
+        self._perturbations, self._sweeps = perturbations, sweeps
 
     def encode(self, x: Tensor) -> Tensor:
         """Codes [n, M]; the random changes come from a generator with a fixed seed."""
         codes = self.modes(x, search(x, self.codebooks, self.beam))
-        return self.improve(x, codes, self.perturbations, torch.Generator().manual_seed(0))
+        return self.improve(x, codes, self._perturbations, torch.Generator().manual_seed(0))
 
     def improve(self, x: Tensor, codes: Tensor, perturbations: int, generator: torch.Generator) -> Tensor:
         """Codes that are never worse than `codes`: random changes of up to 4 codes, each followed by ICM."""
@@ -77,7 +77,7 @@ class AdditiveQuantizer(ResidualQuantizer):
 
     def _block_modes(self, x: Tensor, codes: Tensor) -> Tensor:
         total = self.decode(codes)
-        for _ in range(self.sweeps):
+        for _ in range(self._sweeps):
             for stage, codebook in enumerate(self.codebooks):
                 others = total - codebook[codes[:, stage]]
                 codes[:, stage] = self.costs(x, others, codebook, codes, stage).argmin(1)
@@ -91,11 +91,11 @@ class AdditiveQuantizer(ResidualQuantizer):
     def refine(self, x: Tensor, generator: torch.Generator) -> None:
         """Fit codebooks and codes in turns, from the present entries."""
         codes = self.modes(x, search(x, self.codebooks, self.beam))
-        for _ in range(self.rounds):
+        for _ in range(self._rounds):
             self.update(x, codes)
-            codes = self.improve(x, self.modes(x, codes), max(1, self.perturbations // 4), generator)
+            codes = self.improve(x, self.modes(x, codes), max(1, self._perturbations // 4), generator)
         self.update(x, codes)
 
     def update(self, x: Tensor, codes: Tensor) -> None:
         """Fit the entries to codes [n, M]."""
-        self.entries.copy_(least_squares(x, self.rows(codes), self.entries, self.ridge))
+        self.entries.copy_(least_squares(x, self.rows(codes), self.entries, self._ridge))

@@ -28,7 +28,8 @@ class Quantizer(nn.Module, ABC):
         super().__init__()
         if dim < 1 or not sizes or min(sizes) < 1:
             raise ValueError(f"expected a dimension and sizes of at least 1, not {dim} and {list(sizes)}")
-        self.dim, self.sizes = dim, tuple(sizes)
+        self.dim = dim
+        self.sizes: tuple[int, ...] = tuple(sizes)
 
     @property
     def bits(self) -> float:

@@ -56,11 +56,11 @@ class KMeansQuantizer(Codebook):
 
     def __init__(self, dim: int, size: int, start: Start = "k-means++", iterations: int = 20) -> None:
         super().__init__(dim, size)
-        self.start, self.iterations = start, iterations
+        self._start, self._iterations = start, iterations
 
     @torch.no_grad()
     def fit(self, x: Tensor, generator: torch.Generator) -> None:
-        self.entries.copy_(k_means(x, self.sizes[0], generator, self.iterations, self.start))
+        self.entries.copy_(k_means(x, self.sizes[0], generator, self._iterations, self._start))
 
 
 def k_means(

@@ -87,13 +87,9 @@ class LatticeQuantizer(Quantizer):
     offset: Tensor
 
     def __init__(self, dim: int, ratios: Sequence[int], lattice: Lattice) -> None:
-        self.width = dim // len(ratios)
-        super().__init__(dim, [ratio for ratio in ratios for _ in range(self.width)])
-        if (
-            self.width * len(ratios) != dim
-            or (lattice == "E8" and self.width != 8)
-            or self.width < 2 * (lattice == "D")
-        ):
+        width = self._width = dim // len(ratios)
+        super().__init__(dim, [ratio for ratio in ratios for _ in range(width)])
+        if width * len(ratios) != dim or (lattice == "E8" and width != 8) or width < 2 * (lattice == "D"):
             raise ValueError(f"{len(ratios)} blocks of {lattice} do not fill {dim} dimensions")
         self.lattice = lattice
         self.register_buffer("mean", torch.zeros(dim))
@@ -104,8 +100,8 @@ class LatticeQuantizer(Quantizer):
     def fit(self, x: Tensor, generator: torch.Generator) -> None:
         some = x[torch.randperm(len(x), generator=generator)[: _FITTED // 4]]
         self.mean.copy_(x.mean(0))
-        ratio = self._ratio(x).expand(-1, self.width).flatten()
-        volume = float(generators(self.lattice, self.width).det().abs()) ** (1 / self.width)
+        ratio = self._ratio(x).expand(-1, self._width).flatten()
+        volume = float(generators(self.lattice, self._width).det().abs()) ** (1 / self._width)
         deviation = x.std(0) / (ratio * volume)
         best = torch.full((self.dim,), math.inf).to(x)
         kept = self.scale.clone(), self.offset.clone()
@@ -114,8 +110,8 @@ class LatticeQuantizer(Quantizer):
             for half in torch.logspace(math.log10(0.6), math.log10(8.0), 12).tolist():
                 self.scale.copy_(2 * half * deviation)
                 self.offset.copy_(torch.where(ratio > 1, offset, 0.0))
-                error = (self(some) - some).square().mean(0).view(-1, self.width).sum(1, keepdim=True)
-                error = error.expand(-1, self.width).flatten()
+                error = (self(some) - some).square().mean(0).view(-1, self._width).sum(1, keepdim=True)
+                error = error.expand(-1, self._width).flatten()
                 better = error < best
                 best = torch.where(better, error, best)
                 kept = torch.where(better, self.scale, kept[0]), torch.where(better, self.offset, kept[1])
@@ -138,7 +134,7 @@ class LatticeQuantizer(Quantizer):
     def _shrunk(self, scaled: Tensor, offset: Tensor) -> Tensor:
         """Codes of overloaded blocks [n, blocks, width]: the last point inside, by bisection of the way to 0."""
         low = torch.zeros_like(scaled[..., :1])
-        bound = self._ratio(scaled) * math.sqrt(self.width)  # no cell reaches further
+        bound = self._ratio(scaled) * math.sqrt(self._width)  # no cell reaches further
         high = (bound / scaled.norm(dim=2, keepdim=True)).clamp(max=1.0)
         for step in range(7):
             middle = (low + high) / 2 if step else high
@@ -150,22 +146,22 @@ class LatticeQuantizer(Quantizer):
 
     def _index(self, moved: Tensor) -> Tensor:
         """Coordinates modulo r of the lattice points nearest to [n, blocks, width]."""
-        basis = generators(self.lattice, self.width).to(moved)
+        basis = generators(self.lattice, self._width).to(moved)
         coordinates = (_NEAREST[self.lattice](moved) @ torch.linalg.inv(basis)).round()
         return torch.remainder(coordinates, self._ratio(moved)).long()
 
     def _points(self, codes: Tensor) -> Tensor:
         """The point of a class of codes [n, blocks, width] that lies in the Voronoi cell of the larger lattice."""
         ratio = self._ratio(self.offset)
-        point = codes.to(self.offset) @ generators(self.lattice, self.width).to(self.offset)
+        point = codes.to(self.offset) @ generators(self.lattice, self._width).to(self.offset)
         point = point - self._blocks(self.offset[None])
         return point - ratio * _NEAREST[self.lattice](point / ratio)
 
     def _blocks(self, x: Tensor) -> Tensor:
-        return x.reshape(len(x), -1, self.width)
+        return x.reshape(len(x), -1, self._width)
 
     def _ratio(self, x: Tensor) -> Tensor:
-        return torch.tensor(self.sizes[:: self.width]).to(x)[:, None]
+        return torch.tensor(self.sizes[:: self._width]).to(x)[:, None]
 
 
 class FiniteScalarQuantizer(_ScaledQuantizer):
@@ -185,7 +181,7 @@ class FiniteScalarQuantizer(_ScaledQuantizer):
         levels: number L of values of each dimension.
     """
 
-    candidates = torch.logspace(-1.0, 1.0, 48)
+    candidates: Tensor = torch.logspace(-1.0, 1.0, 48)
 
     def scaled(self, x: Tensor, mean: Tensor, scale: Tensor) -> None:
         half = (torch.tensor(self.sizes, device=x.device)[:, None] - 1) / 2

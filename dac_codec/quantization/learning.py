@@ -30,17 +30,17 @@ class CompetitiveQuantizer(Codebook):
 
     def __init__(self, dim: int, size: int, rate: float = 0.1, epochs: int = 10) -> None:
         super().__init__(dim, size)
-        self.rate, self.epochs = rate, epochs
+        self._rate, self._epochs = rate, epochs
 
     @torch.no_grad()
     def fit(self, x: Tensor, generator: torch.Generator) -> None:
         if len(x) < self.sizes[0]:
             raise ValueError(f"{len(x)} vectors are too few for {self.sizes[0]} codebook entries")
         self.entries.copy_(x[torch.randperm(len(x), generator=generator)[: self.sizes[0]]])
-        order = _epochs(len(x), self.epochs, generator)
+        order = _epochs(len(x), self._epochs, generator)
         for number, part in enumerate(order):
             winners = nearest(x[part], self.entries)
-            rate = self.rate * (1 - number / len(order))
+            rate = self._rate * (1 - number / len(order))
             self.entries.index_add_(0, winners, rate * (x[part] - self.entries[winners]))
 
 
@@ -77,7 +77,7 @@ class LearningVectorQuantizer(Codebook):
         self, dim: int, size: int, rule: Rule = "lvq1", rate: float = 0.05, epochs: int = 20, window: float = 0.25
     ) -> None:
         super().__init__(dim, size)
-        self.rule, self.rate, self.epochs, self.window = rule, rate, epochs, window
+        self._rule, self._rate, self._epochs, self._window = rule, rate, epochs, window
         self.register_buffer("labels", torch.zeros(size, dtype=torch.long))
 
     @torch.no_grad()
@@ -96,10 +96,10 @@ class LearningVectorQuantizer(Codebook):
             if len(rows) < len(own):
                 raise ValueError(f"{len(rows)} vectors of class {int(label)} are too few for {len(own)} entries")
             self.entries[own] = x[rows[torch.randperm(len(rows), generator=generator)[: len(own)]]]
-        order = _epochs(len(x), self.epochs, generator)
+        order = _epochs(len(x), self._epochs, generator)
         for number, part in enumerate(order):
-            rate = self.rate * (1 - number / len(order))
-            if self.rule == "lvq1" or 2 * number < len(order):
+            rate = self._rate * (1 - number / len(order))
+            if self._rule == "lvq1" or 2 * number < len(order):
                 self._lvq1(x[part], labels[part], rate)
             else:
                 self._lvq2(x[part], labels[part], rate)
@@ -112,9 +112,9 @@ class LearningVectorQuantizer(Codebook):
     def _lvq2(self, x: Tensor, labels: Tensor, rate: float) -> None:
         distances, pair = torch.cdist(x, self.entries).topk(2, largest=False)
         right = self.labels[pair] == labels[:, None]
-        near = distances[:, 0] > distances[:, 1] * (1 - self.window) / (1 + self.window)
+        near = distances[:, 0] > distances[:, 1] * (1 - self._window) / (1 + self._window)
         rates = torch.where(right, rate, -rate) * (near & (right[:, 0] != right[:, 1]))[:, None]
-        if self.rule == "lvq3":
+        if self._rule == "lvq3":
             rates = torch.where(right.all(1, keepdim=True), 0.2 * rate, rates)
         moves = rates[..., None] * (x[:, None] - self.entries[pair])
         self.entries.index_add_(0, pair.flatten(), moves.flatten(0, 1))

@@ -79,7 +79,8 @@ class PredictiveQuantizer(SequenceQuantizer):
 
     def __init__(self, inner: Quantizer, order: int = 1, length: int = 256, rounds: int = 4) -> None:
         super().__init__(inner.dim, inner.sizes, length)
-        self.inner, self.order, self.rounds = inner, order, rounds
+        self.inner = inner
+        self._order, self._rounds = order, rounds
         self.register_buffer("mean", torch.zeros(self.dim))
         self.register_buffer("weights", torch.zeros(order * self.dim, self.dim))
 
@@ -87,8 +88,8 @@ class PredictiveQuantizer(SequenceQuantizer):
     def fit(self, x: Tensor, generator: torch.Generator) -> None:
         self.mean.copy_(x.mean(0))
         centred = x - self.mean
-        past, best, kept = self.past(torch.zeros_like(x), self.order), float("inf"), self.state_dict()
-        for number in range(self.rounds):
+        past, best, kept = self.past(torch.zeros_like(x), self._order), float("inf"), self.state_dict()
+        for number in range(self._rounds):
             if number:
                 ridge = 1e-4 * past.square().mean() * len(x) * torch.eye(past.shape[1]).to(x)
                 self.weights.copy_(torch.linalg.solve(past.t() @ past + ridge, past.t() @ centred))
@@ -96,7 +97,7 @@ class PredictiveQuantizer(SequenceQuantizer):
                 self.weights.zero_()
             self.inner.fit(centred - past @ self.weights, generator)
             decoded = self(x)
-            past = self.past(decoded - self.mean, self.order)
+            past = self.past(decoded - self.mean, self._order)
             error = float((x - decoded).square().sum())
             if error < best:
                 best, kept = error, {name: value.clone() for name, value in self.state_dict().items()}
@@ -104,7 +105,7 @@ class PredictiveQuantizer(SequenceQuantizer):
 
     def encode(self, x: Tensor) -> Tensor:
         steps, codes = self.to_steps(x), []
-        memory = steps.new_zeros(steps.shape[1], self.order * self.dim)
+        memory = steps.new_zeros(steps.shape[1], self._order * self.dim)
         for vectors in steps:
             predicted = self.mean + memory @ self.weights
             codes.append(self.inner.encode(vectors - predicted))
@@ -113,7 +114,7 @@ class PredictiveQuantizer(SequenceQuantizer):
 
     def decode(self, codes: Tensor) -> Tensor:
         steps, decoded = self.to_steps(codes), []
-        memory = self.mean.new_zeros(steps.shape[1], self.order * self.dim)
+        memory = self.mean.new_zeros(steps.shape[1], self._order * self.dim)
         for chosen in steps:
             decoded.append(self.mean + memory @ self.weights + self.inner.decode(chosen))
             memory = self._next(memory, decoded[-1])

@@ -86,7 +86,7 @@ class OptimizedProductQuantizer(Quantizer):
     def __init__(self, dim: int, sizes: Sequence[int], iterations: int = 50) -> None:
         super().__init__(dim, sizes)
         self.iterations = iterations
-        self.product = ProductQuantizer.of_codebooks(dim, sizes)
+        self.product: ProductQuantizer = ProductQuantizer.of_codebooks(dim, sizes)
         self.register_buffer("rotation", torch.eye(dim))
 
     @torch.no_grad()
@@ -95,10 +95,8 @@ class OptimizedProductQuantizer(Quantizer):
         self.product.fit(x @ self.rotation, generator)
         for _ in range(self.iterations):
             rotated = x @ self.rotation
-            codes = self.product.encode(rotated)
-            for part, columns, code in zip(
-                self.product.parts, self.product.split(rotated), codes.unbind(1), strict=True
-            ):
+            codes, split = self.product.encode(rotated), self.product.split(rotated)
+            for part, columns, code in zip(self.product.parts, split, codes.unbind(1), strict=True):
                 if isinstance(part, KMeansQuantizer):
                     means, counts = cell_means(columns, code, part.sizes[0])
                     part.entries.copy_(torch.where(counts[:, None] > 0, means, part.entries))

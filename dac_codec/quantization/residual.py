@@ -68,7 +68,8 @@ class ResidualQuantizer(Quantizer):
         all_paths: bool = False,
     ) -> None:
         super().__init__(dim, sizes)
-        self.beam, self.design, self.rounds, self.ridge, self.all_paths = beam, design, rounds, ridge, all_paths
+        self.beam = beam
+        self._design, self._rounds, self._ridge, self._all_paths = design, rounds, ridge, all_paths
         self.register_buffer("entries", torch.zeros(sum(sizes), dim))
         self._starts = [sum(sizes[:index]) for index in range(len(sizes))]
 
@@ -99,7 +100,7 @@ class ResidualQuantizer(Quantizer):
 
     @torch.no_grad()
     def fit(self, x: Tensor, generator: torch.Generator) -> None:
-        residual, beam = x[:, None], self.beam if self.all_paths else 1
+        residual, beam = x[:, None], self.beam if self._all_paths else 1
         for codebook in self.codebooks:
             size = len(codebook)
             points = residual.flatten(0, 1)
@@ -107,20 +108,20 @@ class ResidualQuantizer(Quantizer):
                 points = points[torch.randperm(len(points), generator=generator)[: max(len(x), _FITTED * size)]]
             codebook.copy_(k_means(points, size, generator, start="lbg"))
             residual = torch.cat([_step(part, codebook, beam)[0] for part in blocks(residual, beam * size)])
-        if self.design != "greedy":
+        if self._design != "greedy":
             self.refine(x, generator)
 
     def refine(self, x: Tensor, generator: torch.Generator) -> None:
         """Joint design, starting from the present entries. `generator` is for subclasses."""
         codes = self.encode(x)
         best, kept = float(self.errors(x, codes).sum()), self.entries.clone()
-        for _ in range(self.rounds):
-            if self.design == "sequential":
+        for _ in range(self._rounds):
+            if self._design == "sequential":
                 for index in range(len(self.sizes)):
                     self._update_stage(x, codes, index)
                     codes = fresh = self.encode(x)
             else:
-                self.entries.copy_(least_squares(x, self.rows(codes), self.entries, self.ridge))
+                self.entries.copy_(least_squares(x, self.rows(codes), self.entries, self._ridge))
                 fresh = self.encode(x)
                 codes = self.better(x, codes, fresh)  # for the next update; the encoder alone may miss the old codes
             error = float(self.errors(x, fresh).sum())

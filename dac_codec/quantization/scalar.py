@@ -88,7 +88,7 @@ class UniformQuantizer(_ScaledQuantizer):
     0.119, 1.0
     """
 
-    candidates = torch.logspace(math.log10(0.4), math.log10(8.0), 48)  # half of the range, in standard deviations
+    candidates: Tensor = torch.logspace(math.log10(0.4), math.log10(8.0), 48)  # half the range, in standard deviations
 
     def scaled(self, x: Tensor, mean: Tensor, scale: Tensor) -> None:
         levels = torch.tensor(self.sizes, device=x.device)[:, None]

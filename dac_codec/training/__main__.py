@@ -13,7 +13,7 @@ from dac_codec.common.errors import DacError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -27,7 +27,7 @@ from dac_codec.model.discriminator import Discriminator
 from dac_codec.pretrained.checkpoints import unpickle
 from dac_codec.training.optimizers import Muon
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 DISCRIMINATOR_FILE = "discriminator.safetensors"
 """File beside a model's own files: the discriminators it was trained against, with the reference's names."""
@@ -141,7 +141,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep_last: int) -> None:
         self.folder = folder
-        self.best = folder / "best.pt"
+        self.best: Path = folder / "best.pt"
         self.keep_last = keep_last
         try:
             folder.mkdir(parents=True, exist_ok=True)

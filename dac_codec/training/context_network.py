@@ -62,23 +62,21 @@ class ContextNetwork(nn.Module):
     ) -> None:
         super().__init__()
         n_planes, n_codes, _ = outputs.shape
-        self.group_size = -(-n_codes // n_groups)
-        self.n_groups = -(-n_codes // self.group_size)
-        self.averages = averages
-        self.places = _places(outputs)
-        self.embeddings = nn.Parameter(_projected(outputs, width, generator))
+        self._group_size = -(-n_codes // n_groups)
+        self._n_groups = -(-n_codes // self._group_size)
+        self._averages, self._places = averages, _places(outputs)
+        self._embeddings = nn.Parameter(_projected(outputs, width, generator))
         n_inputs = (N_DIRECT + len(averages)) * width
 
         def layer(n_in: int, n_out: int, scale: float = 1.0) -> tuple[nn.Parameter, nn.Parameter]:
             weight = torch.randn(n_planes, n_in, n_out, generator=generator) * (scale / math.sqrt(n_in))
             return nn.Parameter(weight), nn.Parameter(torch.zeros(n_planes, 1, n_out))
 
-        self.hidden_weight, self.hidden_bias = layer(n_inputs, hidden)
-        self.features_weight, self.features_bias = layer(hidden, features)
-        self.first_weight, self.first_bias = layer(features, self.n_groups + 1, 0.1)
-        second = [layer(features, self.group_size, 0.1) for _ in range(self.n_groups)]
-        self.second_weight = nn.Parameter(torch.stack([weight for weight, _ in second], 1))
-        self.second_bias = nn.Parameter(torch.stack([bias for _, bias in second], 1))
+        self._hidden_weight, self._hidden_bias = layer(n_inputs, hidden)
+        self._features_weight, self._features_bias = layer(hidden, features)
+        self._first_weight, self._first_bias = layer(features, self._n_groups + 1, 0.1)
+        second = zip(*(layer(features, self._group_size, 0.1) for _ in range(self._n_groups)), strict=True)
+        self._second_weight, self._second_bias = (nn.Parameter(torch.stack(parts, 1)) for parts in second)
 
     def forward(self, codes: Tensor) -> Tensor:
         """Nats of each code [N, B, F] of codes [N, B, F]; -1 where there is none, which costs nothing."""
@@ -89,32 +87,32 @@ class ContextNetwork(nn.Module):
         x = _units(self._layer("features", x, _HIDDEN_SCALE, _HIDDEN_SCALE))
         x = F.dropout(x, _DROPOUT, self.training)
         logits = self._layer("first", x, _HIDDEN_SCALE, 1.0)
-        place = self.places.gather(1, codes.flatten(1).clamp(min=0))
-        group, member = place // self.group_size, place % self.group_size
+        place = self._places.gather(1, codes.flatten(1).clamp(min=0))
+        group, member = place // self._group_size, place % self._group_size
         repeated = F.pad(codes[..., 1:] == codes[..., :-1], (1, 0)).flatten(1)
-        first = torch.where(repeated, self.n_groups, group)
+        first = torch.where(repeated, self._n_groups, group)
         nats = F.cross_entropy(logits.flatten(0, 1), first.flatten(), reduction="none").view_as(place)
         rows = torch.nonzero((known & ~repeated).flatten())[:, 0]
-        segment = group.flatten()[rows] + self.n_groups * (rows // place.shape[1])
+        segment = group.flatten()[rows] + self._n_groups * (rows // place.shape[1])
         second = self._second(x.flatten(0, 1), rows, segment, n_planes)
         second_nats = F.cross_entropy(second, member.flatten()[rows], reduction="none")
         return (nats * known).flatten().index_add(0, rows, second_nats).view(codes.shape)
 
     def _contexts(self, codes: Tensor) -> Tensor:
         """Inputs [N, B F, C E] of codes [N, B, F]."""
-        table = F.pad(_rounded(self.embeddings * _INPUT_SCALE), (0, 0, 0, 1))
+        table = F.pad(_rounded(self._embeddings * _INPUT_SCALE), (0, 0, 0, 1))
         own = torch.stack([plane_table[plane_codes] for plane_table, plane_codes in zip(table, codes, strict=True)])
         sums = own.cumsum(0)
         coarser = F.pad(sums[:-1], (0, 0, 0, 0, 0, 0, 1, 0))
         contexts = [_later(coarser, 1), coarser, _later(coarser, -1), _later(own, 1), _later(own, 2)]
-        contexts += [_average(sums.detach(), shift) for shift in self.averages]
+        contexts += [_average(sums.detach(), shift) for shift in self._averages]
         return torch.cat(contexts, -1).flatten(1, 2)
 
     def _integers(self, name: str, scale: float) -> tuple[Tensor, Tensor, float]:
         """Rounded weight and bias of a layer whose inputs have a scale, and the scale of its outputs."""
         total = scale * _WEIGHT_SCALES[name]
-        weight = _rounded(getattr(self, f"{name}_weight") * _WEIGHT_SCALES[name])
-        return weight, _rounded(getattr(self, f"{name}_bias") * total, _BIAS_LIMIT), total
+        weight = _rounded(getattr(self, f"_{name}_weight") * _WEIGHT_SCALES[name])
+        return weight, _rounded(getattr(self, f"_{name}_bias") * total, _BIAS_LIMIT), total
 
     def _layer(self, name: str, x: Tensor, scale: float, scale_after: float) -> Tensor:
         weight, bias, total = self._integers(name, scale)
@@ -123,7 +121,7 @@ class ContextNetwork(nn.Module):
     def _second(self, x: Tensor, rows: Tensor, segment: Tensor, n_planes: int) -> Tensor:
         """Logits [n, S] in the groups `segment` [n] of some rows of x: groups padded to equal sizes, in one product."""
         order = segment.argsort(stable=True)
-        counts = segment.bincount(minlength=n_planes * self.n_groups)
+        counts = segment.bincount(minlength=n_planes * self._n_groups)
         starts = counts.cumsum(0) - counts
         column = torch.empty_like(segment)
         column[order] = torch.arange(len(segment)) - starts[segment[order]]
@@ -135,11 +133,10 @@ class ContextNetwork(nn.Module):
     @torch.no_grad()
     def quantized(self) -> ContextModel:
         """The integers of the network."""
-
         arrays: dict[str, Codes] = {
-            "embeddings": _rounded(self.embeddings * _INPUT_SCALE).round().numpy().astype(np.int8),
-            "averages": np.array(self.averages, np.int32),
-            "places": self.places.numpy().astype(np.int32),
+            "embeddings": _rounded(self._embeddings * _INPUT_SCALE).round().numpy().astype(np.int8),
+            "averages": np.array(self._averages, np.int32),
+            "places": self._places.numpy().astype(np.int32),
         }
         shifts = []
         for name, scale, scale_after in (

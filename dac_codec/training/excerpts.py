@@ -72,7 +72,7 @@ class ExcerptDataset(Dataset[Excerpt]):
         self.length = length
         self.seed = seed
         odds = _odds(sounds, config.weights)
-        self.sounds = [sound for sound, chance in zip(sounds, odds, strict=True) if chance > 0]
+        self.sounds: list[Sound] = [sound for sound, chance in zip(sounds, odds, strict=True) if chance > 0]
         self._cumulative = np.cumsum([chance for chance in odds if chance > 0])
         self._cumulative /= self._cumulative[-1]
 

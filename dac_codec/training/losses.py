@@ -26,7 +26,7 @@ class ReconstructionLosses(nn.Module):
         super().__init__()
         self.config = config
         self.sample_rate = sample_rate
-        self.mel = MultiScaleMel(sample_rate, config.mel_bands, config.mel_windows)
+        self.mel: MultiScaleMel = MultiScaleMel(sample_rate, config.mel_bands, config.mel_windows)
 
     def forward(self, fake: Tensor, real: Tensor) -> dict[str, Tensor]:
         """Unweighted scalars by name, for audio [B, 1, T]. Each spectrogram is computed once for all of them."""

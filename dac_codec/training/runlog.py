@@ -18,7 +18,7 @@ from dac_codec.common.errors import DacError
 from dac_codec.common.files import write_file
 from dac_codec.training.config import LoggerConfig
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 class RunLog:
@@ -29,7 +29,7 @@ class RunLog:
     """
 
     def __init__(self, folder: Path, config: LoggerConfig, settings: Mapping[str, Any], step: int) -> None:
-        self.path = folder / "log.jsonl"
+        self.path: Path = folder / "log.jsonl"
         try:
             write_file(folder / "config.json", json.dumps(settings, indent=2) + "\n")
             self._cut(step)

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -24,6 +25,7 @@ from dac_codec.common.errors import DacError
 from dac_codec.common.files import expanded
 from dac_codec.common.progress import progress_bar
 from dac_codec.inference.memory import keep_freed_memory
+from dac_codec.model import DAC
 from dac_codec.model.discriminator import Discriminator
 from dac_codec.training import checkpoint, codebooks
 from dac_codec.training.config import Phase, TrainConfig
@@ -37,7 +39,7 @@ from dac_codec.training.runlog import RunLog
 from dac_codec.training.sounds import find_sounds
 from dac_codec.training.validation import Validation
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _SAY_SECONDS = 60.0  # time between lines of progress where standard error is no terminal
 
@@ -55,14 +57,14 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, progress: bool = True) -> None:
         self.config = config
-        self.settings = settings = config.trainer
-        self.folder = expanded(settings.folder)
-        self.checkpoints = checkpoint.Checkpoints(self.folder / "checkpoints", settings.keep_last)
-        self.fabric = start(config)
+        self._settings = settings = config.trainer
+        self._folder = expanded(settings.folder)
+        self._checkpoints = checkpoint.Checkpoints(self._folder / "checkpoints", settings.keep_last)
+        self.fabric: Fabric = start(config)
         device = self.fabric.device
         if device.type == "cpu":
             keep_freed_memory()
-        state = self.checkpoints.find(config.resume)
+        state = self._checkpoints.find(config.resume)
 
         data, first = config.data, self.fabric.is_global_zero
         self._shows_progress = progress and first
@@ -74,15 +76,15 @@ class Trainer:
             for file in unreadable:
                 logger.warning("skipped %s", file)
             logger.info("sounds: %d train, %d validation, %d unreadable", len(train), len(val), len(unreadable))
-        self.data = ExcerptDataset(
+        self.data: ExcerptDataset = ExcerptDataset(
             train, data, sample_rate=config.model.sample_rate, length=config.excerpt_length, seed=settings.seed
         )
         self.skipped: set[str] = set()
-        self.validation = Validation(config, val, self.folder / "validation", self.fabric)
+        self.validation: Validation = Validation(config, val, self._folder / "validation", self.fabric)
 
         torch.manual_seed(settings.seed)
-        self.model = build_model(config)
-        self.model.name = self.folder.name
+        self.model: DAC = build_model(config)
+        self.model.name = self._folder.name
         if settings.decoder_only:
             for part in (self.model.encoder, self.model.quantizer):
                 part.requires_grad_(False)
@@ -94,27 +96,27 @@ class Trainer:
             checkpoint.load_pretrained(self.model, self.discriminator, settings.init_from, verbose=first)
         self.model.to(device)
         self.ema: AveragedModel | None = None
-        self.result = self.model  # what is validated and exported
+        self.result: DAC = self.model  # what is validated and exported
         if settings.ema is not None:
             self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
             self.result = self.ema.module  # type: ignore[assignment]
-        self.usage = codebooks.Usage(self.model).to(device) if settings.revive_every else None
-        self.losses = ReconstructionLosses(config.loss, config.model.sample_rate).to(device)
+        self.usage: codebooks.Usage | None = codebooks.Usage(self.model).to(device) if settings.revive_every else None
+        self.losses: ReconstructionLosses = ReconstructionLosses(config.loss, config.model.sample_rate).to(device)
 
-        self.optimizers = build_optimizers(self.model, self.discriminator, settings)
-        self.generator = self.fabric.setup_module(Generator(self.model, settings.compile))
+        self.optimizers: dict[str, torch.optim.Optimizer] = build_optimizers(self.model, self.discriminator, settings)
+        self._generator = self.fabric.setup_module(Generator(self.model, settings.compile))
         if self.discriminator is not None:
             if settings.compile:
                 self.discriminator.compile()
-            self.critic = self.fabric.setup_module(self.discriminator)
+            self._critic = self.fabric.setup_module(self.discriminator)
 
-        self.step = 0
+        self.step: int = 0
         self._said: float | None = None  # time of the last line of progress
         self._first_report = (0, 0.0)  # step and time
-        self.validated = 0
-        self.best = math.inf
+        self.validated: int = 0
+        self.best: float = math.inf
         if state is not None:
-            self.step, self.validated, self.best, self.skipped = checkpoint.restore(state, self._parts(), self.folder)
+            self.step, self.validated, self.best, self.skipped = checkpoint.restore(state, self._parts(), self._folder)
             if first:
                 logger.info("resuming at step %d", self.step)
 
@@ -129,7 +131,7 @@ class Trainer:
         Raises:
             DacError: a loss or gradient is not finite, or a file cannot be read or written.
         """
-        settings = self.settings
+        settings = self._settings
         with ExitStack() as stack:
             stop = stack.enter_context(stop_signals())
             log, progress = self._start_log(stack)
@@ -164,13 +166,13 @@ class Trainer:
             elif self.fabric.is_global_zero:
                 self._export("model")
                 logger.info(
-                    "the model is in %s, its best state so far in %s", self.folder / "model", self.folder / "best"
+                    "the model is in %s, its best state so far in %s", self._folder / "model", self._folder / "best"
                 )
         return None
 
     def phase(self, step: int) -> Phase:
         """The phase of a step; the first step is 0."""
-        phases = self.settings.phases
+        phases = self._settings.phases
         return next((phase for phase in phases if step < phase.until), phases[-1])
 
     def _start_log(self, stack: ExitStack) -> tuple[RunLog | None, Any]:
@@ -179,19 +181,19 @@ class Trainer:
         log = None
         if self.fabric.is_global_zero:
             names = ("", "checkpoints", "best", "model", "validation")
-            for folder in (*(self.folder / name for name in names), *self.folder.glob("validation/*/")):
+            for folder in (*(self._folder / name for name in names), *self._folder.glob("validation/*/")):
                 checkpoint.remove_temporaries(folder)
-            log = RunLog(self.folder, self.config.logger, self.config.to_dict(), self.step)
+            log = RunLog(self._folder, self.config.logger, self.config.to_dict(), self.step)
             stack.callback(log.close)
-            if self.settings.compile:
+            if self._settings.compile:
                 logger.info("compiling; the first steps take some minutes")
-        n_steps, show = self.settings.n_steps, self._shows_progress
+        n_steps, show = self._settings.n_steps, self._shows_progress
         bar = progress_bar(None, n_steps, show, lines=False, initial=self.step, unit="step")
         return log, stack.enter_context(bar)
 
     def _batches(self) -> Iterator[Batch]:
         """The batches of this process for the remaining steps."""
-        settings = self.settings
+        settings = self._settings
         return batches(
             self.data,
             first_step=self.step,
@@ -236,13 +238,13 @@ class Trainer:
         return values
 
     def _discriminator_step(self, reals: list[Tensor], shared: Generated | None) -> dict[str, float]:
-        self.critic.requires_grad_(True)
+        self._critic.requires_grad_(True)
         mean = torch.zeros((), device=self.fabric.device)
         for index, real in enumerate(reals):
             with torch.no_grad():
                 fake = (shared or self._generate(real, index)).audio.detach()
-            with self.fabric.no_backward_sync(self.critic, enabled=index + 1 < len(reals)):
-                loss = discriminator_loss(*halves(self.critic(torch.cat([fake, real])))) / len(reals)
+            with self.fabric.no_backward_sync(self._critic, enabled=index + 1 < len(reals)):
+                loss = discriminator_loss(*halves(self._critic(torch.cat([fake, real])))) / len(reals)
                 self.fabric.backward(loss)
             mean += loss.detach()
         return self._update("discriminator", {"discriminator": mean}, reals)
@@ -251,7 +253,7 @@ class Trainer:
         phase = self.phase(self.step)
         totals: dict[str, Tensor] = {}
         for index, real in enumerate(reals):
-            with self.fabric.no_backward_sync(self.generator, enabled=index + 1 < len(reals)):
+            with self.fabric.no_backward_sync(self._generator, enabled=index + 1 < len(reals)):
                 fake = shared or self._generate(real, index)
                 losses = self.losses(fake.audio, real)
                 if phase.quantize:
@@ -265,8 +267,8 @@ class Trainer:
             for name, loss in losses.items():
                 totals[name] = totals.get(name, 0.0) + loss.detach() / len(reals)
         values = self._update("generator", totals, reals)
-        if self.usage is not None and phase.quantize and (self.step + 1) % self.settings.revive_every == 0:
-            optimizer, random = self.optimizers["generator_optimizer"], _seeded(self.settings.seed, self.step)
+        if self.usage is not None and phase.quantize and (self.step + 1) % self._settings.revive_every == 0:
+            optimizer, random = self.optimizers["generator_optimizer"], _seeded(self._settings.seed, self.step)
             values["revived"] = self.usage.revive(self.model, fake.latents, optimizer, self.fabric, random, self.result)
         if self.ema is not None:
             self.ema.update_parameters(self.model)
@@ -275,9 +277,9 @@ class Trainer:
     def _generate(self, real: Tensor, index: int) -> Generated:
         """Encode and decode micro-batch `index` of the step, with gradients if the generator is trained."""
         phase = self.phase(self.step)
-        generator = _seeded(self.settings.seed, self.step, index, self.fabric.global_rank)
+        generator = _seeded(self._settings.seed, self.step, index, self.fabric.global_rank)
         with torch.set_grad_enabled(phase.generator and torch.is_grad_enabled()):
-            generated: Generated = self.generator(real, phase.quantize, generator)
+            generated: Generated = self._generator(real, phase.quantize, generator)
         return generated
 
     def _judge(self, fake: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
@@ -295,10 +297,10 @@ class Trainer:
         """Clip the gradients and step; if a value is not finite, save everything and raise instead."""
         if name == "generator":
             optimizers = [one for key, one in self.optimizers.items() if key != "discriminator_optimizer"]
-            norm = nn.utils.clip_grad_norm_(self.generator.parameters(), self.settings.clip_generator)
+            norm = nn.utils.clip_grad_norm_(self._generator.parameters(), self._settings.clip_generator)
         else:
             optimizers = [self.optimizers["discriminator_optimizer"]]
-            norm = nn.utils.clip_grad_norm_(self.critic.parameters(), self.settings.clip_discriminator)
+            norm = nn.utils.clip_grad_norm_(self._critic.parameters(), self._settings.clip_discriminator)
         measured = losses | {f"gradient/{name}": norm}
         numbers = torch.stack([value.detach().float() for value in measured.values()]).tolist()
         values = dict(zip(measured, numbers, strict=True))
@@ -311,7 +313,7 @@ class Trainer:
 
     def _fail(self, values: dict[str, float], reals: list[Tensor]) -> None:
         wrong = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
-        path = self.folder / f"failed-step-{self.step + 1:08}-process-{self.fabric.global_rank}.pt"
+        path = self._folder / f"failed-step-{self.step + 1:08}-process-{self.fabric.global_rank}.pt"
         checkpoint.save(self._state() | {"batch": [real.cpu() for real in reals], "values": values}, path)
         raise DacError(
             f"{', '.join(wrong) or 'a value of another process is not finite'} at step {self.step + 1}; "
@@ -319,14 +321,14 @@ class Trainer:
         )
 
     def _learning_rate(self) -> float:
-        settings = self.settings
+        settings = self._settings
         cooldown = min(1.0, (settings.n_steps - self.step) / max(1, settings.cooldown))
         return settings.learning_rate * settings.decay**self.step * cooldown
 
     @torch.no_grad()
     def _fit_codebooks(self) -> None:
         """Initialize the quantizer by k-means on latents of the training data, the same in every process."""
-        settings = self.settings
+        settings = self._settings
         if self.config.model.codebook_learning == "moving_average" or self.config.model.quantizer == "fsq":
             return  # moving averages start from the first batch, and finite scalars have no codebooks
         self.model.eval()
@@ -360,7 +362,7 @@ class Trainer:
 
     def _say(self, values: Mapping[str, float]) -> None:
         """Log the losses, the speed and the time left: at the first and the last report, and once a minute."""
-        now, n_steps = time.monotonic(), self.settings.n_steps
+        now, n_steps = time.monotonic(), self._settings.n_steps
         if self._said is None:
             self._first_report = (self.step, now)
         elif now - self._said < _SAY_SECONDS and self.step < n_steps:
@@ -374,7 +376,7 @@ class Trainer:
 
     def _validate_if_due(self, log: RunLog | None, stop: Event) -> bool:
         """Validate if it is due at this step and not yet done. Returns whether the network is the best so far."""
-        due = self.step % self.settings.validate_every == 0 or self.step == self.settings.n_steps
+        due = self.step % self._settings.validate_every == 0 or self.step == self._settings.n_steps
         if not due or self.validated == self.step:  # both are 0 before the first step
             return False
         quantize = self.phase(self.step - 1).quantize > 0
@@ -394,14 +396,14 @@ class Trainer:
 
     def _export(self, name: str) -> None:
         """Write the model for `DAC.from_pretrained`, and the discriminators beside it for fine-tuning."""
-        folder = self.folder / name
+        folder = self._folder / name
         self.result.save_pretrained(folder)
         if self.discriminator is not None:
             checkpoint.save_discriminator(self.discriminator, folder)
 
     def _save(self, best: bool) -> None:
         if self.fabric.is_global_zero:
-            self.checkpoints.save(self._state(), self.step, best)
+            self._checkpoints.save(self._state(), self.step, best)
         self.fabric.barrier()
 
     def _state(self) -> dict[str, Any]:

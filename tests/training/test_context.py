@@ -27,8 +27,8 @@ def small_network(n_codes: int = 20) -> ContextNetwork:
 def test_the_integer_model_takes_the_bits_of_the_network(n_codes: int) -> None:
     network = small_network(n_codes)
     with torch.no_grad():
-        network.first_weight *= 10
-        network.second_weight *= 10
+        network._first_weight *= 10
+        network._second_weight *= 10
     random = np.random.default_rng(0)
     codes = random.integers(0, n_codes, (3, 2, 500)).astype(np.int32)
     codes[:, :, 100:130] = codes[:, :, 99:100]

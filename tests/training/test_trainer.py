@@ -63,7 +63,9 @@ def test_a_share_of_the_excerpts_bypasses_the_quantizer(tmp_path: Path, manifest
     run = Trainer(small_run(tmp_path, manifest, trainer={"phases": [{"until": 1, "quantize": 0.5}]}))
     real = torch.randn(40, 1, 32 * run.model.hop_length, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        fakes = {share: run.generator(real, share, torch.Generator().manual_seed(0))[0] for share in (False, 0.5, True)}
+        fakes = {
+            share: run._generator(real, share, torch.Generator().manual_seed(0))[0] for share in (False, 0.5, True)
+        }
     as_they_are, quantized = (
         ((fakes[0.5] - fakes[share]).abs().amax((1, 2)) < 1e-6).tolist() for share in (False, True)
     )

@@ -103,10 +103,11 @@ class ContextModel:
         names = ("hidden", "features", "first", "second")
         self._hidden, self._features, self._first, self._second = map(layer, names, scales[[0, 1, 2, 2]])
         self._places = self._arrays["places"].astype(np.int64)
-        self._n_codebooks, self._codebook_size = self._places.shape
+        self.n_codebooks: int = self._places.shape[0]
+        self.codebook_size: int = self._places.shape[1]
         self._n_groups, self._group_size = self._second.shape[1], self._second.shape[3]
-        self._codes = np.full((self._n_codebooks, self._n_groups * self._group_size), -1, np.int64)
-        np.put_along_axis(self._codes, self._places, np.arange(self._codebook_size)[None], 1)
+        self._codes = np.full((self.n_codebooks, self._n_groups * self._group_size), -1, np.int64)
+        np.put_along_axis(self._codes, self._places, np.arange(self.codebook_size)[None], 1)
         self._check_sums(floats, origin)
 
     @classmethod
@@ -143,7 +144,7 @@ class ContextModel:
         longest = max((chunk.shape[1] for chunk in chunks), default=0)
         lanes = min(_MOST_LANES, max(1, _MOST_FRAMES // max(1, longest)))
         for some in batched(chunks, lanes):
-            codes = stacked(some, self._codebook_size)
+            codes = stacked(some, self.codebook_size)
             n_planes, n_frames, n_chunks = codes.shape
             starts = np.zeros((n_frames, 2, n_planes, n_chunks), np.int64)
             frequencies = np.zeros_like(starts)
@@ -179,8 +180,8 @@ class ContextModel:
         return decoded
 
     def _check_planes(self, chunks: Iterable[Sized]) -> None:
-        if (n_planes := max(map(len, chunks), default=0)) > self._n_codebooks:
-            raise BitstreamError(f"the context model has {self._n_codebooks} codebooks, found codes of {n_planes}")
+        if (n_planes := max(map(len, chunks), default=0)) > self.n_codebooks:
+            raise BitstreamError(f"the context model has {self.n_codebooks} codebooks, found codes of {n_planes}")
 
     def _parts(self, x: Floats) -> list[Floats]:
         """Views of the contexts [..., E] in inputs [..., C E + 1]."""

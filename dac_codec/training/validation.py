@@ -35,8 +35,7 @@ class Validation:
     """
 
     def __init__(self, config: TrainConfig, sounds: Sequence[Sound], folder: Path, fabric: Fabric) -> None:
-        self._folder, self._fabric = folder, fabric
-        self._n_examples = config.trainer.validation_examples
+        self._folder, self._fabric, self._n_examples = folder, fabric, config.trainer.validation_examples
         rate = config.model.sample_rate
         self._clips, skipped = read_clips(sounds, config.data, sample_rate=rate, seed=config.trainer.seed)
         if fabric.is_global_zero:

@@ -41,8 +41,8 @@ class Costs(NamedTuple):
     """What a level costs, in dB.
 
     Attributes:
-        bit: of a bit.
-        noise: of raising the squared error by its mean.
+        bit: cost of a bit.
+        noise: cost of raising the squared error by its mean.
     """
 
     bit: float

@@ -29,9 +29,8 @@ sin^2(pi u / 2); the two numbers minimize the largest relative error.
 _MAX_SCRATCH = 1 << 21
 """Values of a full tile (`layers._TILE_BYTES` in single precision); larger scratch memory is freed after use."""
 
-
 _LEAST_PART = 1 << 16
-"""Values whose sine takes a thread long enough to be worth its start, 30 us."""
+"""Fewest values for a thread of their own: with fewer, starting it takes longer than their sines."""
 
 
 class Scales(NamedTuple):
@@ -98,15 +97,12 @@ def _sine_(x: Tensor) -> None:
         x.sin_()
         return
     values = x.numpy().reshape(-1)
-    n_parts = min(torch.get_num_threads(), len(values) // _LEAST_PART)
-    if n_parts < 2:
-        _numpy_sine(values)
-    else:
-        first, *others = np.array_split(values, n_parts)
-        results = [_threads(os.getpid(), n_parts - 1).submit(_numpy_sine, part) for part in others]
-        _numpy_sine(first)
-        for result in results:
-            result.result()
+    n_parts = max(1, min(torch.get_num_threads(), len(values) // _LEAST_PART))
+    first, *others = np.array_split(values, n_parts)
+    results = [_threads(os.getpid(), n_parts - 1).submit(_numpy_sine, part) for part in others]
+    _numpy_sine(first)
+    for result in results:
+        result.result()
 
 
 def _numpy_sine(values: npt.NDArray[np.float32]) -> None:
@@ -116,7 +112,7 @@ def _numpy_sine(values: npt.NDArray[np.float32]) -> None:
 
 @lru_cache(maxsize=2)
 def _threads(process: int, n: int) -> ThreadPoolExecutor:
-    """A pool of this process: after a fork, its parent's has no threads."""
+    """Thread pool of a process; a forked child needs one of its own."""
     return ThreadPoolExecutor(n)
 
 

@@ -6,6 +6,7 @@ import copy
 import threading
 import warnings
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 from weakref import WeakKeyDictionary
 
@@ -17,7 +18,7 @@ from dac_codec.inference.memory import keep_freed_memory
 from dac_codec.inference.network import Network
 from dac_codec.inference.precision import pinned_precision
 from dac_codec.inference.quantizer import FoldedQuantizer
-from dac_codec.model import DAC, Encoded
+from dac_codec.model import DAC, DACConfig, Encoded
 from dac_codec.model.checks import check_latents
 from dac_codec.model.checksums import checksums
 from dac_codec.model.decoder import pad_to_length
@@ -53,8 +54,9 @@ class PreparedDAC(DAC):
 
     def __init__(self, model: DAC, dtype: torch.dtype, snake: SnakeFunction | None = None, exact: bool = False) -> None:
         nn.Module.__init__(self)
-        for name in ("config", "name", "weights_file"):
-            setattr(self, name, getattr(model, name))
+        self.config: DACConfig = model.config
+        self.name: str = model.name
+        self.weights_file: Path | None = model.weights_file
         shared: dict[int, object] = {id(tensor): tensor.detach() for tensor in model.buffers()}
         for parameter in model.parameters():
             shared[id(parameter)] = nn.Parameter(parameter.detach(), parameter.requires_grad)

@@ -124,7 +124,7 @@ class MultiBandDiscriminator(nn.Module):
         super().__init__()
         self.window = window
         n_bins = window // 2 + 1
-        self.bands: list[_Size] = [(int(low * n_bins), int(high * n_bins)) for low, high in bands]
+        self.bands: list[tuple[int, int]] = [(int(low * n_bins), int(high * n_bins)) for low, high in bands]
         self.name: str = f"window {window}, bins {', '.join(f'{low} to {high}' for low, high in self.bands)}"
         self.band_convs: nn.ModuleList = nn.ModuleList(
             nn.ModuleList(

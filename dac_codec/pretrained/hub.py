@@ -152,7 +152,7 @@ def listed_repositories() -> dict[str, Path]:
         raise CheckpointError(f"The models of the Hugging Face Hub can't be listed: {in_one_line(error)}") from error
     folders = {}
     for name, commit in commits.items():
-        try:  # by commit, as a branch in the cache may name an older one, whose weights are there
+        try:  # by commit: moving the branch would hide cached weights of an older commit
             folders[name] = _download(name, CONFIG_FILE, commit).parent
         except Exception as error:  # also of a model for which the user has no permission
             warnings.warn(f"{name} is left out: {in_one_line(error)}", stacklevel=2)

@@ -75,8 +75,9 @@ class ContextNetwork(nn.Module):
         self._hidden_weight, self._hidden_bias = layer(n_inputs, hidden)
         self._features_weight, self._features_bias = layer(hidden, features)
         self._first_weight, self._first_bias = layer(features, self._n_groups + 1, 0.1)
-        second = zip(*(layer(features, self._group_size, 0.1) for _ in range(self._n_groups)), strict=True)
-        self._second_weight, self._second_bias = (nn.Parameter(torch.stack(parts, 1)) for parts in second)
+        second = [layer(features, self._group_size, 0.1) for _ in range(self._n_groups)]
+        self._second_weight = nn.Parameter(torch.stack([weight for weight, _ in second], 1))
+        self._second_bias = nn.Parameter(torch.stack([bias for _, bias in second], 1))
 
     def forward(self, codes: Tensor) -> Tensor:
         """Nats of each code [N, B, F] of codes [N, B, F]; -1 where there is none, which costs nothing."""

@@ -39,7 +39,7 @@ def test_snake_into_a_part_of_a_buffer(shape: tuple[int, int, int], dtype: torch
 
 @pytest.mark.filterwarnings("error")
 def test_values_do_not_depend_on_their_neighbours() -> None:
-    """Streams are equal to whole signals in every bit, wherever a value lies in a vector of the processor."""
+    """The result does not depend on a value's position, so streams equal whole signals bit for bit."""
     x, factors = 30 * signal(1, 200, 1), scales(torch.full((1,), 1.3))
     x[0, ::50] *= 1e5
     x[0, 7::90] = math.inf

@@ -379,7 +379,7 @@ def test_models_of_the_hub_are_listed(server: Server, tiny: DAC, tmp_path: Path)
 def test_a_listing_leaves_cached_models_usable(
     server: Server, tiny: DAC, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a new commit, the weights of the one before are still those of the model without the network."""
+    """Offline, the cached weights of an older commit still load after the repository has a newer one."""
     folder = server.root / "someone" / "ours"
     pretrained.save(tiny, folder, name="my-model")
     (folder / "README.md").write_text(card(tiny, "someone/ours"), encoding="utf-8")

@@ -225,7 +225,7 @@ test("what plays is decoded first, and better while it plays", () => {
     job.kept.add(index);
     return first ? [index, first] : index;
   };
-  const order = [step(0, 2), step(3), ...Array.from({ length: 7 }, () => step())]; // the newest wish, then one in advance
+  const order = [step(0, 2), step(3), ...Array.from({ length: 7 }, () => step())]; // the newest request, then one ahead
   assert.deepEqual(order, [[2, 3], [3, 3], 2, 3, 4, 5, 0, 1, undefined]);
   assert.equal(share(job), 1);
   job.kept.delete(4);

@@ -2,7 +2,7 @@
 //   done: layers that each block was decoded with, 0 if it is to be decoded again, or FAILED
 //   kept: blocks that the page has
 //   next: the block that plays
-//   wanted: blocks that the player asked for since the last choice
+//   wanted: blocks that the player requested since the last choice
 
 export const FAILED = Infinity;
 
@@ -19,7 +19,7 @@ export function share(job) {
   return done + ((1 - done) * count) / blocks;
 }
 
-/** The block to decode next: the last wanted one, else that at `next` or the one after it without sound, else one that gets better. */
+/** The block to decode next: the newest requested one, else `next` or its successor if not decoded yet, else one with finer layers. */
 export function choose(job) {
   const { decoder, done, kept, next } = job;
   const { ready } = decoder;

@@ -21,6 +21,7 @@ SILENCE_LUFS = -70.0
 _HOPS_PER_BLOCK = 4  # gating blocks of 0.4 s, every 0.1 s
 _SHORTEST_HOPS = 5  # sounds shorter than 0.5 s are padded
 _FILTER_STEP = 128  # samples
+_STEPS_AT_ONCE = 16  # OpenBLAS computes larger products in several threads, which keep a core busy for 0.1 s afterwards
 _SHELF_HZ, _SHELF_DB = 1500.0, 4.0
 _HIGH_PASS_HZ = 38.0
 
@@ -126,14 +127,17 @@ class _BlockFilter:
         """Filter x [C, t], a whole number of steps, from a state [C, S]; return the output and the new state."""
         if x.shape[1] == 0:
             return x, state
-        steps = x.reshape(len(x), -1, step)
-        added = steps @ self.input[-step:]
-        decay = self.decays[step]
-        states = np.empty_like(added)  # before each step
-        for index in range(steps.shape[1]):
-            states[:, index] = state
-            state = state @ decay + added[:, index]
-        return (states @ self.observation[:, :step] + steps @ self.response[:step, :step]).reshape(x.shape), state
+        decay, output = self.decays[step], np.empty_like(x)
+        for start in range(0, x.shape[1], _STEPS_AT_ONCE * step):
+            steps = x[:, start : start + _STEPS_AT_ONCE * step].reshape(len(x), -1, step)
+            added = steps @ self.input[-step:]
+            states = np.empty_like(added)  # before each step
+            for index in range(steps.shape[1]):
+                states[:, index] = state
+                state = state @ decay + added[:, index]
+            filtered = states @ self.observation[:, :step] + steps @ self.response[:step, :step]
+            output[:, start : start + _STEPS_AT_ONCE * step] = filtered.reshape(len(x), -1)
+        return output, state
 
 
 @lru_cache(maxsize=16)

@@ -28,6 +28,13 @@ _SHORT_WINDOWS = 4
 _AT_ONCE = 8
 """Windows whose spectra are computed together, and stay in the cache."""
 
+_SEGMENT = 128
+"""Windows of a segment of a file. Its levels are chosen as if there were none before, so that the levels of several
+segments can be chosen side by side: the interpreter, for which the networks' threads wait too, has less to do."""
+
+_SEGMENTS_AT_ONCE = 4
+"""Segments of a file whose levels are chosen side by side."""
+
 Floats = npt.NDArray[np.float64]
 
 NextBlock = Callable[[], Tensor | None]
@@ -102,7 +109,7 @@ def with_levels(
 class LevelAnalyzer:
     """Chooses the levels of audio whose original and decoded form are pushed in blocks.
 
-    The levels of a window minimize the sum over its bands, given the levels of the window before, of
+    The levels of a window minimize the sum over its bands, given the levels of the window before in its segment, of
 
         share of the band * mean |level of the original - level of the decoded with the gain|, in dB
         + cost of noise * change of the squared error by the gain / mean squared error of a window so far
@@ -136,39 +143,59 @@ class LevelAnalyzer:
         self._noise_cost = costs.noise
         self._bit_costs = -costs.bit * np.log2(counts / counts.sum(-1, keepdims=True))
         self._original = self._decoded = np.zeros((channels, hop), np.float32)  # from the beginning of a window on
-        self._symbols = np.zeros((channels, parameters.bands), np.int64)  # of the window before
+        self._is_live = header.n_samples is None
+        self._symbols = np.zeros((channels, parameters.bands), np.int64)  # of the window before, in a live stream
+        self._costs = np.zeros((channels, 0, parameters.bands, n_levels))  # of the windows without levels yet
         self._error = np.zeros(channels)
         self._n_windows = 0
 
     def push(self, original: Audio, decoded: Audio) -> Levels:
-        """Take blocks [C, t] of any lengths; return the levels [C, bands, w] of the windows that are complete."""
-        self._original = np.concatenate((self._original, original), axis=1)
-        self._decoded = np.concatenate((self._decoded, decoded), axis=1)
-        n_windows = max(0, min(self._original.shape[1], self._decoded.shape[1]) // self._hop - 1)
-        levels = [np.zeros((*self._symbols.shape, 0), np.int8)]
-        for start in range(0, n_windows, _AT_ONCE):
-            levels.append(self._next_levels(min(_AT_ONCE, n_windows - start)))
-        return np.concatenate(levels, axis=-1)
+        """Take blocks [C, t] of any lengths; return the levels [C, bands, w] of the next windows.
+
+        Those of a live stream are all that are complete, those of a file come some segments at a time.
+        """
+        self._analyze(original, decoded)
+        n_windows = self._costs.shape[1]
+        return self._next_levels(n_windows if self._is_live else n_windows - n_windows % (_SEGMENT * _SEGMENTS_AT_ONCE))
 
     def flush(self) -> Levels:
         """End the audio; return the levels [C, bands, w] of the rest of the windows. The decoded may be the longer."""
-        n_windows = -(-(self._decoded.shape[1] - self._hop) // self._hop)
+        n_windows = self._costs.shape[1] - (self._hop - self._decoded.shape[1]) // self._hop
         zeros = np.zeros((len(self._decoded), 2 * self._hop), np.float32)
         missing = max(0, self._decoded.shape[1] - self._original.shape[1])
         self._original = np.pad(self._original, ((0, 0), (0, missing)))
-        return self.push(zeros, zeros)[..., :n_windows]
+        self._analyze(zeros, zeros)
+        return self._next_levels(n_windows)
+
+    def _analyze(self, original: Audio, decoded: Audio) -> None:
+        """Compute the costs of the windows that are complete."""
+        self._original = np.concatenate((self._original, original), axis=1)
+        self._decoded = np.concatenate((self._decoded, decoded), axis=1)
+        n_windows = max(0, min(self._original.shape[1], self._decoded.shape[1]) // self._hop - 1)
+        costs = [self._costs]
+        for start in range(0, n_windows, _AT_ONCE):
+            last = min(_AT_ONCE, n_windows - start) * self._hop
+            signals = np.stack((self._original[:, : last + self._hop], self._decoded[:, : last + self._hop]))
+            costs.append(self._noise_cost * self._error_changes(signals) + self._share * self._distances(signals))
+            self._original, self._decoded = self._original[:, last:], self._decoded[:, last:]
+        self._costs = np.concatenate(costs, 1)
 
     def _next_levels(self, n_windows: int) -> Levels:
         """The levels [C, bands, w] of the next windows."""
-        last = n_windows * self._hop
-        signals = np.stack((self._original[:, : last + self._hop], self._decoded[:, : last + self._hop]))
-        costs = self._noise_cost * self._error_changes(signals) + self._share * self._distances(signals)
-        self._original, self._decoded = self._original[:, last:], self._decoded[:, last:]
-        levels = np.empty((*self._symbols.shape, n_windows), np.int8)
-        for window in range(n_windows):
-            self._symbols = self._cheapest(costs[:, window])
-            levels[..., window] = self._steps[self._symbols]
-        return levels
+        costs, self._costs = np.split(self._costs, [n_windows], 1)
+        size = max(1, n_windows) if self._is_live else _SEGMENT
+        n_segments = -(-n_windows // size)
+        padded = np.pad(costs, ((0, 0), (0, n_segments * size - n_windows), (0, 0), (0, 0)))
+        segments = padded.reshape(len(costs) * n_segments, size, *costs.shape[2:])
+        levels = np.empty(segments.shape[:3], np.int8)
+        symbols = self._symbols if self._is_live else np.zeros((len(segments), self._bands), np.int64)
+        for window in range(size if n_segments else 0):
+            symbols = self._cheapest(segments[:, window], symbols)
+            levels[:, window] = self._steps[symbols]
+        if self._is_live:
+            self._symbols = symbols
+        joined: Levels = levels.reshape(len(costs), n_segments * size, self._bands)[:, :n_windows].swapaxes(1, 2)
+        return joined
 
     def _windows(self, signals: Audio, size: int) -> Audio:
         """Views [..., w, size] of signals [..., t], a hop apart."""
@@ -205,25 +232,24 @@ class LevelAnalyzer:
         total: Floats = (distances[:, :, ::2] + distances[:, :, 1::2]) / np.maximum(n_parts, 1)[:, None]
         return total
 
-    def _cheapest(self, costs: Floats) -> npt.NDArray[np.int64]:
-        """The symbols [C, bands] with the least sum of costs [C, bands, K] and costs of their bits.
+    def _cheapest(self, costs: Floats, before: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The symbols [n, bands] with the least sum of costs [n, bands, K] and costs of their bits.
 
-        Dynamic programming from band to band: the Viterbi algorithm.
+        `before` [n, bands] are the symbols of the windows before. Dynamic programming from band to band: the Viterbi
+        algorithm.
         """
-        bits = self._bit_costs[self._symbols].swapaxes(0, 1)  # [bands, C, symbol of the band below, symbol]
+        bits = self._bit_costs[before.T]  # [bands, n, symbol of the band below, symbol]
         total = costs[:, 0] + bits[0, :, 0]
         sums = np.empty(bits[1:].shape)
         for found, own_bits, own_costs in zip(sums, bits[1:], costs.swapaxes(0, 1)[1:], strict=True):
             np.add(total[:, :, None], own_bits, out=found)
             total = np.minimum.reduce(found, axis=1)
             total += own_costs
-        symbols = np.empty((len(costs), self._bands), np.int64)
-        for channel, (last, origins) in enumerate(zip(total.argmin(1), sums.argmin(2).swapaxes(0, 1), strict=True)):
-            path = [int(last)]
-            for origin in reversed(origins.tolist()):
-                path.append(origin[path[-1]])
-            symbols[channel] = path[::-1]
-        return symbols
+        rows = np.arange(len(costs))
+        path = [total.argmin(1)]
+        for origin in sums.argmin(2)[::-1]:
+            path.append(origin[rows, path[-1]])
+        return np.stack(path[::-1], 1)
 
 
 def _sums(values: Floats, edges: npt.NDArray[np.int64]) -> Floats:

@@ -126,9 +126,13 @@ def test_the_output_is_complete_two_hops_later() -> None:
 
 
 def analysed(
-    original: npt.NDArray[np.float32], decoded: npt.NDArray[np.float32], size: int, bit_weight: float = 0.0
+    original: npt.NDArray[np.float32],
+    decoded: npt.NDArray[np.float32],
+    size: int,
+    bit_weight: float = 0.0,
+    header: Header = HEADER,
 ) -> npt.NDArray[np.int8]:
-    analyzer = LevelAnalyzer(HEADER, COSTS._replace(bit=bit_weight))
+    analyzer = LevelAnalyzer(header, COSTS._replace(bit=bit_weight))
     levels = [
         analyzer.push(original[:, start : start + size], decoded[:, start : start + size])
         for start in range(0, decoded.shape[1], size)
@@ -149,6 +153,25 @@ def test_the_choice_does_not_depend_on_the_blocks(size: int) -> None:
     original = noise(2, 20 * HOP)
     decoded = original + noise(2, 20 * HOP, seed=1)
     np.testing.assert_array_equal(analysed(original, decoded, size, 0.01), analysed(original, decoded, 333, 0.01))
+
+
+def test_segments_of_a_file_are_independent() -> None:
+    """Chosen side by side, the levels of a file are those of a stream that forgets them at each segment."""
+    hop, length = PARAMETERS.hop * HOP, 700 * PARAMETERS.hop * HOP
+    original = noise(2, length)
+    decoded = original + noise(2, length, seed=1)
+    found = analysed(original, decoded, 9999, 0.01, replace(HEADER, n_samples=length))
+    assert found.shape == (2, 5, 700)
+    analyzer = LevelAnalyzer(HEADER, COSTS._replace(bit=0.01))
+    windows = []
+    for index in range(700):
+        if index % 128 == 0:
+            analyzer._symbols[:] = 0  # a segment begins
+        part = slice(index * hop, (index + 1) * hop)
+        windows.append(analyzer.push(original[:, part], decoded[:, part]))
+    streamed = np.concatenate((*windows, analyzer.flush()), -1)
+    assert (found != 0).mean() > 0.1
+    np.testing.assert_array_equal(found, streamed)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,9 @@ from dac_codec.model.layers import without_autocast
 BANDS = ((0.0, 0.1), (0.1, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0))
 """Bands with convolutions of their own, as shares of the spectrum."""
 
+_LEAST_PEAK = 1e-3
+"""Lower peaks are not raised to full scale: gradients of silence would have no bound. The reference has no limit."""
+
 _Size = tuple[int, int]
 
 
@@ -210,5 +213,5 @@ class Discriminator(nn.Module):
 
     def forward(self, audio: Tensor) -> list[list[Tensor]]:
         audio = audio - audio.mean(-1, keepdim=True)
-        audio = 0.8 * audio / (audio.abs().amax(-1, keepdim=True) + 1e-9)
+        audio = 0.8 * audio / audio.abs().amax(-1, keepdim=True).clamp_min(_LEAST_PEAK)
         return [discriminator(audio) for discriminator in self.discriminators]

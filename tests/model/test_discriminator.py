@@ -59,6 +59,21 @@ def test_golden_values(discriminator: Discriminator) -> None:
     assert float(matching) == pytest.approx(float(golden["feat_loss"]), rel=1e-4)
 
 
+@pytest.mark.parametrize("peak", [0.0, 1e-6])
+def test_silence_has_gradients_of_the_size_of_other_sounds(discriminator: Discriminator, peak: float) -> None:
+    """Without a limit, those of silence with an offset are some 1e6 times as large."""
+    noise = torch.randn(1, 1, 8192, generator=torch.Generator().manual_seed(0))
+
+    def gradient(sound: torch.Tensor) -> float:
+        sound.requires_grad_()
+        adversarial, _ = generator_losses(discriminator(sound), discriminator(noise))
+        adversarial.backward()
+        assert sound.grad is not None
+        return float(sound.grad.norm())
+
+    assert gradient(0.1 + peak * noise) < 1e4 * gradient(0.1 * noise)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

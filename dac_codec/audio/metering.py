@@ -127,22 +127,23 @@ class _BlockFilter:
         """Filter x [C, t], a whole number of steps, from a state [C, S]; return the output and the new state."""
         if x.shape[1] == 0:
             return x, state
-        carry, output = _carry(self.decays[step], min(_STEPS_AT_ONCE, x.shape[1] // step)), np.empty_like(x)
+        carry = _carry(self.decays[step], min(_STEPS_AT_ONCE, x.shape[1] // step))
+        outputs = []
         for start in range(0, x.shape[1], _STEPS_AT_ONCE * step):
             steps = x[:, start : start + _STEPS_AT_ONCE * step].reshape(len(x), -1, step)
             added = np.concatenate((state[:, None], steps @ self.input[-step:]), 1)
             n = added[0].size
             states = (added.reshape(len(x), n) @ carry[:n, :n]).reshape(added.shape)
-            filtered = states[:, :-1] @ self.observation[:, :step] + steps @ self.response[:step, :step]
-            output[:, start : start + _STEPS_AT_ONCE * step] = filtered.reshape(len(x), -1)
+            output = states[:, :-1] @ self.observation[:, :step] + steps @ self.response[:step, :step]
+            outputs.append(output.reshape(len(x), -1))
             state = states[:, -1]
-        return output, state
+        return np.concatenate(outputs, 1), state
 
 
 def _carry(decay: _Float64, n_steps: int) -> _Float64:
-    """The matrix [(n + 1) S, (n + 1) S] from the first state and what each of n steps adds, joined, to all states.
+    """The matrix [(n + 1) S, (n + 1) S] that gives n + 1 states, joined, for the first state and what n steps add.
 
-    A state is the sum of what is before it, each part times a power of `decay` [S, S].
+    A state is the sum of all earlier terms, each times a power of `decay` [S, S].
     """
     steps = np.arange(n_steps + 1)
     powers = np.stack([np.linalg.matrix_power(decay, n) for n in steps])

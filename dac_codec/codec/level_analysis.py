@@ -29,8 +29,8 @@ _AT_ONCE = 8
 """Windows whose spectra are computed together, and stay in the cache."""
 
 _SEGMENT = 128
-"""Windows of a segment of a file. Its levels are chosen as if there were none before, so that the levels of several
-segments can be chosen side by side: the interpreter, for which the networks' threads wait too, has less to do."""
+"""Windows of a segment of a file. Its levels are chosen as if there were none before it, so that several segments are
+processed side by side, in fewer calls of NumPy: while Python runs them, the networks' threads may have to wait."""
 
 _SEGMENTS_AT_ONCE = 4
 """Segments of a file whose levels are chosen side by side."""
@@ -152,7 +152,7 @@ class LevelAnalyzer:
     def push(self, original: Audio, decoded: Audio) -> Levels:
         """Take blocks [C, t] of any lengths; return the levels [C, bands, w] of the next windows.
 
-        Those of a live stream are all that are complete, those of a file come some segments at a time.
+        A live stream gets those of all complete windows, a file those of several segments at a time.
         """
         self._analyze(original, decoded)
         n_windows = self._costs.shape[1]
@@ -160,7 +160,7 @@ class LevelAnalyzer:
 
     def flush(self) -> Levels:
         """End the audio; return the levels [C, bands, w] of the rest of the windows. The decoded may be the longer."""
-        n_windows = self._costs.shape[1] - (self._hop - self._decoded.shape[1]) // self._hop
+        n_windows = self._costs.shape[1] + -(-(self._decoded.shape[1] - self._hop) // self._hop)
         zeros = np.zeros((len(self._decoded), 2 * self._hop), np.float32)
         missing = max(0, self._decoded.shape[1] - self._original.shape[1])
         self._original = np.pad(self._original, ((0, 0), (0, missing)))
@@ -182,14 +182,16 @@ class LevelAnalyzer:
 
     def _next_levels(self, n_windows: int) -> Levels:
         """The levels [C, bands, w] of the next windows."""
+        if not n_windows:
+            return np.zeros((*self._symbols.shape, 0), np.int8)
         costs, self._costs = np.split(self._costs, [n_windows], 1)
-        size = max(1, n_windows) if self._is_live else _SEGMENT
+        size = n_windows if self._is_live else _SEGMENT
         n_segments = -(-n_windows // size)
         padded = np.pad(costs, ((0, 0), (0, n_segments * size - n_windows), (0, 0), (0, 0)))
         segments = padded.reshape(len(costs) * n_segments, size, *costs.shape[2:])
         levels = np.empty(segments.shape[:3], np.int8)
         symbols = self._symbols if self._is_live else np.zeros((len(segments), self._bands), np.int64)
-        for window in range(size if n_segments else 0):
+        for window in range(size):
             symbols = self._cheapest(segments[:, window], symbols)
             levels[:, window] = self._steps[symbols]
         if self._is_live:
@@ -235,8 +237,7 @@ class LevelAnalyzer:
     def _cheapest(self, costs: Floats, before: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """The symbols [n, bands] with the least sum of costs [n, bands, K] and costs of their bits.
 
-        `before` [n, bands] are the symbols of the windows before. Dynamic programming from band to band: the Viterbi
-        algorithm.
+        `before` [n, bands] are the symbols of the windows before. The Viterbi algorithm runs from band to band.
         """
         bits = self._bit_costs[before.T]  # [bands, n, symbol of the band below, symbol]
         total = costs[:, 0] + bits[0, :, 0]

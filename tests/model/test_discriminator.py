@@ -61,7 +61,7 @@ def test_golden_values(discriminator: Discriminator) -> None:
 
 @pytest.mark.parametrize("peak", [0.0, 1e-6])
 def test_silence_has_gradients_of_the_size_of_other_sounds(discriminator: Discriminator, peak: float) -> None:
-    """Without a limit, those of silence with an offset are some 1e6 times as large."""
+    """Scaled to full scale without a limit, silence with an offset would have gradients about 1e6 times as large."""
     noise = torch.randn(1, 1, 8192, generator=torch.Generator().manual_seed(0))
 
     def gradient(sound: torch.Tensor) -> float:

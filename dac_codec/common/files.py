@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import itertools
+import json
 import os
 import re
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,20 @@ def write_file(target: Path, content: str | bytes) -> None:
     """Write bytes, or text as UTF-8, as `atomic_write` does."""
     with atomic_write(target) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def write_files(folder: Path, files: dict[str, bytes]) -> None:
+    """Write files below a folder, which are moved into place once all are written, in their order."""
+    with ExitStack() as stack:
+        for name, content in reversed(files.items()):  # the last one to enter the stack leaves it first
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(atomic_write(target)).write_bytes(content)
+
+
+def to_json(content: object) -> bytes:
+    """Indented JSON in UTF-8."""
+    return (json.dumps(content, indent=2) + "\n").encode()
 
 
 def remove_abandoned(folder: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from dac_codec import pretrained
 from dac_codec.codec.models import FINGERPRINT_BYTES
 from dac_codec.common.errors import DacError
-from dac_codec.common.files import atomic_write, write_file
+from dac_codec.common.files import atomic_write, to_json, write_file
 from dac_codec.corpus import shards
 from dac_codec.corpus.encoding import Failure, Outcome, Settings, load
 from dac_codec.corpus.engines import Engine, run
@@ -155,7 +155,7 @@ class Plan:
         (self.corpus.folder / _INDEX).mkdir(parents=True, exist_ok=True)
         path = self.corpus.folder / _DESCRIPTION
         if not path.exists():
-            write_file(path, json.dumps(self.corpus.description, indent=2))
+            write_file(path, to_json(self.corpus.description))
 
     def groups(self, number: int, size: int) -> Iterator[Source]:
         """The groups of a shard's sounds that workers get."""

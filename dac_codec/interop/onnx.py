@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from dac_codec.common.errors import CheckpointError
-from dac_codec.common.files import expanded, write_file
+from dac_codec.common.files import expanded, to_json, write_files
 from dac_codec.common.spectral import Spectra, mel_distance
 from dac_codec.inference import prepare_cached
 from dac_codec.interop.transformers import EXTRACTOR_FILE, config_of, extractor_of
@@ -88,7 +87,7 @@ def export_onnx(
 
     Args:
         model: the model.
-        folder: created if it does not exist; the files are replaced atomically.
+        folder: created if it does not exist; all graphs are made before the first file is replaced.
         precision: "fp16": weights and arithmetic of convolutions in half precision; "int8": weights of convolutions in
             8 bits for each output channel, arithmetic in single precision. Convolutions of fewer than 32 channels and
             the quantizer stay in single precision.
@@ -131,12 +130,9 @@ def export_onnx(
     folder = expanded(folder).absolute()
     config = {**config_of(model), "dac_codec": _description(model, delays)}
     files = dict(zip(graph_files(precision), parts.values(), strict=True))
-    texts = {EXTRACTOR_FILE: extractor_of(model), CONFIG_FILE: config}
-    files |= {name: (json.dumps(text, indent=2) + "\n").encode() for name, text in texts.items()}
+    files |= {EXTRACTOR_FILE: to_json(extractor_of(model)), CONFIG_FILE: to_json(config)}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            write_file(folder / name, content)
+        write_files(folder, files)
     except OSError as error:
         raise CheckpointError(f"{folder} can't be written: {error}") from error
     return agreement

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import reprlib
-import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from dac_codec.common.errors import CheckpointError, first_names, in_one_line
-from dac_codec.common.files import expanded
+from dac_codec.common.files import expanded, to_json, write_files
 from dac_codec.model import DAC, PRESETS, DACConfig
 from dac_codec.pretrained import transformers_layout
 
@@ -87,19 +86,14 @@ def save(
 
 
 def write_folder(folder: Path, tensors: dict[str, Tensor], texts: Mapping[str, object]) -> None:
-    """Write `model.safetensors` and JSON files into a folder, each file atomically, the weights first.
+    """Write `model.safetensors` and JSON files into a folder, as `write_files` does.
 
     Raises a CheckpointError if the files can't be written.
     """
+    # Not save_file: it creates files that only their owner can read.
+    files = {WEIGHTS_FILE: safetensors.torch.save(tensors, metadata={"format": "pt"})}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as temporary:
-            # Not save_file: it creates files that only their owner can read.
-            Path(temporary, WEIGHTS_FILE).write_bytes(safetensors.torch.save(tensors, metadata={"format": "pt"}))
-            for name, content in texts.items():
-                Path(temporary, name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-            for name in (WEIGHTS_FILE, *texts):
-                Path(temporary, name).replace(folder / name)
+        write_files(folder, files | {name: to_json(content) for name, content in texts.items()})
     except OSError as error:
         raise CheckpointError(f"{folder} can't be written: {error}") from error
 

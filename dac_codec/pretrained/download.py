@@ -22,7 +22,7 @@ import platformdirs
 from filelock import FileLock, Timeout
 
 from dac_codec.common.errors import CheckpointError
-from dac_codec.common.files import expanded, write_file
+from dac_codec.common.files import expanded, to_json, write_file
 from dac_codec.common.progress import progress_bar
 
 _TIMEOUT_S = 30.0
@@ -102,7 +102,7 @@ def record_digest(file: Path, url: str, digest: str) -> None:
     """Record the SHA-256 of a cached file in a JSON file beside it, unless there is one or the cache is read-only."""
     if not _record_of(file).exists():
         with suppress(OSError):
-            write_file(_record_of(file), json.dumps({"url": url, "sha256": digest}, indent=2) + "\n")
+            write_file(_record_of(file), to_json({"url": url, "sha256": digest}))
 
 
 def _sha256(file: Path) -> str:
@@ -196,7 +196,7 @@ def _receive(url: str, part: Path, progress: bool) -> None:
             have, size = 0, int(length) if length.isdecimal() else None
             part.write_bytes(b"")  # Before the record: old bytes must never be paired with a new validator.
             record = {"url": url, "size": size, "validator": validator}
-            write_file(record_file, json.dumps(record, indent=2) + "\n")
+            write_file(record_file, to_json(record))
         with (
             part.open("ab") as file,
             progress_bar(url.rpartition("/")[2], size, progress, initial=have, unit="B", unit_scale=True) as bar,

@@ -15,7 +15,7 @@ import numpy as np
 
 from dac_codec import audio
 from dac_codec.common.errors import DacError
-from dac_codec.common.files import write_file
+from dac_codec.common.files import to_json, write_file
 from dac_codec.training.config import LoggerConfig
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class RunLog:
     def __init__(self, folder: Path, config: LoggerConfig, settings: Mapping[str, Any], step: int) -> None:
         self.path: Path = folder / "log.jsonl"
         try:
-            write_file(folder / "config.json", json.dumps(settings, indent=2) + "\n")
+            write_file(folder / "config.json", to_json(settings))
             self._cut(step)
             self._file = self.path.open("a", encoding="utf-8")
         except OSError as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dac_codec.common import files
-from dac_codec.common.files import atomic_write, walk_visible
+from dac_codec.common.files import atomic_write, walk_visible, write_files
 
 
 def test_hidden_files_and_folders_are_left_out_and_links_followed_once(tmp_path: Path) -> None:
@@ -30,6 +30,13 @@ def test_hidden_files_and_folders_are_left_out_and_links_followed_once(tmp_path:
 
     assert found(follow_links=False) == ["a.dac", "b/c/d"]
     assert found(follow_links=True) == ["a.dac", "b/c/d", "b/one/f"]
+
+
+def test_files_replace_others_once_all_are_written(tmp_path: Path) -> None:
+    write_files(tmp_path, {"a": b"1", "b/c": b"2"})
+    with pytest.raises(TypeError):
+        write_files(tmp_path, {"a": "no bytes", "b/c": b"3"})  # type: ignore[dict-item]
+    assert {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == {"a": b"1", "c": b"2"}
 
 
 def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:

@@ -172,10 +172,14 @@ def test_replaces_an_older_model_and_leaves_nothing_else(tiny: DAC, folder: Path
 
 
 def test_a_failed_save_leaves_the_old_model(tiny: DAC, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*args: object, **kwargs: object) -> None:
-        raise OSError("No space left on device")
+    write_bytes = Path.write_bytes
 
-    monkeypatch.setattr(Path, "write_text", full)  # The second file; the first has been written by then.
+    def full(path: Path, content: bytes) -> int:
+        if content[:1] != b"{":  # the weights; config.json has been written by then
+            raise OSError("No space left on device")
+        return write_bytes(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(CheckpointError, match="can't be written: No space"):
         save(DAC(TINY_CONFIG), folder)
     assert names(folder) == ["config.json", "model.safetensors"]

@@ -14,8 +14,9 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from dac_codec.bitstream.fields import FINGERPRINT_BYTES
 from dac_codec.common.errors import DacError
-from dac_codec.common.files import expanded, write_file
+from dac_codec.common.files import expanded, to_json, write_files
 from dac_codec.inference.look_ahead import decoder_context, encoder_context
 from dac_codec.interop.onnx import export_onnx
 from dac_codec.model import DAC
@@ -27,7 +28,6 @@ RUNTIME = "onnxruntime-web@1.30.0"
 
 _RUNTIME_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 _GRAPHS = ("encoder_model.onnx", "decoder_model.onnx")
-_FINGERPRINT_BYTES = 8
 _HERE = Path(__file__).parent
 
 
@@ -61,12 +61,10 @@ def write_site(
     if context is not None:
         files["model/context.safetensors"] = context.to_bytes()
     description = _description(model, None if context is None else context.fingerprint)
-    files["model/model.json"] = json.dumps(description, indent=2).encode()
+    files["model/model.json"] = to_json(description)
     files |= _runtime_of(expanded(runtime)) if runtime is not None else _runtime_by_npm()
     try:
-        for name, content in files.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            write_file(folder / name, content)
+        write_files(folder, files)
     except OSError as error:
         raise DacError(f"{folder} can't be written: {error}") from error
 
@@ -109,7 +107,7 @@ def _description(model: DAC, context: bytes | None) -> dict[str, Any]:
     config = model.config
     return {
         "name": model.name,
-        "fingerprint": fingerprint(model)[:_FINGERPRINT_BYTES].hex(),  # as in the header of files
+        "fingerprint": fingerprint(model)[:FINGERPRINT_BYTES].hex(),  # as in the header of files
         "sampleRate": model.sample_rate,
         "hopLength": model.hop_length,
         "codebooks": model.n_codebooks,

@@ -7,7 +7,7 @@ import struct
 
 import soundfile
 
-from dac_codec.audio.containers import chunks
+from dac_codec.audio.containers import CHUNK_LIMIT, chunks
 from dac_codec.audio.ogg import VORBIS_ORDER
 from dac_codec.audio.samples import Audio
 from dac_codec.common.errors import AudioError
@@ -34,7 +34,6 @@ _AIFF_LAYOUTS = {
 """Bit of each channel for layout tags of Core Audio (CoreAudioTypes.h): MPEG 3.0 A, quad, MPEG 5.0 A, 5.1 A, ..."""
 
 _BITMAP = 1 << 16  # kAudioChannelLayoutTag_UseChannelBitmap, whose bits are those of a mask
-_CHUNK_LIMIT = 10_000
 _FLAC_COMMENTS = 4
 _FLAC_MASK = re.compile(rb"WAVEFORMATEXTENSIBLE_CHANNEL_MASK=0x([0-9A-F]{1,8})", re.IGNORECASE)
 
@@ -82,7 +81,7 @@ def _aiff_bits(content: SeekableStream) -> list[int]:
 def _flac_mask(content: SeekableStream) -> int | None:
     """The mask in the comments of a flac file, where its speakers are not the standard ones."""
     position = 4
-    for _ in range(_CHUNK_LIMIT):
+    for _ in range(CHUNK_LIMIT):
         head = read_at(content, position, 4)
         if len(head) < 4:
             break

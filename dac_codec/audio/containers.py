@@ -15,11 +15,11 @@ from dac_codec.audio.mpeg import id3_size
 from dac_codec.common.streams import SeekableStream, Segment, find, read_at
 
 STARTS = (b"RIFF", b"RIFX", b"RF64", b"FORM", b"caff", b".snd", b"dns.", b"riff\x2e\x91\xcf\x11", b"fLaC", b"OggS")
-"""First bytes of sound files, by which one that follows another is found."""
+"""First bytes of sound files, to find one that follows another."""
 
 _W64_TAIL = {b"riff": bytes.fromhex("2e91cf11a5d628db04c10000")}
 _W64_TAIL |= dict.fromkeys((b"data", b"fmt "), bytes.fromhex("f3acd3118cd100c04f8edb8a"))
-_CHUNK_LIMIT = 10_000
+CHUNK_LIMIT = 10_000
 _FLAC = b"fLaC\0\0\0\x22"
 _READ_AHEAD_BYTES = 2**16
 
@@ -98,15 +98,15 @@ def corrected(stream: SeekableStream, start: int, samples: Samples) -> list[Segm
     return [range(start, samples.size_field), struct.pack(samples.size_format, value), range(end, size)]
 
 
-def has_second_flac(stream: SeekableStream, position: int) -> bool:
-    """Whether another flac file begins near `position`, up to which a decoder has read, or after it."""
-    return find(stream, _FLAC, max(len(_FLAC), position - _READ_AHEAD_BYTES)) is not None
+def has_second_flac(stream: SeekableStream) -> bool:
+    """Whether another flac file begins near the position up to which a decoder has read, or after it."""
+    return find(stream, _FLAC, max(len(_FLAC), stream.tell() - _READ_AHEAD_BYTES)) is not None
 
 
 def chunks(stream: SeekableStream, start: int, order: str) -> Iterator[tuple[int, int, bytes]]:
     """Position, size and first 24 bytes of each chunk of a RIFF or IFF file; `order` of the bytes as for `struct`."""
     position = start + 12
-    for _ in range(_CHUNK_LIMIT):
+    for _ in range(CHUNK_LIMIT):
         head = read_at(stream, position, 24)
         if len(head) < 8:
             return
@@ -133,10 +133,8 @@ def _find_in_form(stream: SeekableStream, start: int, head: bytes) -> Samples | 
     end = start + 8 + int.from_bytes(head[4:8], "big")
     for position, size, chunk in chunks(stream, start, ">"):
         if chunk[:4] == b"SSND":
-            offset = int.from_bytes(chunk[8:12], "big")
-            extra = 8 + offset
-            declared = size - extra if size else 0
-            return Samples(position + 8 + extra, declared, position + 4, ">I", extra, end)
+            extra = 8 + int.from_bytes(chunk[8:12], "big")
+            return Samples(position + 8 + extra, size - extra if size else 0, position + 4, ">I", extra, end)
         if chunk[:4] == b"BODY":
             return Samples(position + 8, size, position + 4, ">I", end=end)
     return None
@@ -144,7 +142,7 @@ def _find_in_form(stream: SeekableStream, start: int, head: bytes) -> Samples | 
 
 def _find_in_w64(stream: SeekableStream, start: int) -> Samples | None:
     position = start + 40
-    for _ in range(_CHUNK_LIMIT):
+    for _ in range(CHUNK_LIMIT):
         chunk = read_at(stream, position, 24)
         if len(chunk) < 24:
             return None
@@ -157,7 +155,7 @@ def _find_in_w64(stream: SeekableStream, start: int) -> Samples | None:
 
 def _find_in_caf(stream: SeekableStream, start: int) -> Samples | None:
     position = start + 8
-    for _ in range(_CHUNK_LIMIT):
+    for _ in range(CHUNK_LIMIT):
         chunk = read_at(stream, position, 12)
         if len(chunk) < 12:
             return None

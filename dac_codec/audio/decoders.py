@@ -20,7 +20,7 @@ import soundfile
 from dac_codec.audio import libsndfile, pcm, wav
 from dac_codec.audio.channels import read_channels
 from dac_codec.audio.containers import has_second_flac
-from dac_codec.audio.parts import Contents, Part, find_mpeg, find_parts, goes_on
+from dac_codec.audio.parts import Contents, Part, find_mpeg, find_parts, what_follows
 from dac_codec.audio.samples import Audio, block_length
 from dac_codec.common import native
 from dac_codec.common.errors import AudioError
@@ -118,8 +118,7 @@ class FileDecoder:
         self.channels: int = file.channels
         first, *others = self._contents.parts
         content = SegmentedStream(self._stream, first.segments)
-        mask, self._order = read_channels(file, content, first.vorbis_order)
-        self.channel_mask: int | None = mask
+        self.channel_mask, self._order = read_channels(file, content, first.vorbis_order)
         self.failure: str = ""
         self.unread: str = self._contents.unread
         self.note: str = self._contents.note
@@ -131,7 +130,7 @@ class FileDecoder:
                 self.unread = "more follows that can't be read"
                 break
             if (file.samplerate, file.channels) != (self.sample_rate, self.channels):
-                self.unread = goes_on(file.channels, file.samplerate)
+                self.unread = what_follows(file.channels, file.samplerate)
                 break
             self._lengths.append(_length(file, part))
         if not others:
@@ -152,7 +151,7 @@ class FileDecoder:
     def blocks(self) -> Iterator[Audio]:
         """Decode from the first sample to the end or the first damage: blocks [C, t], unchecked."""
         buffer = np.empty((block_length(self.channels), self.channels), np.float32)
-        for part, _ in zip(self._contents.parts, self._lengths, strict=False):
+        for part in self._contents.parts[: len(self._lengths)]:
             file = self._open(part)
             n_left = file.frames  # libsndfile decodes no more, but fills the block with zeros if an error follows
             while n_left and not self.failure:
@@ -165,7 +164,7 @@ class FileDecoder:
                 n_left -= len(block)
                 yield (block if self._order is None else block[:, self._order]).T.copy()
         self.failure = self.failure or self._contents.failure or self._reported_error()
-        if file.format == "FLAC" and has_second_flac(self._callbacks, self._callbacks.tell()):
+        if file.format == "FLAC" and has_second_flac(self._callbacks):
             self.failure, self.unread = "", "another sound file follows"
 
     def excerpt(self, start: int, n_samples: int) -> Audio:
@@ -249,7 +248,7 @@ def _length(file: _SequentialFile, part: Part) -> int | None:
 
 _MOST_REMEMBERED = 2**14  # files
 _SETTLED_NS = 2_000_000_000
-"""Age at which a file has surely another time stamp when it is written again."""
+"""Age from which a file that is written again is sure to get another time stamp."""
 
 _contents: dict[tuple[object, ...], Contents] = {}
 """What was found in files on disk, by what identifies them: training reads a file many times."""

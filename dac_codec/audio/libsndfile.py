@@ -31,7 +31,7 @@ def is_cut_short(file: soundfile.SoundFile) -> bool:
     if file.format not in _OLD_FORMATS:
         return False
     log: str = file.extra_info
-    logged = int(([str(file.frames), *_LOGGED_LENGTH.findall(log)])[-1])
+    logged = int([str(file.frames), *_LOGGED_LENGTH.findall(log)][-1])
     too_few = logged < file.frames if file.format == "SDS" else logged > file.frames
     return too_few or "truncated" in log or "should be" in log
 
@@ -45,8 +45,8 @@ class CallbackStream(io.BufferedReader):
     """A seekable stream that libsndfile reads through callbacks.
 
     An exception in a callback is printed and dropped. Therefore one that occurs in a read, such as KeyboardInterrupt,
-    ends the file for libsndfile and is kept in `interruption`. A seek to before the beginning, as damaged headers
-    cause it, leaves the position unchanged: libsndfile notices.
+    ends the file for libsndfile and is kept in `interruption`. A seek to before the beginning, which damaged
+    headers cause, leaves the position unchanged: libsndfile notices.
     """
 
     interruption: BaseException | None = None

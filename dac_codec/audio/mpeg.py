@@ -50,7 +50,7 @@ class Header:
 
 @lru_cache(2**12)
 def parse_header(head: bytes) -> Header | None:
-    """Parse the four bytes of a frame's header; None if they are none, or of a free format (without a bit rate)."""
+    """Parse the four bytes of a frame's header; None if they are not one, or of a free format (no bit rate)."""
     if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
         return None
     version, layer = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3)
@@ -110,11 +110,10 @@ class _Window:
 def find_frames(stream: SeekableStream, start: int = 0) -> Frames | None:
     """Find all frames from the first one after `start` on; None if there is none."""
     window = _Window(stream)
-    position = _next_frame(window, start, None)
-    if position is None:
+    found = _next_frame(window, start, None)
+    if found is None:
         return None
-    first = parse_header(window.at(position, 4))
-    assert first is not None
+    position, first = found
     frames = Frames(first)
     run = position
     while position < window.size:
@@ -139,13 +138,15 @@ def find_frames(stream: SeekableStream, start: int = 0) -> Frames | None:
         after_tag = _skip_tags(window, position)
         found = _next_frame(window, after_tag, first)
         if found is None:
-            frames.other = _other(window, after_tag)
+            other = _next_frame(window, after_tag, None)
+            if other is not None and other[0] < after_tag + 2**12:
+                frames.other = other[1]
             if window.at(after_tag, 2**12).strip(b"\0"):
                 frames.n_tail_bytes = window.size - after_tag
             run = position = window.size
         else:
-            frames.damaged_bytes += found - after_tag
-            run = position = found
+            frames.damaged_bytes += found[0] - after_tag
+            run = position = found[0]
     _end_run(frames, run, min(position, window.size))
     return frames if frames.n_found else None
 
@@ -202,8 +203,8 @@ def _declared(frame: bytes, offset: int) -> int | None:
     return int.from_bytes(frame[offset + 8 : offset + 12], "big")
 
 
-def _next_frame(window: _Window, position: int, like: Header | None) -> int | None:
-    """Position of the next two frames (one, at the end of the file) that agree with each other and with `like`."""
+def _next_frame(window: _Window, position: int, like: Header | None) -> tuple[int, Header] | None:
+    """Position and header of the next frame that agrees with `like` and with a frame after it, or ends the file."""
     end_of_search = min(window.size, position + _MOST_JUNK_BYTES)
     while position < end_of_search:
         piece = window.at(position, 2**12)
@@ -217,15 +218,9 @@ def _next_frame(window: _Window, position: int, like: Header | None) -> int | No
             end = position + header.size
             following = parse_header(window.at(end, 4))
             if end == window.size or (following is not None and following.continues(header)):
-                return position
+                return position, header
         position += 1
     return None
-
-
-def _other(window: _Window, position: int) -> Header | None:
-    """Header of the frames of another format that begin at `position`, if any."""
-    found = _next_frame(window, position, None)
-    return parse_header(window.at(found, 4)) if found is not None and found < position + 2**12 else None
 
 
 def _skip_tags(window: _Window, position: int) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from dac_codec.audio import containers, mpeg, ogg, wav
-from dac_codec.common.streams import OffsetStream, SeekableStream, Segment, read_at
+from dac_codec.common.streams import SeekableStream, Segment, read_at
 
 _MOST_TAIL_BYTES = 2**12
 """Bytes without sound that may follow the last frame of an mp3 without a report."""
@@ -73,7 +73,7 @@ def find_parts(stream: SeekableStream) -> Contents:
     if samples.declared <= n_present and not is_live:
         ends = (samples.begin + samples.declared, samples.end or 0)
         end = max(end for end in ends if end <= size)
-        if not _is_file(stream, end):
+        if not _is_sound_file(stream, end):
             return whole
         return Contents((Part((range(start, end),)),), unread="another sound file follows")
     segments = containers.corrected(stream, start, samples) or _with_long_header(stream, start, samples.begin)
@@ -97,7 +97,7 @@ def find_mpeg(stream: SeekableStream, contents: Contents) -> Contents:
     if frames.damaged_bytes:
         failure = f"{frames.damaged_bytes} bytes between its frames are damaged"
     if frames.other is not None:
-        unread = goes_on(1 if frames.other.mono else 2, frames.other.sample_rate)
+        unread = what_follows(1 if frames.other.mono else 2, frames.other.sample_rate)
     elif frames.n_tail_bytes > _MOST_TAIL_BYTES:
         unread = f"{frames.n_tail_bytes} bytes that are not mp3 follow"
     n_frames = frames.n_found
@@ -115,12 +115,12 @@ def find_mpeg(stream: SeekableStream, contents: Contents) -> Contents:
     return Contents((Part((head or mpeg.info_frame(first, n_frames), *frames.runs)),), failure, unread)
 
 
-def goes_on(channels: int, sample_rate: int) -> str:
+def what_follows(channels: int, sample_rate: int) -> str:
     """What follows the last part, if it is sound that can't be joined with it."""
     return f"{channels} {'channel' if channels == 1 else 'channels'} at {sample_rate} Hz follow"
 
 
-def _is_file(stream: SeekableStream, position: int) -> bool:
+def _is_sound_file(stream: SeekableStream, position: int) -> bool:
     """Whether another sound file begins at a position, or after a byte of padding."""
     head = read_at(stream, position, 13)
     return head.startswith(containers.STARTS) or head[1:].startswith(containers.STARTS)
@@ -130,7 +130,7 @@ def _with_long_header(stream: SeekableStream, start: int, begin: int) -> list[Se
     """A wav file of plain samples with a header that can hold its size; the file as it is if it is none."""
     size = stream.seek(0, os.SEEK_END)
     stream.seek(start)
-    found = wav.read_header(OffsetStream(stream), "wav")  # type: ignore[arg-type]
+    found = wav.read_header(stream, "wav")  # type: ignore[arg-type]
     if isinstance(found, bytes):
         return [range(start, size)]
     return [wav.header(found[0], (size - begin) // found[0].frame_bytes), range(begin, size)]

@@ -14,7 +14,7 @@ from dac_codec.audio import wav
 from dac_codec.audio.decoders import FileDecoder, open_decoder
 from dac_codec.audio.libsndfile import reason
 from dac_codec.audio.samples import MAX_CHANNELS, Audio, check_finite, check_rate
-from dac_codec.common.errors import AudioError
+from dac_codec.common.errors import AudioError, in_one_line
 from dac_codec.common.streams import PathOrFile, name_of
 
 RAW_ENCODINGS = {"s16le": "PCM_16", "s24le": "PCM_24", "s32le": "PCM_32", "f32le": "FLOAT"}
@@ -150,7 +150,7 @@ class Reader:
         try:
             return self._decoder.excerpt(start, n_samples)
         except soundfile.SoundFileError as error:
-            raise AudioError(f"{self.name}: {' '.join(reason(error).split())}") from error
+            raise AudioError(f"{self.name}: {in_one_line(reason(error))}") from error
 
     def complete_length(self) -> int:
         """Samples per channel of a file, as far as that can be told without decoding it.
@@ -168,13 +168,11 @@ class Reader:
         n_read, declared, failure = self._n_samples_read, self._decoder.n_samples, self._decoder.failure
         if failure or (declared is not None and n_read < declared):
             why = f" ({failure})" if failure else ""
+            found = f"cut short, damaged or with a wrong header{why}: read {n_read}"
             if declared is None or declared <= n_read:
-                return f"cut short, damaged or with a wrong header{why}: read {n_read} samples"
+                return f"{found} samples"
             seconds = (declared - n_read) / self.sample_rate
-            return (
-                f"cut short, damaged or with a wrong header{why}: read {n_read} of {declared} declared samples, "
-                f"{seconds:.2f} s are missing"
-            )
+            return f"{found} of {declared} declared samples, {seconds:.2f} s are missing"
         if self._decoder.unread:
             return (
                 f"read {n_read} samples, but {self._decoder.unread}, which is not read; split the file, or convert it "

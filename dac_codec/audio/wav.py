@@ -8,6 +8,7 @@ from typing import BinaryIO
 
 from dac_codec.audio.containers import STARTS, is_live
 from dac_codec.audio.pcm import WIDTHS
+from dac_codec.audio.samples import MAX_CHANNELS
 from dac_codec.common.errors import AudioError
 from dac_codec.common.streams import read_exactly, skip
 
@@ -107,7 +108,7 @@ def _layout(fields: bytes) -> Layout | None:
     if tag == _EXTENSIBLE and len(fields) >= 40 and fields[26:40] == _GUID_TAIL:
         tag, mask = int.from_bytes(fields[24:26], "little"), int.from_bytes(fields[20:24], "little")
     subtype = _SUBTYPES.get((tag, -(-bits // 8)))
-    if subtype is None or not 1 <= channels <= 1024 or sample_rate == 0:
+    if subtype is None or not 1 <= channels <= MAX_CHANNELS or sample_rate == 0:
         return None
     layout = Layout(sample_rate, channels, subtype, mask)
     return layout if layout.frame_bytes == frame_bytes else None

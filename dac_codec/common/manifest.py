@@ -81,15 +81,14 @@ def read_split(manifest: Place, split: str, least_bandwidth: float = 0.0) -> lis
 
 def _sound(row: Mapping[str, str | None], line: str, folder: Path) -> Sound:
     """The sound in a row; errors call the row `line`."""
+    texts = {name: text or "" for name, text in row.items()}
     for name in _COLUMNS:
-        if not row[name]:
+        if not texts[name]:
             raise AudioError(f"{line}: the column {name!r} is empty; complete the line, or delete it")
-        if "\0" in (row[name] or ""):
+        if "\0" in texts[name]:
             raise AudioError(f"{line}: the column {name!r} has a zero byte; correct the line, or delete it")
     duration = _number(row, "duration", line, "seconds")
-    return Sound(
-        folder / (row["path"] or ""), row["domain"] or "", duration, row.get("speaker") or "", row.get("source") or ""
-    )
+    return Sound(folder / texts["path"], texts["domain"], duration, texts.get("speaker", ""), texts.get("source", ""))
 
 
 def _number(row: Mapping[str, str | None], name: str, line: str, unit: str) -> float:

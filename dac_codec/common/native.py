@@ -115,7 +115,7 @@ def _copied(name: str, descriptor: int) -> Iterator[bool]:
     try:
         yield True
     except BaseException:
-        with suppress(OSError):  # whoever wrote has reported that
+        with suppress(OSError):  # the writer has reported it
             copy.close()
         raise
     else:

@@ -17,7 +17,7 @@ _LINE_SECONDS = 60.0
 
 
 class _Lines(tqdm):  # type: ignore[type-arg]  # generic in its stubs only
-    """A disabled bar that writes a line now and then."""
+    """A disabled bar that writes a line a minute."""
 
     def __init__(self, line: Line | None, **options: Any) -> None:
         super().__init__(disable=True, **options)

@@ -171,18 +171,20 @@ class _EndedError(BaseException):
     """Interrupts a read that is waiting for bytes."""
 
 
-class OffsetStream(io.RawIOBase):
-    """A seekable stream in which position 0 is the wrapped stream's current position."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self._origin = stream.tell()
-
+class _SeekableReader(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
     def seekable(self) -> bool:
         return True
+
+
+class OffsetStream(_SeekableReader):
+    """A seekable stream in which position 0 is the wrapped stream's current position."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._origin = stream.tell()
 
     def readinto(self, buffer: Any, /) -> int:
         data = self._stream.read(len(buffer))
@@ -197,7 +199,7 @@ class OffsetStream(io.RawIOBase):
         return self._stream.seek(offset, whence) - self._origin
 
 
-class SegmentedStream(io.RawIOBase):
+class SegmentedStream(_SeekableReader):
     """A seekable stream that consists of bytes and of ranges of another seekable stream."""
 
     def __init__(self, stream: SeekableStream, segments: Sequence[Segment]) -> None:
@@ -205,12 +207,6 @@ class SegmentedStream(io.RawIOBase):
         self._starts = list(accumulate(map(len, segments), initial=0))
         self._position = 0
         self.name: str = getattr(stream, "name", "")
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
 
     def readinto(self, buffer: Any, /) -> int:
         index = bisect_right(self._starts, self._position) - 1

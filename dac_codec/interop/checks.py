@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 from dac_codec.common.errors import CheckpointError
 from dac_codec.model.config import OURS_ONLY, DACConfig
 
@@ -19,7 +17,6 @@ def check_expressible(config: DACConfig, format_name: str, others: tuple[str, ..
     Raises:
         CheckpointError: it names each such field and its value.
     """
-    usual = {field.name: field.default for field in fields(config)}
-    names = [name for name in OURS_ONLY if getattr(config, name) != usual[name]]
+    names = [name for name in OURS_ONLY if getattr(config, name) != getattr(DACConfig, name)]
     if refused := [f"{name} {getattr(config, name)!r}" for name in (*names, *others)]:
         raise CheckpointError(f"{format_name} can't express this model: it has no {', '.join(refused)}")

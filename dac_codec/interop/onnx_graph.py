@@ -88,7 +88,7 @@ class _Stage(NamedTuple):
         return cls(entries, in_weight, in_bias, out_weight, out_bias, stage.lookup == "cosine")
 
     def outputs(self) -> Tensor:
-        """The entries with a 1 behind each, [K, dim + 1]: the bias's factor."""
+        """The entries with a 1 appended to each, [K, dim + 1]: the bias's factor."""
         return F.pad(self.entries, (0, 1), value=1.0)
 
     def output_map(self) -> Tensor:
@@ -134,8 +134,9 @@ class _Graph:
     def floats(self, values: Any) -> str:
         return self.constant(values, np.float32)
 
-    def slice(self, x: str, start: int, stop: int, axis: int, name: str = "") -> str:
-        return self.add("Slice", x, *(self.constant([value]) for value in (start, stop, axis)), name=name)
+    def slice(self, x: str, start: int, stop: int, name: str = "") -> str:
+        """A part of a tensor of three axes along the last one."""
+        return self.add("Slice", x, *(self.constant([value]) for value in (start, stop, 2)), name=name)
 
     # Layers ----------------------------------------------------------------------------------------------------------
 
@@ -164,7 +165,7 @@ class _Graph:
         if self.streams:
             left, right = padding_of(dilated)
             # The rows are the state and the chunk; the chunk's outputs belong to the rows from `left` on.
-            rows = self.slice(rows, left, -right or _ALL, 2)
+            rows = self.slice(rows, left, -right or _ALL)
         _, outer = self.convolution(pointwise, second, inner)
         return replace(outer, name=self.add("Add", rows, outer.name))
 
@@ -239,7 +240,7 @@ class _Graph:
         found = []
         for index, stage in enumerate(stages):
             width = stage.entries.shape[1]
-            points, rest = self.slice(rest, 0, width, 2), self.slice(rest, width, _ALL, 2)
+            points, rest = self.slice(rest, 0, width), self.slice(rest, width, _ALL)
             keys = stage.entries
             if stage.is_cosine:
                 keys = F.normalize(keys)
@@ -286,15 +287,12 @@ class _Graph:
         self.states.append((channels, n_kept))
         x = signal.name
         if not self.causal:
-            x = self.add("Where", self.inside(signal), x, self.floats(0))
+            times, end = self.times(signal)
+            inside = self.add("And", self.add("GreaterOrEqual", times, self.constant(0)), self.add("Less", times, end))
+            x = self.add("Where", inside, x, self.floats(0))
         rows = self.add("Concat", f"past.{index}", x, axis=2)
-        self.slice(rows, -n_kept, _ALL, 2, f"present.{index}")
+        self.slice(rows, -n_kept, _ALL, f"present.{index}")
         return rows
-
-    def inside(self, signal: _Signal) -> str:
-        """Which samples of a chunk are between the start and the end of the whole signal, [t]."""
-        times, end = self.times(signal)
-        return self.add("And", self.add("GreaterOrEqual", times, self.constant(0)), self.add("Less", times, end))
 
     def times(self, signal: _Signal) -> tuple[str, str]:
         """The time of each sample of a chunk [t], and that of the whole signal's end [1]."""
@@ -304,7 +302,7 @@ class _Graph:
         times = self.add("Add", self.add("Range", self.constant(0), size, self.constant(1)), first)
         return times, self.add("Add", self.add("Mul", "n_frames", per_frame), self.constant(signal.extra))
 
-    def held(self, signal: _Signal, name: str) -> None:
+    def repeat_last(self, signal: _Signal, name: str) -> None:
         """The output `name`: the samples of a decoder, the last one repeated up to a multiple of the hop."""
         rows = self.extended(signal, 1, -signal.extra)
         times, end = self.times(signal)
@@ -324,7 +322,7 @@ def encoder_model(model: DAC, precision: Precision, opset: int) -> onnx.ModelPro
     padded = graph.add("Pad", "input_values", graph.add("Concat", *[zeros] * 5, missing, axis=0), graph.floats(0))
     z = graph.network(model.encoder, _Signal(padded, model.hop_length))
     graph.codes(z.name, model.quantizer, "audio_codes")
-    return _model(graph, model, opset, [_AUDIO_IN], [_codes(model.n_codebooks)])
+    return _model(graph, opset, [_AUDIO_IN], [_codes(model.n_codebooks)])
 
 
 def decoder_model(model: DAC, precision: Precision, opset: int) -> onnx.ModelProto:
@@ -335,7 +333,7 @@ def decoder_model(model: DAC, precision: Precision, opset: int) -> onnx.ModelPro
     # As `DAC.decode`: the last sample is repeated.
     pads = graph.add("Concat", *[zeros] * 5, graph.constant([-signal.extra]), axis=0)
     graph.add("Pad", signal.name, pads, mode="edge", name="audio_values")
-    return _model(graph, model, opset, [_codes("num_codebooks")], [_AUDIO_OUT])
+    return _model(graph, opset, [_codes("num_codebooks")], [_AUDIO_OUT])
 
 
 def encoder_step(model: DAC, precision: Precision, opset: int) -> tuple[onnx.ModelProto, int]:
@@ -345,7 +343,7 @@ def encoder_step(model: DAC, precision: Precision, opset: int) -> tuple[onnx.Mod
     graph.add("Div", n_samples, graph.constant(model.hop_length), name="chunk_frames")
     z = graph.network(model.encoder, _Signal("input_values", model.hop_length))
     graph.codes(z.name, model.quantizer, "audio_codes")
-    return _model(graph, model, opset, [_AUDIO_IN], [_codes(model.n_codebooks)]), z.delay
+    return _model(graph, opset, [_AUDIO_IN], [_codes(model.n_codebooks)]), z.delay
 
 
 def decoder_step(model: DAC, precision: Precision, opset: int) -> tuple[onnx.ModelProto, int]:
@@ -354,10 +352,10 @@ def decoder_step(model: DAC, precision: Precision, opset: int) -> tuple[onnx.Mod
     graph.add("Gather", graph.add("Shape", "audio_codes"), graph.constant(2), name="chunk_frames")
     signal = graph.network(model.decoder, _Signal(graph.latents("audio_codes", model.quantizer), 1))
     if signal.extra:
-        graph.held(signal, "audio_values")
+        graph.repeat_last(signal, "audio_values")
     else:
         graph.add("Identity", signal.name, name="audio_values")
-    return _model(graph, model, opset, [_codes("num_codebooks")], [_AUDIO_OUT]), signal.delay
+    return _model(graph, opset, [_codes("num_codebooks")], [_AUDIO_OUT]), signal.delay
 
 
 _AUDIO_IN = helper.make_tensor_value_info("input_values", TensorProto.FLOAT, ["batch_size", 1, "num_samples"])
@@ -369,7 +367,7 @@ def _codes(n_codebooks: int | str) -> onnx.ValueInfoProto:
 
 
 def _model(
-    graph: _Graph, model: DAC, opset: int, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto]
+    graph: _Graph, opset: int, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto]
 ) -> onnx.ModelProto:
     """The finished model, checked."""
     if graph.streams:

@@ -88,14 +88,10 @@ class DACProcessor:
             ValueError: as `DAC.encode` does, or zeros of `padding_mask` before a row's end.
         """
         audio = torch.as_tensor(input_values)
-        if padding_mask is None:
-            mask = torch.ones(audio.shape[0], audio.shape[-1], dtype=torch.bool)
-        else:
-            mask = torch.as_tensor(padding_mask).bool()
+        shape = audio.shape[0], audio.shape[-1]
+        mask = torch.ones(shape, dtype=torch.bool) if padding_mask is None else torch.as_tensor(padding_mask).bool()
         lengths = mask.sum(1)
-        if mask.shape != (audio.shape[0], audio.shape[-1]) or bool(
-            (mask != (torch.arange(mask.shape[1]) < lengths[:, None])).any()
-        ):
+        if mask.shape != shape or not mask.equal(torch.arange(mask.shape[1]) < lengths[:, None]):
             raise ValueError(f"padding_mask must be [B, T], ones and then zeros, for input_values {list(audio.shape)}")
         codes, valid = self.model.encode(audio, n_quantizers, lengths=lengths)
         return {"audio_codes": codes, "audio_codes_mask": valid}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import fields
 
 import torch
 
@@ -26,8 +25,7 @@ def save_reference(model: DAC, path: str | os.PathLike[str]) -> None:
         CheckpointError: descript-audio-codec can't express the model, or the file can't be written.
     """
     check_expressible(model.config, "descript-audio-codec")
-    values = model.config.to_dict()
-    kwargs = {field.name: values[field.name] for field in fields(model.config) if field.name not in OURS_ONLY}
+    kwargs = {name: value for name, value in model.config.to_dict().items() if name not in OURS_ONLY}
     state = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in canonical_state(model).items()}
     try:
         with atomic_write(expanded(path)) as temporary:

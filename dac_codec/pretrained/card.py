@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 from dac_codec.common.errors import CheckpointError
@@ -96,7 +95,7 @@ def _results(report: str | os.PathLike[str]) -> list[dict[str, Any]]:
     path = expanded(report)
     path = path / "report.json" if path.is_dir() else path
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
         labels = {metric["name"]: metric["label"] for metric in content["metrics"]}
         return [
             {

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import fields
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from dac_codec.model import DAC
 from dac_codec.model.checksums import checksums
-from dac_codec.model.config import OURS_ONLY
+from dac_codec.model.config import OURS_ONLY, DACConfig
 from dac_codec.pretrained.checkpoints import canonical_state
 
 _known: dict[StorageWeakRef, tuple[bytes, tuple[tuple[object, ...], ...], bytes]] = {}
@@ -45,9 +44,9 @@ def _config_json(model: DAC) -> bytes:
     """The part of a configuration that identifies a model, as JSON."""
     config = model.config.to_dict()
     del config["quantizer_dropout"]
-    for field in fields(model.config):
-        if field.name in OURS_ONLY and getattr(model.config, field.name) == field.default:
-            del config[field.name]
+    for name in OURS_ONLY:
+        if getattr(model.config, name) == getattr(DACConfig, name):
+            del config[name]
     return json.dumps(config, sort_keys=True, separators=(",", ":")).encode()
 
 

@@ -142,7 +142,7 @@ def cached_repositories() -> dict[str, Path]:
 def listed_repositories() -> dict[str, Path]:
     """The folders in the cache of the Hub's models whose cards name this package as their library.
 
-    Only their configurations are downloaded; a warning says which model is left out, as its can't be. Raises a
+    Only configurations are downloaded. A model whose configuration can't be is left out, with a warning. Raises a
     CheckpointError if huggingface_hub is not installed or the Hub can't be reached.
     """
     hub = _imported("To list the models of the Hugging Face Hub")
@@ -193,8 +193,7 @@ def push(
         folder = Path(name)
         save(model, folder, name=repository.rpartition("/")[2][:64] if model.name == "unnamed" else None)
         weights = model.weights_file
-        context = weights.with_name(CONTEXT_FILE) if weights and weights.name == WEIGHTS_FILE else None
-        if context and context.exists():
+        if weights and weights.name == WEIGHTS_FILE and (context := weights.with_name(CONTEXT_FILE)).exists():
             shutil.copyfile(context, folder / CONTEXT_FILE)
         text = card(model, repository, license, report)
         try:

@@ -54,6 +54,10 @@ worker.onmessage = ({ data }) => {
 };
 worker.onerror = () => fail("The page could not be started: its worker failed. Is the site complete?");
 
+function element(tag, text) {
+  return Object.assign(document.createElement(tag), { textContent: text });
+}
+
 function say(text, error = false) {
   $("status").textContent = text;
   $("status").classList.toggle("error", error);
@@ -153,7 +157,7 @@ async function take(name, content, total, id) {
       if (isDac()) feed(file, bytes);
     }
   } catch (error) {
-    if (!isDac()) throw error; // else what has come is played
+    if (!isDac()) throw error; // else the part that has arrived is played
   }
   if (!isWanted()) return;
   if (isDac()) feed(file);
@@ -221,7 +225,7 @@ function opened(id, info) {
   tick();
 }
 
-/** Says how far loading and decoding have come. */
+/** Shows the progress of loading and decoding. */
 function report() {
   const { info, done, file } = shown;
   const { total, loaded } = file;
@@ -240,24 +244,21 @@ function describe() {
   const seconds = Math.max(duration, 1e-9);
   const bytes = info.complete ? info.size : file.total || NaN;
   const known = (text) => (bytes ? text : "not known yet");
-  const of = info.constant ? `${header.codebooks} of ${model.codebooks}` : `up to ${header.codebooks}, varying`;
+  const codebooks = info.constant ? `${header.codebooks} of ${model.codebooks}` : `up to ${header.codebooks}, varying`;
   const facts = {
     Duration: duration < 60 ? `${duration.toFixed(2)} s` : clock(duration),
     Size: known(size(bytes)),
     Bitrate: known(rate((8 * bytes) / seconds)),
     Channels: ["mono", "stereo"][header.channels - 1] ?? header.channels,
     "Sample rate": `${header.sampleRate / 1000} kHz`,
-    Codebooks: of,
+    Codebooks: codebooks,
     "Band levels": header.levels ? "yes" : "no",
     "From 16 bits": known(`${((2 * header.channels * header.sampleRate * seconds) / bytes).toFixed(0)} : 1`),
   };
   $("facts").replaceChildren(
     ...Object.entries(facts).map(([key, value]) => {
       const group = document.createElement("div");
-      const [dt, dd] = [document.createElement("dt"), document.createElement("dd")];
-      dt.textContent = key;
-      dd.textContent = value;
-      group.append(dt, dd);
+      group.append(element("dt", key), element("dd", value));
       return group;
     }),
   );
@@ -272,11 +273,7 @@ function describe() {
 function addProblems(texts) {
   if (!texts.length) return;
   $("problems").hidden = false;
-  for (const text of texts.slice(0, 100)) {
-    const item = document.createElement("li");
-    item.textContent = text;
-    $("problem-list").append(item);
-  }
+  $("problem-list").append(...texts.slice(0, 100).map((text) => element("li", text)));
 }
 
 /** A block of decoded sound. */

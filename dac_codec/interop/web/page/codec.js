@@ -8,7 +8,7 @@ const TRANSITION_HZ = 500;
 const MOST_REACH = 2048;
 export const MOST_CHANNELS = 32; // of sound in a browser
 const FADE_SECONDS = 0.005; // around frames that are missing
-const TAIL_SECONDS = 0.01; // of a block, behind its end
+const TAIL_SECONDS = 0.01; // of a block, after its end
 
 /**
  * What a site knows of its model.
@@ -27,10 +27,7 @@ const TAIL_SECONDS = 0.01; // of a block, behind its end
 
 /** Removes frequencies 500 Hz above a limit: a linear-phase Kaiser filter without delay. */
 export class LowPass {
-  /**
-   * @param {number} sampleRate
-   * @param {number | null} bandwidth Hz
-   */
+  /** `bandwidth` is in Hz, or null. */
   constructor(sampleRate, bandwidth) {
     this.reach = 0;
     if (bandwidth === null || bandwidth + TRANSITION_HZ > sampleRate / 2) return;
@@ -51,11 +48,7 @@ export class LowPass {
     this.fft.transform(this.re, this.im);
   }
 
-  /**
-   * Filters a part of a signal: output sample n is input sample n + reach, filtered. The output is 2 reach shorter.
-   * @param {Float32Array} x
-   * @returns {Float32Array}
-   */
+  /** Filters a part of a signal: output sample n is input sample n + reach, filtered. The output is 2 reach shorter. */
   apply(x) {
     if (!this.reach) return x;
     const size = this.re.length;
@@ -118,8 +111,8 @@ export class Decoder {
   }
 
   /**
-   * Takes note of what has come of the file.
-   * @returns {boolean} whether the whole is longer or shorter than it seemed, so that blocks must be decoded anew
+   * Takes note of the bytes of the file that have arrived.
+   * @returns {boolean} whether the whole is longer or shorter than it seemed, so that blocks must be decoded again
    */
   update() {
     const { file, hop, frames, length } = this;
@@ -129,16 +122,13 @@ export class Decoder {
     this.length = Math.min(this.frames * hop, Math.round((file.length * header.modelSampleRate) / header.sampleRate));
     this.blocks = Math.ceil(this.length / (this.blockFrames * hop));
     const after = this.model.decoder.after + Math.ceil((this.reach + this.tail) / hop);
-    /** Blocks, from the first one on, whose frames have come. */
+    /** Number of blocks, from the first one on, whose frames have arrived. */
     this.ready = file.nFrames >= this.frames ? this.blocks : Math.max(0, Math.floor((file.nFrames - after) / this.blockFrames));
     if (file.complete) this.chunks.clear(); // their numbers and problems may be others now
     return frames !== this.frames || length !== this.length;
   }
 
-  /**
-   * How many layers a block would be decoded with.
-   * @param {number} index
-   */
+  /** How many layers a block would be decoded with. */
   layers(index) {
     const { before, after } = this.model.decoder;
     const { first, last } = this.#place(index);
@@ -146,30 +136,24 @@ export class Decoder {
   }
 
   /**
-   * One block of sound at the model's rate, for each channel, and some samples behind its end as they are with the same
+   * One block of sound at the model's rate, for each channel, and some samples after its end as they are with the same
    * layers, so that a player can fade into a next block that has more layers.
-   * @param {number} index
    * @param {number} [codebooks] decode only the first ones
    * @returns {Promise<{start: number, channels: Float32Array[], tails: Float32Array[]}>}
    */
   async block(index, codebooks = Infinity) {
     const { hop, filter, lowPass } = this;
-    const total = this.frames * hop;
     const { start, end, first, last } = this.#place(index);
     const size = Math.min(this.blockFrames * hop, end - start);
     const [from, to] = [start - lowPass.reach, end + lowPass.reach];
+    const [a, b] = [Math.max(0, from), Math.min(this.frames * hop, to)];
+    const offset = first * hop;
     const [channels, tails] = [[], []];
     for (let c = 0; c < this.file.header.channels; c++) {
       let x = await this.#decoded(c, first, last, codebooks);
-      if (filter) {
-        const [a, b] = [Math.max(0, from), Math.min(total, to)];
-        x = filter.apply(x, first * hop, a, b, (window) => this.#levels(c, window, codebooks));
-        x = padded(x, a - from, to - b);
-      } else {
-        x = padded(x, Math.max(0, -from), Math.max(0, to - total)).subarray(Math.max(0, from - first * hop));
-        x = x.subarray(0, to - from);
-      }
-      const sound = lowPass.apply(x).map((sample) => sample * this.gain);
+      if (filter) x = filter.apply(x, offset, a, b, (window) => this.#levels(c, window, codebooks));
+      else x = x.subarray(a - offset, b - offset);
+      const sound = lowPass.apply(padded(x, a - from, to - b)).map((sample) => sample * this.gain);
       channels.push(sound.slice(0, size));
       tails.push(sound.slice(size));
     }
@@ -224,7 +208,7 @@ export class Decoder {
   #indices(from, to) {
     const { chunks } = this.file;
     const found = [];
-    let low = 0; // the first chunk that ends behind `from`
+    let low = 0; // the first chunk that ends after `from`
     for (let high = chunks.length; low < high; ) {
       const middle = (low + high) >> 1;
       if (chunks[middle].start + chunks[middle].frames <= from) low = middle + 1;

@@ -18,11 +18,8 @@ const COLOURS = Uint32Array.from({ length: 256 }, (_, level) => {
   return (255 << 24) | (b << 16) | (g << 8) | r;
 });
 
+/** Draws a waveform and a spectrogram on two canvases. */
 export class Scope {
-  /**
-   * @param {HTMLCanvasElement} wave
-   * @param {HTMLCanvasElement} spectrogram
-   */
   constructor(wave, spectrogram) {
     Object.assign(this, { wave, spectrogram });
     wave.width = spectrogram.width = COLUMNS;

@@ -42,7 +42,8 @@ function varint(value) {
   return Uint8Array.of(...bytes, value);
 }
 
-function joined(parts) {
+/** Arrays of bytes as one. */
+export function joined(parts) {
   const all = new Uint8Array(parts.reduce((size, part) => size + part.length, 0));
   let at = 0;
   for (const part of parts) {

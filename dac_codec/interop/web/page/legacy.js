@@ -1,6 +1,7 @@
 // Files of descript-audio-codec, decoded as it does: window by window, then each channel at the loudness that the file states.
 import { readLegacy } from "../reader/src/index.js";
 import { BLOCK_SECONDS, MOST_CHANNELS } from "./codec.js";
+import { joined } from "./graph.js";
 import { loudness } from "./loudness.js";
 
 const MOST_GAIN_DB = 700;
@@ -17,8 +18,7 @@ export class ArrivingLegacy {
   }
 
   end() {
-    const bytes = new Uint8Array(this.#parts.reduce((size, part) => size + part.length, 0));
-    this.#parts.reduce((at, part) => (bytes.set(part, at), at + part.length), 0);
+    const bytes = joined(this.#parts);
     return { complete: true, size: bytes.length, ...readLegacy(bytes) };
   }
 }
@@ -71,10 +71,7 @@ export class LegacyDecoder {
     return 1;
   }
 
-  /**
-   * One block of sound at the model's rate, for each channel.
-   * @param {number} index
-   */
+  /** One block of sound at the model's rate, for each channel. */
   async block(index) {
     this.#sound ??= this.#decode();
     const start = index * this.blockFrames * this.hop;

@@ -24,11 +24,7 @@ function sections(rate) {
   return found;
 }
 
-/**
- * Loudness in LUFS, -70 or more.
- * @param {Float32Array[]} channels
- * @param {number} rate
- */
+/** Loudness in LUFS, -70 or more, of channels at a sample rate. */
 export function loudness(channels, rate) {
   const hop = Math.max(1, Math.floor(rate / 10));
   const length = Math.max(5 * hop, channels[0].length); // shorter sounds are padded
@@ -49,9 +45,8 @@ export function loudness(channels, rate) {
       energy[Math.floor(n / hop)] += weight * v * v;
     }
   });
-  let powers = [];
-  for (let j = 0; j + 4 <= hops; j++)
-    powers.push((energy[j] + energy[j + 1] + energy[j + 2] + energy[j + 3]) / (4 * hop));
+  const powerOf = (_, j) => energy.subarray(j, j + 4).reduce((a, b) => a + b) / (4 * hop);
+  let powers = Array.from({ length: hops - 3 }, powerOf);
   const mean = () => powers.reduce((a, b) => a + b, 0) / powers.length;
   powers = powers.filter((power) => power > 10 ** ((SILENCE_LUFS + 0.691) / 10));
   if (!powers.length) return SILENCE_LUFS;
@@ -60,11 +55,7 @@ export function loudness(channels, rate) {
   return Math.max(SILENCE_LUFS, -0.691 + 10 * Math.log10(mean()));
 }
 
-/**
- * Gain in dB that brings a sound to -16 LUFS, or its peak to full scale if that is lower. Silence is not amplified.
- * @param {Float32Array[]} channels
- * @param {number} rate
- */
+/** Gain in dB that brings a sound to -16 LUFS, or its peak to full scale if that is lower. Silence is not amplified. */
 export function gainOf(channels, rate) {
   const measured = loudness(channels, rate);
   if (measured <= SILENCE_LUFS) return 0;

@@ -6,7 +6,7 @@
 
 export const FAILED = Infinity;
 
-/** Whether a block is decoded with all layers that have come, or was decoded and dropped by the page. */
+/** Whether a block is decoded with all layers that have arrived, or was decoded and dropped by the page. */
 function isDone({ decoder, done, kept }, index) {
   return kept.has(index) ? done.get(index) >= decoder.layers(index) : done.has(index);
 }

@@ -6,7 +6,7 @@ const FADE = 0.01; // seconds in which finer sound replaces coarse sound
 export class Player {
   /**
    * @param {(index: number) => {channels: Float32Array[], tails: Float32Array[]} | undefined} blockOf the sound of a
-   *   block, if it is there, and samples behind its end, from which the next block is faded in
+   *   block, if it is there, and samples after its end, from which the next block is faded in
    * @param {(index: number) => void} want asks for a block that is not there
    */
   constructor(blockOf, want) {
@@ -28,11 +28,7 @@ export class Player {
     Object.assign(this, { rate, length, blockSamples, position: 0 });
   }
 
-  /**
-   * Says that a block has arrived.
-   * @param {number} index
-   * @param {{channels: Float32Array[]}} [before] the coarser block that it replaces, also where that is scheduled
-   */
+  /** Says that a block has arrived. It replaces the coarser block `before`, if given, also where that is scheduled. */
   arrived(index, before) {
     if (before && this.playing && !this.waiting) this.#replace(index, before);
     if (this.waiting) this.#schedule();
@@ -66,8 +62,7 @@ export class Player {
     this.context ??= new AudioContext({ sampleRate: this.rate });
     this.context.resume();
     if (this.position >= this.length) this.position = 0;
-    this.playing = true;
-    this.waiting = true;
+    this.playing = this.waiting = true;
     this.#schedule();
     this.onchange();
   }
@@ -75,12 +70,10 @@ export class Player {
   pause() {
     if (this.playing) this.position = this.#now();
     this.#stop();
-    this.playing = false;
-    this.waiting = false;
+    this.playing = this.waiting = false;
     this.onchange();
   }
 
-  /** @param {number} seconds */
   seek(seconds) {
     const { playing } = this;
     if (playing) this.#stop();

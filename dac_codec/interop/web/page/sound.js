@@ -54,13 +54,8 @@ export class Recorder {
   async stop(rate) {
     const { sampleRate } = this.context;
     await this.release();
-    const samples = new Float32Array(this.parts.reduce((n, part) => n + part.length, 0));
-    let at = 0;
-    for (const part of this.parts) {
-      samples.set(part, at);
-      at += part.length;
-    }
-    if (!at) throw new Error("Nothing was recorded.");
+    const samples = new Float32Array(await new Blob(this.parts).arrayBuffer());
+    if (!samples.length) throw new Error("Nothing was recorded.");
     return [await resampled(samples, sampleRate, rate)];
   }
 

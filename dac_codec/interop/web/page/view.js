@@ -29,7 +29,6 @@ function edges(rate) {
  */
 export function view(channels, start, length, rate) {
   const n = channels[0].length;
-  const centre = (column) => ((column + 0.5) * length) / COLUMNS;
   const first = Math.max(0, Math.ceil((start * COLUMNS) / length - 0.5));
   const last = Math.max(first, Math.min(COLUMNS, Math.ceil(((start + n) * COLUMNS) / length - 0.5)));
   const peaks = new Float32Array(2 * (last - first));
@@ -46,7 +45,7 @@ export function view(channels, start, length, rate) {
       if (v < peaks[2 * c]) peaks[2 * c] = v;
       if (v > peaks[2 * c + 1]) peaks[2 * c + 1] = v;
     }
-    const from = Math.max(0, Math.min(n - SIZE, Math.round(centre(column) - start - SIZE / 2)));
+    const from = Math.max(0, Math.min(n - SIZE, Math.round(((column + 0.5) * length) / COLUMNS - start - SIZE / 2)));
     for (let k = 0; k < SIZE; k++) re[k] = hann[k] * mono(from + k);
     im.fill(0);
     fft.transform(re, im);

@@ -142,7 +142,7 @@ function wake(job) {
   sweep(job);
 }
 
-/** Decodes all blocks that have come. */
+/** Decodes all blocks that have arrived. */
 async function sweep(job) {
   const { decoder } = job;
   for (;;) {
@@ -158,7 +158,7 @@ async function sweep(job) {
     const { frames } = decoder;
     try {
       const { start, channels, tails } = await decoder.block(index, codebooks);
-      if (frames !== decoder.frames) continue; // the file has come to another end
+      if (frames !== decoder.frames) continue; // the end of the file is another one now
       job.done.set(index, layers);
       job.kept.add(index);
       const shown = view(channels, start, decoder.length, model.sampleRate);

@@ -2,7 +2,6 @@ import { DacFormatError } from "./errors.js";
 
 /** Codes and decodes by adaptive counts: ENTROPY.md, sections 2 and 3. Planes do not depend on each other. */
 export class AdaptiveCoder {
-  /** @param {number} codebookSize */
   constructor(codebookSize) {
     this.places = 2 ** ((32 - Math.clz32(codebookSize - 1) + 1) >> 1);
     this.groups = Math.ceil(codebookSize / this.places);
@@ -10,7 +9,6 @@ export class AdaptiveCoder {
 
   /**
    * Codes or decodes plane `i`.
-   * @param {number} i
    * @param {RangeEncoder | RangeDecoder} coder
    * @param {Int32Array} codes one for each frame; a decoder is given -1 and fills in the codes
    * @param {Uint8Array} counts number of codes of each frame

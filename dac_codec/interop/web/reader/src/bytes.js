@@ -1,12 +1,7 @@
 import { DacFormatError, EndOfBytes } from "./errors.js";
 
-/** Reads the elements of FORMAT.md from bytes, never past `end`. */
+/** Reads the elements of FORMAT.md from the bytes start .. end-1. */
 export class ByteReader {
-  /**
-   * @param {Uint8Array} bytes
-   * @param {number} [start]
-   * @param {number} [end]
-   */
   constructor(bytes, start = 0, end = bytes.length) {
     this.bytes = bytes;
     this.position = start;
@@ -17,19 +12,16 @@ export class ByteReader {
     return this.end - this.position;
   }
 
-  /** @returns {number} */
   u8() {
     if (this.position >= this.end) throw new EndOfBytes("the data ends too early");
     return this.bytes[this.position++];
   }
 
-  /** @returns {number} */
   u32() {
     const b = this.take(4);
     return (b[0] | (b[1] << 8) | (b[2] << 16) | (b[3] << 24)) >>> 0;
   }
 
-  /** @returns {number} */
   f32() {
     const b = this.take(4);
     return new DataView(b.buffer, b.byteOffset, 4).getFloat32(0, true);
@@ -38,7 +30,6 @@ export class ByteReader {
   /**
    * An unsigned LEB128 number of at most 9 bytes and as short as its value allows.
    * Values from 2^53 on, which no number of JavaScript holds exactly, are returned as Infinity.
-   * @returns {number}
    */
   varint() {
     let value = 0;
@@ -55,11 +46,7 @@ export class ByteReader {
     }
   }
 
-  /**
-   * A view of the next `n` bytes.
-   * @param {number} n
-   * @returns {Uint8Array}
-   */
+  /** A view of the next `n` bytes. */
   take(n) {
     if (n > this.left) throw new EndOfBytes("the data ends too early");
     this.position += n;
@@ -74,22 +61,18 @@ export class ByteWriter {
     this.bytes = [];
   }
 
-  /** @param {number} value */
   u8(value) {
     this.bytes.push(value & 0xff);
   }
 
-  /** @param {number} value */
   u32(value) {
     this.bytes.push(value & 0xff, (value >>> 8) & 0xff, (value >>> 16) & 0xff, value >>> 24);
   }
 
-  /** @param {number} value */
   f32(value) {
     this.raw(new Uint8Array(new Float32Array([value]).buffer));
   }
 
-  /** @param {number} value */
   varint(value) {
     while (value >= 128) {
       this.bytes.push((value % 128) | 0x80);

@@ -42,7 +42,7 @@ export class Container {
 
   /**
    * Reads on. While more bytes may come, it stops at the first chunk that is not intact.
-   * @param {Uint8Array} bytes the file as far as it has come
+   * @param {Uint8Array} bytes the file so far
    * @param {boolean} complete no more bytes will come
    */
   read(bytes, complete) {
@@ -145,7 +145,7 @@ export class Container {
       if (type === 1) {
         const start = reader.varint();
         const number = reader.varint();
-        if (number < 1 || number > layersOf(header)) throw new DacFormatError(`there is no layer ${number}`);
+        if (number < 2 || number > layersOf(header)) throw new DacFormatError(`there is no layer ${number}`);
         const chunk = this.byStart.get(start);
         if (chunk && number > chunk.layers.length && !chunk.late.has(number))
           chunk.late.set(number, { start: reader.position, end: bodyEnd, crc: null });

@@ -182,10 +182,6 @@ function toWeights(values, shift) {
 
 /** Codes or decodes the planes of one channel of one chunk, coarse ones first. */
 export class ContextCoder {
-  /**
-   * @param {ContextModel} model
-   * @param {number} frames
-   */
   constructor(model, frames) {
     this.model = model;
     this.frames = frames;
@@ -197,14 +193,7 @@ export class ContextCoder {
     this.second = new Int32Array(model.S);
   }
 
-  /**
-   * Codes or decodes plane `i`; planes must come in their order.
-   * @param {number} i
-   * @param {RangeEncoder | RangeDecoder} coder
-   * @param {Int32Array} codes one for each frame; a decoder is given -1 and fills in the codes
-   * @param {Uint8Array} counts number of codes of each frame
-   * @param {number} entries of the codebook, which every code is below
-   */
+  /** As `AdaptiveCoder.plane`, but planes must come in their order. */
   plane(i, coder, codes, counts, entries) {
     const { E, A, codebookSize: K, averages, embeddings } = this.model;
     const { sums, x, frames } = this;

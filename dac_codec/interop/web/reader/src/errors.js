@@ -1,6 +1,5 @@
 /** The one error of this package: bytes that are no valid .dac file, context model or argument. */
 export class DacFormatError extends Error {
-  /** @param {string} message */
   constructor(message) {
     super(message);
     this.name = "DacFormatError";

@@ -1,6 +1,5 @@
 /** Discrete Fourier transforms of one size: radix 2, and Bluestein's algorithm for sizes that are no powers of two. */
 export class FFT {
-  /** @param {number} size */
   constructor(size) {
     this.size = size;
     const angle = (2 * Math.PI) / size;
@@ -28,11 +27,7 @@ export class FFT {
     this.inner.transform(this.kernelRe, this.kernelIm);
   }
 
-  /**
-   * The forward transform, in place, without scaling.
-   * @param {Float64Array} re
-   * @param {Float64Array} im
-   */
+  /** The forward transform, in place, without scaling. */
   transform(re, im) {
     if (this.inner) this.#bluestein(re, im);
     else this.#radix2(re, im);

@@ -94,13 +94,13 @@ function extensions(reader, header, sized) {
   }
 }
 
-/** @param {Uint8Array} bytes */
+/** Bytes as hexadecimal digits. */
 export function hex(bytes) {
   return Array.from(bytes, (b) => b.toString(16).padStart(2, "0")).join("");
 }
 
 /**
- * The header at the beginning of a file, and the position behind it.
+ * The header at the beginning of a file, and the position after it.
  * @param {Uint8Array} bytes
  * @returns {{header: import("./index.js").Header, end: number}}
  */
@@ -156,29 +156,18 @@ function readBody(body) {
   return Object.freeze(header);
 }
 
-/**
- * The width of a code in bits.
- * @param {number} codebookSize
- */
+/** The width of a code in bits. */
 export function bitsOf(codebookSize) {
   return 32 - Math.clz32(codebookSize - 1);
 }
 
-/**
- * The number of frames that a length asks for; a file may have one more or one less.
- * @param {import("./index.js").Header} header
- * @param {number} length samples per channel
- */
+/** The number of frames for a length in samples per channel; a file may have one more or one less. */
 export function expectedFrames(header, length) {
   const per = BigInt(header.sampleRate) * BigInt(header.hopLength);
   return Number((BigInt(length) * BigInt(header.modelSampleRate) + per - 1n) / per);
 }
 
-/**
- * @param {import("./index.js").Header} header
- * @param {number} frames
- * @param {number} length samples per channel
- */
+/** Whether a file of `frames` frames can have a length of `length` samples per channel. */
 export function lengthFits(header, frames, length) {
   return Math.abs(frames - expectedFrames(header, length)) <= 1 && (frames > 0 || length === 0);
 }

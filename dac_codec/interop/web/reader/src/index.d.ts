@@ -75,18 +75,18 @@ export class ContextModel {
 export class DacFile {
   /**
    * With `recover: false`, damage and truncation throw; else `problems` reports them. With `complete: false`, data is the
-   * beginning of a file, in which `read` goes on.
+   * beginning of a file, which `read` continues.
    */
   constructor(
     data: Uint8Array | ArrayBuffer,
     options?: { contextModel?: ContextModel | null; recover?: boolean; complete?: boolean },
   );
-  /** Reads on. `bytes` are the file as far as it has come, `complete` says that no more will come. */
+  /** Continues a file that was given with `complete: false`. `bytes` are all bytes so far; `complete`: no more follow. */
   read(bytes: Uint8Array, complete: boolean): void;
   readonly header: Header;
   /** Frames so far. */
   readonly nFrames: number;
-  /** Frames of the whole file. While it arrives, there may be one more or less, and null is an unknown number. */
+  /** Frames of the whole file. While it arrives: by its header, which may be wrong by one; null if that does not say. */
   readonly totalFrames: number | null;
   /** Samples per channel. While the file arrives and its header does not give them, those of the frames so far. */
   readonly length: number;
@@ -94,7 +94,7 @@ export class DacFile {
   readonly duration: number;
   /** Bytes so far. */
   readonly size: number;
-  /** Whether all bytes have come. */
+  /** Whether all bytes are there. */
   readonly complete: boolean;
   /** Whether every frame has codes of all codebooks. */
   readonly constant: boolean;
@@ -104,9 +104,14 @@ export class DacFile {
   readonly gaps: readonly { start: number; frames: number }[];
   readonly problems: readonly string[];
   readonly truncated: boolean;
+  /** Takes the model that `header.contextModel` names. */
   setContextModel(model: ContextModel): void;
+  /** Decodes one chunk, or only its first codebooks. */
   decode(index: number, options?: { codebooks?: number }): DecodedChunk;
-  /** Codes [C, N, F] and band levels [C, W, bands] of the whole file. */
+  /**
+   * Codes [C, N, F] and band levels [C, W, bands] of the whole file. Codes are -1 where a chunk is missing or can't be decoded.
+   * A file with more codes than `maxCodes` (2^26) is refused.
+   */
   decodeAll(options?: { codebooks?: number; maxCodes?: number }): {
     codes: Int32Array;
     levels: Int8Array | null;
@@ -117,13 +122,13 @@ export class DacFile {
 /** Reads a file while it arrives. */
 export class ArrivingFile {
   /**
-   * The file as far as it has come; null until its header has. Of a file ordered by layers, `chunks` are those of which
-   * layer 1 has come, and more layers come later. Chunks behind damage are found when all bytes have come.
+   * The file so far; null before the end of its header. Of a file ordered by layers, `chunks` are those of which layer 1 is
+   * there; their other layers follow. Chunks after damage are found when all bytes are there.
    */
   readonly file: DacFile | null;
-  /** Takes the next bytes. */
+  /** Takes the next bytes; returns `file`. */
   push(bytes: Uint8Array): DacFile | null;
-  /** Says that all bytes have come. */
+  /** Ends the file: no more bytes follow. */
   end(): DacFile;
 }
 
@@ -150,17 +155,18 @@ export interface LegacyFile {
 /** Whether bytes, at least the first 6 of a file, are of a file for `readLegacy`. */
 export function isLegacy(bytes: Uint8Array): boolean;
 
-/** Reads a file of descript-audio-codec, without executing its pickle. */
+/** Reads all of a file of descript-audio-codec. Nothing in it is executed; time and memory are bounded by its size. */
 export function readLegacy(data: Uint8Array | ArrayBuffer): LegacyFile;
 
-/** Applies band levels to the output of the network: LEVELS.md, section 4. */
+/** Applies the band levels of a file that has them to the output of the network: LEVELS.md, section 4. */
 export class LevelFilter {
   constructor(header: Header);
   /** Samples from one window to the next. */
   readonly hop: number;
   /**
-   * The samples `from` to `to - 1` of the filtered signal, of which x is the part that begins at sample `offset`. They
-   * depend on x from `from - 2 hop` to `to + 2 hop`. The window after the last one of a file has the levels of that one.
+   * The samples `from` to `to - 1` of the filtered signal, of which x is the part that begins at sample `offset`; it is taken
+   * as zero outside of x. They depend on x from `from - 2 hop` to `to + 2 hop`. `levelsOf` gives the levels of each band of a
+   * window, or null for 0. The window after the last one of a file has the levels of that one.
    */
   apply(
     x: Float32Array,
@@ -202,7 +208,7 @@ export interface WriteHeader {
   channelMask?: number | null;
 }
 
-/** A file, from codes [C, N, F]: `writeChunks` of `encodeChunks`. */
+/** A file, from codes [C, N, F] and the context model that the header names: `writeChunks` of `encodeChunks`. */
 export function write(
   header: WriteHeader,
   codes: Int32Array | Uint16Array,

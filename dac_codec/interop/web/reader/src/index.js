@@ -1,3 +1,4 @@
+// index.d.ts describes what this package exports.
 import { decodeCoded, decodePacked } from "./coded.js";
 import { Container } from "./container.js";
 import { DacFormatError, EndOfBytes } from "./errors.js";
@@ -13,30 +14,18 @@ export { encodeChunks, write, writeChunks } from "./writer.js";
 /** A .dac file in memory. Chunks are found and verified at once, and decoded when they are asked for. */
 export class DacFile {
   #container;
-  #model;
+  #model = null;
 
-  /**
-   * @param {Uint8Array | ArrayBuffer} data
-   * @param {{contextModel?: import("./context.js").ContextModel | null, recover?: boolean, complete?: boolean}} [options]
-   *   the context model that the header names; with `recover: false`, damage and truncation throw; `complete: false` for
-   *   the beginning of a file, see ArrivingFile
-   */
   constructor(data, { contextModel = null, recover = true, complete = true } = {}) {
     const bytes = data instanceof ArrayBuffer ? new Uint8Array(data) : data;
     if (!(bytes instanceof Uint8Array)) throw new DacFormatError("a file is a Uint8Array or an ArrayBuffer");
     const { header, end } = readHeader(bytes);
     this.#container = new Container(header, end, recover);
-    this.#model = null;
     this.header = header;
     this.read(bytes, complete);
     if (contextModel) this.setContextModel(contextModel);
   }
 
-  /**
-   * Reads on in a file that was given with `complete: false`.
-   * @param {Uint8Array} bytes the file as far as it has come, with the bytes that were given before
-   * @param {boolean} complete no more bytes will come
-   */
   read(bytes, complete) {
     const container = this.#container;
     container.read(bytes, complete);
@@ -50,36 +39,26 @@ export class DacFile {
     this.size = bytes.length;
   }
 
-  /** Frames of the whole file: while it arrives, those that its header asks for, of which there may be one more or less. */
   get totalFrames() {
     const { length } = this.header;
     return this.complete ? this.nFrames : length === null ? null : expectedFrames(this.header, length);
   }
 
-  /** Whether every frame has codes of all codebooks. */
   get constant() {
     const { header } = this;
     return header.coding === 0 || this.#container.chunks.every(({ counts }) => counts.every((n) => n === header.codebooks));
   }
 
-  /** Seconds of sound. */
   get duration() {
     return this.length / this.header.sampleRate;
   }
 
-  /** @param {import("./context.js").ContextModel} model */
   setContextModel(model) {
     if (this.header.contextModel === null) return;
     model.check(this.header);
     this.#model = model;
   }
 
-  /**
-   * Decodes one chunk.
-   * @param {number} index
-   * @param {{codebooks?: number}} [options] decode only the first codebooks
-   * @returns {import("./index.js").DecodedChunk}
-   */
   decode(index, { codebooks = Infinity } = {}) {
     const { header } = this;
     const { bytes, chunks } = this.#container;
@@ -95,11 +74,6 @@ export class DacFile {
     return { ...place, ...decodeCoded(bytes, chunk, header, this.#model, n, this.complete) };
   }
 
-  /**
-   * Decodes all chunks. Where a chunk is missing or can't be decoded, codes are -1.
-   * @param {{codebooks?: number, maxCodes?: number}} [options] refuse a file with more codes than this (2^26)
-   * @returns {{codes: Int32Array, levels: Int8Array | null, problems: string[]}} codes [C, N, F], levels [C, W, bands]
-   */
   decodeAll({ codebooks = Infinity, maxCodes = 2 ** 26 } = {}) {
     const { channels: C, codebooks: N, levels } = this.header;
     const F = this.nFrames;
@@ -143,15 +117,8 @@ function layersThere({ layers, late }) {
 export class ArrivingFile {
   #buffer = new Uint8Array(2 ** 16);
   #size = 0;
-
-  /** @type {DacFile | null} the file as far as it has come; null until its header has */
   file = null;
 
-  /**
-   * Takes the next bytes.
-   * @param {Uint8Array} bytes
-   * @returns {DacFile | null} `file`
-   */
   push(bytes) {
     const size = this.#size + bytes.length;
     if (size > this.#buffer.length) {
@@ -164,10 +131,6 @@ export class ArrivingFile {
     return this.#read(false);
   }
 
-  /**
-   * Says that all bytes have come.
-   * @returns {DacFile}
-   */
   end() {
     return this.#read(true);
   }

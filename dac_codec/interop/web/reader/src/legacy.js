@@ -10,19 +10,12 @@ const METADATA = ["input_db", "original_length", "sample_rate", "chunk_length", 
 const HEADER = /^\{'descr': '\|O', 'fortran_order': (False|True), 'shape': \(\), \} *\n$/; // the only one for a dict
 const VERSION = /^[0-9]{1,4}(\.[0-9]{1,4}){1,3}$/;
 
-/**
- * Whether bytes, at least the first 6 of a file, are of a file for `readLegacy`.
- * @param {Uint8Array} bytes
- */
+/** Whether bytes, at least the first 6 of a file, are of a file for `readLegacy`. */
 export function isLegacy(bytes) {
   return MAGIC.every((byte, n) => bytes[n] === byte);
 }
 
-/**
- * Reads a file of descript-audio-codec. Nothing in it is executed; time and memory are bounded by its size.
- * @param {Uint8Array | ArrayBuffer} data all of the file
- * @returns {import("./index.js").LegacyFile}
- */
+/** Reads a file of descript-audio-codec. Nothing in it is executed; time and memory are bounded by its size. */
 export function readLegacy(data) {
   const bytes = data instanceof ArrayBuffer ? new Uint8Array(data) : data;
   if (!(bytes instanceof Uint8Array)) throw new DacFormatError("a file is a Uint8Array or an ArrayBuffer");
@@ -66,7 +59,7 @@ function shown(value) {
   return text.length > 40 ? `${text.slice(0, 40)}…` : text;
 }
 
-/** Checks the .npy header, and returns the pickle behind it. */
+/** Checks the .npy header, and returns the pickle after it. */
 function pickleIn(bytes) {
   check(isLegacy(bytes), "not a file of descript-audio-codec: it must begin with \\x93NUMPY");
   const [major, minor] = bytes.subarray(6, 8);

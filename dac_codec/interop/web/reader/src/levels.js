@@ -69,10 +69,8 @@ export function decodeLevels(layer, start, frames, header) {
 
 /** Applies band levels to the output of the network: LEVELS.md, section 4. */
 export class LevelFilter {
-  /** @param {import("./index.js").Header} header of a file with band levels */
   constructor(header) {
     const { hop, bands, top, lowest, highest, step } = header.levels;
-    /** Samples from one window to the next. */
     this.hop = hop * header.hopLength;
     if (this.hop > 2 ** 20) throw new DacFormatError("the windows of the band levels are too long");
     const H = this.hop;
@@ -90,15 +88,7 @@ export class LevelFilter {
     this.fft = new FFT(2 * H);
   }
 
-  /**
-   * The samples from .. to-1 of the filtered signal. They depend on x from `from - 2 hop` to `to + 2 hop`.
-   * @param {Float32Array} x a part of the signal
-   * @param {number} offset the sample of the signal that x[0] is; the signal is taken as zero outside of x
-   * @param {number} from
-   * @param {number} to
-   * @param {(window: number) => Int8Array | null} levelsOf levels of each band of a window, or null for 0
-   * @returns {Float32Array}
-   */
+  /** The samples from .. to-1 of the filtered signal, of which x[0] is sample `offset`. */
   apply(x, offset, from, to, levelsOf) {
     const H = this.hop;
     const at = (n) => (n >= offset && n < offset + x.length ? x[n - offset] : 0);

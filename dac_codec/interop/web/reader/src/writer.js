@@ -5,11 +5,7 @@ import { DacFormatError } from "./errors.js";
 import { bitsOf, lengthFits, readHeader } from "./header.js";
 import { RangeEncoder } from "./rangecoder.js";
 
-/**
- * The bytes that `fill` writes.
- * @param {(data: ByteWriter) => void} fill
- * @returns {Uint8Array}
- */
+/** The bytes that `fill` writes to a ByteWriter. */
 function bytes(fill) {
   const data = new ByteWriter();
   fill(data);
@@ -95,13 +91,7 @@ function headerBytes(header) {
   return all;
 }
 
-/**
- * Codes the planes of a file, chunk by chunk: the part of writing that takes time.
- * @param {import("./index.js").WriteHeader} header
- * @param {Int32Array | Uint16Array} codes [C, N, F]
- * @param {import("./index.js").ContextModel | null} [contextModel] the one that the header names
- * @returns {Generator<import("./index.js").EncodedChunk>}
- */
+/** Codes the planes of a file, chunk by chunk: the part of writing that takes time. */
 export function* encodeChunks(header, codes, contextModel = null) {
   headerBytes(header); // refuses what breaks a rule
   const { channels: C, codebooks: N, coding = 0 } = header;
@@ -177,12 +167,7 @@ function packedPayload({ channels: C, codebooks: N }, { frames, planes }) {
   return { payload, covered: payload.length };
 }
 
-/**
- * The file of coded chunks.
- * @param {import("./index.js").WriteHeader} header as for `encodeChunks`, or with fewer codebooks
- * @param {import("./index.js").EncodedChunk[]} chunks
- * @returns {Uint8Array}
- */
+/** The file of coded chunks. The header is as for `encodeChunks`, or has fewer codebooks. */
 export function writeChunks(header, chunks) {
   const file = new ByteWriter();
   file.raw(headerBytes(header));
@@ -205,13 +190,6 @@ export function writeChunks(header, chunks) {
   return Uint8Array.from(file.bytes);
 }
 
-/**
- * A file.
- * @param {import("./index.js").WriteHeader} header
- * @param {Int32Array | Uint16Array} codes [C, N, F]
- * @param {import("./index.js").ContextModel | null} [contextModel] the one that the header names
- * @returns {Uint8Array}
- */
 export function write(header, codes, contextModel = null) {
   return writeChunks(header, [...encodeChunks(header, codes, contextModel)]);
 }

@@ -1,4 +1,4 @@
-"""What codes the codes of a chunk: the interface of `ContextModel` and `AdaptiveModel`, and what they have in common.
+"""Models for the entropy coding of codes: the interface of `ContextModel` and `AdaptiveModel`, and what both use.
 
 Both code a code as two symbols. The first is its group, or the extra symbol "as in the frame before", without a second
 one; the second is the code's place in the group.

@@ -39,9 +39,9 @@ def code_model(header: Header, find_context: FindContext | None) -> CodeModel:
 
 def check_model(header: Header, model: CodeModel) -> None:
     """Raise a BitstreamError unless `model` is the one that the header names."""
-    names = [None if name is None else name.hex() for name in (header.context_fingerprint, model.fingerprint)]
-    if names[0] != names[1]:
-        found, wanted = (name or "of adaptive counts" for name in (names[1], names[0]))
+    if header.context_fingerprint != model.fingerprint:
+        both = header.context_fingerprint, model.fingerprint
+        wanted, found = ("of adaptive counts" if one is None else one.hex() for one in both)
         raise BitstreamError(f"the header names the context model {wanted}, found the model {found}")
 
 

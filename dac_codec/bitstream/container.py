@@ -75,7 +75,6 @@ class Writer:
         self.header = header
         self.chunk_frames = chunk_frames
         self._redundancy = redundancy
-        self._side_by_side = side_by_side(header)
         self._pending: list[npt.NDArray[np.int32]] = []
         self._n_pending = 0
         self._levels: list[npt.NDArray[np.int8]] = []
@@ -110,7 +109,7 @@ class Writer:
         # A copy, because the caller may reuse the array before the chunk is full.
         self._pending.append(codes.astype(np.int32))
         self._n_pending += codes.shape[-1]
-        if self._n_pending >= self.chunk_frames * self._side_by_side:
+        if self._n_pending >= self.chunk_frames * side_by_side(self.header):
             self._write_pending(whole_chunks_only=True)
 
     def flush(self) -> None:

@@ -97,8 +97,7 @@ class ContextModel:
         def layer(name: str, scale: np.float32) -> Floats:
             """Weights and, as those of an input that is always 1, biases."""
             both = (floats[f"{name}.weight"], floats[f"{name}.bias"][..., None, :])
-            layer: Floats = np.concatenate(both, -2) * scale
-            return layer
+            return np.concatenate(both, -2) * scale
 
         names = ("hidden", "features", "first", "second")
         self._hidden, self._features, self._first, self._second = map(layer, names, scales[[0, 1, 2, 2]])
@@ -129,8 +128,7 @@ class ContextModel:
 
     def to_bytes(self) -> bytes:
         """The model as a safetensors file."""
-        data: bytes = safetensors.numpy.save(self._arrays)
-        return data
+        return safetensors.numpy.save(self._arrays)
 
     @property
     def fingerprint(self) -> bytes:
@@ -183,15 +181,12 @@ class ContextModel:
         if (n_planes := max(map(len, chunks), default=0)) > self.n_codebooks:
             raise BitstreamError(f"the context model has {self.n_codebooks} codebooks, found codes of {n_planes}")
 
-    def _parts(self, x: Floats) -> list[Floats]:
-        """Views of the contexts [..., E] in inputs [..., C E + 1]."""
-        return np.split(x[..., :-1], self._hidden.shape[1] // self._width, -1)
-
     def _contexts(self, codes: Integers) -> Iterator[Floats]:
         """The network's inputs [F, n, C E + 1] for each plane of codes [n_planes, F, n], in one array."""
         n_frames, n_chunks = codes.shape[1:]
         x = self._no_context(n_frames, n_chunks)
-        earlier, now, later, own_1, own_2, *averages = self._parts(x)
+        contexts = np.split(x[..., :-1], N_DIRECT + len(self._averages), -1)  # views [F, n, E]
+        earlier, now, later, own_1, own_2, *averages = contexts
         coarser = np.zeros(now.shape, np.float32)
         for plane, plane_codes in enumerate(codes):
             own = self._embeddings[plane][plane_codes]

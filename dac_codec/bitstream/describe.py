@@ -15,6 +15,7 @@ from dac_codec.bitstream.header import VERSION, Coding, Header
 from dac_codec.bitstream.layers import CodedChunk, encode_payload
 from dac_codec.bitstream.legacy import LegacyFile, is_legacy, read_legacy
 from dac_codec.bitstream.reader import Reader
+from dac_codec.bitstream.thinning import order_of
 from dac_codec.common.errors import TruncatedBitstreamError
 from dac_codec.common.speakers import describe_mask
 
@@ -80,12 +81,11 @@ def _layered_fields(header: Header, chunks: Sequence[CodedChunk]) -> dict[str, A
         n_codes += (counts[None] > np.arange(header.n_codebooks)[:, None, None]).sum((1, 2))
     bits = bits_by_codebook(header, chunks)
     n_frames = sum(chunk.n_frames for chunk in chunks)
-    by_layers = any(chunk.n_inside < len(chunk.layers) for chunk in chunks)
     return {
         "bitrate": float(8 * sizes.sum() / max(seconds.sum(), 1e-9)),
         "peak_bitrate": float((8 * sizes / seconds).max(initial=0)),
         "layers": list(header.layers),
-        "order": "layers" if by_layers else "time",
+        "order": order_of(chunks).value,
         "context_model": "adaptive" if header.context_fingerprint is None else header.context_fingerprint.hex(),
         "codes_per_frame": float(n_codes.sum() / max(1, n_frames * header.channels)),
         "bits_by_codebook": [round(bit / n, 3) if bit else None for bit, n in zip(bits, n_codes.tolist(), strict=True)],

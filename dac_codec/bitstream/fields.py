@@ -19,6 +19,7 @@ MAX_VARINT_BYTES = 9
 MAX_VARINT = (1 << 7 * MAX_VARINT_BYTES) - 1
 
 FINGERPRINT_BYTES = 8
+"""Bytes of a model's fingerprint that a file contains."""
 
 FLOAT32 = struct.Struct("<f")
 

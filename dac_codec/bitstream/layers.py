@@ -25,7 +25,7 @@ ANCILLARY_LAYER = 1
 ANCILLARY_REPEAT = 2
 """Type of an ANCILLARY chunk that repeats the first layer of a chunk before it."""
 
-_SIDE_BY_SIDE = 32  # more gain little speed
+_SIDE_BY_SIDE = 32  # more are hardly faster
 _WHAT = "a chunk of codes"
 # A coded number takes at most 16 bits, and the state of the coder 4 bytes.
 _MAX_BYTES_PER_COUNT = 6
@@ -39,7 +39,7 @@ class CodedChunk:
         first_frame: number of frames before the chunk.
         n_frames: number of frames F, at least 1.
         counts: for each channel the number of codes of every frame, or the coded numbers if they vary.
-        layers: the bytes of each layer of the file, coarse first; None for one that is not there. The first one is.
+        layers: the bytes of each layer of the file, coarse first; None for a missing one. The first is never missing.
         n_inside: how many of the layers belong to the CODES chunk. The others have chunks of their own.
     """
 
@@ -51,7 +51,7 @@ class CodedChunk:
 
     @property
     def missing_layers(self) -> tuple[int, ...]:
-        """Numbers, from 1, of the layers that are not there."""
+        """Numbers, from 1, of the missing layers."""
         return tuple(number for number, layer in enumerate(self.layers, 1) if layer is None)
 
 
@@ -248,7 +248,7 @@ def join_planes(planes: Sequence[bytes], sizes: Sequence[int], bits: int) -> byt
 
 
 def _typical_length(n_codes: int, bits: int) -> int:
-    """Bytes from which the length of a plane is counted: 15/16 of those of its codes at fixed width."""
+    """Predicted bytes of a plane, 15/16 of those of its codes at fixed width; a file has the difference from it."""
     return n_codes * bits * 15 // 128
 
 

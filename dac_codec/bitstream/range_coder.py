@@ -168,7 +168,7 @@ class Decoder:
         states = [int.from_bytes(stream[:head], "big") for stream, head in zip(streams, heads, strict=True)]
         self._states = np.array(states, np.int64)
         bodies = [stream[head:] for stream, head in zip(streams, heads, strict=True)]
-        # The word behind the last one is read, and not used.
+        # The word after the last one is read, but not used.
         self._words = np.frombuffer(b"".join(bodies) + bytes(2), ">u2").astype(np.int64)
         self._ends = np.cumsum([len(body) // 2 for body in bodies], dtype=np.int64)
         self._positions = np.concatenate((np.zeros(1, np.int64), self._ends[:-1]))[: len(bodies)]

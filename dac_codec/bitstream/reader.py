@@ -7,6 +7,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import cached_property
 from typing import BinaryIO, TypeVar
 
 from dac_codec.bitstream.chunks import MAX_PAYLOAD, TOO_NEW, Chunk, ChunkKind, decode_codes, decode_end
@@ -64,8 +65,7 @@ class Reader:
         self.complete: bool = False
         self.skip_damaged_layers = False
         self._n_frames = 0  # before the next chunk
-        seekable = getattr(stream, "seekable", None)
-        self._first_chunk = stream.tell() if seekable is not None and seekable() else None
+        self._first_chunk = stream.tell() if hasattr(stream, "seekable") and stream.seekable() else None
         self._chunks = self._decoded()
 
     def __iter__(self) -> Iterator[Chunk]:
@@ -162,9 +162,12 @@ class Reader:
             raise BitstreamError(f"the file lacks layer {layers} of the chunk at frame {chunk.first_frame}")
 
     def _decode_all(self, chunks: Iterable[CodedChunk]) -> list[Chunk]:
-        model = code_model(self.header, self._find_context)
-        batches = _batches(chunks, side_by_side(self.header))
+        model, batches = self._model, _batches(chunks, side_by_side(self.header))
         return [chunk for batch in batches for chunk in decode_chunks(self.header, model, batch)]
+
+    @cached_property
+    def _model(self) -> CodeModel:
+        return code_model(self.header, self._find_context)
 
     @property
     def _read_ahead(self) -> int:
@@ -177,17 +180,13 @@ class Reader:
                 assert isinstance(chunk, Chunk)
                 yield chunk
             return
-        model = None
         for batch in _batches(self.coded(), self._read_ahead):
-            model = model or code_model(self.header, self._find_context)
-            yield from decode_chunks(self.header, model, batch)
+            yield from decode_chunks(self.header, self._model, batch)
 
     def _decode_intact(self, events: list[Chunk | CodedChunk | Gap]) -> Iterator[Chunk | Gap]:
         """Decode the coded chunks among `events`; an invalid one becomes a gap."""
         coded = [event for event in events if isinstance(event, CodedChunk)]
-        decoded: Iterator[Chunk | Gap] = iter(())
-        if coded:
-            decoded = self._decode_or_gap(code_model(self.header, self._find_context), coded)
+        decoded = self._decode_or_gap(self._model, coded) if coded else iter(())
         for event in events:
             yield next(decoded) if isinstance(event, CodedChunk) else event
 

@@ -215,13 +215,12 @@ class Resynchronizer:
             elif here is not None and self._buffer.fill(here.end) and (found := self._check(here)):
                 self._cursor = here.end
                 return replace(found, after_damage=damaged)
-            winner = self._search(waiting)
-            if winner is None:
+            result = self._search(waiting)
+            if result is None:
                 return None
+            winner, found = result
             damaged = damaged or winner is not here
             self._cursor = winner.end
-            found = self._check(winner)
-            assert found is not None
             if winner.kind in (ChunkKind.CODES, ChunkKind.END) or found.content is not None:
                 return replace(found, after_damage=damaged)
 
@@ -314,8 +313,8 @@ class Resynchronizer:
                 return n_frames
         return None
 
-    def _search(self, waiting: list[_Candidate]) -> _Candidate | None:
-        """Return the first valid candidate after the cursor or in `waiting`; None if the stream ends before one.
+    def _search(self, waiting: list[_Candidate]) -> tuple[_Candidate, _Found] | None:
+        """Return the first valid candidate after the cursor or in `waiting`, and its chunk; None if there is none.
 
         Candidates are checked in the order of their ends, as soon as their bytes have arrived, so that a false one with
         a large payload does not delay the chunks inside it.
@@ -331,11 +330,11 @@ class Resynchronizer:
         while True:
             while waiting and waiting[0].end <= self._buffer.end:
                 candidate = waiting.pop(0)
-                if self._check(candidate):
-                    return candidate
+                if found := self._check(candidate):
+                    return candidate, found
             for index, scan in enumerate(scans):
-                found, starts[index] = scan(starts[index])
-                for candidate in found:
+                candidates, starts[index] = scan(starts[index])
+                for candidate in candidates:
                     bisect.insort(waiting, candidate, key=lambda candidate: candidate.end)
             del waiting[_MAX_CANDIDATES:]
             if (waiting and waiting[0].end <= self._buffer.end) or self._buffer.end - min(starts) >= _SCAN_BYTES:

@@ -13,11 +13,11 @@ from enum import Enum
 
 import numpy as np
 
-from dac_codec.bitstream.adaptive import AdaptiveModel
 from dac_codec.bitstream.chunks import ChunkKind
 from dac_codec.bitstream.coded import (
     bits_by_codebook,
     code_counts,
+    code_model,
     decoded_counts,
     encode_chunks,
     plane_sizes,
@@ -37,6 +37,11 @@ class Order(Enum):
     """All layers of a chunk are in the chunk."""
     LAYERS = "layers"
     """The first layers of all chunks come first, then the second ones, and so on."""
+
+
+def order_of(chunks: Sequence[CodedChunk]) -> Order:
+    """The order of the layers in a file with these chunks."""
+    return Order.LAYERS if any(chunk.n_inside < len(chunk.layers) for chunk in chunks) else Order.TIME
 
 
 def thin(
@@ -72,11 +77,8 @@ def thin(
         seconds = max(sum(chunk.n_frames for chunk in chunks) / header.frame_rate, 1e-9)
         rates = [bits / seconds / header.channels for bits in bits_by_codebook(header, chunks)]
         n_codebooks = _affordable(rates, bitrate)
-    if order is None:
-        is_layered = any(chunk.n_inside < len(chunk.layers) for chunk in chunks)
-        order = Order.LAYERS if is_layered else Order.TIME
     kept = min(n_codebooks or header.n_codebooks, header.n_codebooks)
-    return _file(*_thinned(header, chunks, kept, levels), order)
+    return _file(*_thinned(header, chunks, kept, levels), order or order_of(chunks))
 
 
 def _thin_fixed(reader: Reader, n_codebooks: int | None, bitrate: float | None, order: Order | None) -> bytes:
@@ -89,8 +91,7 @@ def _thin_fixed(reader: Reader, n_codebooks: int | None, bitrate: float | None, 
     chunks = [replace(chunk, codes=chunk.codes[:, :kept]) for chunk in chunks]
     if order is Order.LAYERS:
         header = replace(header, coding=Coding.LAYERED)
-        model = AdaptiveModel(header.codebook_size, header.codebook_sizes)
-        return _file(header, list(encode_chunks(header, model, chunks)), order)
+        return _file(header, list(encode_chunks(header, code_model(header, None), chunks)), order)
     target = io.BytesIO()
     with Writer(target, header, max((chunk.n_frames for chunk in chunks), default=1)) as writer:
         for chunk in chunks:

@@ -36,7 +36,6 @@ class _Patch(NamedTuple):
 
     start: int  # decoded samples before it
     length: int  # decoded samples in it
-    fade: int  # decoded samples until it is silent
     silence: int  # zeros inserted after the fade, which are not decoded
     fades_out: bool  # whether there was sound before it
 
@@ -83,7 +82,7 @@ class Concealer:
     def _fill(self, frame: Tensor, n_frames: int, fades_out: bool) -> Tensor:
         hop = self._header.hop_length
         fed = min(n_frames, self._most_frames)
-        self._patches.append(_Patch(self._n_fed * hop, fed * hop, self._fade, (n_frames - fed) * hop, fades_out))
+        self._patches.append(_Patch(self._n_fed * hop, fed * hop, (n_frames - fed) * hop, fades_out))
         self._n_fed += fed
         return frame.expand(-1, -1, fed)
 
@@ -98,8 +97,8 @@ class Concealer:
             gain = np.ones(block.shape[1])
             silences: list[tuple[int, int]] = []
             for patch in tuple(self._patches):  # another thread may add to them
-                gain *= _gain(patch, np.arange(start, position) - patch.start, self._header.hop_length)
-                place = patch.start + patch.fade
+                gain *= _gain(patch, np.arange(start, position) - patch.start, self._fade, self._header.hop_length)
+                place = patch.start + self._fade
                 if patch.silence and start <= place < position:
                     silences.append((place - start, patch.silence))
             block = (block * gain).astype(np.float32)
@@ -113,18 +112,16 @@ class Concealer:
                 self._patches.popleft()
 
 
-def _gain(patch: _Patch, position: npt.NDArray[np.int64], fade_in: int) -> npt.NDArray[np.float64]:
-    """The factor of decoded samples at `position`, counted from the patch's start."""
-    out = _fade_out(np.minimum(position, patch.length) / patch.fade) if patch.fades_out else np.zeros(len(position))
+def _gain(patch: _Patch, position: npt.NDArray[np.int64], fade_out: int, fade_in: int) -> npt.NDArray[np.float64]:
+    """The factor of decoded samples at `position`, counted from the patch's start; the fades are in samples."""
+    out = _fade_out(np.minimum(position, patch.length) / fade_out) if patch.fades_out else np.zeros(len(position))
     back = 1 - (1 - out) * _fade_out((position - patch.length) / fade_in)
-    gain: npt.NDArray[np.float64] = np.where(position < 0, 1.0, np.where(position < patch.length, out, back))
-    return gain
+    return np.where(position < 0, 1.0, np.where(position < patch.length, out, back))
 
 
 def _fade_out(time: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """From 1 at 0 to 0 at 1, along a cosine."""
-    faded: npt.NDArray[np.float64] = 0.5 + 0.5 * np.cos(np.pi * np.clip(time, 0.0, 1.0))
-    return faded
+    return 0.5 + 0.5 * np.cos(np.pi * np.clip(time, 0.0, 1.0))
 
 
 def _silence(channels: int, length: int) -> Iterator[Audio]:

@@ -70,9 +70,8 @@ class DacFile:
     @property
     def n_samples(self) -> int:
         """Samples of each channel of the original audio."""
-        if self.header.n_samples is not None:
-            return self.header.n_samples
-        return int(self.codes.shape[-1] * self.sample_rate / self.header.frame_rate)
+        known = self.header.n_samples
+        return self.header.covered_samples(self.codes.shape[-1]) if known is None else known
 
     @property
     def duration(self) -> float:

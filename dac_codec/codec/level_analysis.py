@@ -159,7 +159,7 @@ class LevelAnalyzer:
         return self._next_levels(n_windows if self._is_live else n_windows - n_windows % (_SEGMENT * _SEGMENTS_AT_ONCE))
 
     def flush(self) -> Levels:
-        """End the audio; return the levels [C, bands, w] of the rest of the windows. The decoded may be the longer."""
+        """End the audio; return the levels [C, bands, w] of the other windows. The decoded audio may be longer."""
         n_windows = self._costs.shape[1] + -(-(self._decoded.shape[1] - self._hop) // self._hop)
         zeros = np.zeros((len(self._decoded), 2 * self._hop), np.float32)
         missing = max(0, self._decoded.shape[1] - self._original.shape[1])
@@ -257,5 +257,4 @@ def _sums(values: Floats, edges: npt.NDArray[np.int64]) -> Floats:
     """Sums [..., n] of values [..., bins] between n + 1 edges."""
     sums = np.zeros((*values.shape[:-1], values.shape[-1] + 1))
     np.cumsum(values, -1, out=sums[..., 1:])
-    differences: Floats = np.diff(sums[..., edges])
-    return differences
+    return np.diff(sums[..., edges])

@@ -67,8 +67,7 @@ def band_edges(parameters: LevelParameters, sample_rate: int, size: int, parts: 
 
 def root_hann(size: int) -> Floats:
     """Periodic square-root Hann window [size]."""
-    window: Floats = np.sin(np.pi * np.arange(size) / size)
-    return window
+    return np.sin(np.pi * np.arange(size) / size)
 
 
 class LevelFilter:

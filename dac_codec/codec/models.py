@@ -11,12 +11,10 @@ import torch
 from dac_codec import pretrained
 from dac_codec.audio.samples import MAX_CHANNELS
 from dac_codec.bitstream import CodeModel, Header, LegacyFile
+from dac_codec.bitstream.fields import FINGERPRINT_BYTES as FINGERPRINT_BYTES
 from dac_codec.common.errors import BitstreamError, CheckpointError, DacError, ModelMismatchError, is_out_of_memory
 from dac_codec.inference.prepared import is_on, prepare_cached
 from dac_codec.model import DAC
-
-FINGERPRINT_BYTES = 8
-"""Bytes of a model's fingerprint that a file contains."""
 
 MOST_GAIN_DB = 700
 """Largest gain between the network's input and the original; float32 overflows at 770 dB."""

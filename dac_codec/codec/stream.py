@@ -92,8 +92,7 @@ class DacStream:
         self.channels: int = metadata.channels
 
     def _open(self, stream: BinaryIO) -> None:
-        seekable = getattr(stream, "seekable", None)
-        self.seekable = seekable is not None and seekable()
+        self.seekable = hasattr(stream, "seekable") and stream.seekable()
         self._origin = stream.tell() if self.seekable else 0
         peekable: Any = PeekableStream(stream)
         if bitstream.is_legacy(peekable.peek(_LEGACY_PREFIX_BYTES)):
@@ -246,12 +245,11 @@ class DacStream:
 
     def restored(self, decoded: Iterable[Tensor]) -> Iterator[audio.Audio]:
         """Audio [C, 1, t] decoded from `codes`, brought to the file's rate, loudness, bandwidth and length [C, t]."""
-        assert self.header is not None
         empty = True
         blocks = self._concealer.audio(block[:, 0].numpy() for block in decoded)
         if self._level_filter is not None:
             blocks = self._level_filter.blocks(blocks)
-        for block in self._at_file_rate(blocks, self.header):
+        for block in self._at_file_rate(blocks):
             empty = False
             yield block
         if empty:
@@ -259,9 +257,9 @@ class DacStream:
                 raise DacError(f"the start at {self._part.start / self.sample_rate:g} s is beyond the end of the file")
             raise self.cut or BitstreamError("the file contains no audio")
 
-    def _at_file_rate(self, decoded: Iterable[audio.Audio], header: Header) -> Iterator[audio.Audio]:
+    def _at_file_rate(self, decoded: Iterable[audio.Audio]) -> Iterator[audio.Audio]:
         """Decoded audio [C, t] at the file's rate, loudness, bandwidth and length; no block is empty."""
-        part, concealer = self._part, self._concealer
+        header, part, concealer = self._reader.header, self._part, self._concealer
         low_pass = audio.LowPass(header.model_sample_rate, header.channels, header.bandwidth)
         resampler = audio.Resampler(header.model_sample_rate, header.sample_rate, header.channels)
         position = part.origin
@@ -326,9 +324,9 @@ class DacStream:
             with prefix_errors(self._name):
                 if isinstance(self._reader, bitstream.Reader):
                     self._reader.skip_damaged_layers = conceal is None
-                if conceal and isinstance(self._reader, bitstream.Reader):
-                    yield from self._noted(self._reader.events(), part, warn)
-                    return
+                    if conceal:
+                        yield from self._noted(self._reader.events(), part, warn)
+                        return
                 if part.first_frame and self.seekable:
                     self._reader.seek_frame(part.first_frame)
                 yield from self._noted(self._reader, part, warn)
@@ -344,8 +342,7 @@ class DacStream:
 
     def _check_silence(self, n_missing: int, n_read: int) -> None:
         """Raise a BitstreamError if gaps of `n_missing` frames are more than `n_read` frames of codes justify."""
-        assert self.header is not None
-        missing, held = (n / self.header.frame_rate for n in (n_missing, n_read))
+        missing, held = (n / self._reader.header.frame_rate for n in (n_missing, n_read))
         most = _SILENCE_SECONDS + _SILENCE_PER_SECOND * held
         if missing > most:
             raise BitstreamError(
@@ -355,13 +352,12 @@ class DacStream:
 
     def _noted(self, events: Iterable[Chunk | Gap], part: TimeRange, warn: bool) -> Iterator[Chunk | Gap]:
         """The same events; `gaps` and `missing_layers` get what is missing in `part`, with warnings."""
-        assert self.header is not None
         n_missing = n_read = 0
         run: MissingLayers | None = None  # chunks in succession without the same layers are reported together
         try:
             for event in events:
                 check_stop()
-                relevant = any(_clip([event], part, self.header))
+                relevant = any(_clip([event], part, self._reader.header))
                 layers = event.missing_layers if isinstance(event, Chunk) and relevant else ()
                 if run is not None and run.layers != layers:
                     self._note_run(run, warn)
@@ -387,20 +383,18 @@ class DacStream:
         self._warn(warn, run, "coarser", f": {missing} missing")
 
     def _warn(self, warn: bool, what: Gap | MissingLayers, how: str, reason: str) -> None:
-        assert self.header is not None
-        rate = self.header.frame_rate
+        rate = self._reader.header.frame_rate
         text = f"{what.n_frames / rate:.3f} s are {how} at {what.first_frame / rate:.3f} s{reason}"
         if warn:
             warnings.warn(text if self._name is None else f"{self._name}: {text}", stacklevel=3)
 
     def _length(self, n_frames: int) -> int:
         """Samples per channel of a file that was read to its end and has `n_frames`."""
-        assert self.header is not None
         known = self._reader.n_samples
         if self._reader.complete and known is not None:
             return known
         # Without its END chunk, the length in the header is unverified.
-        covered = self.header.covered_samples(n_frames)
+        covered = self._reader.header.covered_samples(n_frames)
         return covered if known is None else min(covered, known)
 
 

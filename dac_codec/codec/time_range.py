@@ -62,7 +62,8 @@ def time_range(header: Header, context: Context, start: float | None, duration: 
     first_frame = max(0, origin // hop - window - context.before)
     last_frame = None
     if stop is not None:
-        last_frame = -(-(-(-stop * model_rate // rate) + reach) // hop) + window + context.after
+        last_sample = -(-stop * model_rate // rate) + reach  # at the model's rate
+        last_frame = -(-last_sample // hop) + window + context.after
     return TimeRange(first_frame, last_frame, origin - first_frame * hop, origin * rate // model_rate, first, stop)
 
 

@@ -67,7 +67,7 @@ def encode_padded(
 
     Args:
         model: any model.
-        audio: waveforms [T] or [1, T] of any lengths; or [B, 1, T] with the `lengths`, whatever is behind them.
+        audio: waveforms [T] or [1, T] of any lengths; or [B, 1, T] with `lengths`, whose values after them are ignored.
         lengths: samples of each row of a tensor [B, 1, T]; None: T of all.
         n_quantizers: codebooks to use; None means all.
 
@@ -86,7 +86,7 @@ def encode_padded(
     else:
         if lengths is not None:
             raise ValueError("lengths are for a tensor [B, 1, T]; waveforms in a list have their own")
-        signals = [one.reshape(1, 1, -1) if one.ndim == 1 else one.reshape(1, *one.shape) for one in audio]
+        signals = [one[None, None] if one.ndim == 1 else one[None] for one in audio]
     if not signals:
         raise ValueError("there are no waveforms, expected at least one")
     codes = [frames.codes for frames in encode_frames_batch(model, signals, n_quantizers)]

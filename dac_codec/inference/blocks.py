@@ -227,11 +227,8 @@ def _regroup(
             part, block = block[..., : size - n_waiting], block[..., size - n_waiting :]
             waiting.append(part)
             n_waiting += part.shape[-1]
-            if n_waiting == size:
+            if n_waiting == size or (at_once and not block.shape[-1]):
                 yield torch.cat(waiting, -1)
                 waiting, n_waiting = [], 0
-        if at_once and waiting:
-            yield torch.cat(waiting, -1)
-            waiting, n_waiting = [], 0
     if waiting:
         yield torch.cat(waiting, -1)

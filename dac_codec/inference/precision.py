@@ -44,7 +44,7 @@ class _SharedSetting:
         self._change = change
         self._lock = threading.Lock()
         self._n_inside = 0
-        self._undo: Undo = _do_nothing
+        self._undo: Undo = lambda: None
 
     def __enter__(self) -> None:
         with self._lock:
@@ -59,10 +59,6 @@ class _SharedSetting:
                 self._undo()
 
 
-def _do_nothing() -> None:
-    """The undo of no change."""
-
-
 def _exact_matrix_products() -> Undo:
     """Change matrix products, on GPU and CPU."""
     try:
@@ -72,7 +68,7 @@ def _exact_matrix_products() -> Undo:
         undos = [_ieee(getattr(backend, "matmul", None)) for backend in backends]
         return lambda: [undo() for undo in undos]
     if before == "highest":
-        return _do_nothing
+        return lambda: None
     torch.set_float32_matmul_precision("highest")
     return lambda: torch.set_float32_matmul_precision(before)
 
@@ -85,7 +81,7 @@ def _exact_cudnn() -> Undo:
     except RuntimeError:  # As in `_exact_matrix_products`.
         return _ieee(cudnn.conv)
     if not allowed:
-        return _do_nothing
+        return lambda: None
     cudnn.allow_tf32 = False
     return lambda: setattr(cudnn, "allow_tf32", True)
 
@@ -94,7 +90,7 @@ def _ieee(setting: Any) -> Undo:
     """Change one of PyTorch's settings for an operation of a backend; None where this version has none."""
     before = getattr(setting, "fp32_precision", "none")
     if before in ("none", "ieee"):
-        return _do_nothing
+        return lambda: None
     setting.fp32_precision = "ieee"
     return lambda: setattr(setting, "fp32_precision", before)
 

@@ -118,8 +118,7 @@ class PreparedDAC(DAC):
             with _preparing, torch.inference_mode(False), torch.no_grad():
                 if (made := self._parts.get(name)) is None:
                     made = self._parts[name] = make()
-        part: Part = made
-        return part
+        return made
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled models prepare their own parts, without compiled activations."""
@@ -157,7 +156,7 @@ class PreparedDAC(DAC):
             self._discard_parts()
 
     def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> PreparedDAC:
-        """What `nn.Module` moves tensors with, for example in `to`."""
+        """Called by `nn.Module` to convert tensors, for example in `to`."""
         super()._apply(function, recurse)  # type: ignore[no-untyped-call]
         self._discard_parts()
         return self

@@ -96,11 +96,10 @@ class FoldedQuantizer:
                 return encoded
             codes, latents = self._look_up(z, n_quantizers)
             error = latents.new_zeros(())
-            width = self.codebook_dim
-            for index in range(n_quantizers):
-                entries = F.embedding(codes[:, index], self._codebooks[index].entries)
-                entries = rearrange(entries, "b f d -> b d f")
-                error = error + F.mse_loss(latents[:, index * width : (index + 1) * width], entries)
+            stages = zip(codes.unbind(1), latents.split(self.codebook_dim, 1), self._codebooks, strict=False)
+            for stage_codes, inputs, codebook in stages:
+                entries = rearrange(F.embedding(stage_codes, codebook.entries), "b f d -> b d f")
+                error = error + F.mse_loss(inputs, entries)
             z, latents, error = (tensor.to(self._dtype) for tensor in (self.decode(codes), latents, error))
             return Encoded(z, codes, latents, error, error.clone())
 

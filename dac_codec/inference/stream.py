@@ -72,7 +72,7 @@ class Stream:
         self._ended = bool(state["ended"])
 
     def stages(self, n_networks: int = 1) -> list[Callable[[Step], Step]]:
-        """`Network.stages`, for `pipelined`: `push` and `flush` without what they do before and after it."""
+        """The network's part of `push` and `flush`, as `Network.stages`, for `pipelined`."""
         return self._network.stages(n_networks)
 
     def _check_open(self) -> None:

@@ -71,13 +71,12 @@ class CausalConvTranspose1d(nn.ConvTranspose1d):
 
 
 def conv1d(
-    in_channels: int, out_channels: int, kernel_size: int, causal: bool = False, padding: int = 0, **options: int
+    n_in: int, n_out: int, kernel: int, causal: bool = False, padding: int = 0, stride: int = 1, dilation: int = 1
 ) -> nn.Conv1d:
     """A weight-normalized 1-D convolution; `padding` is that of both ends, which a `CausalConv1d` ignores."""
     if causal:
-        return _initialized(CausalConv1d(in_channels, out_channels, kernel_size, **options))  # type: ignore[arg-type]
-    conv = nn.Conv1d(in_channels, out_channels, kernel_size, padding=padding, **options)  # type: ignore[arg-type]
-    return _initialized(conv)
+        return _initialized(CausalConv1d(n_in, n_out, kernel, stride, dilation=dilation))
+    return _initialized(nn.Conv1d(n_in, n_out, kernel, stride, padding, dilation))
 
 
 def _initialized(conv: AnyConv) -> AnyConv:

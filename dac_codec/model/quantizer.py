@@ -161,15 +161,17 @@ class MovingAverageQuantize(VectorQuantize):
     Args:
         input_dim: width D of the input and of the entries.
         codebook_size: number K of entries.
-        decay: of the moving averages, per training step.
-        least_used: an entry with fewer vectors per step than this, on average, is replaced.
     """
 
-    def __init__(self, input_dim: int, codebook_size: int, decay: float = 0.99, least_used: float = 2.0) -> None:
+    _DECAY = 0.99  # of the moving averages, per training step
+    _LEAST_USED = 2.0  # vectors per step, on average, below which an entry is replaced
+
+    counts: Tensor
+    sums: Tensor
+
+    def __init__(self, input_dim: int, codebook_size: int) -> None:
         super().__init__(input_dim, codebook_size, input_dim, "euclidean", project=False)
         self.codebook.weight.requires_grad_(False)
-        self.decay = decay
-        self.least_used = least_used
         self.register_buffer("counts", torch.zeros(codebook_size))
         self.register_buffer("sums", torch.zeros(codebook_size, input_dim))
 
@@ -180,8 +182,8 @@ class MovingAverageQuantize(VectorQuantize):
         """
         learns = self.training and torch.is_grad_enabled()
         points = rearrange(z.detach(), "b d f -> (b f) d").float()
-        if learns and not self.get_buffer("counts").any():
-            self._replace(torch.ones_like(self.get_buffer("counts"), dtype=torch.bool), points, generator)
+        if learns and not self.counts.any():
+            self._replace(torch.ones_like(self.counts, dtype=torch.bool), points, generator)
         quantized = super().forward(z)
         if learns:
             self._follow(points, quantized.codes.flatten(), generator)
@@ -190,28 +192,26 @@ class MovingAverageQuantize(VectorQuantize):
     @torch.no_grad()
     def _follow(self, points: Tensor, codes: Tensor, generator: torch.Generator | None) -> None:
         """Update the averages with points [n, D] and their codes [n]."""
-        counts, sums = self.get_buffer("counts"), self.get_buffer("sums")
-        new_counts = torch.bincount(codes, minlength=len(counts)).to(counts)
-        new_sums = torch.zeros_like(sums).index_add_(0, codes, points.to(sums))
+        new_counts = torch.bincount(codes, minlength=len(self.counts)).to(self.counts)
+        new_sums = torch.zeros_like(self.sums).index_add_(0, codes, points.to(self.sums))
         if distributed.is_available() and distributed.is_initialized():
             distributed.all_reduce(new_counts)
             distributed.all_reduce(new_sums)
-        counts.lerp_(new_counts, 1 - self.decay)
-        sums.lerp_(new_sums, 1 - self.decay)
-        self.codebook.weight.copy_(sums / counts.clamp(min=1e-5)[:, None])
-        self._replace(counts < self.least_used, points, generator)
+        self.counts.lerp_(new_counts, 1 - self._DECAY)
+        self.sums.lerp_(new_sums, 1 - self._DECAY)
+        self.codebook.weight.copy_(self.sums / self.counts.clamp(min=1e-5)[:, None])
+        self._replace(self.counts < self._LEAST_USED, points, generator)
 
     @torch.no_grad()
     def _replace(self, which: Tensor, points: Tensor, generator: torch.Generator | None) -> None:
-        """Replace the entries in a mask [K] by random points [n, D], with counts of `least_used`."""
+        """Replace the entries in a mask [K] by random points [n, D], with counts of `_LEAST_USED`."""
         chosen = torch.randint(len(points), (len(which),), generator=generator).to(points.device)
         spare = points[chosen].to(self.codebook.weight)
         if distributed.is_available() and distributed.is_initialized():
             distributed.broadcast(spare, 0)
-        counts, sums = self.get_buffer("counts"), self.get_buffer("sums")
         self.codebook.weight.copy_(torch.where(which[:, None], spare, self.codebook.weight))
-        counts.copy_(torch.where(which, self.least_used, counts))
-        sums.copy_(torch.where(which[:, None], self.least_used * spare, sums))
+        self.counts.copy_(torch.where(which, self._LEAST_USED, self.counts))
+        self.sums.copy_(torch.where(which[:, None], self._LEAST_USED * spare, self.sums))
 
 
 class ResidualVectorQuantize(nn.Module):

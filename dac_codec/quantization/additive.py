@@ -13,7 +13,7 @@ from dac_codec.quantization.residual import ResidualQuantizer, search
 
 
 class AdditiveQuantizer(ResidualQuantizer):
-    """Decoding adds one entry of each codebook up, as in residual quantization; the encoder treats all codebooks alike.
+    """Decoding adds up one entry of each codebook, as in residual quantization; the encoder treats all codebooks alike.
 
     Finding the best sum is NP-hard. M-search is followed by iterated conditional modes (ICM): each code in turn becomes
     the best one with the others fixed. Then some codes are changed at random, ICM runs again, and what is better is

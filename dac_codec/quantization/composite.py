@@ -91,8 +91,8 @@ class CompositeQuantizer(AdditiveQuantizer):
         return gradient
 
     def distances(self, queries: Tensor, codes: Tensor) -> Tensor:
-        """Squared distances [q, n] from queries [q, D] to coded vectors [n, M], about: sum_i (|e_i|^2 - 2 <q, e_i>) + c
-        + |q|^2. A query costs K D M products for its table, and M additions for each vector."""
+        """Squared distances [q, n] from queries [q, D] to coded vectors [n, M], approximately
+        sum_i (|e_i|^2 - 2 <q, e_i>) + c + |q|^2. K D M products per query for its table, and M additions per vector."""
         table = self.entries.square().sum(1) - 2 * queries @ self.entries.t()
         looked_up = torch.cat([table[:, rows].sum(2) for rows in self.rows(codes).split(4096)], 1)
         return looked_up + self.constant + queries.square().sum(1, keepdim=True)

@@ -19,7 +19,7 @@ class FiniteStateQuantizer(SequenceQuantizer):
 
     y_{t-1} is known from the codes, so that the decoder follows without side information. Each state has entries for
     what usually comes next: S small codebooks work like a large one, at the rate of a small one. The classes come from
-    k-means; states are fitted to the vectors behind input vectors of their class ("omniscient" design), then behind
+    k-means; states are fitted to the vectors after input vectors of their class ("omniscient" design), then after
     decoded ones, and a state with fewer of them than entries to all vectors. The round with the least training error is
     kept. Costs beside those of one quantizer: S D products, and S times its storage.
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dac_codec.quantization.base import Quantizer
-from dac_codec.quantization.scalar import _FITTED, _ScaledQuantizer
+from dac_codec.quantization.scalar import GRID_VECTORS, ScaledQuantizer
 
 Lattice: TypeAlias = Literal["Z", "D", "E8"]
 
@@ -98,7 +98,7 @@ class LatticeQuantizer(Quantizer):
 
     @torch.no_grad()
     def fit(self, x: Tensor, generator: torch.Generator) -> None:
-        some = x[torch.randperm(len(x), generator=generator)[: _FITTED // 4]]
+        some = x[torch.randperm(len(x), generator=generator)[: GRID_VECTORS // 4]]
         self.mean.copy_(x.mean(0))
         ratio = self._ratio(x).expand(-1, self._width).flatten()
         volume = float(generators(self.lattice, self._width).det().abs()) ** (1 / self._width)
@@ -164,7 +164,7 @@ class LatticeQuantizer(Quantizer):
         return torch.tensor(self.sizes[:: self._width]).to(x)[:, None]
 
 
-class FiniteScalarQuantizer(_ScaledQuantizer):
+class FiniteScalarQuantizer(ScaledQuantizer):
     """Finite scalar quantization: round(h tanh(x / s)), h = (L - 1) / 2, to L values (Mentzer et al., 2023).
 
     In a codec, the networks on both sides learn what the values mean. Here, the scale s of a dimension has the least

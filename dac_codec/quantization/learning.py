@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dac_codec.quantization.base import nearest
-from dac_codec.quantization.kmeans import Codebook
+from dac_codec.quantization.kmeans import Codebook, k_means
 
 Rule: TypeAlias = Literal["lvq1", "lvq2.1", "lvq3"]
 
@@ -34,9 +34,7 @@ class CompetitiveQuantizer(Codebook):
 
     @torch.no_grad()
     def fit(self, x: Tensor, generator: torch.Generator) -> None:
-        if len(x) < self.sizes[0]:
-            raise ValueError(f"{len(x)} vectors are too few for {self.sizes[0]} codebook entries")
-        self.entries.copy_(x[torch.randperm(len(x), generator=generator)[: self.sizes[0]]])
+        self.entries.copy_(k_means(x, self.sizes[0], generator, iterations=0))  # random vectors
         order = _epochs(len(x), self._epochs, generator)
         for number, part in enumerate(order):
             winners = nearest(x[part], self.entries)

@@ -12,8 +12,8 @@ from torch import Tensor
 def least_squares(
     x: Tensor, rows: Tensor, entries: Tensor, ridge: float, iterations: int = 25, maps: Sequence[Tensor] | None = None
 ) -> Tensor:
-    """Entries E [K, d] with the least |x - A E|^2 + ridge |E - entries|^2, where A E adds the entries up that `rows`
-    [n, M] choose, each multiplied by the matrix [d, D] of its stage in `maps`, if these are given.
+    """Entries E [K, d] with the least |x - A E|^2 + ridge |E - entries|^2, where A E adds up the entries that `rows`
+    [n, M] choose, each multiplied by the matrix [d, D] of its stage in `maps`, if given.
 
     By conjugate gradients, scaled by the diagonal of A^T A, from `entries` on: no step makes the sum larger. An
     iteration costs 2 n M D additions, and 2 K M d D products with maps; A^T A, with K^2 numbers, is not formed.

@@ -67,7 +67,7 @@ class ProductQuantizer(Quantizer):
 
 
 class OptimizedProductQuantizer(Quantizer):
-    """Product quantization behind a rotation R that is fitted with the codebooks (Ge et al., "Optimized product
+    """Product quantization after a rotation R that is fitted with the codebooks (Ge et al., "Optimized product
     quantization", 2013).
 
     Codebooks and rotation take turns: one step of k-means on x R, then the orthogonal Procrustes problem

@@ -87,7 +87,7 @@ class ResidualQuantizer(Quantizer):
         return greedy if self.beam == 1 else self.better(x, greedy, search(x, self.codebooks, self.beam))
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Vectors [n, D] of codes [n, m]; those of the first m stages will do."""
+        """Vectors [n, D] of codes [n, m] of the first m stages."""
         return F.embedding_bag(self.rows(codes), self.entries, mode="sum")
 
     def errors(self, x: Tensor, codes: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dac_codec.quantization.base import Quantizer, cell_means
 
-_FITTED = 8192  # vectors that a grid search looks at
+GRID_VECTORS = 8192  # training vectors that a grid search uses
 
 
 class ScalarQuantizer(Quantizer):
@@ -55,7 +55,7 @@ class ScalarQuantizer(Quantizer):
         self.thresholds.copy_(torch.where(number < last, (values[:, 1:] + values[:, :-1]) / 2, math.inf))
 
 
-class _ScaledQuantizer(ScalarQuantizer):
+class ScaledQuantizer(ScalarQuantizer):
     """Cells of one shape, scaled to each dimension by the least squared error among `candidates` [S] of scales."""
 
     candidates: Tensor
@@ -66,7 +66,7 @@ class _ScaledQuantizer(ScalarQuantizer):
 
     @torch.no_grad()
     def fit(self, x: Tensor, generator: torch.Generator) -> None:
-        some = x[torch.randperm(len(x), generator=generator)[:_FITTED]]
+        some = x[torch.randperm(len(x), generator=generator)[:GRID_VECTORS]]
         mean, deviation = x.mean(0)[:, None], x.std(0)[:, None]
         errors = []
         for candidate in self.candidates:
@@ -76,7 +76,7 @@ class _ScaledQuantizer(ScalarQuantizer):
         self.scaled(x, mean, best[:, None] * deviation)
 
 
-class UniformQuantizer(_ScaledQuantizer):
+class UniformQuantizer(ScaledQuantizer):
     """Uniform steps d: values m + d (k - (L - 1) / 2), m the mean. d has the least error of 48 steps
     (Max, "Quantizing for minimum distortion", 1960).
 

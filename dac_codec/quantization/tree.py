@@ -43,16 +43,16 @@ class TreeQuantizer(Quantizer):
         self.nodes[1] = x.mean(0)
         place = torch.ones(len(x), dtype=torch.long, device=x.device)
         for level in range(1, len(self.sizes) + 1):
-            first, size = 2**level, 2**level
+            size = 2**level  # nodes of the level, which start at this index too
             parents = self.nodes[size // 2 : size]
             shift = self._axes(x, place - size // 2, size // 2)
             children = torch.stack([parents - shift, parents + shift], 1).flatten(0, 1)
-            self.nodes[first : first + size] = children
+            self.nodes[size : 2 * size] = children
             for _ in range(self.iterations):
-                means, counts = cell_means(x, self._child(x, place) - first, size)
+                means, counts = cell_means(x, self._child(x, place) - size, size)
                 # An empty child stays at its parent: never nearer than its sibling, which holds all vectors.
                 means = torch.where(counts[:, None] > 0, means, parents.repeat_interleave(2, 0))
-                self.nodes[first : first + size] = means
+                self.nodes[size : 2 * size] = means
             place = self._child(x, place)
 
     def _axes(self, x: Tensor, codes: Tensor, size: int) -> Tensor:

@@ -62,8 +62,8 @@ _BUCKET_SECONDS = 2.0
 _BUCKET_GAIN = 4.0
 """A full bucket multiplies lambda by e to this power."""
 
-_CODES_AT_5, _LAMBDA_PER_CODE = 5, 0.8
-"""Mean number of codes at quality 5, and the decrease of log lambda per code: where a live stream starts."""
+_SHARE_AT_5, _QUALITY_PER_SHARE = 0.56, 10.4
+"""Mean share of the codes of all codebooks at quality 5, and its slope: the quality at which a live stream starts."""
 
 _TOLERANCE = 0.005
 """Share by which the size of a file may miss its bitrate."""
@@ -167,9 +167,11 @@ def choose_blocks(
     if rate.quality is not None:
         return with_levels_at(at_quality(frames, rate.quality), rate.quality)
     assert rate.bitrate is not None
-    codes_per_frame = rate.bitrate * model.n_codebooks / model.config.bitrate()
+    share = rate.bitrate / model.config.bitrate()
+    codes_per_frame = share * model.n_codebooks
     if header.n_samples is None:
-        return with_levels_at(in_bucket(frames, codes_per_frame, model.config.frame_rate))
+        quality = 5 + _QUALITY_PER_SHARE * (share - _SHARE_AT_5)
+        return with_levels_at(in_bucket(frames, codes_per_frame, model.config.frame_rate, quality))
 
     # Band levels are chosen by decoding, which takes time; their size hardly changes with the number of codes.
     kept: list[Levels] = []
@@ -203,18 +205,17 @@ def at_quality(frames: Iterable[Frames], quality: float) -> Iterator[Tensor]:
     return map(chosen, frames)
 
 
-def in_bucket(frames: Iterable[Frames], codes_per_frame: float, frame_rate: float) -> Iterator[Tensor]:
+def in_bucket(frames: Iterable[Frames], codes_per_frame: float, frame_rate: float, quality: float) -> Iterator[Tensor]:
     """`at_quality` for a live stream, with a quality that keeps to a mean number of codes per frame and channel.
 
-    After t seconds the mean differs from the wanted one by the level of the bucket over t.
+    It starts at `quality`. After t seconds the mean differs from the wanted one by the level of the bucket over t.
     """
     size = _BUCKET_SECONDS * frame_rate * codes_per_frame
-    start = math.log(_LAMBDA_AT_5) + _LAMBDA_PER_CODE * (_CODES_AT_5 - codes_per_frame)
     level = 0.0  # in codes
     for block in frames:
         counts = []
         for errors in weighted_errors(block).split(1, -1):
-            counts.append(n_codes(errors, math.exp(start + _BUCKET_GAIN * level / size)))
+            counts.append(n_codes(errors, _lagrange(quality) * math.exp(_BUCKET_GAIN * level / size)))
             level += float(counts[-1].double().mean()) - codes_per_frame
         yield limited(block.codes, torch.cat(counts, -1))
 

@@ -84,13 +84,13 @@ def test_a_higher_quality_takes_more_codes() -> None:
 @settings(deadline=None, max_examples=20)
 def test_a_bucket_keeps_the_mean(codes_per_frame: float, size: int, seed: int) -> None:
     whole = frames(1500, seed=seed)
-    found = torch.cat(list(rate.in_bucket(in_blocks(whole, size), codes_per_frame, 86.0)), -1)
+    found = torch.cat(list(rate.in_bucket(in_blocks(whole, size), codes_per_frame, 86.0, 5.0)), -1)
     counts = (found >= 0).sum(1).double()
     assert float(counts.mean()) == pytest.approx(codes_per_frame, rel=0.15)
     # What the bucket holds at most, on the way as well.
     level = (counts.mean(0) - codes_per_frame).cumsum(0)
     assert float(level.abs().max()) < 2 * 2 * 86 * codes_per_frame
-    assert torch.equal(found, torch.cat(list(rate.in_bucket([whole], codes_per_frame, 86.0)), -1))
+    assert torch.equal(found, torch.cat(list(rate.in_bucket([whole], codes_per_frame, 86.0, 5.0)), -1))
 
 
 @given(st.floats(1.2, 4.8), st.integers(1, 400), st.integers(0, 99), st.integers(0, 50))

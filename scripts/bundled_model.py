@@ -24,18 +24,20 @@ from dac_codec.common.signals import handled_signals
 
 TRIAL = ("trainer.max_steps=2", "trainer.batch_size=2", "trainer.compile=false", "trainer.workers=0")
 
-
 Stage = tuple[Path, list[str]]
 
 
 def stages(sounds: Path, folder: Path, settings: list[str], trial: bool, start: str | None = None) -> Iterator[Stage]:
     """What each stage makes, and its command; `start` is the model that the one for speech is made from."""
-    minutes = ["--minutes", "0.5"] * trial
+    minutes = ["--minutes", "0.5"] if trial else []
 
     def train(experiment: str, start: Path | None) -> Stage:
         run = folder / experiment.removeprefix("mini-")
         own = [f"experiment={experiment}", f"data.sounds={sounds}", f"trainer.folder={run}"]
-        own += [f"trainer.init_from={start}"] * (start is not None) + list(TRIAL) * trial
+        if start is not None:
+            own.append(f"trainer.init_from={start}")
+        if trial:
+            own += TRIAL
         return run / "model", ["dac_codec.training", *own, *settings]
 
     def refit(model: Path | str, name: str, sounds: Path, *options: str) -> Stage:
@@ -54,7 +56,7 @@ def stages(sounds: Path, folder: Path, settings: list[str], trial: bool, start: 
         yield (first := train("speech", other[0]))
         yield (last := refit(first[0], "refitted", fitted_to))
     context = last[0] / "context.safetensors"
-    few = [*minutes, "--steps", "2"] * trial
+    few = [*minutes, "--steps", "2"] if trial else []
     yield context, ["dac_codec.training.context", str(last[0]), "--sounds", str(fitted_to), "-o", str(context), *few]
 
 
@@ -92,8 +94,7 @@ def main() -> None:
     parser.add_argument("--speech", metavar="MODEL", help="make the model for speech, from the weights of MODEL")
     parser.add_argument("--trial", action="store_true", help="a few steps of each stage")
     options = parser.parse_intermixed_args()  # settings follow options
-    folder, settings = options.output, options.settings
-    for made, command in stages(options.sounds, folder, settings, options.trial, options.speech):
+    for made, command in stages(options.sounds, options.output, options.settings, options.trial, options.speech):
         if made.exists():
             continue
         print("python -m", *command, flush=True)

@@ -29,6 +29,7 @@ from dac_codec import quantization as vq
 from dac_codec.common.errors import DacError
 from dac_codec.common.manifest import read_split
 from dac_codec.common.scripts import exit_status
+from dac_codec.quantization.residual import Design
 
 CORRELATION = 0.9
 LENGTH = 128
@@ -154,24 +155,22 @@ def residual_rows(data: Data, bits: int) -> Iterator[dict[str, str]]:
     greedy.beam = BEAM
     yield _row("residual, M-search", greedy, data, seconds)
     # A round of sequential design encodes once for each stage: as many encodings as the interleaved rounds, or more.
-    for name, design, n in (
-        ("sequential", "sequential", -(-rounds // len(sizes))),
-        ("interleaved", "interleaved", rounds),
-    ):
-        joint = vq.ResidualQuantizer(dim, sizes, BEAM, design, n)  # type: ignore[arg-type]
+    designs: dict[Design, int] = {"sequential": -(-rounds // len(sizes)), "interleaved": rounds}
+    for design, n in designs.items():
+        joint = vq.ResidualQuantizer(dim, sizes, BEAM, design, n)
         joint.load_state_dict(greedy.state_dict())
         refined = seconds + _refine(joint, data)
-        yield _row(f"residual, joint ({name})", joint, data, refined)
+        yield _row(f"residual, joint ({design})", joint, data, refined)
     joint.beam = 1
     yield _row("residual, joint, greedy search", joint, data, refined)
     paths = vq.ResidualQuantizer(dim, sizes, BEAM, all_paths=True)
     seconds = _fit(paths, data)
     yield _row("residual, fitted to all paths", paths, data, seconds)
-    additive: vq.AdditiveQuantizer
-    for name, additive in (
-        ("additive", vq.AdditiveQuantizer(dim, sizes, BEAM, rounds)),
-        ("composite", vq.CompositeQuantizer(dim, sizes, 1.0, BEAM, rounds)),
-    ):
+    others: dict[str, vq.AdditiveQuantizer] = {
+        "additive": vq.AdditiveQuantizer(dim, sizes, BEAM, rounds),
+        "composite": vq.CompositeQuantizer(dim, sizes, 1.0, BEAM, rounds),
+    }
+    for name, additive in others.items():
         additive.entries.copy_(paths.entries)
         yield _row(name, additive, data, seconds + _refine(additive, data))
 
@@ -228,19 +227,13 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 def vectors(source: str, arguments: argparse.Namespace) -> Data:
     """The vectors of a source."""
+    sizes = {"train": arguments.train, "test": arguments.test}
     if source == "latents":
         if arguments.manifest is None:
             raise DacError("latents need --manifest; or leave them out with --sources gauss-4 gauss-16")
-        train, test = (
-            latents(arguments.manifest, arguments.model, split, n)
-            for split, n in (("train", arguments.train), ("test", arguments.test))
-        )
-        return Data(train, test)
-    train, test = (
-        gauss_markov(4 * n, SOURCES[source], torch.Generator().manual_seed(seed))
-        for seed, n in enumerate((arguments.train, arguments.test))
-    )
-    return Data(train, test)
+        return Data(*(latents(arguments.manifest, arguments.model, split, n) for split, n in sizes.items()))
+    dim, seeded = SOURCES[source], enumerate(sizes.values())
+    return Data(*(gauss_markov(4 * n, dim, torch.Generator().manual_seed(seed)) for seed, n in seeded))
 
 
 def fit(arguments: argparse.Namespace) -> None:
@@ -345,8 +338,8 @@ def plot(arguments: argparse.Namespace) -> None:
     figure.savefig(arguments.output)
 
 
-def main() -> int:
-    """Run a command. Returns the exit status."""
+def main() -> None:
+    """Run a command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("fit", help="fit and measure, into a CSV file")
@@ -370,7 +363,6 @@ def main() -> int:
     command.set_defaults(run=plot)
     arguments = parser.parse_args()
     arguments.run(arguments)
-    return 0
 
 
 if __name__ == "__main__":

@@ -116,10 +116,9 @@ def find_matches(sounds: Sequence[Landmarks]) -> list[Match]:
     # Peaks fall between frames, so that common landmarks are spread over two neighbouring distances.
     next_too = np.append(numbers[1:] == numbers[:-1] + 1, False)
     counts = counts + np.where(next_too, np.append(counts[1:], 0), 0)
-    pairs = numbers >> _DISTANCE_BITS
-    starts = np.flatnonzero(np.append(True, pairs[1:] != pairs[:-1])) if len(pairs) else np.zeros(0, np.int64)
-    common = np.maximum.reduceat(counts, starts) if len(pairs) else counts
-    first, second = pairs[starts] >> _SOUND_BITS, pairs[starts] & ((1 << _SOUND_BITS) - 1)
+    pairs, starts = np.unique(numbers >> _DISTANCE_BITS, return_index=True)
+    common = np.maximum.reduceat(counts, starts)
+    first, second = pairs >> _SOUND_BITS, pairs & ((1 << _SOUND_BITS) - 1)
     share = common / np.minimum(n_landmarks[first], n_landmarks[second])
     good = (common >= 5) & ((share >= 0.05) | (common >= _CERTAIN))
     return [

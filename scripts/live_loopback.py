@@ -16,7 +16,7 @@ import socket
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -67,22 +67,20 @@ def receive(connection: socket.socket, model: DAC) -> tuple[audio.Audio, list[tu
     """
     decoder = StreamingDecoder(model)
     pieces: list[audio.Audio] = []
-    arrivals: list[tuple[int, float]] = []
-    n_received = 0
+    times: list[float] = []
 
     def note(decoded: torch.Tensor) -> None:
-        nonlocal n_received
         pieces.append(decoded[0].cpu().numpy())
-        n_received += decoded.shape[-1]
-        arrivals.append((n_received, time.perf_counter()))
+        times.append(time.perf_counter())
 
     with connection, connection.makefile("rb") as stream:
         reader = bitstream.Reader(stream)
         for chunk in reader:
             note(decoder.push(torch.from_numpy(chunk.codes.astype(np.int64))))
     note(decoder.flush())
+    n_received = accumulate(piece.shape[1] for piece in pieces)
     # The last frame is padded.
-    return np.concatenate(pieces, axis=1)[:, : reader.n_samples], arrivals
+    return np.concatenate(pieces, axis=1)[:, : reader.n_samples], list(zip(n_received, times, strict=True))
 
 
 def loop(
@@ -102,8 +100,8 @@ def loop(
     return arrived, started, arrivals
 
 
-def main() -> int:
-    """Print the latencies. Returns the exit status."""
+def main() -> None:
+    """Print the latencies."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sound", type=Path, help="a sound file; its first channel is sent")
     parser.add_argument("--model", default=pretrained.DEFAULT_MODEL, help="name, folder or file [%(default)s]")
@@ -133,7 +131,6 @@ def main() -> int:
         ]
         print(f"end-to-end latency   {1000 * np.median(late):.1f} ms median, {1000 * max(late):.1f} ms maximum")
     print(f"real-time factor     {seconds / (arrivals[-1][1] - started):.2f}x")
-    return 0
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ from pathlib import Path
 from dac_codec.common.scripts import exit_status
 
 
-def main() -> int:
-    """Plot. Returns the exit status."""
+def main() -> None:
+    """Plot."""
     from dac_codec.training.plots import draw_codebooks, draw_curves
 
     parser = argparse.ArgumentParser(description=__doc__)
@@ -23,7 +23,6 @@ def main() -> int:
     for draw, name in ((draw_curves, "curves.png"), (draw_codebooks, "codebooks.png")):
         draw(arguments.run, output / name)
         print(output / name)
-    return 0
 
 
 if __name__ == "__main__":

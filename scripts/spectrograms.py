@@ -19,8 +19,8 @@ from dac_codec.evaluation import figures
 from dac_codec.evaluation.clips import find_clips
 
 
-def main() -> int:
-    """Draw. Returns the exit status."""
+def main() -> None:
+    """Draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="a manifest, or a folder of sounds")
     parser.add_argument("--clips", nargs="+", required=True, metavar="NAME")
@@ -36,7 +36,6 @@ def main() -> int:
         decoded, _ = decompress(compress((found[name], model.sample_rate), model), model)
         clips[name] = (found[name], decoded.numpy())
     figures.spectrograms(clips, model.sample_rate, arguments.output)
-    return 0
 
 
 if __name__ == "__main__":

@@ -163,8 +163,11 @@ def held_out_notes(manifest: Path, split: str = "test") -> list[str]:
     return notes
 
 
-def _origin(one: Sound) -> tuple[str, str]:
-    return ("speaker", one.speaker) if one.speaker else ("source", one.source) if one.source else ("", "")
+def _origin(sound: Sound) -> tuple[str, str]:
+    """Kind and name of where a sound is from; both "" if the manifest names none."""
+    if sound.speaker:
+        return "speaker", sound.speaker
+    return ("source", sound.source) if sound.source else ("", "")
 
 
 def _at_speed(clip: Clip, speed: float, sample_rate: int) -> Clip:
@@ -176,25 +179,22 @@ def _cut(
     files: list[Path], folder: Path, sample_rate: int, wanted: int, length: int
 ) -> Iterator[tuple[Audio, tuple[str, ...]]]:
     """Cut clips of `length` samples from the joined files. Yields the waveform and the sources of each."""
-    names = [(file.relative_to(folder) if file.is_relative_to(folder) else file).as_posix() for file in files]
     sounds = []
     for file in files:
         waveform, rate = audio.read(file)
         sounds.append(audio.resample(waveform.mean(0, keepdims=True), rate, sample_rate)[0])
-    starts = np.cumsum([0] + [len(one) for one in sounds])
-    # Twice, so that a clip can begin with any of the files.
-    joined = np.concatenate([*sounds, *sounds])
-    ends = np.concatenate([starts[1:], starts[-1] + starts[1:]])
-    if starts[-1] >= wanted * length:
-        chosen = np.linspace(0, starts[-1] - length, wanted).astype(int)
+    names = [(file.relative_to(folder) if file.is_relative_to(folder) else file).as_posix() for file in files]
+    joined = np.concatenate(sounds * 2)  # twice, so that a clip can begin with any of the files
+    ends = np.cumsum([len(sound) for sound in sounds * 2])
+    starts, n_samples = np.append(0, ends[:-1]), len(joined) // 2
+    if n_samples >= wanted * length:
+        chosen = np.linspace(0, n_samples - length, wanted).astype(int)
     else:
-        chosen = starts[:-1][:wanted]
+        chosen = starts[: len(sounds)][:wanted]
     for start in chosen:
-        clip = np.resize(joined[start:], length) if len(joined) - start < length else joined[start : start + length]
-        first, end = np.searchsorted(starts, start, "right") - 1, np.searchsorted(ends, start + length, "left") + 1
+        clip = np.resize(joined[start : start + length], length)
+        overlaps = np.minimum(start + length, ends) - np.maximum(start, starts)
         parts: Counter[str] = Counter()
-        for i in range(first, min(end, 2 * len(names))):
-            parts[names[i % len(names)]] += min(start + length, ends[i]) - max(
-                start, ends[i] - len(sounds[i % len(names)])
-            )
-        yield clip[None].astype(np.float32), tuple(name for name, _ in parts.most_common())
+        for index in np.flatnonzero(overlaps > 0):
+            parts[names[index % len(names)]] += overlaps[index]
+        yield clip[None], tuple(name for name, _ in parts.most_common())

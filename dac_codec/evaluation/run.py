@@ -24,7 +24,7 @@ from dac_codec.common.signals import follow_parent
 from dac_codec.common.threads import available_cores
 from dac_codec.evaluation.clips import Clip
 from dac_codec.evaluation.codecs import Codec, Setting
-from dac_codec.evaluation.metrics import METRICS, METRICS_VERSION, Metric
+from dac_codec.evaluation.metrics import METRICS_VERSION, Metric
 from dac_codec.evaluation.results import Result, flac, key, packed
 
 PLAYED_PER_DOMAIN = 2
@@ -33,19 +33,19 @@ PLAYED_PER_DOMAIN = 2
 PLAYED = 12
 """Clips in all that the page can play: it embeds each with every version and its spectrogram."""
 
-_warm: set[str] = set()  # fingerprints of the codecs that this worker process has warmed up
+_warm: set[str] = set()  # fingerprints of the codecs that this process has warmed up
 
 
 @dataclass(frozen=True)
 class Task:
-    """A clip to code and measure, the names of the metrics, and the file for the result."""
+    """A clip to code and measure, the metrics that apply to it, and the file for the result."""
 
     clip: Clip
     sample_rate: int
     codec: Codec
     fingerprint: str
     setting: Setting
-    metrics: tuple[str, ...]
+    metrics: tuple[Metric, ...]
     with_sound: bool
     path: Path
 
@@ -66,13 +66,13 @@ def played_clips(clips: Sequence[Clip]) -> list[Clip]:
     domains: dict[str, list[Clip]] = {}
     for clip in clips:
         domains.setdefault(clip.domain, []).append(clip)
-    halves = [group[:: max(1, len(group) // PLAYED_PER_DOMAIN)][:PLAYED_PER_DOMAIN] for group in domains.values()]
+    candidates = [group[:: max(1, len(group) // PLAYED_PER_DOMAIN)][:PLAYED_PER_DOMAIN] for group in domains.values()]
     places: list[tuple[int, int]] = []
     for turn in range(PLAYED_PER_DOMAIN):
-        possible = [(domain, turn) for domain, half in enumerate(halves) if turn < len(half)]
+        possible = [(domain, turn) for domain, group in enumerate(candidates) if turn < len(group)]
         n_chosen = min(len(possible), PLAYED - len(places))
         places += [possible[i * len(possible) // n_chosen] for i in range(n_chosen)]
-    return [halves[domain][turn] for domain, turn in sorted(places)]
+    return [candidates[domain][turn] for domain, turn in sorted(places)]
 
 
 def run(
@@ -92,7 +92,19 @@ def run(
         DacError: a process was killed.
         MemoryError: there is not enough memory.
     """
-    tasks = list(_tasks(clips, sample_rate, codecs, metrics, cache))
+    measures = "; ".join(metric.fingerprint for metric in metrics)
+    common = f"dac_codec {dac_codec.__version__}, metrics {METRICS_VERSION}"
+    played = {clip.name for clip in played_clips(clips)}
+    fingerprints = [codec.fingerprint for codec, _ in codecs]
+    tasks = []
+    for clip in clips:
+        applying = tuple(metric for metric in metrics if metric.applies_to(clip.domain))
+        with_sound = clip.name in played
+        for (codec, settings), fingerprint in zip(codecs, fingerprints, strict=True):
+            for setting in settings:
+                name = key(clip, sample_rate, common, fingerprint, setting.name, measures, with_sound)
+                path = cache / f"{name}.json"
+                tasks.append(Task(clip, sample_rate, codec, fingerprint, setting, applying, with_sound, path))
     todo = [task for task in tasks if _kept(task) is None]
     failures = []
     with progress_bar("evaluating", len(tasks), progress, initial=len(tasks) - len(todo)) as bar:
@@ -107,7 +119,7 @@ def run(
 def _kept(task: Task) -> Result | None:
     """The result of a task in its file; None if there is none, or it is that of another task."""
     result, clip = Result.load(task.path), task.clip
-    wanted = {metric.name for metric in METRICS if metric.name in task.metrics and metric.applies_to(clip.domain)}
+    wanted = {metric.name for metric in task.metrics}
     if (
         result is None
         or (result.clip, result.domain, result.sources) != (clip.name, clip.domain, list(clip.sources))
@@ -118,22 +130,21 @@ def _kept(task: Task) -> Result | None:
     return result
 
 
-def _evaluate(task: Task, warm: set[str]) -> None:
-    """Do one task, and write its result; `warm` has the fingerprints of the codecs that this process has warmed up."""
+def _evaluate(task: Task) -> None:
+    """Do one task, and write its result."""
     original = task.clip.waveform
     with _one_thread(), _errors_of("the codec"):
-        _warm_up(task, warm)
+        _warm_up(task)
         coded = task.codec.code(original, task.sample_rate, task.setting)
     if coded.decoded.shape != original.shape:
         raise DacError(f"the codec gave {coded.decoded.shape} samples for {original.shape}")
     if not np.isfinite(coded.decoded).all():
         raise DacError("the codec gave samples that are not finite")
     measures = {}
-    for metric in METRICS:
-        if metric.name in task.metrics and metric.applies_to(task.clip.domain):
-            with _errors_of(metric.label):
-                value = metric.measure(coded.decoded, original, task.sample_rate)
-            measures[metric.name] = value if math.isfinite(value) else None
+    for metric in task.metrics:
+        with _errors_of(metric.label):
+            value = metric.measure(coded.decoded, original, task.sample_rate)
+        measures[metric.name] = value if math.isfinite(value) else None
     Result(
         clip=task.clip.name,
         domain=task.clip.domain,
@@ -154,9 +165,9 @@ def _evaluate(task: Task, warm: set[str]) -> None:
     ).save(task.path)
 
 
-def _warm_up(task: Task, warm: set[str]) -> None:
+def _warm_up(task: Task) -> None:
     """Code a second of the task's clip, once per codec, so that timings leave out what is set up once."""
-    if task.fingerprint in warm:
+    if task.fingerprint in _warm:
         return
     # A training run may write to a model's folder; results would be stored under the old fingerprint.
     if task.codec.fingerprint != task.fingerprint:
@@ -167,7 +178,7 @@ def _warm_up(task: Task, warm: set[str]) -> None:
         raise
     except Exception:
         return  # the clip itself shows whether this is a failure, and the next one warms up
-    warm.add(task.fingerprint)
+    _warm.add(task.fingerprint)
 
 
 @contextmanager
@@ -193,33 +204,12 @@ def _errors_of(name: str) -> Iterator[None]:
         raise DacError(f"{name} failed with {type(error).__name__}: {why}") from error
 
 
-def _tasks(
-    clips: Sequence[Clip],
-    sample_rate: int,
-    codecs: Sequence[tuple[Codec, Sequence[Setting]]],
-    metrics: Sequence[Metric],
-    cache: Path,
-) -> Iterator[Task]:
-    names = tuple(metric.name for metric in metrics)
-    measures = "; ".join(metric.fingerprint for metric in metrics)
-    common = f"dac_codec {dac_codec.__version__}, metrics {METRICS_VERSION}"
-    played = {clip.name for clip in played_clips(clips)}
-    fingerprints = [codec.fingerprint for codec, _ in codecs]
-    for clip in clips:
-        with_sound = clip.name in played
-        for (codec, settings), fingerprint in zip(codecs, fingerprints, strict=True):
-            for setting in settings:
-                name = key(clip, sample_rate, common, fingerprint, setting.name, measures, with_sound)
-                path = cache / f"{name}.json"
-                yield Task(clip, sample_rate, codec, fingerprint, setting, names, with_sound, path)
-
-
 def _work(tasks: Sequence[Task], workers: int) -> Iterator[tuple[Task, str | None]]:
     """Do tasks in any order; yields each one when it is done, with the reason if it failed."""
     if workers <= 1:
-        warm: set[str] = set()
+        _warm.clear()  # a codec may have changed since an earlier evaluation in this process
         for task in tasks:
-            yield task, _failure_of(task, warm)
+            yield task, _failure_of(task)
         return
     # Forked processes would share PyTorch's threads, and hang.
     executor = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin)
@@ -258,11 +248,11 @@ def _submit(tasks: Sequence[Task], executor: Executor, done: SimpleQueue[tuple[T
         future.add_done_callback(report)
 
 
-def _failure_of(task: Task, warm: set[str] = _warm) -> str | None:
+def _failure_of(task: Task) -> str | None:
     """Do a task; returns the reason if it failed."""
     try:
         with _errors_of("the evaluation"):
-            _evaluate(task, warm)
+            _evaluate(task)
     except DacError as error:
         return str(error)
     return None

@@ -270,21 +270,17 @@ class TrainConfig(_Section):
                 "trainer.decoder_only keeps the codebooks: trainer.revive_every must be 0, every phase must quantize "
                 "and not fit_codebooks, and codebooks can't be moving averages"
             )
-        if averages:
-            if trainer.revive_every:
-                raise ValueError(
-                    "trainer.revive_every must be 0: moving-average codebooks replace unused entries themselves"
-                )
-            return self
-        if model.quantizer == "fsq":
-            if trainer.revive_every or trainer.rotation_trick:
-                raise ValueError(
-                    "trainer.revive_every must be 0 and trainer.rotation_trick false: fsq has no codebooks"
-                )
-            return self
+        if averages and trainer.revive_every:
+            raise ValueError(
+                "trainer.revive_every must be 0: moving-average codebooks replace unused entries themselves"
+            )
+        finite_scalars = model.quantizer == "fsq"
+        if finite_scalars and (trainer.revive_every or trainer.rotation_trick):
+            raise ValueError("trainer.revive_every must be 0 and trainer.rotation_trick false: fsq has no codebooks")
         fitted = any(phase.fit_codebooks for phase in trainer.phases)
-        if not fitted and len({phase.quantize > 0 for phase in trainer.phases}) == 1:
-            return self
+        begins = len({phase.quantize > 0 for phase in trainer.phases}) == 2
+        if averages or finite_scalars or not (fitted or begins):
+            return self  # without k-means
         width = model.latent_width // model.groups
         if not 2 <= model.codebook_dim <= width + 1:
             raise ValueError(
@@ -329,7 +325,7 @@ class TrainConfig(_Section):
 
 
 def _message(error: Any) -> str:
-    """The setting that an error of pydantic is about, without the names of the types that it tried, and the reason."""
+    """Setting and reason of a pydantic error, without the types that pydantic tried and adds to the location."""
     setting = ".".join(str(part) for part in error["loc"] if str(part).isidentifier() or isinstance(part, int))
     reason = f"{error['msg'][:1].lower()}{error['msg'][1:]}, not {error['input']!r}"
     own = {

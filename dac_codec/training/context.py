@@ -9,6 +9,7 @@ split val take. The file belongs beside the codec's weights, where `pretrained.c
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import sys
 from collections import defaultdict
@@ -106,11 +107,8 @@ def _in_turn(sounds: Sequence[Sound], random: np.random.Generator) -> Iterator[S
     for index in random.permutation(len(sounds)):
         sound = sounds[index]
         speakers[sound.speaker or str(sound.path)] += [sound] * max(1, int(sound.duration / EXCERPT_SECONDS))
-    while speakers:
-        for speaker, left in list(speakers.items()):
-            yield left.pop()
-            if not left:
-                del speakers[speaker]
+    for turn in itertools.zip_longest(*map(reversed, speakers.values())):
+        yield from (sound for sound in turn if sound is not None)
 
 
 def fit(
@@ -121,15 +119,10 @@ def fit(
     chunk_frames: int,
     learning_rate: float = 3e-3,
 ) -> None:
-    """Train a network in place on the codes [N, F] of files, with about 8 random chunks in each step.
+    """Train a network in place on the codes [N, F] of files.
 
-    Args:
-        network: trained in place.
-        codes: of the files.
-        n_steps: number of steps.
-        random: source of the choice.
-        chunk_frames: frames of a chunk.
-        learning_rate: the highest one.
+    A step has about 8 random chunks of `chunk_frames` frames. The learning rate rises to `learning_rate` and falls.
+    Raises a DacError if all files are too short.
     """
     chunks = [chunk for chunk in chunks_of(codes, chunk_frames) if chunk.shape[1] >= _LEAST_FRAMES]
     if not chunks:
@@ -177,7 +170,7 @@ def chunks_of(codes: Sequence[Codes], chunk_frames: int) -> list[npt.NDArray[np.
 
 
 def share_of_bits(coder: CodeModel, codes: Sequence[Codes], model: DAC, chunk_frames: int) -> float:
-    """Bits that coded chunks take, relative to those of codes of fixed length."""
+    """Bits of the coded chunks of files, relative to codes of fixed length."""
     chunks = chunks_of(codes, chunk_frames)
     n_bytes = sum(len(plane) for planes in coder.encode(chunks) for plane in planes)
     return 8 * n_bytes / (sum(chunk.size for chunk in chunks) * math.log2(model.codebook_size))

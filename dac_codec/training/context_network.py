@@ -34,6 +34,7 @@ def _rounded(x: Tensor, limit: float = _WEIGHT_LIMIT) -> Tensor:
 
 
 def _units(x: Tensor) -> Tensor:
+    """Hidden units: x clipped and rounded down, with the gradient of the clipped one."""
     clipped = x.clamp(0, HIDDEN_LIMIT)
     return clipped + (clipped.floor() - clipped).detach()
 
@@ -43,7 +44,7 @@ class ContextNetwork(nn.Module):
 
     Args:
         outputs: what each code adds to the latents [N, K, D].
-        generator: of the first weights.
+        generator: of the initial weights.
         n_groups: groups of codes.
         width: of the embeddings.
         hidden, features: units of the first and the second hidden layer.
@@ -80,7 +81,7 @@ class ContextNetwork(nn.Module):
         self._second_bias = nn.Parameter(torch.stack([bias for _, bias in second], 1))
 
     def forward(self, codes: Tensor) -> Tensor:
-        """Nats of each code [N, B, F] of codes [N, B, F]; -1 where there is none, which costs nothing."""
+        """Cost in nats [N, B, F] of each of the codes [N, B, F]; -1 stands for no code and costs nothing."""
         n_planes = codes.shape[0]
         known = codes.flatten(1) >= 0
         x = _units(self._layer("hidden", self._contexts(codes), _INPUT_SCALE, _HIDDEN_SCALE))
@@ -154,13 +155,13 @@ class ContextNetwork(nn.Module):
 
 
 def _later(x: Tensor, n_frames: int) -> Tensor:
-    """x [N, B, F, E] later by some frames, with zeros where nothing is known; F is at least 2."""
+    """x [N, B, F, E] delayed by some frames, or advanced by a negative number, and padded with zeros; F >= 2."""
     return F.pad(x, (0, 0, n_frames, -n_frames))
 
 
 @torch.no_grad()
 def _average(sums: Tensor, shift: int) -> Tensor:
-    """The moving average [N, B, F, E] of sums [N, B, F, E] at the frames before."""
+    """The moving average [N, B, F, E], for each frame, of the sums [N, B, F, E] of the frames before it."""
     memory = torch.zeros_like(sums[:, :, 0])
     average = memory
     averages = []
@@ -182,7 +183,7 @@ def _projected(outputs: Tensor, width: int, generator: torch.Generator) -> Tenso
 
 
 def _places(outputs: Tensor) -> Tensor:
-    """Places of codes [N, K] that put near ones together: entries [N, K, D] are halved again and again."""
+    """Places [N, K] of codes in an order where similar ones are close: entries [N, K, D] are halved recursively."""
     places = torch.empty(outputs.shape[:2], dtype=torch.int64)
 
     def order(entries: Tensor, part: Tensor) -> list[Tensor]:
@@ -204,4 +205,4 @@ def _places(outputs: Tensor) -> Tensor:
 @torch.no_grad()
 def outputs_of(model: DAC) -> Tensor:
     """What each code of a model adds to the latents [N, K, D]."""
-    return torch.stack([s.outputs(s.codebook.weight.t()[None])[0].t().detach() for s in model.quantizer.stages()])
+    return torch.stack([stage.outputs(stage.codebook.weight.t()[None])[0].t() for stage in model.quantizer.stages()])

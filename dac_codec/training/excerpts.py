@@ -108,7 +108,7 @@ class ExcerptDataset(Dataset[Excerpt]):
         return Excerpt(torch.from_numpy(excerpt), skipped)
 
     def _draw(self, random: np.random.Generator, speed: float) -> tuple[Audio, tuple[str, ...]]:
-        """An excerpt [1, T] that was loud enough, at the target loudness, and the files skipped before it."""
+        """The first excerpt [1, T] that is loud enough, or the loudest, at the target loudness; and skipped files."""
         loudest, highest = np.zeros((1, self.length), np.float32), -math.inf
         skipped: dict[str, None] = {}
         n_drawn = n_failures = 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import itertools
 import multiprocessing
 import os
 import signal
@@ -49,7 +48,7 @@ def batches(
 
     Args:
         dataset: source of the excerpts.
-        first_step, last_step: the steps: the last one is not included.
+        first_step, last_step: range of the steps, without the last one.
         batch_size: excerpts in a batch.
         accumulate: batches in a step of this process.
         rank, world_size: index of this process, and number of processes.
@@ -74,15 +73,15 @@ def batches(
     failure = ""
     try:
         yield from loader
-    except AudioError as error:  # of a worker with its traceback as text, which the message ends
+    except AudioError as error:  # a worker's has its traceback as text, and the message at the end
         failure = str(error).rpartition(f"{AudioError.__name__}: ")[2].strip()
-    if failure:  # raised here, where nothing refers to the loader's iterator any more, so that its workers have ended
+    if failure:  # raised here, where nothing refers to the loader's iterator any more: its workers have ended
         raise AudioError(failure)
 
 
 def _collate(excerpts: Sequence[Excerpt]) -> Batch:
-    skipped = itertools.chain.from_iterable(excerpt.skipped for excerpt in excerpts)
-    return Batch(torch.stack([excerpt.audio for excerpt in excerpts]), list(dict.fromkeys(skipped)))
+    skipped = dict.fromkeys(file for excerpt in excerpts for file in excerpt.skipped)
+    return Batch(torch.stack([excerpt.audio for excerpt in excerpts]), list(skipped))
 
 
 @cache

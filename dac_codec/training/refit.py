@@ -15,7 +15,6 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from threading import Event
 from typing import Any, NamedTuple
 
 import torch
@@ -27,6 +26,7 @@ from dac_codec.common.errors import AudioError, DacError
 from dac_codec.common.manifest import Sound
 from dac_codec.common.progress import progress_bar, track
 from dac_codec.common.signals import pass_on
+from dac_codec.common.threads import StopFlag
 from dac_codec.inference import PreparedDAC, prepare
 from dac_codec.model import DAC, DACConfig
 from dac_codec.model.config import QuantizerKind
@@ -49,8 +49,8 @@ EXCERPT_SECONDS = 5.0
 """Length of the clips that latents are made of; shorter sounds are used whole."""
 
 _FRAMES_AT_ONCE = 8192
-_FITTED = 64
-"""Latents per entry that k-means starts codebooks from."""
+_LATENTS_PER_ENTRY = 64
+"""Most latents per codebook entry that k-means is given."""
 _RIDGE = 10.0
 """Weight of an old entry in least squares, in latents: rarely used entries stay near it."""
 _LOSSES = LossConfig(
@@ -74,7 +74,7 @@ class Shape(NamedTuple):
     codebook_size: int | None = None
 
     def config(self, config: DACConfig) -> DACConfig:
-        """The configuration of this shape, but for finite scalars. Raises a DacError if there is none."""
+        """A model's configuration in this shape, not for finite scalars. Raises a DacError if it is invalid."""
         given = {name: value for name, value in self._asdict().items() if value is not None}
         if "n_codebooks" in given or "codebook_size" in given:
             given["codebook_sizes"] = ()
@@ -118,13 +118,13 @@ def refit_model(
     progress: bool = False,
     sample_rate: int | None = None,
 ) -> Refitted:
-    """Fit the codebooks of a model to sounds, or a quantizer of another shape, from k-means on; see `refit`.
+    """Fit the codebooks of a model to sounds, or a quantizer of another shape that k-means initializes; see `refit`.
 
     Args:
         model: a model, which is not modified, or what `DAC.from_pretrained` takes.
         sounds: a folder or a manifest: see `find_sounds`. The split "train" is fitted to, "val" measured on.
         shape: of the quantizer; None for the model's.
-        minutes: of sound to fit to; a tenth of it is measured on.
+        minutes: of sound to fit to; a tenth as much is measured on.
         rounds, n_paths: as for `refit`.
         steps: of fine-tuning the decoder on all sounds afterwards; 0: it stays as it is.
         seed: of the choice of sounds.
@@ -182,7 +182,7 @@ def finetune(model: DAC, sounds: Source, steps: int, seed: int = 0, progress: bo
         The mean mel distance of held-out clips before and after.
 
     Raises:
-        DacError: a loss or gradient is not finite, or sounds can't be read.
+        DacError: losses or gradients are not finite, or sounds can't be read.
     """
     with tempfile.TemporaryDirectory() as folder:  # the run's own files
         settings = TrainerConfig(
@@ -203,7 +203,7 @@ def finetune(model: DAC, sounds: Source, steps: int, seed: int = 0, progress: bo
         data = DataConfig(sounds=_as_setting(sounds), validation_clips=_VALIDATION_CLIPS)
         trainer = Trainer(TrainConfig(model=model.config, data=data, loss=_LOSSES, trainer=settings), progress)
         trainer.model.load_state_dict(model.state_dict())
-        found = trainer.validation.run(trainer.model, 0, True, Event())
+        found = trainer.validation.run(trainer.model, 0, True, StopFlag())
         stopped_by = trainer.run()
     if stopped_by is not None:
         pass_on(stopped_by)
@@ -224,15 +224,18 @@ def _as_setting(sounds: Source) -> str | dict[str, str | list[str]]:
 
 @torch.no_grad()
 def _with_quantizer(model: DAC, config: DACConfig, z: Tensor, seed: int) -> DAC:
-    """The model with a quantizer of another configuration: by k-means of latents z [n, D], but for another search."""
+    """The model with a quantizer of another configuration, by k-means of latents z [n, D].
+
+    If only the search differs (residual or additive), the codebooks are those of the model.
+    """
     if config.codebook_dim > config.latent_width // config.groups + 1:
         raise DacError(f"{config.groups} groups have fewer channels than the {config.codebook_dim} of a codebook")
     other = _with_networks(model, config)
-    if config.to_dict() | {"quantizer": ""} == model.config.to_dict() | {"quantizer": ""}:  # residual or additive
+    if config.to_dict() | {"quantizer": ""} == model.config.to_dict() | {"quantizer": ""}:
         other.quantizer.load_state_dict(model.quantizer.state_dict())
         return other
     generator = torch.Generator().manual_seed(seed)
-    some = z[torch.randperm(len(z), generator=generator)[: _FITTED * config.codebook_size]]
+    some = z[torch.randperm(len(z), generator=generator)[: _LATENTS_PER_ENTRY * config.codebook_size]]
     try:
         codebooks.initialize(other, some.t()[None], generator)
     except ValueError as error:

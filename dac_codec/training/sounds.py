@@ -49,9 +49,9 @@ def find_sounds(
         AudioError: a place does not exist or is no manifest, a split has no readable file, or two places put a file
             into different splits.
     """
-    if not isinstance(source, Mapping) and not _is_folder(expanded(source)):
-        return {split: manifest.read_split(source, split, least_bandwidth) for split in splits}, []
     if not isinstance(source, Mapping):
+        if not _is_folder(expanded(source)):
+            return {split: manifest.read_split(source, split, least_bandwidth) for split in splits}, []
         source = {"all": source}
     sounds: dict[str, list[Sound]] = {}
     unreadable: list[str] = []
@@ -111,14 +111,15 @@ def _scan(folder: Path, domain: str, progress: bool) -> tuple[dict[str, list[Sou
             bar.update()
     durations = zip(paths, results, strict=True)
     sounds = [Sound(path, domain, duration) for path, duration in durations if isinstance(duration, float)]
-    share = {one.path: _hash(one.path.relative_to(folder)) for one in sounds}
-    ranked = sorted(sounds, key=lambda one: share[one.path])
-    n_val = max(1, sum(value < _VALIDATION_SHARE for value in share.values()))
-    n_val = min(n_val, max(0, len(ranked) - 1))
-    splits = {"train": ranked[n_val:], "val": ranked[:n_val]}
-    ordered = {name: sorted(group, key=lambda one: one.path) for name, group in splits.items() if group}
+    hashes = {sound: _hash(sound.path.relative_to(folder)) for sound in sounds}
+    n_val = max(1, sum(value < _VALIDATION_SHARE for value in hashes.values()))
+    val = set(sorted(sounds, key=lambda sound: hashes[sound])[: min(n_val, len(sounds) - 1)])
+    splits: dict[str, list[Sound]] = {"train": [], "val": []}
+    for sound in sounds:
+        splits["val" if sound in val else "train"].append(sound)
     reasons = [reason for reason in results if isinstance(reason, str)]
-    return ordered, reasons + [f"{path}: {why}" for path, why in audio.find_unreadable(folder)]
+    reasons += [f"{path}: {why}" for path, why in audio.find_unreadable(folder)]
+    return {name: group for name, group in splits.items() if group}, reasons
 
 
 def _duration(path: Path) -> float | str:

@@ -91,8 +91,8 @@ def tasks_of(
     return tasks
 
 
-def main() -> int:
-    """Measure and print the table. Returns the exit status."""
+def main() -> None:
+    """Measure and print the table."""
     from report import table
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -126,7 +126,6 @@ def main() -> int:
     head = ["ms", "before: min", "median", "after: min", "median", "before / after: min", "median"]
     print(table(head, rows))
     print(f"\n{model}, {arguments.rounds} rounds, {os.environ.get('OMP_NUM_THREADS', os.cpu_count())} threads")
-    return 0
 
 
 if __name__ == "__main__":

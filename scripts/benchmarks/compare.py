@@ -187,20 +187,19 @@ class Benchmark:
 
     def accuracy(self, network: Network, folder: Path) -> list[dict[str, Any]]:
         """Return the differences of our modes from the reference with the same weights; empty without the reference."""
-        rows: list[dict[str, Any]] = []
-        if (network.name, REFERENCE) in self.arithmetic:
-            batch, expected_file = self._arguments.batch[0], folder / "expected.pt"
-            row = f"{network.name}/{REFERENCE}"
-            self._others.ask("outputs", row=row, batch=batch, codes=None, target=str(expected_file))
-            expected: dict[str, Tensor] = torch.load(expected_file, weights_only=True)
-            for codec in [codec for codec in OURS if (network.name, codec) in self.arithmetic]:
-                found_file = folder / "found.pt"
-                request = {"row": f"{network.name}/{codec}", "batch": batch, "codes": str(expected_file)}
-                work = partial(self._ours.ask, "outputs", target=str(found_file), **request)
-                if self._try(network, f"the output of {OURS[codec]}", work):
-                    found: dict[str, Tensor] = torch.load(found_file, weights_only=True)
-                    differences = compare(found, expected, network.config.sample_rate)
-                    rows.append({"title": OURS[codec], **differences})
+        if (network.name, REFERENCE) not in self.arithmetic:
+            return []
+        batch, expected_file, found_file = self._arguments.batch[0], folder / "expected.pt", folder / "found.pt"
+        row = f"{network.name}/{REFERENCE}"
+        self._others.ask("outputs", row=row, batch=batch, codes=None, target=str(expected_file))
+        expected: dict[str, Tensor] = torch.load(expected_file, weights_only=True)
+        rows = []
+        for codec in [codec for codec in OURS if (network.name, codec) in self.arithmetic]:
+            request = {"row": f"{network.name}/{codec}", "batch": batch, "codes": str(expected_file)}
+            work = partial(self._ours.ask, "outputs", target=str(found_file), **request)
+            if self._try(network, f"the output of {OURS[codec]}", work):
+                found: dict[str, Tensor] = torch.load(found_file, weights_only=True)
+                rows.append({"title": OURS[codec], **compare(found, expected, network.config.sample_rate)})
         return rows
 
     def _prepare(self, network: Network | None, codec: str) -> None:
@@ -359,8 +358,8 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def main() -> int:
-    """Measure, print and write. Returns the exit status."""
+def main() -> None:
+    """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--models",
@@ -388,7 +387,6 @@ def main() -> int:
     write(arguments.output / "report.json", report)
     write(arguments.output / "report.md", text)
     draw(report, arguments.output / "speed.svg")
-    return 0
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from dac_codec.corpus import SUFFIXES, Plan, Settings, Totals, on_this_machine
 from dac_codec.pretrained import DEFAULT_MODEL
 
 
-def memory(pid: int | str) -> float:
+def memory(pid: int) -> float:
     """Resident memory of a process in MiB; 0 if it has ended, or there is no /proc."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
@@ -70,7 +70,7 @@ class Meter:
         self.seen += done
         workers = [process.pid or 0 for process in multiprocessing.active_children()]
         times = sum(map(processor_time, workers)), time.process_time()
-        memories = memory("self"), max(map(memory, workers), default=0.0)
+        memories = memory(os.getpid()), max(map(memory, workers), default=0.0)
         self.notes.append(Note(self.seen, time.perf_counter(), *times, *memories))
 
     def row(self, n_workers: int, n_bytes: int) -> list[str]:

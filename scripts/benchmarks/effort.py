@@ -18,8 +18,8 @@ import argparse
 import io
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -64,20 +64,13 @@ def work_of(sound: bytes, wishes: dict[str, dict[str, Any]], device: str) -> dic
     return found
 
 
-@contextmanager
-def busy(n_programs: int) -> Iterator[None]:
-    """Programs that each keep a core busy."""
+def with_threads(n_threads: int, n_programs: int, work: Work) -> float:
+    """Return the seconds of work by a number of threads beside programs that each keep a core busy."""
+    torch.set_num_threads(n_threads)
     with ExitStack() as stack:
         for _ in range(n_programs):
             program = stack.enter_context(subprocess.Popen([sys.executable, "-c", "while True: pass"]))
             stack.callback(program.kill)
-        yield
-
-
-def with_threads(n_threads: int, n_programs: int, work: Work) -> float:
-    """Return the seconds of work by a number of threads beside busy programs."""
-    torch.set_num_threads(n_threads)
-    with busy(n_programs):
         return timed(work)
 
 

@@ -16,6 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -83,8 +84,7 @@ def speeds(coder: CodeModel, files: Sequence[Codes], chunk_frames: int, frame_ra
     cells = []
     for lanes in (chunks, [np.ascontiguousarray(chunks[0][:, :LIVE_FRAMES])]):
         coded, n_codes = coder.encode(lanes), [(chunk >= 0).sum(0) for chunk in lanes]
-        tasks: tuple[Callable[[], object], ...] = (lambda: coder.encode(lanes), lambda: coder.decode(coded, n_codes))  # noqa: B023
-        for task in tasks:
+        for task in (partial(coder.encode, lanes), partial(coder.decode, coded, n_codes)):
             taken = processor_seconds(task, rounds)
             seconds = sum(chunk.shape[1] for chunk in lanes) / frame_rate
             cells.append(f"{seconds / taken:.0f}x" if lanes is chunks else f"{1000 * taken:.1f} ms")
@@ -103,10 +103,8 @@ def main() -> None:
     options = parser.parse_args()
     model = load_model(options.model)
     codes = read_codes(options)
-    chunk_frames, frame_rate = (
-        default_chunk_frames(model.sample_rate, model.hop_length),
-        model.sample_rate / model.hop_length,
-    )
+    chunk_frames = default_chunk_frames(model.sample_rate, model.hop_length)
+    frame_rate = model.sample_rate / model.hop_length
     context = context_model(options.model)
     coders: dict[str, CodeModel] = {"adaptive": AdaptiveModel(model.codebook_size)}
     if context is not None:

@@ -81,8 +81,8 @@ def tasks(
     return {key: partial(timed, work) for key, work in found.items()}, audio.shape[-1] / model.sample_rate
 
 
-def main() -> int:
-    """Measure and print the tables. Returns the exit status."""
+def main() -> None:
+    """Measure and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--models", nargs="+", default=["dac-mini-44khz", "44khz"], help="names; presets: random weights"
@@ -105,7 +105,6 @@ def main() -> int:
             rows.append(cells)
         print(table([name, "encode", "to exact", "decode", "to exact"], rows), end="\n\n")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-    return 0
 
 
 if __name__ == "__main__":

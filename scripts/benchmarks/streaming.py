@@ -53,8 +53,8 @@ def tasks_of(model: DAC, seconds: float) -> tuple[dict[tuple[int | None, str], C
     return tasks, audio.shape[-1] / model.sample_rate
 
 
-def main() -> int:
-    """Measure and print the table. Returns the exit status."""
+def main() -> None:
+    """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=DEFAULT_MODEL, help="name, folder or file [%(default)s]")
     parser.add_argument("--seconds", type=duration, default=3.0, help="audio per row and round [%(default)s]")
@@ -74,7 +74,6 @@ def main() -> int:
         rows.append(cells)
     print(table(["frames per chunk", "latency", "encoder", "to whole", "decoder", "to whole"], rows, n_left=0))
     print(f"\n{model.name}, torch {torch.__version__}, {torch.get_num_threads()} threads")
-    return 0
 
 
 if __name__ == "__main__":

@@ -176,8 +176,8 @@ VARIANTS = {
 }
 
 
-def main() -> int:
-    """Measure and print the table. Returns the exit status."""
+def main() -> None:
+    """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     rows = {**dict.fromkeys(VARIANTS), **{f"without {change}": change for change in CHANGES}}
     parser.add_argument("--only", nargs="+", choices=rows, default=list(rows), help="rows to measure [all]")
@@ -205,7 +205,6 @@ def main() -> int:
         shares = (f"{parts.get(part, 0.0) / parts['step']:.0%}" for part in PARTS)
         lines.append([name, *rates, f"{timing.ratio:.2f}", *shares])
     print(table(["training", "steps/s", "excerpts/s", "ms per step", "ratio", *PARTS], lines))
-    return 0
 
 
 if __name__ == "__main__":

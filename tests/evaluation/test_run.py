@@ -205,16 +205,14 @@ def test_interrupts_and_lack_of_memory_end_a_run(error: type[BaseException], cli
         evaluated(clips, Counting(fails_at=clips[1].waveform.shape[-1], error=error), tmp_path, (2,))
 
 
-def test_a_metric_that_fails_costs_one_result(
-    clips: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_metric_that_fails_costs_one_result(clips: list[Clip], tmp_path: Path) -> None:
     def broken(decoded: Audio, original: Audio, sample_rate: int) -> float:
         if original.shape == clips[1].waveform.shape:
             raise ValueError("too odd\nby far")
         return 1.0
 
-    monkeypatch.setattr("dac_codec.evaluation.run.METRICS", (replace(QUICK[0], measure=broken),))
-    outcome = evaluated(clips[:3], Counting(), tmp_path, (2,))
+    settings, metrics = [(Counting(), [Setting("2 kbit/s", 2)])], [replace(QUICK[0], measure=broken)]
+    outcome = run(clips[:3], RATE, settings, metrics, tmp_path, workers=1, progress=False)
     assert [one.clip for one in outcome.results] == ["a-0", "a-2"]
     assert outcome.failures == ["a-1, counting 2 kbit/s: mel distance failed with ValueError: too odd"]
 

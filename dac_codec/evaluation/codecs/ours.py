@@ -51,12 +51,16 @@ class Ours(Codec):
 
     @property
     def fingerprint(self) -> str:
-        context = pretrained.context_model(load(self.model, self.device))
-        how = "" if self.by == "codebooks" else f" {None if context is None else context.fingerprint.hex()}"
-        how = f"{how} effort {self.effort}" if self.effort else how
-        how = f"{how} levels" if self._has_levels else how
-        weights = pretrained.fingerprint(load(self.model, self.device)).hex()
-        return f"{self.name} {weights}{how} {computed_by(self.device)}"
+        model = load(self.model, self.device)
+        parts = [self.name, pretrained.fingerprint(model).hex()]
+        if self.by != "codebooks":
+            context = pretrained.context_model(model)
+            parts.append("None" if context is None else context.fingerprint.hex())
+        if self.effort:
+            parts.append(f"effort {self.effort}")
+        if self._has_levels:
+            parts.append("levels")
+        return " ".join([*parts, computed_by(self.device)])
 
     def settings(self, bitrates: Sequence[float]) -> list[Setting]:
         model = load(self.model, self.device)
@@ -77,9 +81,9 @@ class Ours(Codec):
             file = compress(
                 (clip, sample_rate),
                 model,
-                int(setting.value) if constant else None,
-                1000 * setting.value if self.by == "bitrate" else None,
-                self.device,
+                n_quantizers=int(setting.value) if constant else None,
+                bitrate=1000 * setting.value if self.by == "bitrate" else None,
+                device=self.device,
                 effort=self.effort,
                 quality=setting.value if self.by == "quality" else None,
                 constant=constant,

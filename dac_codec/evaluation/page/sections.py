@@ -138,8 +138,8 @@ def _cell(estimate: Estimate | None, kind: str = "", signed: bool = False, worst
     plus = "+" if signed else ""
     low, high = estimate.low, estimate.high
     interval = "" if low is None or high is None else f"<small>{low:{plus}.3f} to {high:{plus}.3f}</small>"
-    notes = [kind] * bool(kind) + ([] if worst is None else [f"worst 10%: {worst:.3f}"])
-    below = "".join(f"<small>{note}</small>" for note in notes)
+    notes = [kind, "" if worst is None else f"worst 10%: {worst:.3f}"]
+    below = "".join(f"<small>{note}</small>" for note in notes if note)
     return f'<td class="{kind}">{estimate.mean:{plus}.3f}{interval}{below}</td>'
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Event
+from dataclasses import dataclass
 
 import torch
 from lightning_fabric import Fabric
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dac_codec.common.errors import DacError
 from dac_codec.common.signals import handled_signals
+from dac_codec.common.threads import StopFlag
 from dac_codec.training.config import TrainConfig
 
 
@@ -58,26 +59,26 @@ def total(fabric: Fabric, tensor: Tensor) -> Tensor:
     return summed
 
 
-class Stop(Event):
-    """Set once a run is to stop after the current step. `signal` is the one that arrived; a scheduler's if none did."""
+@dataclass
+class Stop(StopFlag):
+    """Set if the run must stop after this step; `signal` is the cause, SIGTERM if only another process got one."""
 
     signal: int = signal.SIGTERM
 
 
 @contextmanager
 def stop_signals() -> Iterator[Stop]:
-    """An event that Ctrl-C, SIGTERM and SIGHUP set, so that no step is interrupted. A second signal ends the process.
+    """A flag that Ctrl-C, SIGTERM and SIGHUP set, so that no step is interrupted. A second signal ends the process.
 
     Ctrl-C and SIGTERM do so also where a shell ignores them; nohup's SIGHUP stays ignored.
     """
     stop = Stop()
 
     def handle(number: int) -> None:
-        if stop.is_set():
+        if stop.is_set:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
             signal.raise_signal(number)
-        stop.signal = number
-        stop.set()
+        stop.signal, stop.is_set = number, True
 
     with handled_signals(handle, "SIGINT", "SIGTERM", keep_ignored=False), handled_signals(handle, "SIGHUP"):
         yield stop

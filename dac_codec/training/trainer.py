@@ -8,10 +8,11 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from datetime import timedelta
-from threading import Event
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -24,6 +25,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from dac_codec.common.errors import DacError
 from dac_codec.common.files import expanded
 from dac_codec.common.progress import progress_bar
+from dac_codec.common.threads import StopFlag
 from dac_codec.inference.memory import keep_freed_memory
 from dac_codec.model import DAC
 from dac_codec.model.discriminator import Discriminator
@@ -42,6 +44,7 @@ from dac_codec.training.validation import Validation
 logger: logging.Logger = logging.getLogger(__name__)
 
 _SAY_SECONDS = 60.0  # time between lines of progress where standard error is no terminal
+_MOST_FAILURES = 10  # updates in a row that are not finite
 
 
 class Trainer:
@@ -111,6 +114,8 @@ class Trainer:
             self._critic = self.fabric.setup_module(self.discriminator)
 
         self.step: int = 0
+        self._failures: Counter[str] = Counter()  # updates in a row that were left out
+        self._saved_failure: Path | None = None
         self._said: float | None = None  # time of the last line of progress
         self._first_report = (0, 0.0)  # step and time
         self.validated: int = 0
@@ -129,7 +134,7 @@ class Trainer:
             The number of the signal that stopped the run, in its first process; None at the end.
 
         Raises:
-            DacError: a loss or gradient is not finite, or a file cannot be read or written.
+            DacError: losses or gradients are not finite in ten updates in a row, or a file cannot be read or written.
         """
         settings = self._settings
         with ExitStack() as stack:
@@ -140,7 +145,7 @@ class Trainer:
             if self.validated != validated:
                 self._save(improved)
             stream = self._batches()
-            while self.step < settings.n_steps and not any_process(self.fabric, stop.is_set()):
+            while self.step < settings.n_steps and not any_process(self.fabric, stop.is_set):
                 started = time.perf_counter()
                 before, phase = self.phase(max(0, self.step - 1)), self.phase(self.step)
                 begins = phase.quantize and not before.quantize
@@ -294,7 +299,7 @@ class Trainer:
     def _update(
         self, name: Literal["generator", "discriminator"], losses: dict[str, Tensor], reals: list[Tensor]
     ) -> dict[str, float]:
-        """Clip the gradients and step; if a value is not finite, save everything and raise instead."""
+        """Clip the gradients and step, or leave the step out if a value is not finite."""
         if name == "generator":
             optimizers = [one for key, one in self.optimizers.items() if key != "discriminator_optimizer"]
             norm = nn.utils.clip_grad_norm_(self._generator.parameters(), self._settings.clip_generator)
@@ -304,21 +309,30 @@ class Trainer:
         measured = losses | {f"gradient/{name}": norm}
         numbers = torch.stack([value.detach().float() for value in measured.values()]).tolist()
         values = dict(zip(measured, numbers, strict=True))
-        if any_process(self.fabric, not all(map(math.isfinite, numbers))):
-            self._fail(values, reals)
+        is_finite = not any_process(self.fabric, not all(map(math.isfinite, numbers)))
+        self._failures[name] = 0 if is_finite else self._failures[name] + 1
+        if not is_finite:
+            self._note_failure(name, values, reals)
         for optimizer in optimizers:
-            optimizer.step()
+            if is_finite:
+                optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         return values
 
-    def _fail(self, values: dict[str, float], reals: list[Tensor]) -> None:
-        wrong = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
-        path = self._folder / f"failed-step-{self.step + 1:08}-process-{self.fabric.global_rank}.pt"
-        checkpoint.save(self._state() | {"batch": [real.cpu() for real in reals], "values": values}, path)
-        raise DacError(
-            f"{', '.join(wrong) or 'a value of another process is not finite'} at step {self.step + 1}; "
-            f"the state and the batch are in {path}"
-        )
+    def _note_failure(self, name: str, values: dict[str, float], reals: list[Tensor]) -> None:
+        """Log that a step of `name` is left out. The first such step is saved; too many in a row raise a DacError."""
+        wrong = [f"{key} is {value}" for key, value in values.items() if not math.isfinite(value)]
+        what = f"{', '.join(wrong) or 'a value of another process is not finite'} at step {self.step + 1}"
+        if self._saved_failure is None:
+            path = self._folder / f"failed-step-{self.step + 1:08}-process-{self.fabric.global_rank}.pt"
+            checkpoint.save(self._state() | {"batch": [real.cpu() for real in reals], "values": values}, path)
+            self._saved_failure = path
+        if self._failures[name] == _MOST_FAILURES:
+            raise DacError(
+                f"{what}, as in the {_MOST_FAILURES - 1} steps before; the state and the batch of the first such step "
+                f"are in {self._saved_failure}"
+            )
+        logger.warning("%s: the %s's update is left out (see %s)", what, name, self._saved_failure.name)
 
     def _learning_rate(self) -> float:
         settings = self._settings
@@ -374,7 +388,7 @@ class Trainer:
         losses = ", ".join(f"{name} {value:.3g}" for name, value in values.items() if not name.endswith("_seconds"))
         logger.info("step %d of %d: %s; %.2f s a step, %s left", self.step, n_steps, losses, each, left)
 
-    def _validate_if_due(self, log: RunLog | None, stop: Event) -> bool:
+    def _validate_if_due(self, log: RunLog | None, stop: StopFlag) -> bool:
         """Validate if it is due at this step and not yet done. Returns whether the network is the best so far."""
         due = self.step % self._settings.validate_every == 0 or self.step == self._settings.n_steps
         if not due or self.validated == self.step:  # both are 0 before the first step

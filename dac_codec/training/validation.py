@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from threading import Event
 
 import torch
 from lightning_fabric import Fabric
@@ -15,6 +14,7 @@ from dac_codec import audio
 from dac_codec.common.errors import DacError
 from dac_codec.common.manifest import Sound
 from dac_codec.common.spectral import MultiScaleMel, Spectra, mel_distance, multi_scale_stft, si_sdr
+from dac_codec.common.threads import StopFlag
 from dac_codec.evaluation import figures
 from dac_codec.evaluation.metrics import codebook_use
 from dac_codec.model import DAC
@@ -44,7 +44,7 @@ class Validation:
         self.mel_distance: MultiScaleMel = mel_distance(rate).to(fabric.device)
 
     @torch.no_grad()
-    def run(self, model: DAC, step: int, quantize: bool, stop: Event) -> tuple[dict[str, float], list[Path]] | None:
+    def run(self, model: DAC, step: int, quantize: bool, stop: StopFlag) -> tuple[dict[str, float], list[Path]] | None:
         """Validate a network after a step.
 
         Returns:
@@ -59,7 +59,7 @@ class Validation:
         mine = range(self._fabric.global_rank, len(self._clips), self._fabric.world_size)
         with torch.compiler.set_stance("force_eager"):  # otherwise each length of a clip would be compiled
             for index in mine:
-                if stop.is_set():
+                if stop.is_set:
                     break
                 clip = self._clips[index]
                 real = clip.audio[None].to(device)
@@ -76,7 +76,7 @@ class Validation:
                     path = self._folder / f"step-{step:08}" / f"{index:02}-{clip.name}.flac"
                     self._write_example(path, clip.audio, fake[0], model.sample_rate)
                     examples.append(path)
-        if any_process(self._fabric, stop.is_set()):
+        if any_process(self._fabric, stop.is_set):
             return None
         totals = total(self._fabric, sums).tolist()
         values = {name: one / totals[-1] for name, one in zip(_MEASURES, totals, strict=False)}

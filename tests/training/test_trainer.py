@@ -219,18 +219,28 @@ def stop_after(run: Trainer, step: int) -> None:
     run._report = and_stop  # type: ignore[method-assign]
 
 
-def test_a_value_that_is_not_finite_stops_the_run(tmp_path: Path, manifest: Path) -> None:
+def test_an_update_that_is_not_finite_is_left_out(
+    tmp_path: Path, manifest: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One is logged, and the run continues; ten in a row end it."""
     run = Trainer(small_run(tmp_path, manifest))
     run.run()
-    run = Trainer(small_run(tmp_path, manifest, trainer={"phases": [{"until": 8}]}))
-    run.losses.forward = lambda fake, real: {"mel": fake.sum() * float("nan")}  # type: ignore[method-assign]
-    with pytest.raises(DacError, match=r"mel is nan.*step 5"):
+    before = checkpoint.load(tmp_path / "checkpoints" / "step-00000004.pt")
+    run = Trainer(small_run(tmp_path, manifest, trainer={"phases": [{"until": 30}]}))
+    forward, wrong = run.losses.forward, {4, *range(10, 30)}
+
+    def losses(fake: torch.Tensor, real: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"mel": fake.sum() * float("nan")} if run.step in wrong else forward(fake, real)
+
+    run.losses.forward = losses  # type: ignore[method-assign]
+    with pytest.raises(DacError, match=r"mel is nan.* at step 20, as in the 9 steps before"):
         run.run()
+    assert sum("generator's update is left out" in record.getMessage() for record in caplog.records) == 10
+    assert all(bool(tensor.isfinite().all()) for tensor in run.model.state_dict().values())
     (failure,) = tmp_path.glob("failed-step-*.pt")
     state = checkpoint.load(failure)
     assert state["step"] == 4
     assert state["batch"][0].shape == (2, 1, run.config.excerpt_length)
-    before = checkpoint.load(tmp_path / "checkpoints" / "step-00000004.pt")
     assert_equal(state["model"], before["model"])
 
 

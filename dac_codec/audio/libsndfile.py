@@ -11,12 +11,10 @@ import numpy as np
 import soundfile
 
 from dac_codec.audio.samples import Audio
+from dac_codec.common.streams import write_all
 
 UNKNOWN_FRAMES = 2**63 - 1
 """libsndfile's frame count for a file whose header gives no length (SF_COUNT_MAX)."""
-
-SYSTEM_ERROR = 2
-"""libsndfile's error code where the operating system refused (SF_ERR_SYSTEM). The reason is not passed on."""
 
 _OLD_FORMATS = ("AVR", "MAT4", "MAT5", "MPC2K", "SDS", "VOC", "WVE")
 _LOGGED_LENGTH = re.compile(r"(?:Frames|Cols) *: (\d+)")
@@ -63,6 +61,45 @@ class CallbackStream(io.BufferedReader):
             return super().seek(offset, whence)
         except (OSError, ValueError, OverflowError):
             return self.tell()
+
+
+class OutputFile(soundfile.SoundFile):  # type: ignore[misc]
+    """A sound file that libsndfile writes to a seekable stream through callbacks.
+
+    libsndfile ignores a failed write when it closes a file, and an exception in a callback is printed and dropped. Here
+    exceptions, such as those of a full disk and KeyboardInterrupt, are appended to the list `dropped`.
+    """
+
+    def __init__(self, dropped: list[BaseException], *arguments: Any, **options: Any) -> None:
+        self._dropped = dropped
+        super().__init__(*arguments, **options)
+
+    def _init_virtual_io(self, stream: Any) -> Any:
+        def length(_: Any) -> int:
+            position = stream.tell()
+            size: int = stream.seek(0, os.SEEK_END)
+            stream.seek(position)
+            return size
+
+        def write(data: Any, size: int, _: Any) -> int:
+            write_all(stream, soundfile._ffi.buffer(data, size)[:])
+            return size
+
+        def keep(_kind: Any, error: Any, _traceback: Any) -> None:
+            self._dropped.append(error)
+
+        functions = {
+            "get_filelen": length,
+            "seek": lambda offset, whence, _: stream.seek(offset, whence),
+            "read": lambda *_: 0,
+            "write": write,
+            "tell": lambda _: stream.tell(),
+        }
+        callback = soundfile._ffi.callback
+        self._virtual_io = {  # kept alive as long as the file
+            name: callback(f"sf_vio_{name}", function, onerror=keep) for name, function in functions.items()
+        }
+        return soundfile._ffi.new("SF_VIRTUAL_IO*", self._virtual_io)
 
 
 def read_block(file: soundfile.SoundFile, buffer: Audio) -> tuple[Audio, str]:

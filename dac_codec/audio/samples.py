@@ -98,12 +98,12 @@ class WaveformReader:
 
     name = "audio"
     rewindable = True
-    channel_mask = None
     missing = ""
 
-    def __init__(self, waveform: Audio, sample_rate: int) -> None:
+    def __init__(self, waveform: Audio, sample_rate: int, channel_mask: int | None = None) -> None:
         self._waveform = waveform
         self.sample_rate = sample_rate
+        self.channel_mask = channel_mask
         self.channels: int = waveform.shape[0]
         self.n_samples: int = waveform.shape[1]
 

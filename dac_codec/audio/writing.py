@@ -15,7 +15,7 @@ import soundfile
 
 from dac_codec.audio import pcm, wav
 from dac_codec.audio.channels import check_standard, to_vorbis_order, write_mask
-from dac_codec.audio.libsndfile import SYSTEM_ERROR, reason
+from dac_codec.audio.libsndfile import OutputFile, reason
 from dac_codec.audio.samples import MAX_CHANNELS, blocks, check, check_rate
 from dac_codec.common.errors import AudioError
 from dac_codec.common.files import atomic_write, is_device
@@ -90,20 +90,23 @@ class Writer:
             check_standard(self._mask, channels, self._container, self.name)
         self._target = target
         self._buffer: io.BytesIO | None = None
+        self._dropped: list[BaseException] = []
         self._n_written = 0
         self._check_size(n_samples or 0)
 
     def __enter__(self) -> Writer:
-        with contextlib.ExitStack() as stack, self._errors():
-            self._open(stack)
+        with contextlib.ExitStack() as stack:
+            with self._errors():
+                self._open(stack)
             self._cleanup = stack.pop_all()
         return self
 
     def __exit__(self, *exception: Any) -> None:
         if exception[0] is not None:
-            self._cleanup.__exit__(*exception)
+            with contextlib.suppress(OSError, soundfile.SoundFileError):  # `exception` is the one to report
+                self._cleanup.__exit__(*exception)
             return
-        with self._errors(), self._cleanup:
+        with self._errors(), self._cleanup, self._errors():  # the inner one before the file is moved to its place
             if self.n_samples not in (None, self._n_written):
                 raise AudioError(
                     f"{self.name}: {self.n_samples} samples were announced, {self._n_written} were written"
@@ -151,20 +154,16 @@ class Writer:
         path: Path | None = None
         stream: Any = self._target
         if isinstance(stream, str | os.PathLike):
-            if is_device(Path(stream)):
-                stream = stack.enter_context(io.FileIO(stream, "w"))
-            else:
-                path = stack.enter_context(atomic_write(Path(stream)))
-                stream = stack.enter_context(path.open("wb")) if self._plain else None
+            if not is_device(Path(stream)):
+                path = stream = stack.enter_context(atomic_write(Path(stream)))
+            stream = stack.enter_context(io.FileIO(stream, "w"))
         if self._plain:
-            layout = wav.Layout(self.sample_rate, self.channels, self._subtype, self._mask)
-            self._file = _PcmFile(stream, self._container, layout, self.n_samples, rewritable=path is not None)
+            wav_layout = wav.Layout(self.sample_rate, self.channels, self._subtype, self._mask)
+            self._file = _PcmFile(stream, self._container, wav_layout, self.n_samples, rewritable=path is not None)
             return
         self._stream, self._buffer = stream, io.BytesIO() if path is None else None
-        output = self._buffer if path is None else str(path)
-        self._file = soundfile.SoundFile(
-            output, "w", self.sample_rate, self.channels, self._subtype, format=self._container
-        )
+        layout = self.sample_rate, self.channels, self._subtype
+        self._file = OutputFile(self._dropped, self._buffer or stream, "w", *layout, format=self._container)
         stack.callback(self._file.close)
         if self._mask is not None and self._container not in ("FLAC", "OGG"):
             write_mask(self._file, self._mask)
@@ -173,12 +172,12 @@ class Writer:
     def _errors(self) -> Iterator[None]:
         """Turn an error of the target into an AudioError that says what to do."""
         try:
-            yield
+            try:
+                yield
+            finally:
+                if self._dropped:
+                    raise self._dropped[0]
         except soundfile.LibsndfileError as error:
-            if error.code == SYSTEM_ERROR:
-                raise AudioError(
-                    f"{self.name}: can't be written to; check the free disk space and file size limits"
-                ) from error
             raise AudioError(
                 f"{self.name}: {self.channels} channels at {self.sample_rate} Hz can't be written as "
                 f"{self._container} {self._subtype} ({reason(error)}); choose another format, such as wav"

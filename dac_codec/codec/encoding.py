@@ -118,12 +118,14 @@ def compress(
         CheckpointError: the model can't be loaded.
         DacError: an argument is out of range, or two of them exclude each other.
     """
-    given = _checked(source)
-    waveform = given if isinstance(given, tuple) else audio.read(given)
-    loaded = load_model(model, device, progress)
     with ExitStack() as stack:
+        reader = _open(source, stack)
+        if isinstance(reader, audio.Reader):  # which may be a pipe, and is measured whole
+            waveform = np.concatenate(list(reader.blocks()), axis=1)
+            reader = WaveformReader(waveform, reader.sample_rate, reader.channel_mask)
+        loaded = load_model(model, device, progress)
         rate = choose_rate(loaded, n_quantizers, bitrate, quality, constant, effort, levels)
-        encoding = _prepared(loaded, _open(waveform, stack), rate, stack, progress)
+        encoding = _prepared(loaded, reader, rate, stack, progress)
         with network_errors():
             blocks = list(encoding.blocks())
     header, codes = encoding.header, torch.cat([block for block, _ in blocks], -1)
@@ -302,13 +304,20 @@ def _open(source: PathOrFile | bytes | Waveform | audio.Reader, stack: ExitStack
 def network_input(samples: Iterable[audio.Audio], header: Header) -> Iterator[Tensor]:
     """Samples [C, t] at the file's rate as the network's input [C, 1, t']: at the model's rate, with the gain."""
     for block in _resampled(samples, header.sample_rate, header.model_sample_rate, header.channels):
-        yield torch.from_numpy(audio.apply_gain(block, header.gain_db))[:, None]
+        yield torch.from_numpy(_finite(audio.apply_gain(block, header.gain_db)))[:, None]
 
 
 def _resampled(samples: Iterable[audio.Audio], rate: int, new_rate: int, channels: int) -> Iterator[audio.Audio]:
     resampler = audio.Resampler(rate, new_rate, channels)
     yield from map(resampler.push, samples)
     yield resampler.flush()
+
+
+def _finite(block: audio.Audio) -> audio.Audio:
+    """`block`; raises an AudioError if the resampler or the gain left the range of float32."""
+    if not np.isfinite(block).all():
+        raise AudioError("the audio exceeds the range of float32 after resampling or gain; full scale must be 1.0")
+    return block
 
 
 class Measured(NamedTuple):
@@ -323,11 +332,11 @@ class Measured(NamedTuple):
 def measure(samples: Iterable[audio.Audio], sample_rate: int, channels: int, model_rate: int) -> Measured:
     """Measure samples [C, t] after resampling them to the model's rate.
 
-    Raises an AudioError if they need a gain that `decompress` refuses.
+    Raises an AudioError if they are too loud to be resampled, or need a gain that `decompress` refuses.
     """
     loudness = audio.LoudnessMeter(model_rate, channels)
     spectrum = audio.BandwidthMeter(model_rate, channels)
-    for block in _resampled(samples, sample_rate, model_rate, channels):
+    for block in map(_finite, _resampled(samples, sample_rate, model_rate, channels)):
         loudness.push(block)
         spectrum.push(block)
     gain_db = audio.gain_to(TARGET_LUFS, loudness.loudness(), loudness.peak)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -14,6 +15,7 @@ from dac_codec.codec.encoding import Measured, make_header
 from dac_codec.codec.file import DacFile
 from dac_codec.codec.models import check_gain, check_legacy, check_legacy_network, check_model, network_errors
 from dac_codec.common.errors import BitstreamError
+from dac_codec.common.speakers import positions
 from dac_codec.inference.precision import pinned_precision
 from dac_codec.inference.prepared import prepare_cached
 from dac_codec.model import DAC
@@ -27,7 +29,7 @@ def to_legacy(file: DacFile, model: DAC) -> LegacyFile:
     """Convert a file to descript-audio-codec's format, with the same codes.
 
     descript-audio-codec normalizes each decoded channel to the loudness that the file states. The codes are decoded
-    here to measure it.
+    here to measure it. A warning says if positions of channels are dropped.
 
     Raises:
         ModelMismatchError: other weights wrote the file, or the model is causal.
@@ -45,6 +47,9 @@ def to_legacy(file: DacFile, model: DAC) -> LegacyFile:
         raise BitstreamError(
             "the format of descript-audio-codec has no band levels: remove them first (convert --no-levels)"
         )
+    if file.header.channel_mask is not None:
+        names = " ".join(positions(file.header.channel_mask))
+        warnings.warn(f"the format of descript-audio-codec has no channel positions: {names} are dropped", stacklevel=2)
     with network_errors():
         decoded = inference.decode(model, file.codes)[:, 0].numpy()
     loudness = [audio.loudness(channel[None], model.sample_rate) for channel in decoded]

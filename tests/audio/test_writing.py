@@ -15,7 +15,7 @@ import pytest
 import soundfile
 
 from dac_codec import audio
-from dac_codec.audio import samples, wav, writing
+from dac_codec.audio import libsndfile, samples, wav, writing
 from dac_codec.common.errors import AudioError
 from tests.audio.sounds import RATE, Pipe, names, needs_mp3, needs_opus, noise, tones
 
@@ -161,18 +161,54 @@ def test_a_failed_rename_leaves_nothing(tmp_path: Path) -> None:
     assert names(tmp_path / "folder.wav") == []
 
 
-@pytest.mark.parametrize("extension", ["wav", "flac", "ogg"])
-def test_file_size_limit_is_reported(tmp_path: Path, extension: str) -> None:
+@pytest.mark.parametrize("part", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize(
+    "extension",
+    ["wav", "flac", "ogg", "caf", pytest.param("opus", marks=needs_opus), pytest.param("mp3", marks=needs_mp3)],
+)
+def test_file_size_limit_is_reported(tmp_path: Path, extension: str, part: float) -> None:
     resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    sound = noise(5 * RATE, 2)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (16384, hard))
+    sound = noise(RATE // 20, 1)  # wav: less than the buffer of a Python file
+    path = tmp_path / f"a.{extension}"
+    audio.write(path, sound, RATE)
+    old = path.read_bytes()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (max(0, round(part * len(old)) - 10), hard))
     try:
-        with pytest.raises(AudioError, match="disk space"):
-            audio.write(tmp_path / f"big.{extension}", sound, RATE)
+        with pytest.raises(AudioError, match=rf"a\.{extension}: can't be written \(File too large\).* disk space"):
+            audio.write(path, sound, RATE)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert names(tmp_path) == [path.name]
+    assert path.read_bytes() == old
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+@pytest.mark.parametrize("extension", ["flac", "ogg"])
+def test_an_interrupt_within_libsndfile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extension: str, in_memory: bool
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(libsndfile, "write_all", interrupt)
+    sink = Pipe()
+    with pytest.raises(KeyboardInterrupt):
+        audio.write(sink if in_memory else tmp_path / "a", noise(RATE), RATE, extension)  # type: ignore[arg-type]
     assert names(tmp_path) == []
+    assert sink.outgoing.getvalue() == b""
+
+
+def test_an_error_while_cleaning_up_is_not_the_one_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", fail)
+    with (
+        pytest.raises(AudioError, match="4 samples were announced, more"),
+        audio.Writer(tmp_path / "a.wav", RATE, 1, 4) as writer,
+    ):
+        writer.write(noise(5))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")

@@ -161,6 +161,12 @@ def test_audio_whose_gain_no_file_can_hold(model: DAC) -> None:
         compress((1e38 * noise(1, 44100), 44100), model)
 
 
+def test_audio_too_loud_to_be_resampled(model: DAC) -> None:
+    loud = 1e37 * np.sin(np.arange(48000, dtype=np.float32)[None])
+    with pytest.raises(AudioError, match="exceeds the range of float32 after resampling"):
+        compress((loud, 48000), model)
+
+
 def test_other_weights_are_refused_by_name(model: DAC) -> None:
     file = compress((noise(1, 600), 44100), model)
     other = golden_model("24khz")
@@ -289,6 +295,13 @@ def test_conversion_to_the_legacy_format_keeps_the_sound(model: DAC, channels: i
     legacy = bitstream.read_legacy(bitstream.write_legacy(codec.to_legacy(file, model)))
     ours, theirs = decompress(file, model)[0], decompress(legacy, model)[0]
     assert torch.allclose(ours, theirs, atol=1e-4 * float(ours.abs().max()))
+
+
+def test_conversion_to_the_legacy_format_says_that_positions_are_dropped(model: DAC) -> None:
+    file = compress((noise(3, 2000), 44100), model, constant=True)
+    with pytest.warns(UserWarning, match="has no channel positions: FL FR LFE are dropped") as found:
+        codec.to_legacy(replace(file, header=replace(file.header, channel_mask=0xB)), model)
+    assert [warning.filename for warning in found] == [__file__]
 
 
 def test_conversion_from_the_legacy_format_keeps_the_sound(model: DAC) -> None:

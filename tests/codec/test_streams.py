@@ -79,6 +79,17 @@ def test_a_file_in_blocks_equals_the_file_in_memory(model: DAC, tmp_path: Path, 
     assert {path.name for path in tmp_path.iterdir()} == {"a.wav", "a.dac", "b.wav"}
 
 
+def test_positions_of_channels_are_kept(model: DAC, tmp_path: Path) -> None:
+    with audio.Writer(tmp_path / "a.wav", 44100, 6, 3000, channel_mask=0x60F) as writer:
+        writer.write(noise(6, 3000))
+    compress_stream(tmp_path / "a.wav", tmp_path / "a.dac", model, 1)
+    data = (tmp_path / "a.wav").read_bytes()
+    for source in (tmp_path / "a.wav", data, Pipe(data, 10**6)):
+        whole = compress(source, model, 1)  # type: ignore[arg-type]
+        assert whole.header.channel_mask == 0x60F
+        assert (tmp_path / "a.dac").read_bytes() == whole.to_bytes()
+
+
 def test_blocks_are_yielded_before_the_file_is_read(model: DAC, tmp_path: Path) -> None:
     file = compress((noise(1, 300 * HOP), 44100), model, n_quantizers=1, constant=True)
     data = with_chunks(file, 8)
@@ -99,9 +110,20 @@ def test_infinite_samples_leave_no_file(model: DAC, tmp_path: Path, value: float
     with pytest.raises(AudioError, match="NaN or infinite"):
         compress_stream(tmp_path / "a.wav", target, model)
     assert target.getvalue() == b""
+    assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
     with pytest.raises(AudioError, match="NaN or infinite"):
         compress_stream(Pipe((tmp_path / "a.wav").read_bytes(), 10**6), tmp_path / "a.dac", model, 1)  # type: ignore[arg-type]
-    assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
+    assert not (tmp_path / "a.dac").exists()
+
+
+@pytest.mark.parametrize("n_quiet", [0, 60000])
+def test_a_pipe_too_loud_to_be_resampled(model: DAC, n_quiet: int) -> None:
+    wave = 1e37 * np.sin(np.arange(96000, dtype=np.float32)[None])
+    wave[:, :n_quiet] *= 1e-38
+    stream = io.BytesIO()
+    audio.write(stream, wave, 48000, subtype="FLOAT")
+    with pytest.raises(AudioError, match="exceeds the range of float32 after resampling"):
+        compress_stream(Pipe(stream.getvalue(), 10**6), io.BytesIO(), model, 1)  # type: ignore[arg-type]
 
 
 def test_a_damaged_file_leaves_no_file(model: DAC, tmp_path: Path) -> None:

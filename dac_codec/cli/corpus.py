@@ -27,7 +27,7 @@ def _part(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, 
 
 
 @click.command()
-@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, type=click.Path())
+@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, type=options.PATH)
 @options.output("Folder for the shards and their index.", required=True)
 @click.option(
     "--format",
@@ -107,7 +107,7 @@ def tokenize(
 
 
 @click.command()
-@click.argument("shards", metavar="CORPUS...", nargs=-1, required=True, type=click.Path())
+@click.argument("shards", metavar="CORPUS...", nargs=-1, required=True, type=options.PATH)
 @options.output("Folder for the sound files.", required=True)
 @options.model
 @options.download
@@ -119,8 +119,8 @@ def detokenize(
 ) -> None:
     """Decode the codes of a corpus to sound files.
 
-    CORPUS... are folders of `tokenize`, or single shards in them. Each sound becomes OUT/ID.wav, and equals what
-    `decompress` gives for the same codes.
+    CORPUS... are folders of `tokenize`, or single shards in them. Each sound becomes OUT/ID.wav, or OUT/ID-2.wav if
+    its id repeats, and equals what `decompress` gives for the same codes.
     """
     running.check_memory()
     from dac_codec import codec, corpus
@@ -130,9 +130,14 @@ def detokenize(
     model_for = running.model_loader(model, device, not quiet, download=download)
     guard = OverwriteGuard([], force)
     failures: list[str] = []
+    counts: dict[Path, int] = {}
 
     def write(name: str, data: bytes) -> None:
-        target = _sound_path(Path(output), name)
+        target = first = _sound_path(Path(output), name)
+        while target in counts:  # ids may repeat
+            counts[first] += 1
+            target = first.with_stem(f"{first.stem}-{counts[first]}")
+        counts[target] = 1
         with guard.writing(target), codec.DacStream(io.BytesIO(data)) as stream:
             target.parent.mkdir(parents=True, exist_ok=True)
             codec.decompress_stream(stream, target, model_for(stream.header), device)

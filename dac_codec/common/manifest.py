@@ -47,7 +47,7 @@ def read(manifest: Path, least_bandwidth: float = 0.0) -> dict[str, list[Sound]]
     """
     splits: dict[str, list[Sound]] = {}
     try:
-        with manifest.open(newline="", encoding="utf-8") as file:
+        with manifest.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
             if missing:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
+from dac_codec.common.errors import DacError
 from dac_codec.corpus.shards import Row, read_shard
 from dac_codec.corpus.tokenization import Corpus
 
@@ -30,7 +31,7 @@ class TokenDataset(Dataset[Row]):
         folder: a folder of `dac-codec tokenize`; the shards that are complete are used.
 
     Raises:
-        DacError: the folder contains no corpus; later, a shard can't be read.
+        DacError: the folder contains no corpus; later, a shard can't be read, or its number of rows has changed.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -48,7 +49,10 @@ class TokenDataset(Dataset[Row]):
             raise IndexError(f"row {index} of {len(self)}")
         index %= len(self)
         shard = bisect_right(self.ends, index)
-        row = _rows(self.shards[shard])[index - self.ends[shard]]
+        path, start = self.shards[shard], self.ends[shard - 1] if shard else 0
+        status = path.stat() if path.exists() else None
+        identity = status and (status.st_mtime_ns, status.st_size, status.st_ino)  # differs if the file is replaced
+        row = _rows(path, self.ends[shard] - start, identity)[index - start]
         return {**row, "codes": torch.from_numpy(row["codes"].astype(np.int64))}
 
     def stream(
@@ -112,8 +116,11 @@ class TokenStream(IterableDataset[Row]):
 
 
 @lru_cache(_SHARDS_IN_MEMORY)
-def _rows(path: Path) -> list[Row]:
-    return list(read_shard(path))
+def _rows(path: Path, n_rows: int, identity: object) -> list[Row]:
+    rows = list(read_shard(path))
+    if len(rows) != n_rows:
+        raise DacError(f"{path}: has {len(rows)} rows, expected the {n_rows} of its index; open the corpus again")
+    return rows
 
 
 def collate(rows: Sequence[Row], padding: int = 0) -> dict[str, Any]:

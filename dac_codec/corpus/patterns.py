@@ -22,8 +22,12 @@ Sizes = int | Sequence[int]
 
 
 def parallel(codes: Tensor, sizes: Sizes) -> Tensor:
-    """Tokens [..., F, N] of codes [..., F, N], with a range for each codebook."""
+    """Tokens [..., F, N] of codes [..., F, N], with a range for each codebook.
+
+    Raises a ValueError for a code that its codebook lacks, such as -1 where a frame has fewer codes.
+    """
     each = _each(codes, sizes)
+    _check("code", codes, each)
     return codes + each.cumsum(0) - each
 
 
@@ -31,8 +35,7 @@ def unparallel(tokens: Tensor, sizes: Sizes) -> Tensor:
     """The inverse of `parallel`. Raises a ValueError for a token outside the range of its codebook."""
     each = _each(tokens, sizes)
     codes = tokens - each.cumsum(0) + each
-    if bool(((codes < 0) | (codes >= each)).any()):
-        raise ValueError(f"a token is outside the range of its codebook; their sizes are {each.tolist()}")
+    _check("token", codes, each)
     return codes
 
 
@@ -88,6 +91,11 @@ def _each(codes: Tensor, sizes: Sizes) -> Tensor:
     if len(each) != codes.shape[-1]:
         raise ValueError(f"there are {len(each)} sizes, expected {codes.shape[-1]}")
     return torch.tensor(each, device=codes.device)
+
+
+def _check(what: str, codes: Tensor, each: Tensor) -> None:
+    if bool(((codes < 0) | (codes >= each)).any()):
+        raise ValueError(f"a {what} is outside the range of its codebook; their sizes are {each.tolist()}")
 
 
 def _delays(n_codebooks: int, delays: Sequence[int] | None) -> Sequence[int]:

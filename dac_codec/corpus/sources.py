@@ -90,26 +90,28 @@ def open_sources(names: Iterable[str], audio_column: str = "audio") -> Found:
                 files = audio.find_audio(path)
                 if not files:
                     raise AudioError(f"{name}: no sound files in this folder or below it")
-                found.sources.append(Files(name, tuple((_id(file.relative_to(path)), file) for file in files)))
-                found.failures.extend((str(file), reason) for file, reason in audio.find_unreadable(path))
+                found.sources.append(
+                    Files(name, tuple((_id(file.relative_to(path).as_posix()), file) for file in files))
+                )
+                found.failures.extend((_id(str(file)), reason) for file, reason in audio.find_unreadable(path))
             elif path.suffix == ".csv":
                 found.sources.append(_open_manifest(path))
             elif path.suffix == ".tar":
                 tar, failure = _open_tar(path)
                 found.sources.append(tar)
-                found.failures.extend([(name, failure)] if failure else [])
+                found.failures.extend([(_id(name), failure)] if failure else [])
             elif path.suffix == ".parquet":
                 found.sources.append(_open_parquet(path, audio_column))
             else:
-                found.sources.append(Files(name, ((_id(Path(path.name)), path),)))
+                found.sources.append(Files(name, ((_id(path.name), path),)))
         except AudioError as error:
-            found.failures.append((name, str(error)))
+            found.failures.append((_id(name), str(error)))
     return found
 
 
-def _id(path: Path) -> str:
-    """A path as text, whatever bytes it has."""
-    return os.fsencode(path.as_posix()).decode(errors="backslashreplace")
+def _id(name: str) -> str:
+    """A name as text, whatever bytes it has."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def columns_of(sources: Iterable[Source]) -> dict[str, Any]:
@@ -194,14 +196,14 @@ class Manifest(Source):
         for row in self.rows:
             columns = dict(zip(self.names, row, strict=True))
             path = columns.pop("path")
-            yield Item(columns.pop("id", path), self.path.parent / path, columns)
+            yield Item(columns.pop("id", "") or path, self.path.parent / path, columns)
 
     def identity(self) -> Iterable[str]:
         return map("\0".join, self.rows)
 
 
 def _open_manifest(path: Path) -> Manifest:
-    with _reading(str(path)), path.open(newline="", encoding="utf-8") as file:
+    with _reading(str(path)), path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.reader(file)
         names = tuple(next(reader, ()))
         if "path" not in names:
@@ -270,6 +272,7 @@ def _samples(tar: tarfile.TarFile, end: int | None = None) -> Iterator[_Sample]:
     key, members = "", list[tuple[str, tarfile.TarInfo]]()
     while (member := tar.next()) is not None and member.offset != end:
         tar.members = []  # type: ignore[attr-defined]  # else it keeps all headers
+        member.name = _id(member.name)
         match = _SAMPLE_MEMBER.fullmatch(member.name)
         if match is None or not member.isfile():
             continue

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,10 @@ SHARD_SIZE = 1000
 
 _INDEX = "index"
 _DESCRIPTION = "corpus.json"
+
+
+_DESCRIBED = {"format": str, "codebook_sizes": list, "n_quantizers": int, "model_sample_rate": int, "hop_length": int}
+_RECORDED = {"rows": int, "frames": int, "seconds": float, "failed": list}
 
 
 class Totals(NamedTuple):
@@ -46,10 +51,10 @@ class Corpus:
 
     @classmethod
     def open(cls, folder: Path) -> Corpus:
-        """Raises a DacError if the folder contains no corpus."""
+        """Raises a DacError if the folder contains no corpus, or its corpus.json is damaged."""
         try:
-            return cls(folder, json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8")))
-        except (OSError, ValueError) as error:
+            return cls(folder, _read(folder / _DESCRIPTION, _DESCRIBED))
+        except OSError as error:
             raise DacError(f"{folder} contains no corpus.json of `dac-codec tokenize` ({error})") from error
 
     def shard(self, number: int) -> Path:
@@ -61,9 +66,10 @@ class Corpus:
         return self.folder / _INDEX / f"{number:06d}.json"
 
     def records(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Number of each complete shard, and what the index says about it."""
+        """Number of each complete shard, and what the index says about it. Raises a DacError if that is damaged."""
         for path in sorted((self.folder / _INDEX).glob("*.json")):
-            yield int(path.stem), json.loads(path.read_text(encoding="utf-8"))
+            if path.stem.isdecimal():  # not a copy such as "000000 (1).json"
+                yield int(path.stem), _read(path, _RECORDED)
 
 
 class Plan:
@@ -224,14 +230,26 @@ class Plan:
             written = records
 
 
+def _read(path: Path, types: dict[str, type]) -> dict[str, Any]:
+    """A JSON object with fields of some types. Raises a DacError if it is damaged."""
+    with suppress(ValueError, KeyError, TypeError, RecursionError):
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if all(isinstance(found[name], kind) for name, kind in types.items()):
+            return found
+    raise DacError(f"{path} is damaged; delete it, and run the same `tokenize` command again")
+
+
 def _digest(sources: Iterable[Source]) -> str:
     digest = hashlib.sha256()
     for source in sources:
         for line in source.identity():
-            digest.update(line.encode() + b"\n")
+            digest.update(line.encode(errors="surrogateescape") + b"\n")
     return digest.hexdigest()[:16]
 
 
 def _write_table(path: Path, names: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with (
+        atomic_write(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         csv.writer(file).writerows([names, *rows])

@@ -22,6 +22,11 @@ def test_sounds_by_split(tmp_path: Path) -> None:
         read_split(manifest, "val")
 
 
+def test_a_byte_order_mark_of_excel(tmp_path: Path) -> None:
+    (tmp_path / "sounds.csv").write_text(HEADER + "ä.wav,speech,1,test\n", encoding="utf-8-sig")
+    assert [sound.path.name for sound in read_split(tmp_path / "sounds.csv", "test")] == ["ä.wav"]
+
+
 def test_speakers_are_read(tmp_path: Path) -> None:
     manifest = tmp_path / "sounds.csv"
     manifest.write_text("path,speaker,domain,duration,split\na.wav,ann,speech,1,test\nb.wav,,speech,1,test\n")

@@ -161,6 +161,19 @@ def test_positions_of_channels_come_back(model: str, tokenize: Tokenize, tmp_pat
         assert (reader.channels, reader.channel_mask, reader.n_samples) == (6, 0x3F, 4000)
 
 
+def test_all_sounds_of_an_id_come_back(sounds: Path, model: str, tokenize: Tokenize, tmp_path: Path) -> None:
+    rows = [("02", "a.wav"), ("04", "a.wav"), ("05", "a-2.wav"), ("07", "a"), ("08", "b/a"), ("10", "b/a")]
+    (tmp_path / "m.csv").write_text("path,id\n" + "".join(f"{sounds}/{file}.wav,{name}\n" for file, name in rows))
+    tokenize(tmp_path / "m.csv")
+    result = run("detokenize", tmp_path / "out", "-o", tmp_path / "back", "--model", model, "--device", "cpu")
+    assert (result.exit_code, result.output) == (0, "")
+    names = ["a.wav", "a-2.wav", "a-2-2.wav", "a-3.wav", "b/a.wav", "b/a-2.wav"]
+    assert sorted(content(tmp_path / "back")) == sorted(names)
+    for (file, _), name in zip(rows, names, strict=True):
+        with audio.Reader(sounds / f"{file}.wav") as one, audio.Reader(tmp_path / "back" / name) as other:
+            assert other.n_samples == one.n_samples
+
+
 def test_detokenize_overwrites_nothing(sounds: Path, model: str, tokenize: Tokenize, tmp_path: Path) -> None:
     tokenize(sounds / "10.wav")
     arguments = ["detokenize", tmp_path / "out", "-o", tmp_path, "--model", model]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch.utils.data import DataLoader
 from dac_codec.common.errors import DacError
 from dac_codec.corpus import TokenDataset, collate, dataset
 from dac_codec.corpus.shards import read_shard
+from tests.cli.shell import run
 from tests.corpus.conftest import Tokenize
 
 pytest.importorskip("pyarrow")
@@ -106,9 +108,62 @@ def test_a_loader_with_processes(sounds: Path, tokenize: Tokenize, tmp_path: Pat
         assert sorted(rows) == sorted((row["id"], row["channel"]) for row in found)
 
 
+def test_a_corpus_that_is_made_again(sounds: Path, tokenize: Tokenize, tmp_path: Path) -> None:
+    """In the same folder and process. A dataset that was open before does not mix rows of both."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.wav").write_bytes((sounds / "02.wav").read_bytes())
+    (folder / "b.wav").touch()
+    tokenize(folder)
+    before = TokenDataset(tmp_path / "out")
+    assert [row["id"] for row in before] == ["a.wav"]
+    (folder / "b.wav").write_bytes((sounds / "10.wav").read_bytes())
+    tokenize(folder, retry_failed=True)
+    assert [row["id"] for row in TokenDataset(tmp_path / "out")] == ["a.wav", "b.wav"]
+    with pytest.raises(DacError, match=r"shard-000000\.parquet: has 2 rows, expected the 1 of its index; open the"):
+        before[0]
+    (tmp_path / "out").rename(tmp_path / "old")
+    (folder / "a.wav").rename(folder / "z.wav")
+    tokenize(folder)
+    assert [row["id"] for row in TokenDataset(tmp_path / "out")] == ["b.wav", "z.wav"]
+    (tmp_path / "out" / "shard-000000.parquet").unlink()
+    with pytest.raises(DacError, match=r"shard-000000\.parquet: not a readable shard"):
+        TokenDataset(tmp_path / "out")[0]
+
+
 def test_shards_that_are_not_complete_are_left_out(sounds: Path, tokenize: Tokenize, tmp_path: Path) -> None:
     tokenize(sounds, part=(2, 3))
     rows = json.loads((tmp_path / "out" / "index" / "000001.json").read_text())["rows"]
     assert len(TokenDataset(tmp_path / "out")) == rows
     with pytest.raises(DacError, match=r"contains no corpus\.json of `dac-codec tokenize`"):
         TokenDataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("corpus.json", "{"),
+        ("corpus.json", "[]"),
+        ("corpus.json", "[" * 100_000),
+        ("corpus.json", {"format": ["parquet"]}),
+        ("corpus.json", {"hop_length": None}),
+        ("index/000000.json", "\0\0"),
+        ("index/000000.json", {"seconds": "1"}),
+    ],
+)
+def test_a_damaged_index_is_named(
+    name: str, change: Any, sounds: Path, model: str, tokenize: Tokenize, tmp_path: Path
+) -> None:
+    tokenize(sounds / "02.wav")
+    path = tmp_path / "out" / name
+    path.write_text(change if isinstance(change, str) else json.dumps({**json.loads(path.read_text()), **change}))
+    message = f"{path} is damaged; delete it, and run the same `tokenize` command again"
+    for use in (lambda: TokenDataset(tmp_path / "out"), lambda: tokenize(sounds / "02.wav")):
+        with pytest.raises(DacError, match=f"^{re.escape(message)}$"):
+            use()
+    result = run("detokenize", tmp_path / "out", "-o", tmp_path / "back", "--model", model)
+    assert (result.exit_code, result.output) == (1, f"Error: {message}\n")
+    path.unlink()
+    tokenize(sounds / "02.wav")
+    (tmp_path / "out" / "index" / "000000 (1).json").touch()
+    assert len(TokenDataset(tmp_path / "out")) == 1

@@ -65,6 +65,15 @@ def test_tokens_of_another_codebook_are_refused() -> None:
             patterns.unflatten(wrong, 3, SIZE)
 
 
+@pytest.mark.parametrize("code", [-1, SIZE])
+def test_codes_without_a_token_are_refused(code: int) -> None:
+    """-1 is in frames with fewer codes; it would be a token of the codebook before."""
+    for function in (patterns.parallel, patterns.flatten):
+        with pytest.raises(ValueError, match=r"a code is outside the range of its codebook; .* \[7, 7\]"):
+            function(torch.tensor([[3, code]]), SIZE)
+    assert patterns.flatten(torch.tensor([[3, code]])).tolist() == [3, code]
+
+
 @pytest.mark.parametrize("delays", [(0, 1), (0, 1, -1), ()])
 def test_wrong_delays(delays: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="expected 3 numbers of at least 0"):

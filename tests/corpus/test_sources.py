@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import pickle
 import tarfile
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dac_codec.common.errors import AudioError, DacError
-from dac_codec.corpus.shards import check_columns, read_shard
+from dac_codec.corpus.shards import SUFFIXES, check_columns, read_shard
 from dac_codec.corpus.sources import Files, Item, Source, columns_of, cut, open_sources
 from tests.corpus.conftest import Tokenize
 
@@ -192,8 +193,29 @@ def test_columns_that_differ_or_do_not_fit(tmp_path: Path) -> None:
         check_columns("webdataset", {"npy": bytes})
 
 
-def test_names_that_are_not_utf8(tmp_path: Path, sounds: Path, tokenize: Tokenize) -> None:
-    Path(tmp_path / "odd").mkdir()
-    Path(tmp_path / "odd" / "\udcff.wav").write_bytes((sounds / "10.wav").read_bytes())
-    assert tokenize(tmp_path / "odd").totals.failed == 0
-    assert next(read_shard(tmp_path / "out" / "shard-000000.parquet"))["id"] == "\\xff.wav"
+def test_a_manifest_of_excel(tmp_path: Path, sounds: Path) -> None:
+    """With a byte-order mark; a row without an id has its path."""
+    (tmp_path / "m.csv").write_text(f"path,id\n{sounds}/10.wav,ä\n{sounds}/02.wav,\n", encoding="utf-8-sig")
+    assert [item.id for item in only(tmp_path / "m.csv")] == ["ä", f"{sounds}/02.wav"]
+
+
+@pytest.mark.parametrize("fmt", SUFFIXES)
+def test_names_that_are_not_utf8(fmt: str, tmp_path: Path, sounds: Path, tokenize: Tokenize) -> None:
+    data = (sounds / "10.wav").read_bytes()
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "\udcff.wav").write_bytes(data)
+    (tmp_path / "odd" / "\udcff.m4a").touch()
+    members = {"\udcfe.wav": data, "./\udcfe.txt": b"t", "./1.wav": data, "\udcfd.txt": b"no sound"}
+    write_tar(tmp_path / "\udcfc.tar", members if fmt == "npz" else {**members, "2.wav": data, "2.\udcfa": b"\xfa"})
+    (tmp_path / "\udcfb.tar").touch()
+    (tmp_path / "\udcfb.parquet").touch()
+    sources = [tmp_path / name for name in ("odd", "\udcfc.tar", "\udcfb.tar", "\udcfb.parquet")]
+    plan = tokenize(*sources, fmt=fmt, shard_size=9)
+    rows = list(read_shard(plan.corpus.shard(0)))
+    ids = ["\\xff.wav", "\\xfe.wav", "./1.wav", "2.wav"]
+    assert [row["id"] for row in rows] == (ids[:3] if fmt == "npz" else ids)
+    assert fmt == "npz" or rows[3]["\\xfa"] == b"\xfa"
+    with (tmp_path / "out" / "failed.csv").open(encoding="utf-8") as file:
+        failed = [row["id"].removeprefix(f"{tmp_path}/") for row in csv.DictReader(file)]
+    assert failed == ["odd/\\xff.m4a", "\\xfb.tar", "\\xfb.parquet", "./\\xfe", "\\xfd"]
+    assert tokenize(*sources, fmt=fmt, shard_size=9).numbers == []

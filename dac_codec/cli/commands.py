@@ -306,6 +306,7 @@ def decompress(
             return summary(job, result, running.speed(job, result.duration, started))
 
         def work_progressively(job: Job) -> str:
+            started = time.perf_counter()
             with codec.DacStream(job.input()) as stream:
                 loaded = stream.model(model_for(stream.header), device, show_progress)
                 result = None
@@ -316,7 +317,7 @@ def decompress(
                     kept = "" if result is None else f"; {job.target_name} contains a coarser version"
                     raise type(error)(f"{error}{kept}") from error
             assert result is not None
-            return summary(job, result)
+            return summary(job, result, running.speed(job, result.duration, started))
 
         def read(job: Job) -> ShortFile | None:
             with codec.DacStream(job.input()) as stream:

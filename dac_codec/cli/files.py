@@ -16,7 +16,7 @@ from dac_codec.common.errors import DacError
 
 
 @click.command()
-@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path())
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=options.PATH)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array with an object for each file.")
 def info(files: tuple[str, ...], as_json: bool) -> None:
     """Show the metadata of .dac files. A folder is searched for them; - is standard input."""

@@ -60,16 +60,17 @@ class Job:
 
     def input(self) -> Path | BinaryIO:
         """The file or stream to read."""
-        if self.source is not None:
+        if self.source is not None and not self.source.is_fifo():
             return self.source
-        if sys.stdin.seekable():
-            return sys.stdin.buffer
-        self._pipe = CountingReader(sys.stdin.buffer, _STDIN)
+        stream = sys.stdin.buffer if self.source is None else self.source.open("rb")
+        if stream.seekable():
+            return stream
+        self._pipe = CountingReader(stream, self.source_name)
         return cast(BinaryIO, self._pipe)
 
     @property
     def is_pipe(self) -> bool:
-        """Whether the input is standard input and a pipe."""
+        """Whether the input is a pipe."""
         return self._pipe is not None
 
     def end_input(self) -> None:
@@ -79,10 +80,10 @@ class Job:
 
     def input_size(self) -> int:
         """Size of the input in bytes; of a pipe, what was read so far."""
-        if self.source is not None:
-            return self.source.stat().st_size
         if self._pipe is not None:
             return self._pipe.n_bytes
+        if self.source is not None:
+            return self.source.stat().st_size
         return sys.stdin.buffer.seek(0, os.SEEK_END)
 
     def output(self) -> Path | BinaryIO:
@@ -149,8 +150,6 @@ def make_jobs(
     Raises:
         click.UsageError: the inputs and the output don't match.
     """
-    if "" in inputs or output == "":
-        raise click.UsageError("an input or output is empty; check that shell variables are set")
     if DASH in inputs or output == DASH:
         return JobList([_stream_job(inputs, output)], [])
     several = len(inputs) > 1 or _is_folder(inputs[0])
@@ -276,8 +275,9 @@ def find_unreadable_audio(folder: Path) -> list[tuple[Path, str]]:
 
 
 def find_dac(folder: Path) -> list[Path]:
-    """The .dac files in a folder and below it, sorted, without hidden ones."""
-    return sorted(path for path in walk_visible(folder) if path.suffix.lower() == ".dac" and path.is_file())
+    """The .dac files in a folder and below it, sorted, without hidden ones; broken links too, to be reported."""
+    found = walk_visible(folder, follow_links=True)
+    return sorted(path for path in found if path.suffix.lower() == ".dac" and not path.is_dir())
 
 
 def refuse_dac(source: Path) -> None:

@@ -5,14 +5,28 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 from click.decorators import FC
 
-FOLDER = click.Path(file_okay=False, path_type=Path)
+
+class _Path(click.Path):
+    """A path that is not empty."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("it is empty; check that shell variables are set", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PATH = _Path()
+"""Type of a path."""
+
+FOLDER = _Path(file_okay=False, path_type=Path)
 """Type of an option for a folder."""
 
-inputs: Callable[[FC], FC] = click.argument("inputs", metavar="IN...", nargs=-1, required=True, type=click.Path())
+inputs: Callable[[FC], FC] = click.argument("inputs", metavar="IN...", nargs=-1, required=True, type=PATH)
 model: Callable[[FC], FC] = click.option(
     "--model",
     metavar="MODEL",
@@ -78,7 +92,7 @@ verbose: Callable[[FC], FC] = click.option(
 
 def output(text: str, required: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """The option -o, with its help text."""
-    return click.option("-o", "--output", metavar="OUT", type=click.Path(), required=required, help=text)
+    return click.option("-o", "--output", metavar="OUT", type=PATH, required=required, help=text)
 
 
 def folder(default: str, text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -270,21 +270,26 @@ def open_for_reading(source: PathOrFile | bytes) -> Iterator[BinaryIO]:
 def open_for_writing(target: PathOrFile, keep_partial: bool = False) -> Iterator[BinaryIO]:
     """A path opened for writing: the file appears when the block ends without an error. A binary stream as it is.
 
-    `keep_partial` is as for `atomic_write`. A device or a named pipe is written directly. Raises a DacError if the file
-    can't be written.
+    `keep_partial` is as for `atomic_write`; an error then names the file that is left. A device or a named pipe is
+    written directly. Raises a DacError if the file can't be written.
     """
     if not isinstance(target, (str, os.PathLike)):
         yield target
         return
-    path = Path(target)
+    path = file = Path(target)
     try:
         with (
             nullcontext(path) if is_device(path) else atomic_write(path, keep_partial) as file,
             file.open("wb") as stream,
         ):
             yield stream
-    except OSError as error:
-        raise DacError(f"can't write {os.fspath(target)}: {error.strerror or error}") from error
+    except (OSError, DacError) as error:
+        left = f"; what was written before is in {file}" if file != path and file.exists() else ""
+        if isinstance(error, OSError):
+            raise DacError(f"can't write {os.fspath(target)}: {error.strerror or error}{left}") from error
+        if left:
+            raise type(error)(f"{error}{left}") from error
+        raise
 
 
 @contextmanager

@@ -35,8 +35,9 @@ def atomic_write(target: Path, keep_partial: bool = False) -> Iterator[Path]:
 
     Args:
         target: the file to write.
-        keep_partial: whether the content is worth keeping if the process is killed, as of a recording: the temporary
-            file then has the visible name of `target` with ".part", and a number where that exists.
+        keep_partial: whether the content is worth keeping after an error or if the process is killed, as of a
+            recording: the temporary file then has the visible name of `target` with ".part", and a number where that
+            exists. Ctrl-C deletes it.
 
     Raises:
         OSError: the file can't be created or moved into place, or `target` is a device or a pipe, which is left alone.
@@ -54,8 +55,9 @@ def atomic_write(target: Path, keep_partial: bool = False) -> Iterator[Path]:
     try:
         yield temporary
         temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        if not (keep_partial and owned is None and isinstance(error, Exception)):
+            temporary.unlink(missing_ok=True)
         raise
     finally:
         if owned is not None:

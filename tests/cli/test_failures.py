@@ -162,6 +162,28 @@ def test_a_file_without_a_complete_chunk_fails(flag: list[str], cut: Path, model
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="symbolic links take a privilege there")
+def test_links_in_folders_of_dac_files(model: Path, compressed: DacFile) -> None:
+    """Linked folders are entered; a broken link is a failure."""
+    write_dac("elsewhere/a.dac", compressed)
+    Path("in").mkdir()
+    Path("in/linked").symlink_to("../elsewhere")
+    Path("in/broken.dac").symlink_to("nowhere")
+    for command in (["decompress", "in", "-o", "out", "--model", model], ["info", "in"]):
+        result = run(*command)
+        assert result.exit_code == 1
+        assert "broken.dac" in errors_of(result)[0]
+    assert files_below("out") == {"linked/a.wav"}
+
+
+@pytest.mark.parametrize("command", ["compress", "decompress", "info", "tokenize", "export", "demo"])
+def test_empty_paths(command: str) -> None:
+    arguments = {"info": [""], "demo": ["-o", ""]}.get(command, ["x", "-o", ""])
+    result = run(command, *arguments)
+    assert result.exit_code == 2
+    assert "it is empty; check that shell variables are set" in result.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="symbolic links take a privilege there")
 def test_circular_links(model: Path, compressed: DacFile) -> None:
     Path("loop").symlink_to("loop")
     write_sound("a.wav")

@@ -112,7 +112,7 @@ def test_progressive_output(layered: DacFile, model: Path, monkeypatch: pytest.M
     monkeypatch.setattr(decoding, "write_blocks", noted)
     result = run("decompress", "l.dac", "-o", "p.wav", "--model", model, "--progressive")
     assert result.exit_code == 0
-    assert "-> 0.46 s" in result.stderr
+    assert "-> 0.46 s (" in result.stderr
     assert len(set(sounds)) == len(sounds) == 3
     assert run("decompress", "a.dac", "--model", model).exit_code == 0
     expected, _ = soundfile.read("a.wav")

@@ -22,7 +22,7 @@ import torch
 
 from dac_codec import audio, bitstream, codec, inference, pretrained
 from dac_codec.codec import DacFile
-from tests.cli.shell import errors_of, files_below, interruptible, process, raw_noise, run, write_sound
+from tests.cli.shell import errors_of, files_below, interruptible, noise, process, raw_noise, run, write_sound
 
 Process = subprocess.Popen[bytes]
 
@@ -153,6 +153,35 @@ def test_a_recording_that_is_interrupted_is_kept(number: int, output: str, model
     whole = io.BytesIO()
     codec.compress_stream(audio.Reader.raw(io.BytesIO(data), 44100, 1), whole, pretrained.load(str(model)))
     assert torch.equal(found.codes, DacFile.from_bytes(whole.getvalue()).codes)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_recording_from_a_named_pipe_that_is_interrupted_is_kept(model: Path) -> None:
+    os.mkfifo("in")
+    data = bytearray(write_sound("a.wav", int(2.5 * 44100)).read_bytes())
+    data[4:8] = data[40:44] = b"\xff" * 4  # of unknown length
+    arguments = ("compress", "in", "-o", "rec.dac", "--model", model)
+    with process(*arguments, preexec_fn=interruptible) as recorder, Path("in").open("wb") as recorder.stdin:
+        recorder.stdin.write(data)
+        recorder.stdin.flush()
+        wait_until_all_is_read(recorder)
+        recorder.send_signal(signal.SIGINT)
+        assert recorder.wait(60) == 130
+        assert recorder.stderr is not None
+        assert recorder.stderr.read().decode().splitlines() == ["rec.dac contains the 2.50 s recorded", "Interrupted"]
+    assert DacFile.load("rec.dac").n_samples == int(2.5 * 44100)
+
+
+def test_a_recording_that_fails_is_kept(model: Path) -> None:
+    """Up to the error, under another name."""
+    data = np.append(noise(3 * 44100), np.nan).astype("<f4").tobytes()
+    arguments = ("compress", "-", "-o", "rec.dac", "--model", model, "--raw", "44100,1,f32le")
+    with process(*arguments, stdin=subprocess.PIPE) as recorder:
+        _, messages = recorder.communicate(data)
+    assert recorder.returncode == 1
+    assert f"; what was written before is in {Path('rec.dac.part').resolve()}\n" in messages.decode()
+    assert files_below() == {"rec.dac.part"}
+    assert run("decompress", "rec.dac.part", "--model", model, "--allow-truncated").exit_code == 0
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")

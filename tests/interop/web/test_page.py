@@ -442,6 +442,22 @@ def test_a_bad_file_does_not_stop_the_one_before_and_the_keyboard_plays_it(
     assert order == ["file", "record", "url", "open", "seek", "play", "download", "wav"]
 
 
+def test_an_error_stays_until_the_file_before_is_decoded(browser: Open, long: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.dac"
+    bad.write_bytes(long.read_bytes()[:20])
+    browser.page.evaluate("document.getElementById('name').textContent = ''; window.blocks = []")
+    browser.drop(long)
+    browser.page.wait("window.blocks.length > 0")
+    browser.page.evaluate(
+        "window.said = []; new MutationObserver(() => window.said.push(document.getElementById('status').textContent))"
+        ".observe(document.getElementById('status'), { childList: true }); 0"
+    )
+    browser.drop(bad)
+    browser.decoded(long.name)
+    said = browser.page.evaluate("window.said")
+    assert said[said.index("the file ends inside its header") + 1 :] == ["Decoded."]
+
+
 def test_a_damaged_file(browser: Open, mono: Path, model: DAC, tmp_path: Path) -> None:
     path = tmp_path / "damaged.dac"
     data = bytearray(mono.read_bytes())

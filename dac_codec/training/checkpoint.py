@@ -73,11 +73,12 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def restore(
-    state: Mapping[str, Any], parts: Mapping[str, nn.Module | Optimizer], folder: Path
+    state: Mapping[str, Any], parts: Mapping[str, nn.Module | Optimizer], network: Mapping[str, Any], folder: Path
 ) -> tuple[int, int, float, set[str]]:
     """Load the state of the run in a folder into its modules and optimizers, given by their names in the state.
 
-    A run may be resumed with discriminators, a moving average or usage counts that it did not start with: these keep
+    `network` is the configuration of the model, which must be that of the run, except for its quantizer dropout. A run
+    may be resumed with discriminators, a moving average or usage counts that it did not start with: these keep
     their initial state, and the moving average starts from the model.
 
     Returns:
@@ -87,6 +88,13 @@ def restore(
         CheckpointError: the state does not fit.
     """
     try:
+        before = state["config"]["model"]
+        if others := [
+            f"{name} is {network[name]!r}, was {before[name]!r}"
+            for name in network
+            if name in before and name != "quantizer_dropout" and network[name] != before[name]
+        ]:
+            raise ValueError(f"of the model, {', '.join(others)}")
         for name, part in parts.items():
             if name in state or name not in _OPTIONAL:
                 _restore(part, state[name])

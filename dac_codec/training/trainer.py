@@ -121,7 +121,9 @@ class Trainer:
         self.validated: int = 0
         self.best: float = math.inf
         if state is not None:
-            self.step, self.validated, self.best, self.skipped = checkpoint.restore(state, self._parts(), self._folder)
+            network = config.model.to_dict()
+            restored = checkpoint.restore(state, self._parts(), network, self._folder)
+            self.step, self.validated, self.best, self.skipped = restored
             if first:
                 logger.info("resuming at step %d", self.step)
 

@@ -50,7 +50,8 @@ def test_a_refused_checkpoint_gives_no_advice_to_unpickle_it(tmp_path: Path) -> 
         {"skipped": [b"a"]}, {"model": []}, {"model": {"weight": 1}}, {"model": {"weight": torch.ones(2)}},
         {"model": {"weight": torch.full((1, 2), float("nan")), "bias": torch.ones(1)}}, {"generator_optimizer": 1},
         {"generator_optimizer": {}}, {"state": {0: {"step": torch.zeros(()), "exp_avg": 1, "exp_avg_sq": 1}}},
-        {"state": {0: 5}}, {"state": {0: {}}}, {"param_groups": 7},
+        {"state": {0: 5}}, {"state": {0: {}}}, {"param_groups": 7}, {"config": {}},
+        {"config": {"model": {"causal": True}}},
     ],
     ids=str,
 )  # fmt: skip
@@ -59,12 +60,14 @@ def test_a_state_of_another_kind_is_refused(change: dict[str, Any], tmp_path: Pa
     optimizer = torch.optim.AdamW(model.parameters())
     parts: dict[str, Any] = {"model": model, "generator_optimizer": optimizer}
     states = {name: part.state_dict() for name, part in parts.items()}
-    state = {"step": 3, "validated": 0, "best": float("inf"), "skipped": ["a"], **states}
-    assert checkpoint.restore(state, parts, tmp_path) == (3, 0, float("inf"), {"a"})
+    network = {"causal": False}
+    settings = {"config": {"model": network}, "step": 3, "validated": 0, "best": float("inf"), "skipped": ["a"]}
+    state = settings | states
+    assert checkpoint.restore(state, parts, network, tmp_path) == (3, 0, float("inf"), {"a"})
     if {"state", "param_groups"} & set(change):
         change = {"generator_optimizer": states["generator_optimizer"] | change}
     with pytest.raises(CheckpointError, match="does not fit this configuration"):
-        checkpoint.restore(state | change, parts, tmp_path)
+        checkpoint.restore(state | change, parts, network, tmp_path)
 
 
 @pytest.mark.parametrize("content", [[], {}, {"step": "3"}, 5])

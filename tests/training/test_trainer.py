@@ -310,8 +310,11 @@ def test_resume_auto_never_and_from_a_path(tmp_path: Path, manifest: Path) -> No
     newest = tmp_path / "one" / "checkpoints" / "step-00000004.pt"
     assert Trainer(small_run(tmp_path / "two", manifest, resume=str(newest))).step == 4
     wider = small_run(tmp_path / "one", manifest, model={"decoder_dim": 32})
-    with pytest.raises(CheckpointError, match=r"does not fit.*size mismatch for decoder"):
+    with pytest.raises(CheckpointError, match=r"does not fit.*decoder_dim is 32, was"):
         Trainer(wider)
+    causal = small_run(tmp_path / "one", manifest, model={"causal": True})  # whose weights have the same shapes
+    with pytest.raises(CheckpointError, match=r"does not fit.*causal is True, was False"):
+        Trainer(causal)
     longer = {"phases": [{"until": 6}], "save_every": 2}
     Trainer(small_run(tmp_path / "one", manifest, trainer=longer)).run()
     with pytest.raises(CheckpointError, match=r"later step than .*remove step-00000006\.pt"):

@@ -22,7 +22,7 @@ from dac_codec.codec.models import find_context, model_id
 from dac_codec.common.errors import BitstreamError, DacError
 from dac_codec.common.files import atomic_write, is_device
 from dac_codec.common.streams import PathOrFile as PathOrFile
-from dac_codec.common.streams import write_all
+from dac_codec.common.streams import read_rest, write_all
 from dac_codec.model import DAC
 
 
@@ -148,7 +148,7 @@ class DacFile:
         Raises the errors of `from_bytes`, or a DacError if the file can't be opened.
         """
         with open_for_reading(path) as stream:
-            return cls.from_bytes(stream.read(), allow_truncated, model)
+            return cls.from_bytes(read_rest(stream), allow_truncated, model)
 
 
 class MemoryReader:
@@ -193,7 +193,7 @@ def load(
         DacError: the file can't be opened.
     """
     with open_for_reading(source) as stream:
-        data = stream.read()
+        data = read_rest(stream)
         if bitstream.is_legacy(data):
             return bitstream.read_legacy(data)
         return DacFile.from_bytes(data, allow_truncated, model)
@@ -226,7 +226,7 @@ def thin(
         DacError: an argument is out of range, or a file can't be opened or written.
     """
     with open_for_reading(source) as stream:
-        data = stream.read()
+        data = read_rest(stream)
         if bitstream.is_legacy(data):
             raise BitstreamError("a file of descript-audio-codec can't be thinned: convert it first")
         thinned = bitstream.thin(data, n_quantizers, bitrate, None if order is None else bitstream.Order(order), levels)

@@ -101,7 +101,7 @@ def with_levels(
         while n_missing > 0 and (samples := next_block()) is not None:
             taken.append(samples[:, 0].numpy())
             n_missing -= samples.shape[-1]
-        levels = analyzer.push(np.concatenate(taken, 1), decoded[:, 0].cpu().numpy())
+        levels = analyzer.push(np.concatenate(taken, 1), decoded[:, 0].float().cpu().numpy())
         yield nothing if block is None else block, levels
     yield nothing, analyzer.flush()
 

@@ -246,7 +246,7 @@ class DacStream:
     def restored(self, decoded: Iterable[Tensor]) -> Iterator[audio.Audio]:
         """Audio [C, 1, t] decoded from `codes`, brought to the file's rate, loudness, bandwidth and length [C, t]."""
         empty = True
-        blocks = self._concealer.audio(block[:, 0].numpy() for block in decoded)
+        blocks = self._concealer.audio(block[:, 0].float().numpy() for block in decoded)
         if self._level_filter is not None:
             blocks = self._level_filter.blocks(blocks)
         for block in self._at_file_rate(blocks):
@@ -320,16 +320,20 @@ class DacStream:
         that overlap `part` are added to `gaps` and `missing_layers`.
         """
         self.gaps, self.missing_layers, self.cut = [], [], None
+        reader = self._reader
+        events: Iterable[Chunk | Gap] = reader
         try:
             with prefix_errors(self._name):
-                if isinstance(self._reader, bitstream.Reader):
-                    self._reader.skip_damaged_layers = conceal is None
+                if isinstance(reader, bitstream.Reader):
+                    reader.skip_damaged_layers = conceal is None
                     if conceal:
-                        yield from self._noted(self._reader.events(), part, warn)
-                        return
-                if part.first_frame and self.seekable:
-                    self._reader.seek_frame(part.first_frame)
-                yield from self._noted(self._reader, part, warn)
+                        events = reader.events()
+                if events is reader and part.first_frame and self.seekable:
+                    reader.seek_frame(part.first_frame)
+                for event in self._noted(events, part, warn):
+                    yield event
+                    if reader is not self._reader:  # which is at another position of the stream now
+                        raise DacError("the stream was read again before this reading ended: open the file twice")
         except TruncatedBitstreamError as error:
             self.cut = error
 

@@ -38,7 +38,7 @@ def read_some(stream: BinaryIO, size: int) -> bytes:
     return _checked(getattr(stream, "read1", stream.read)(size))
 
 
-def read_exactly(stream: BinaryIO, size: int) -> bytes:
+def read_exactly(stream: BinaryIO | SeekableStream, size: int) -> bytes:
     """Return `size` bytes, or fewer at the end."""
     data = bytearray()
     while len(data) < size and (piece := _checked(stream.read(min(size - len(data), _PIECE_BYTES)))):
@@ -62,7 +62,7 @@ def read_at(stream: SeekableStream, position: int, size: int) -> bytes:
     if position >= 2**63:  # more than a file can have
         return b""
     stream.seek(position)
-    return stream.read(size) or b""
+    return read_exactly(stream, size)
 
 
 def find(stream: SeekableStream, pattern: bytes, position: int) -> int | None:

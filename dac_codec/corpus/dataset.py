@@ -35,7 +35,7 @@ class TokenDataset(Dataset[Row]):
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.corpus: Corpus = Corpus.open(Path(folder))
+        self.corpus: Corpus = Corpus.open(Path(folder).absolute())
         records = list(self.corpus.records())
         self.shards: list[Path] = [self.corpus.shard(number) for number, _ in records]
         self.ends: list[int] = list(accumulate(record["rows"] for _, record in records))
@@ -89,8 +89,16 @@ class TokenStream(IterableDataset[Row]):
         if not 0 <= self.rank < self.world_size:
             raise ValueError(f"rank {self.rank} of {self.world_size}")
         self._dataset, self._shuffle, self._seed = dataset, shuffle, seed
-        self.epoch = 0
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers may outlive an epoch
+
+    @property
+    def epoch(self) -> int:
         """Set it before each epoch for another order."""
+        return int(self._epoch)
+
+    @epoch.setter
+    def epoch(self, number: int) -> None:
+        self._epoch.fill_(number)
 
     def __iter__(self) -> Iterator[Row]:
         worker = get_worker_info()

@@ -65,7 +65,7 @@ class DAC(nn.Module):
         return pretrained.load(name_or_path, device)
 
     def save_pretrained(self, folder: str | os.PathLike[str], dtype: Literal["float32", "float16"] = "float32") -> None:
-        """Write the model to a folder for `from_pretrained`; see `dac_codec.pretrained.save`.
+        """Write the model to a folder for `from_pretrained`, without a context model; see `dac_codec.pretrained.save`.
 
         Raises:
             CheckpointError: a weight isn't finite or exceeds the range of `dtype`, or the files can't be written.
@@ -210,7 +210,8 @@ class DAC(nn.Module):
         """Pickle configuration, name, weights and modes: PyTorch does not pickle weight-normalized layers."""
         merged = [index for index, conv in enumerate(convolutions(self)) if not parametrize.is_parametrized(conv)]
         frozen = [name for name, parameter in self.named_parameters() if not parameter.requires_grad]
-        return _rebuilt, (type(self), self.config, self.name, self.state_dict(), merged, frozen, self.training)
+        state = self.state_dict()
+        return _rebuilt, (type(self), self.config, self.name, state, merged, frozen, self.training, self.weights_file)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> DAC:
         """A copy of everything, where pickling is selective."""
@@ -258,6 +259,7 @@ def _rebuilt(
     merged: list[int],
     frozen: list[str],
     training: bool,
+    weights_file: Path | None = None,
 ) -> DAC:
     """A pickled model. Convolutions with a number in `merged` have no weight norm; `frozen` parameters don't learn."""
     with torch.device("meta"):
@@ -268,5 +270,5 @@ def _rebuilt(
     model.load_state_dict(state, assign=True)
     for key, parameter in model.named_parameters():
         parameter.requires_grad_(key not in frozen)
-    model.name = name
+    model.name, model.weights_file = name, weights_file
     return model.train(training)

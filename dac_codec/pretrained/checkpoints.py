@@ -302,7 +302,7 @@ def build(checkpoint: Checkpoint) -> DAC:
     for name in merged:
         weights[f"{name}_g"], weights[f"{name}_v"] = factored(weights.pop(name))
     model.load_state_dict(weights, assign=True)
-    model.name, model.weights_file = checkpoint.name, path
+    model.name, model.weights_file = checkpoint.name, path.absolute()  # its context model is found later
     return model.eval()
 
 

@@ -95,7 +95,7 @@ def test_wrong_options_are_one_sentence(options: dict[str, Any], model: DAC) -> 
 @pytest.mark.parametrize("how", ["pickle", "torch.save", "deepcopy"])
 def test_models_pickle(how: str, prepared: bool, model: DAC) -> None:
     original = prepare(model, exact=True) if prepared else golden_model("44khz").train()
-    original.name = "mine"
+    original.name, original.weights_file = "mine", Path("mine.pth")
     next(original.parameters()).requires_grad_(False)
     if how == "pickle":
         found = pickle.loads(pickle.dumps(original))
@@ -107,11 +107,19 @@ def test_models_pickle(how: str, prepared: bool, model: DAC) -> None:
         found = torch.load(io.BytesIO(stream.getvalue()), weights_only=False)
     assert type(found) is type(original)
     assert (found.name, found.config, found.training) == ("mine", original.config, original.training)
+    assert found.weights_file == Path("mine.pth")  # its context model is beside it
     assert pretrained.fingerprint(found) == pretrained.fingerprint(original)
     assert [p.requires_grad for p in found.parameters()] == [p.requires_grad for p in original.parameters()]
     audio = torch.from_numpy(SOUND)[None]
     assert torch.equal(found.eval().encode(audio).codes, original.eval().encode(audio).codes)
     assert all(a.data_ptr() != b.data_ptr() for a, b in zip(found.parameters(), original.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_models_of_other_precisions(dtype: torch.dtype) -> None:
+    model = golden_model("44khz").to(dtype)
+    file = compress((SOUND, 44100), model)
+    assert decompress(file, model)[0].shape == SOUND.shape
 
 
 def without_weight_norm() -> DAC:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from dac_codec import DAC, compress, decompress
 from dac_codec.common import spectral
 from dac_codec.evaluation.demo import clip_at
-from dac_codec.pretrained import available, folder_of
+from dac_codec.pretrained import available, context_model, folder_of
 
 
 def test_two_models_are_bundled() -> None:
@@ -26,6 +28,16 @@ def test_a_file_as_it_is_by_default(name: str, least_sdr: float, most_kbps: floa
     assert (rate, decoded.shape) == (model.sample_rate, sound.shape)
     assert float(spectral.si_sdr(decoded[None], torch.from_numpy(sound)[None])) > least_sdr
     assert 8 * len(file.to_bytes(model)) / file.duration / 1000 < most_kbps
+
+
+def test_a_context_model_is_found_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = folder_of("speech")
+    assert folder is not None
+    (tmp_path / "own").symlink_to(folder)
+    monkeypatch.chdir(tmp_path)
+    model = DAC.from_pretrained("own")
+    monkeypatch.chdir("/")
+    assert context_model(model) is not None
 
 
 @pytest.mark.parametrize("name", ["dac-mini-44khz", "speech"])

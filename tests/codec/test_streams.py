@@ -90,6 +90,17 @@ def test_positions_of_channels_are_kept(model: DAC, tmp_path: Path) -> None:
         assert (tmp_path / "a.dac").read_bytes() == whole.to_bytes()
 
 
+def test_a_stream_that_is_read_again_meanwhile(model: DAC) -> None:
+    file = compress((noise(1, 300 * HOP), 44100), model, n_quantizers=1, constant=True)
+    with DacStream(io.BytesIO(with_chunks(file, 8))) as stream:
+        codes = stream.codes(model)
+        next(codes)
+        stream.scan()
+        with pytest.raises(DacError, match="read again before this reading ended"):
+            list(codes)
+        assert sum(block.shape[1] for block in stream.blocks(model)) == file.n_samples
+
+
 def test_blocks_are_yielded_before_the_file_is_read(model: DAC, tmp_path: Path) -> None:
     file = compress((noise(1, 300 * HOP), 44100), model, n_quantizers=1, constant=True)
     data = with_chunks(file, 8)

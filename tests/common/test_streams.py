@@ -113,3 +113,11 @@ def test_an_offset_stream_begins_where_the_stream_was() -> None:
         offset.seek(-1)
     offset.close()
     assert not stream.closed
+
+
+def test_a_seekable_stream_that_returns_a_byte_at_a_time() -> None:
+    class Slow(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            return super().read(min(1, size) if size and size > 0 else size)
+
+    assert streams.read_at(Slow(b"0123456789"), 2, 5) == b"23456"

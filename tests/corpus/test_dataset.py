@@ -167,3 +167,24 @@ def test_a_damaged_index_is_named(
     tokenize(sounds / "02.wav")
     (tmp_path / "out" / "index" / "000000 (1).json").touch()
     assert len(TokenDataset(tmp_path / "out")) == 1
+
+
+def test_epochs_of_workers_that_persist(sounds: Path, tokenize: Tokenize, tmp_path: Path) -> None:
+    tokenize(sounds)
+    stream = TokenDataset(tmp_path / "out").stream(shuffle=True)
+    loader = DataLoader(stream, batch_size=None, num_workers=1, persistent_workers=True)
+    orders = []
+    for epoch in (0, 1, 0):
+        stream.epoch = epoch
+        orders.append([row["id"] for row in loader])
+    assert orders[0] == orders[2] != orders[1]
+
+
+def test_another_working_directory(
+    sounds: Path, tokenize: Tokenize, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenize(sounds / "02.wav")
+    monkeypatch.chdir(tmp_path)
+    dataset = TokenDataset("out")
+    monkeypatch.chdir("/")
+    assert len(dataset[0]["codes"]) > 0

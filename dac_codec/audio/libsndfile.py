@@ -85,8 +85,10 @@ class OutputFile(soundfile.SoundFile):  # type: ignore[misc]
             write_all(stream, soundfile._ffi.buffer(data, size)[:])
             return size
 
+        dropped = self._dropped  # not `self`, in a cycle with which the stream would stay in memory
+
         def keep(_kind: Any, error: Any, _traceback: Any) -> None:
-            self._dropped.append(error)
+            dropped.append(error)
 
         functions = {
             "get_filelen": length,

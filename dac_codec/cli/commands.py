@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 import warnings
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -157,7 +158,11 @@ def compress(
 
         def work(job: Job) -> str:
             started = time.perf_counter()
-            with open_input(job) as reader, running.recording(job, job.is_pipe and not reader.rewindable) as signals:
+            with (
+                closing(job),
+                open_input(job) as reader,
+                running.recording(job, job.is_pipe and not reader.rewindable) as signals,
+            ):
                 try:
                     result = codec.compress_stream(
                         reader,
@@ -289,7 +294,7 @@ def decompress(
 
         def work(job: Job) -> str:
             started = time.perf_counter()
-            with codec.DacStream(job.input()) as stream:
+            with closing(job), codec.DacStream(job.input()) as stream:
                 result = codec.decompress_stream(
                     stream,
                     job.output(),
@@ -307,7 +312,7 @@ def decompress(
 
         def work_progressively(job: Job) -> str:
             started = time.perf_counter()
-            with codec.DacStream(job.input()) as stream:
+            with closing(job), codec.DacStream(job.input()) as stream:
                 loaded = stream.model(model_for(stream.header), device, show_progress)
                 result = None
                 try:

@@ -78,6 +78,11 @@ class Job:
         if self._pipe is not None:
             self._pipe.end()
 
+    def close(self) -> None:
+        """Close a named pipe, so that its writer ends too."""
+        if self.source is not None and self._pipe is not None:
+            self._pipe.close()
+
     def input_size(self) -> int:
         """Size of the input in bytes; of a pipe, what was read so far."""
         if self._pipe is not None:
@@ -107,7 +112,13 @@ class JobList:
     failures: list[tuple[str, Exception]]
 
     def n_independent(self) -> int:
-        """Jobs that can run at once: 1 if two outputs are the same file on a case-insensitive file system, else all."""
+        """Jobs that can run at once.
+
+        1 if two outputs are the same file on a case-insensitive file system, or for a named pipe, which only the main
+        thread can record: it gets the signals. Else all.
+        """
+        if any(job.source is not None and job.source.is_fifo() for job in self.jobs):
+            return 1
         names = [str(_canonical(job.target)).casefold() for job in self.jobs if job.target is not None]
         return len(self.jobs) if len(set(names)) == len(self.jobs) else 1
 
@@ -277,7 +288,7 @@ def find_unreadable_audio(folder: Path) -> list[tuple[Path, str]]:
 def find_dac(folder: Path) -> list[Path]:
     """The .dac files in a folder and below it, sorted, without hidden ones; broken links too, to be reported."""
     found = walk_visible(folder, follow_links=True)
-    return sorted(path for path in found if path.suffix.lower() == ".dac" and not path.is_dir())
+    return sorted(path for path in found if path.suffix.lower() == ".dac" and (path.is_file() or not path.exists()))
 
 
 def refuse_dac(source: Path) -> None:

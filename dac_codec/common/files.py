@@ -27,11 +27,11 @@ _searched: set[Path] = set()
 
 
 @contextmanager
-def atomic_write(target: Path, keep_partial: bool = False) -> Iterator[Path]:
+def atomic_write(target: Path, keep_partial: bool = False, follow_link: bool = True) -> Iterator[Path]:
     """An empty temporary file beside `target`, which replaces it if the block succeeds and is deleted otherwise.
 
-    Symbolic links are followed: the file that they point to is replaced. A temporary file that a killed process left is
-    deleted by the next process that writes to the folder.
+    The file that a symbolic link points to is replaced, or with `follow_link=False` the link. A temporary file that a
+    killed process left is deleted by the next process that writes to the folder.
 
     Args:
         target: the file to write.
@@ -43,7 +43,7 @@ def atomic_write(target: Path, keep_partial: bool = False) -> Iterator[Path]:
         OSError: the file can't be created or moved into place, or `target` is a device or a pipe, which is left alone.
     """
     try:
-        target = target.resolve()
+        target = target.resolve() if follow_link else target.parent.resolve() / target.name
     except RuntimeError as error:  # a loop of links, before Python 3.13
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(target)) from error
     if is_device(target):
@@ -71,12 +71,15 @@ def write_file(target: Path, content: str | bytes) -> None:
 
 
 def write_files(folder: Path, files: dict[str, bytes]) -> None:
-    """Write files below a folder, which are moved into place once all are written, in their order."""
+    """Write files below a folder, which are moved into place once all are written, in their order.
+
+    Links are replaced: those of a cache of the Hub point to files that other folders share.
+    """
     with ExitStack() as stack:
         for name, content in reversed(files.items()):  # the last one to enter the stack leaves it first
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(atomic_write(target)).write_bytes(content)
+            stack.enter_context(atomic_write(target, follow_link=False)).write_bytes(content)
 
 
 def to_json(content: object) -> bytes:

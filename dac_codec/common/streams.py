@@ -148,6 +148,9 @@ class CountingReader:
     def read1(self, size: int = -1) -> bytes:
         return self._counted(self._stream.read1, size)
 
+    def close(self) -> None:
+        self._stream.close()
+
     def end(self) -> None:
         """Make this and every later read return nothing. Call it in the thread that reads, from a signal handler."""
         self._ended = True

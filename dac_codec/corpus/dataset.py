@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -50,8 +51,10 @@ class TokenDataset(Dataset[Row]):
         index %= len(self)
         shard = bisect_right(self.ends, index)
         path, start = self.shards[shard], self.ends[shard - 1] if shard else 0
-        status = path.stat() if path.exists() else None
-        identity = status and (status.st_mtime_ns, status.st_size, status.st_ino)  # differs if the file is replaced
+        identity = None
+        with suppress(OSError):  # which the reader reports
+            status = path.stat()
+            identity = status.st_mtime_ns, status.st_size, status.st_ino  # differs if the file is replaced
         row = _rows(path, self.ends[shard] - start, identity)[index - start]
         return {**row, "codes": torch.from_numpy(row["codes"].astype(np.int64))}
 

@@ -197,6 +197,8 @@ class MovingAverageQuantize(VectorQuantize):
         if distributed.is_available() and distributed.is_initialized():
             distributed.all_reduce(new_counts)
             distributed.all_reduce(new_sums)
+        if not new_sums.isfinite().all():  # the trainer leaves such a step out, too
+            return
         self.counts.lerp_(new_counts, 1 - self._DECAY)
         self.sums.lerp_(new_sums, 1 - self._DECAY)
         self.codebook.weight.copy_(self.sums / self.counts.clamp(min=1e-5)[:, None])

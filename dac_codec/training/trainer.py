@@ -274,6 +274,8 @@ class Trainer:
             for name, loss in losses.items():
                 totals[name] = totals.get(name, 0.0) + loss.detach() / len(reals)
         values = self._update("generator", totals, reals)
+        if self._failures["generator"]:
+            return values
         if self.usage is not None and phase.quantize and (self.step + 1) % self._settings.revive_every == 0:
             optimizer, random = self.optimizers["generator_optimizer"], _seeded(self._settings.seed, self.step)
             values["revived"] = self.usage.revive(self.model, fake.latents, optimizer, self.fabric, random, self.result)
@@ -322,10 +324,12 @@ class Trainer:
         return values
 
     def _note_failure(self, name: str, values: dict[str, float], reals: list[Tensor]) -> None:
-        """Log that a step of `name` is left out. The first such step is saved; too many in a row raise a DacError."""
+        """Log that a step of `name` is left out. The first one in a row is saved; too many raise a DacError."""
         wrong = [f"{key} is {value}" for key, value in values.items() if not math.isfinite(value)]
         what = f"{', '.join(wrong) or 'a value of another process is not finite'} at step {self.step + 1}"
-        if self._saved_failure is None:
+        if self._saved_failure is None or self._failures[name] == 1:
+            if self._saved_failure is not None:
+                self._saved_failure.unlink(missing_ok=True)
             path = self._folder / f"failed-step-{self.step + 1:08}-process-{self.fabric.global_rank}.pt"
             checkpoint.save(self._state() | {"batch": [real.cpu() for real in reals], "values": values}, path)
             self._saved_failure = path

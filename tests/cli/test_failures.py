@@ -168,6 +168,7 @@ def test_links_in_folders_of_dac_files(model: Path, compressed: DacFile) -> None
     Path("in").mkdir()
     Path("in/linked").symlink_to("../elsewhere")
     Path("in/broken.dac").symlink_to("nowhere")
+    os.mkfifo("in/pipe.dac")  # is not waited for
     for command in (["decompress", "in", "-o", "out", "--model", model], ["info", "in"]):
         result = run(*command)
         assert result.exit_code == 1

@@ -39,6 +39,14 @@ def test_files_replace_others_once_all_are_written(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == {"a": b"1", "c": b"2"}
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="symbolic links take a privilege there")
+def test_links_are_replaced_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "blob").write_bytes(b"shared")
+    (tmp_path / "a").symlink_to("blob")
+    write_files(tmp_path, {"a": b"1"})
+    assert ((tmp_path / "a").read_bytes(), (tmp_path / "blob").read_bytes()) == (b"1", b"shared")
+
+
 def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         list(walk_visible(tmp_path / "nowhere"))

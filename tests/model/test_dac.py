@@ -389,6 +389,8 @@ def test_moving_average_codebooks_find_the_clusters() -> None:
     with torch.no_grad():
         model.quantizer(batch() + 100.0, generator=generator)
     assert torch.equal(learned, model.quantizer.stages()[0].codebook.weight), "nothing is learned without gradients"
+    model.quantizer(batch() * float("nan"), generator=generator)
+    assert torch.equal(learned, model.quantizer.stages()[0].codebook.weight), "nothing is learned from NaN"
     model.eval()
     points = batch()
     before = model.quantizer.stages()[0].codebook.weight.clone()

@@ -85,7 +85,7 @@ class OutputFile(soundfile.SoundFile):  # type: ignore[misc]
             write_all(stream, soundfile._ffi.buffer(data, size)[:])
             return size
 
-        dropped = self._dropped  # not `self`, in a cycle with which the stream would stay in memory
+        dropped = self._dropped  # `self` would make a cycle that keeps the stream in memory
 
         def keep(_kind: Any, error: Any, _traceback: Any) -> None:
             dropped.append(error)

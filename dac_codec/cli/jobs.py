@@ -117,7 +117,8 @@ class JobList:
         1 if two outputs are the same file on a case-insensitive file system, or for a named pipe, which only the main
         thread can record: it gets the signals. Else all.
         """
-        if any(job.source is not None and job.source.is_fifo() for job in self.jobs):
+        sources = (_status(job.source) for job in self.jobs)
+        if any(status is not None and stat.S_ISFIFO(status.st_mode) for status in sources):
             return 1
         names = [str(_canonical(job.target)).casefold() for job in self.jobs if job.target is not None]
         return len(self.jobs) if len(set(names)) == len(self.jobs) else 1

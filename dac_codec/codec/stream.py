@@ -133,7 +133,7 @@ class DacStream:
         self._rewind()
         held: list[Chunk | Gap] | None = []
         n_codes = n_frames = 0
-        for event in self._events(conceal, TimeRange()):
+        for event in self._events(self._reader, conceal, TimeRange()):
             n_frames += event.n_frames
             n_codes += max(event.codes.size if isinstance(event, Chunk) else 0, _LEAST_HELD_CODES)
             if held is not None and n_codes <= _MOST_HELD_CODES:
@@ -196,7 +196,7 @@ class DacStream:
         else:
             if self.seekable:
                 self._rewind()
-            events = self._events(conceal, part, warn=True)
+            events = self._events(self._reader, conceal, part, warn=True)
         last = part.last_frame
         if self.header.n_samples is not None:
             last = int(min(self.header.expected_frames(self.header.n_samples), last or math.inf))
@@ -231,7 +231,8 @@ class DacStream:
             yield np.concatenate(list(self.blocks(model)), 1)
             return
         with prefix_errors(self._name):
-            for chunks in self._reader.passes():
+            reader = self._reader
+            for chunks in reader.passes():
                 if not chunks:
                     raise BitstreamError("the file contains no audio")
                 codes = np.concatenate([chunk.codes for chunk in chunks], -1)
@@ -242,6 +243,7 @@ class DacStream:
                 )
                 with DacStream(file) as stream:
                     yield np.concatenate(list(stream.blocks(model)), 1)
+                self._check_current(reader)
 
     def restored(self, decoded: Iterable[Tensor]) -> Iterator[audio.Audio]:
         """Audio [C, 1, t] decoded from `codes`, brought to the file's rate, loudness, bandwidth and length [C, t]."""
@@ -313,14 +315,16 @@ class DacStream:
             self._stream.seek(self._origin)
         self._reader = bitstream.Reader(self._stream, lambda header: find_context(self._model, header))
 
-    def _events(self, conceal: bool | None, part: TimeRange, warn: bool = False) -> Iterator[Chunk | Gap]:
+    def _events(
+        self, reader: bitstream.Reader | MemoryReader, conceal: bool | None, part: TimeRange, warn: bool = False
+    ) -> Iterator[Chunk | Gap]:
         """Chunks and gaps up to the end or a cut; chunks far before `part` may be left out.
 
         With `conceal` every chunk is read, since a gap may hide where later chunks are. Only gaps and missing layers
         that overlap `part` are added to `gaps` and `missing_layers`.
         """
         self.gaps, self.missing_layers, self.cut = [], [], None
-        reader = self._reader
+        self._check_current(reader)
         events: Iterable[Chunk | Gap] = reader
         try:
             with prefix_errors(self._name):
@@ -332,10 +336,14 @@ class DacStream:
                     reader.seek_frame(part.first_frame)
                 for event in self._noted(events, part, warn):
                     yield event
-                    if reader is not self._reader:  # which is at another position of the stream now
-                        raise DacError("the stream was read again before this reading ended: open the file twice")
+                    self._check_current(reader)
         except TruncatedBitstreamError as error:
             self.cut = error
+
+    def _check_current(self, reader: bitstream.Reader | MemoryReader) -> None:
+        """Raise a DacError if another reader has moved the stream."""
+        if reader is not self._reader:
+            raise DacError("the stream was read again before this reading ended: open the file twice")
 
     def _events_held(self, events: Iterable[Chunk | Gap], cut: TruncatedBitstreamError | None) -> Iterator[Chunk | Gap]:
         """`_events` of the whole file that `scan` has read."""

@@ -1,7 +1,7 @@
 """Binary streams: read what has arrived or a given number of bytes, write everything, peek, count.
 
 Every function takes raw, buffered and duck-typed streams, and raises `BlockingIOError` for a non-blocking stream and
-`TypeError` for a text stream. No wrapper closes the stream that it wraps.
+`TypeError` for a text stream. No wrapper closes the stream that it wraps, unless it is asked to.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ class TokenStream(IterableDataset[Row]):
         if not 0 <= self.rank < self.world_size:
             raise ValueError(f"rank {self.rank} of {self.world_size}")
         self._dataset, self._shuffle, self._seed = dataset, shuffle, seed
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers may outlive an epoch
+        self._epoch = torch.zeros((), dtype=torch.int64, device="cpu").share_memory_()  # workers may outlive an epoch
 
     @property
     def epoch(self) -> int:
@@ -103,26 +103,31 @@ class TokenStream(IterableDataset[Row]):
     def epoch(self, number: int) -> None:
         self._epoch.fill_(number)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._epoch.share_memory_()  # which a copy's is not
+
     def __iter__(self) -> Iterator[Row]:
+        epoch = self.epoch
         worker = get_worker_info()
         n_workers, index = (1, 0) if worker is None else (worker.num_workers, worker.id)
         n_parts, part = self.world_size * n_workers, self.rank * n_workers + index
         first, last = (len(self._dataset) * place // n_parts for place in (part, part + 1))
         start = 0
         ends = self._dataset.ends
-        for shard in self._order(len(ends), 0):
+        for shard in self._order(len(ends), epoch, 0):
             begin = ends[shard - 1] if shard else 0
             size = ends[shard] - begin
             if start < last and start + size > first:
-                rows = self._order(size, 1 + shard)[max(first - start, 0) : last - start]
+                rows = self._order(size, epoch, 1 + shard)[max(first - start, 0) : last - start]
                 yield from (self._dataset[begin + row] for row in rows)
             start += size
 
-    def _order(self, size: int, stream: int) -> Sequence[int]:
-        """Numbers up to `size` in their order in this epoch."""
+    def _order(self, size: int, epoch: int, stream: int) -> Sequence[int]:
+        """Numbers up to `size` in their order in an epoch."""
         if not self._shuffle:
             return range(size)
-        order: list[int] = np.random.default_rng([self._seed, self.epoch, stream]).permutation(size).tolist()
+        order: list[int] = np.random.default_rng([self._seed, epoch, stream]).permutation(size).tolist()
         return order
 
 

@@ -207,11 +207,11 @@ class DAC(nn.Module):
         return self.decode(self.quantizer.from_codes(codes)[0])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle configuration, name, weights and modes: PyTorch does not pickle weight-normalized layers."""
+        """Pickle configuration, weights, names and modes: PyTorch does not pickle weight-normalized layers."""
         merged = [index for index, conv in enumerate(convolutions(self)) if not parametrize.is_parametrized(conv)]
         frozen = [name for name, parameter in self.named_parameters() if not parameter.requires_grad]
-        state = self.state_dict()
-        return _rebuilt, (type(self), self.config, self.name, state, merged, frozen, self.training, self.weights_file)
+        state, file = self.state_dict(), self.weights_file and str(self.weights_file)
+        return _rebuilt, (type(self), self.config, self.name, state, merged, frozen, self.training, file)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> DAC:
         """A copy of everything, where pickling is selective."""
@@ -259,7 +259,7 @@ def _rebuilt(
     merged: list[int],
     frozen: list[str],
     training: bool,
-    weights_file: Path | None = None,
+    weights_file: str | None = None,
 ) -> DAC:
     """A pickled model. Convolutions with a number in `merged` have no weight norm; `frozen` parameters don't learn."""
     with torch.device("meta"):
@@ -270,5 +270,5 @@ def _rebuilt(
     model.load_state_dict(state, assign=True)
     for key, parameter in model.named_parameters():
         parameter.requires_grad_(key not in frozen)
-    model.name, model.weights_file = name, weights_file
+    model.name, model.weights_file = name, Path(weights_file) if weights_file else None
     return model.train(training)

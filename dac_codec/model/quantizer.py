@@ -180,8 +180,8 @@ class MovingAverageQuantize(VectorQuantize):
 
         `generator` is the randomness of replaced entries, on the CPU.
         """
-        learns = self.training and torch.is_grad_enabled()
         points = rearrange(z.detach(), "b d f -> (b f) d").float()
+        learns = self.training and torch.is_grad_enabled() and _are_finite(points)
         if learns and not self.counts.any():
             self._replace(torch.ones_like(self.counts, dtype=torch.bool), points, generator)
         quantized = super().forward(z)
@@ -197,8 +197,6 @@ class MovingAverageQuantize(VectorQuantize):
         if distributed.is_available() and distributed.is_initialized():
             distributed.all_reduce(new_counts)
             distributed.all_reduce(new_sums)
-        if not new_sums.isfinite().all():  # the trainer leaves such a step out, too
-            return
         self.counts.lerp_(new_counts, 1 - self._DECAY)
         self.sums.lerp_(new_sums, 1 - self._DECAY)
         self.codebook.weight.copy_(self.sums / self.counts.clamp(min=1e-5)[:, None])
@@ -214,6 +212,14 @@ class MovingAverageQuantize(VectorQuantize):
         self.codebook.weight.copy_(torch.where(which[:, None], spare, self.codebook.weight))
         self.counts.copy_(torch.where(which, self._LEAST_USED, self.counts))
         self.sums.copy_(torch.where(which[:, None], self._LEAST_USED * spare, self.sums))
+
+
+def _are_finite(points: Tensor) -> bool:
+    """Whether the points of all processes are finite; the trainer leaves other steps out."""
+    smallest = points.isfinite().all().float()
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.all_reduce(smallest, distributed.ReduceOp.MIN)
+    return bool(smallest)
 
 
 class ResidualVectorQuantize(nn.Module):

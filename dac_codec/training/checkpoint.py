@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from dac_codec import pretrained
 from dac_codec.common.errors import CheckpointError
-from dac_codec.common.files import atomic_write, expanded, remove_abandoned, write_file
+from dac_codec.common.files import atomic_write, expanded, remove_abandoned, write_files
 from dac_codec.model import DAC
 from dac_codec.model.discriminator import Discriminator
 from dac_codec.pretrained.checkpoints import unpickle
@@ -94,7 +94,7 @@ def restore(
             for name in network
             if name in before and name != "quantizer_dropout" and network[name] != before[name]
         ]:
-            raise ValueError(f"of the model, {', '.join(others)}")
+            raise ValueError(f"the model's {', '.join(others)}")
         for name, part in parts.items():
             if name in state or name not in _OPTIONAL:
                 _restore(part, state[name])
@@ -260,7 +260,7 @@ def save_discriminator(
     path = folder / DISCRIMINATOR_FILE
     metadata = {"format": "pt", "parts": json.dumps(list(discriminator.parts()))}
     try:
-        write_file(path, safetensors.torch.save(tensors, metadata))
+        write_files(folder, {DISCRIMINATOR_FILE: safetensors.torch.save(tensors, metadata)})
     except OSError as error:
         raise CheckpointError(f"can't write {path}: {error}") from error
 

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -115,7 +114,6 @@ class Trainer:
 
         self.step: int = 0
         self._failures: Counter[str] = Counter()  # updates in a row that were left out
-        self._saved_failure: Path | None = None
         self._said: float | None = None  # time of the last line of progress
         self._first_report = (0, 0.0)  # step and time
         self.validated: int = 0
@@ -327,18 +325,13 @@ class Trainer:
         """Log that a step of `name` is left out. The first one in a row is saved; too many raise a DacError."""
         wrong = [f"{key} is {value}" for key, value in values.items() if not math.isfinite(value)]
         what = f"{', '.join(wrong) or 'a value of another process is not finite'} at step {self.step + 1}"
-        if self._saved_failure is None or self._failures[name] == 1:
-            if self._saved_failure is not None:
-                self._saved_failure.unlink(missing_ok=True)
-            path = self._folder / f"failed-step-{self.step + 1:08}-process-{self.fabric.global_rank}.pt"
+        path = self._folder / f"failed-{name}-process-{self.fabric.global_rank}.pt"
+        if self._failures[name] == 1:
             checkpoint.save(self._state() | {"batch": [real.cpu() for real in reals], "values": values}, path)
-            self._saved_failure = path
         if self._failures[name] == _MOST_FAILURES:
-            raise DacError(
-                f"{what}, as in the {_MOST_FAILURES - 1} steps before; the state and the batch of the first such step "
-                f"are in {self._saved_failure}"
-            )
-        logger.warning("%s: the %s's update is left out (see %s)", what, name, self._saved_failure.name)
+            before = f"as in the {_MOST_FAILURES - 1} steps before"
+            raise DacError(f"{what}, {before}; the state and the batch of the first such step are in {path}")
+        logger.warning("%s: the %s's update is left out (see %s)", what, name, path.name)
 
     def _learning_rate(self) -> float:
         settings = self._settings

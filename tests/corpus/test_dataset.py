@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Sequence
@@ -171,7 +172,7 @@ def test_a_damaged_index_is_named(
 
 def test_epochs_of_workers_that_persist(sounds: Path, tokenize: Tokenize, tmp_path: Path) -> None:
     tokenize(sounds)
-    stream = TokenDataset(tmp_path / "out").stream(shuffle=True)
+    stream = copy.deepcopy(TokenDataset(tmp_path / "out").stream(shuffle=True))
     loader = DataLoader(stream, batch_size=None, num_workers=1, persistent_workers=True)
     orders = []
     for epoch in (0, 1, 0):

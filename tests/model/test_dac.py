@@ -383,6 +383,7 @@ def test_moving_average_codebooks_find_the_clusters() -> None:
 
     assert not any(parameter.requires_grad for parameter in model.quantizer.parameters())
     model.train()
+    model.quantizer(batch() * float("nan"), generator=generator)  # does not begin with NaN
     for _ in range(150):
         model.quantizer(batch(), generator=generator)
     learned = model.quantizer.stages()[0].codebook.weight.clone()

@@ -236,7 +236,7 @@ def test_an_update_that_is_not_finite_is_left_out(
         run.run()
     assert sum("generator's update is left out" in record.getMessage() for record in caplog.records) == 10
     assert all(bool(tensor.isfinite().all()) for tensor in run.model.state_dict().values())
-    (failure,) = tmp_path.glob("failed-step-*.pt")
+    (failure,) = tmp_path.glob("failed-generator-*.pt")
     state = checkpoint.load(failure)
     assert state["step"] == 10  # the first of the ten
     assert state["batch"][0].shape == (2, 1, run.config.excerpt_length)

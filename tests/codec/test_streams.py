@@ -98,11 +98,11 @@ def test_a_stream_that_is_read_again_meanwhile(model: DAC) -> None:
         stream.scan()
         with pytest.raises(DacError, match="read again before this reading ended"):
             list(codes)
+        assert sum(block.shape[1] for block in stream.blocks(model)) == file.n_samples
         first, second = stream.codes(model), stream.codes(model)
         assert sum(block.shape[-1] for block in second) == 300
         with pytest.raises(DacError, match="read again"):
             next(first)
-        assert sum(block.shape[1] for block in stream.blocks(model)) == file.n_samples
 
 
 def test_blocks_are_yielded_before_the_file_is_read(model: DAC, tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def _read_dac(path: Path) -> None:
     with DacStream(io.BytesIO(data)) as stream:
         stream.seekable = False
         if stream.header is not None:
-            for _ in stream._events(True, _whole()):
+            for _ in stream._events(stream._reader, True, _whole()):
                 pass
 
 
@@ -201,7 +201,7 @@ def _parts() -> dict[str, Any]:
 def _state() -> dict[str, Any]:
     states = {name: part.state_dict() for name, part in _parts().items()}
     states["model"] = dict(states["model"])
-    return {"config": {}, "step": 3, "validated": 2, "best": 1.5, "skipped": ["a"], **states}
+    return {"config": {"model": {"causal": False}}, "step": 3, "validated": 2, "best": 1.5, "skipped": ["a"], **states}
 
 
 def _training(rng: random.Random) -> bytes:
@@ -214,7 +214,7 @@ def _read_training(path: Path) -> None:
     assert found is not None
     model = torch.nn.Sequential(torch.nn.Conv1d(1, 2, 3), torch.nn.Linear(2, 2))
     optimizer = torch.optim.AdamW(model.parameters())
-    checkpoint.restore(found, {"model": model, "generator_optimizer": optimizer}, folder)
+    checkpoint.restore(found, {"model": model, "generator_optimizer": optimizer}, {"causal": False}, folder)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()  # with what was accepted

@@ -99,6 +99,13 @@ class Reader:
     def __iter__(self) -> Iterator[Audio]:
         return self.blocks()
 
+    def whole(self) -> Audio:
+        """All samples [C, T]. Raises the errors of `blocks`."""
+        blocks = list(self.blocks(check=False))  # checked below, so that the message counts over the whole file
+        audio = np.concatenate(blocks, axis=1)
+        check_finite(audio, self.sample_rate, self.name)
+        return audio
+
     def blocks(self, check: bool = True) -> Iterator[Audio]:
         """Yield the blocks [C, t] from the current position on.
 
@@ -197,7 +204,4 @@ def read(source: PathOrFile, name: str | None = None) -> tuple[Audio, int]:
     Arguments and errors are those of `Reader`.
     """
     with Reader(source, name) as reader:
-        blocks = list(reader.blocks(check=False))  # checked below, so that the message counts over the whole file
-    audio = np.concatenate(blocks, axis=1)
-    check_finite(audio, reader.sample_rate, reader.name)
-    return audio, reader.sample_rate
+        return reader.whole(), reader.sample_rate

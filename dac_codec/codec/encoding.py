@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dac_codec import audio, bitstream, inference, pretrained
-from dac_codec.audio.samples import WaveformReader, check_finite
+from dac_codec.audio.samples import WaveformReader
 from dac_codec.bitstream import GainSource, Header, LegacyFile
 from dac_codec.codec.file import DacFile, PathOrFile, open_for_writing
 from dac_codec.codec.level_analysis import Blocks, NextBlock, with_levels
@@ -121,9 +121,7 @@ def compress(
     with ExitStack() as stack:
         reader = _open(source, stack)
         if isinstance(reader, audio.Reader):  # which may be a pipe, and is measured whole
-            waveform = np.concatenate(list(reader.blocks(check=False)), axis=1)
-            check_finite(waveform, reader.sample_rate, reader.name)
-            reader = WaveformReader(waveform, reader.sample_rate, reader.channel_mask)
+            reader = WaveformReader(reader.whole(), reader.sample_rate, reader.channel_mask)
         loaded = load_model(model, device, progress)
         rate = choose_rate(loaded, n_quantizers, bitrate, quality, constant, effort, levels)
         encoding = _prepared(loaded, reader, rate, stack, progress)

@@ -167,6 +167,14 @@ def test_audio_too_loud_to_be_resampled(model: DAC) -> None:
         compress((loud, 48000), model)
 
 
+def test_a_length_that_the_header_leaves_open(model: DAC) -> None:
+    """It is exact, where a product of floats is one sample short."""
+    file = compress((noise(1, 600), 44100), model, n_quantizers=1, constant=True)
+    header = replace(file.header, sample_rate=88200, model_sample_rate=16000, hop_length=480, n_samples=None)
+    codes = torch.zeros(1, 1, 1, dtype=torch.int64).expand(1, 1, 802499)
+    assert DacFile(header, codes).n_samples == 802499 * 480 * 88200 // 16000
+
+
 def test_other_weights_are_refused_by_name(model: DAC) -> None:
     file = compress((noise(1, 600), 44100), model)
     other = golden_model("24khz")
